@@ -1,0 +1,178 @@
+"""Mask losses as functions, and LayeredLoss: the host's loss on shifted composites.
+
+Section 3.2 of the paper: equations 2, 3 and 4, and the mask terms of equation 5.
+"""
+
+import torch
+from torch_utils import misc, training_stats
+from training.loss import StyleGAN2Loss
+
+from layered_plugin.compose import Layers, composite
+from layered_plugin.perturb import jitter_contrast, random_shift, shift_foreground
+
+
+def mask_size_loss(mask: torch.Tensor, min_coverage: float) -> torch.Tensor:
+    """Penalize masks that cover less than a minimum share of the image (Eq. 3).
+
+    Args:
+        mask: Foreground opacity, [N, 1, H, W], in [0, 1].
+        min_coverage: Smallest mean opacity that costs nothing (the paper's eta), in [0, 1].
+
+    Returns:
+        Hinge per image, [N]; zero where the mean is at least min_coverage. The expectation is the caller's.
+
+    Raises:
+        ValueError: If mask is not [N, 1, H, W] or min_coverage is outside [0, 1].
+    """
+    _check_mask(mask)
+    if not 0 <= min_coverage <= 1:
+        raise ValueError(f"Expected argument `min_coverage` to be in [0, 1], but got {min_coverage}")
+    return (min_coverage - mask.mean(dim=[1, 2, 3])).clamp(min=0)
+
+
+def mask_binary_loss(mask: torch.Tensor) -> torch.Tensor:
+    """Penalize half-transparent masks (Eq. 4).
+
+    Args:
+        mask: Foreground opacity, [N, 1, H, W], in [0, 1].
+
+    Returns:
+        Mean over the pixels of min(m, 1 - m), per image, [N], in [0, 0.5].
+
+    Raises:
+        ValueError: If mask is not [N, 1, H, W].
+    """
+    _check_mask(mask)
+    return torch.minimum(mask, 1 - mask).mean(dim=[1, 2, 3])
+
+
+def mask_border_loss(mask: torch.Tensor) -> torch.Tensor:
+    """Penalize masks that reach the border of the image; ours, not the paper's.
+
+    A mask that is cut off by the border cannot be shifted without showing the cut, and a mask with background and
+    object the wrong way round always reaches the border: the term tells figure from ground.
+
+    Args:
+        mask: Foreground opacity, [N, 1, H, W], in [0, 1].
+
+    Returns:
+        Mean mask over the outermost pixels, per image, [N], in [0, 1].
+
+    Raises:
+        ValueError: If mask is not [N, 1, H, W].
+    """
+    _check_mask(mask)
+    ring = [mask[:, 0, 0], mask[:, 0, -1], mask[:, 0, 1:-1, 0], mask[:, 0, 1:-1, -1]]
+    return torch.cat(ring, dim=1).mean(dim=1)
+
+
+def _check_mask(mask: torch.Tensor) -> None:
+    if mask.ndim != 4 or mask.shape[1] != 1:
+        raise ValueError(f"Expected argument `mask` to be [N, 1, H, W], but got {list(mask.shape)}")
+
+
+class LayeredLoss(StyleGAN2Loss):
+    """The host's loss, with shifted composites in place of pictures, and the mask terms in Gmain.
+
+    ``run_G`` returns the perturbed composite, so that the discriminator phases and path length see it too; the
+    mask terms see the unshifted mask, as the paper's equations have it.
+    """
+
+    def __init__(self, device, G_mapping, G_synthesis, D, augment_pipe=None,
+        style_mixing_prob   = 0.9,      # Probability of style mixing, 0 = disable.
+        r1_gamma            = 10,       # R1 weight, 0 = disable.
+        pl_batch_shrink     = 2,        # Path-length batch = batch div this.
+        pl_decay            = 0.01,     # EMA step of the mean path length.
+        pl_weight           = 0,        # Path-length weight, 0 = disable; it keeps the layers from emerging.
+        shift               = 0.125,    # Largest shift as a fraction of the resolution (delta), 0 = disable.
+        mask_min            = 0.25,     # Smallest mask coverage that costs nothing (eta).
+        mask_size_weight    = 2,        # Weight of Eq. 3 (gamma_1), 0 = disable.
+        mask_binary_weight  = 2,        # Weight of Eq. 4 (gamma_2), 0 = disable.
+        mask_border_weight  = 0,        # Weight of the mask along the border, 0 = disable.
+        bg_jitter           = 0.3,      # Half width of the background's contrast factor, 0 = disable.
+    ):
+        super().__init__(device=device, G_mapping=G_mapping, G_synthesis=G_synthesis, D=D, augment_pipe=augment_pipe,
+                         style_mixing_prob=style_mixing_prob, r1_gamma=r1_gamma, pl_batch_shrink=pl_batch_shrink,
+                         pl_decay=pl_decay, pl_weight=pl_weight)
+        self.shift = shift
+        self.mask_min = mask_min
+        self.mask_size_weight = mask_size_weight
+        self.mask_binary_weight = mask_binary_weight
+        self.mask_border_weight = mask_border_weight
+        self.bg_jitter = bg_jitter
+
+    def run_layers(self, z, c, sync) -> tuple[Layers, torch.Tensor]:
+        """Draw the unperturbed layers, with the host's style mixing: one crossover for the whole batch."""
+        with misc.ddp_sync(self.G_mapping, sync):
+            ws = self.G_mapping(z, c)
+            if self.style_mixing_prob > 0:
+                num_ws = ws.shape[1]
+                crossover = torch.randint(1, num_ws, [], device=ws.device)
+                mixes = torch.rand([], device=ws.device) < self.style_mixing_prob
+                crossover = torch.where(mixes, crossover, torch.full_like(crossover, num_ws))
+                other = self.G_mapping(torch.randn_like(z), c, skip_w_avg_update=True)
+                layer = torch.arange(num_ws, device=ws.device)[:, None]  # [num_ws, 1]
+                ws = torch.where(layer < crossover, ws, other)
+        with misc.ddp_sync(self.G_synthesis, sync):
+            layers = self.G_synthesis(ws, return_layers=True)
+        return layers, ws
+
+    def perturb(self, layers: Layers) -> torch.Tensor:
+        """Shift foreground and mask, jitter the background, composite (Eq. 2)."""
+        max_px = round(self.shift * layers.mask.shape[3])
+        if max_px > 0:
+            layers = shift_foreground(layers, random_shift(len(layers.mask), max_px, device=layers.mask.device))
+        return composite(layers._replace(bg=jitter_contrast(layers.bg, self.bg_jitter)))
+
+    def run_G(self, z, c, sync):
+        layers, ws = self.run_layers(z, c, sync)
+        return self.perturb(layers), ws
+
+    def accumulate_gradients(self, phase, real_img, real_c, gen_z, gen_c, sync, gain):
+        others = {"Gmain": None, "Gboth": "Greg"}
+        if phase in others:
+            pl_follows = others[phase] is not None and self.pl_weight != 0
+            self._accumulate_Gmain(gen_z, gen_c, sync=sync and not pl_follows, gain=gain)
+            phase = others[phase]
+        if phase is not None:
+            super().accumulate_gradients(phase=phase, real_img=real_img, real_c=real_c, gen_z=gen_z, gen_c=gen_c,
+                                         sync=sync, gain=gain)
+
+    def _accumulate_Gmain(self, gen_z, gen_c, sync, gain) -> None:
+        """Gmain: make the shifted composites look real, and keep the masks large enough and binary (Eq. 5)."""
+        layers, _ws = self.run_layers(gen_z, gen_c, sync=sync)
+        gen_logits = self.run_D(self.perturb(layers), gen_c, sync=False)
+        training_stats.report("Loss/scores/fake", gen_logits)
+        training_stats.report("Loss/signs/fake", gen_logits.sign())
+        loss_gan = torch.nn.functional.softplus(-gen_logits)
+        training_stats.report("Loss/G/loss", loss_gan)
+        loss_size = mask_size_loss(layers.mask, self.mask_min)
+        loss_binary = mask_binary_loss(layers.mask)
+        training_stats.report("Loss/mask/size", loss_size)
+        loss_border = mask_border_loss(layers.mask)
+        training_stats.report("Loss/mask/binary", loss_binary)
+        training_stats.report("Loss/mask/border", loss_border)
+        report_layers(layers)
+        mask_terms = (self.mask_size_weight * loss_size + self.mask_binary_weight * loss_binary
+                      + self.mask_border_weight * loss_border)  # [N]
+        (loss_gan.mean() + mask_terms.mean()).mul(gain).backward()
+
+
+@torch.no_grad()
+def report_layers(layers: Layers) -> None:
+    """Report what tells a healthy mask from a collapsed one, as training statistics ``Layers/...``.
+
+    ``coverage``: mean mask. ``border``: mean mask along the outermost pixels. ``binarity``: share of mask pixels
+    outside [0.1, 0.9]. ``all_bg``, ``all_fg``: share of masks that cover less than 1 % or more than 99 %.
+    ``mask_variation``: standard deviation of a mask pixel over the batch, averaged over the pixels: 0 = the same
+    mask for every z. ``difference``: mean absolute difference between foreground and background.
+    """
+    mask = layers.mask.detach()
+    coverage = mask.mean(dim=[1, 2, 3])
+    training_stats.report("Layers/coverage", coverage)
+    training_stats.report("Layers/border", mask_border_loss(mask))
+    training_stats.report("Layers/binarity", ((mask < 0.1) | (mask > 0.9)).float().mean(dim=[1, 2, 3]))
+    training_stats.report("Layers/all_bg", (coverage < 0.01).float())
+    training_stats.report("Layers/all_fg", (coverage > 0.99).float())
+    training_stats.report("Layers/mask_variation", mask.std(dim=0, unbiased=False).mean())
+    training_stats.report("Layers/difference", (layers.fg - layers.bg).detach().abs().mean(dim=[1, 2, 3]))
