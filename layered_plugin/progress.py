@@ -1,0 +1,41 @@
+"""Show how far a long command is: a bar on a terminal, one plain line per tenth elsewhere.
+
+Everything goes to standard error, so that standard output keeps only results.
+"""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from tqdm import tqdm
+
+T = TypeVar("T")
+
+
+def on_terminal() -> bool:
+    """Whether the process's own standard error is a terminal, also while a log file listens in on it."""
+    return sys.__stderr__ is not None and sys.__stderr__.isatty()
+
+
+def progress(items: Iterable[T], total: int, label: str) -> Iterator[T]:
+    """Pass the items on while reporting how many of `total` have gone by.
+
+    Args:
+        items: What to iterate over.
+        total: Number of items expected.
+        label: What the items are, shown in front.
+
+    Returns:
+        The items, unchanged and in order.
+    """
+    if on_terminal():
+        yield from tqdm(items, total=total, desc=label, unit="", leave=False, file=sys.__stderr__)
+        return
+    start, shown = time.monotonic(), 0
+    for done, item in enumerate(items, start=1):
+        yield item
+        tenth = done * 10 // total
+        if tenth > shown:
+            shown = tenth
+            print(f"{label}: {done}/{total} in {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
