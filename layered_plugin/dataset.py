@@ -1,0 +1,197 @@
+"""Training pictures: any folder or zip, any size, to square RGB; the order they come in, resumable.
+
+Section 3.4 of the paper: pictures are resized to 1.125 times the resolution, then cropped at random.
+"""
+
+import json
+import os
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import torch
+from torch.utils.data import Sampler
+from training.dataset import Dataset
+
+from layered_plugin.progress import progress
+
+CACHE_BYTES = 4 << 30  # Decoded pictures are kept in memory up to this size.
+
+
+class PictureError(Exception):
+    """A data set or one of its pictures cannot be read; the text names the file."""
+
+
+class PictureDataset(Dataset):
+    """Pictures of a folder (searched recursively) or a zip, resized to ``size_px`` squares, RGB, uint8.
+
+    A host ``Dataset`` with fewer demands than ``ImageFolderDataset``: sizes and modes may differ from picture to
+    picture; non-square ones are squeezed, as in the paper. Labels are read from ``dataset.json`` as upstream has it.
+    """
+
+    def __init__(self,
+        path,                       # Folder or zip.
+        size_px         = None,     # Side of the pictures; None = that of the first, which must then be square.
+        **super_kwargs,             # Arguments for Dataset: max_size, use_labels, xflip, random_seed.
+    ):
+        self._path = Path(path)
+        self._zip: zipfile.ZipFile | None = None
+        self._fnames = self._list_pictures()
+        self._size_px = size_px
+        width, height = self._open(self._fnames[0]).size
+        if size_px is None:
+            if width != height:
+                raise PictureError(f"{path}: {self._fnames[0]} is {width}x{height}, not square; give a size")
+            self._size_px = width
+        self.native_size = (width, height)
+        self._cache: np.ndarray | None = None
+        raw_shape = [len(self._fnames), 3, self._size_px, self._size_px]
+        super().__init__(name=self._path.stem, raw_shape=raw_shape, **super_kwargs)
+
+    def _list_pictures(self) -> list[str]:
+        PIL.Image.init()
+        try:
+            if self._path.is_dir():
+                found = [p.relative_to(self._path).as_posix() for p in self._path.rglob("*") if p.is_file()]
+            else:
+                found = self._archive().namelist()
+        except (OSError, zipfile.BadZipFile) as err:
+            raise PictureError(f"{self._path}: neither a folder nor a readable zip: {err}") from err
+        fnames = sorted(name for name in found if os.path.splitext(name)[1].lower() in PIL.Image.EXTENSION)
+        if not fnames:
+            raise PictureError(f"{self._path}: holds no pictures")
+        return fnames
+
+    def _archive(self) -> zipfile.ZipFile:
+        if self._zip is None:
+            self._zip = zipfile.ZipFile(self._path)
+        return self._zip
+
+    def _open(self, fname: str) -> PIL.Image.Image:
+        try:
+            file = (self._path / fname).open("rb") if self._path.is_dir() else self._archive().open(fname)
+            with file:
+                picture = PIL.Image.open(file)
+                picture.load()
+            return picture
+        except (OSError, ValueError, SyntaxError, zipfile.BadZipFile) as err:
+            raise PictureError(f"{self._path}: cannot read picture {fname}: {err}") from err
+
+    def _decode(self, raw_idx: int) -> np.ndarray:
+        picture = self._open(self._fnames[raw_idx]).convert("RGB")
+        if picture.size != (self._size_px, self._size_px):
+            picture = picture.resize((self._size_px, self._size_px), PIL.Image.Resampling.LANCZOS)
+        return np.asarray(picture).transpose(2, 0, 1)  # [C, H, W]
+
+    def preload(self, verbose: bool = False) -> bool:
+        """Decode every picture once and keep it, if all fit into ``CACHE_BYTES``; finds a bad picture early.
+
+        Args:
+            verbose: Show progress on stderr.
+
+        Returns:
+            Whether the pictures are now in memory.
+        """
+        shape = [len(self._fnames), *self.image_shape]
+        if np.prod(shape, dtype=np.int64) > CACHE_BYTES:
+            return False
+        cache = np.empty(shape, dtype=np.uint8)
+        used = sorted({self.get_details(idx).raw_idx for idx in range(len(self))})
+        for raw_idx in progress(used, len(used), "Decoding pictures") if verbose else used:
+            cache[raw_idx] = self._decode(raw_idx)
+        self._cache = cache
+        return True
+
+    def _load_raw_image(self, raw_idx: int) -> np.ndarray:
+        return self._decode(raw_idx) if self._cache is None else self._cache[raw_idx]
+
+    def _load_raw_labels(self) -> np.ndarray | None:
+        try:
+            if self._path.is_dir():
+                text = (self._path / "dataset.json").read_bytes()
+            else:
+                text = self._archive().read("dataset.json")
+        except (KeyError, FileNotFoundError):
+            return None
+        labels = json.loads(text).get("labels")
+        if labels is None:
+            return None
+        by_name = dict(labels)
+        missing = [fname for fname in self._fnames if fname not in by_name]
+        if missing:
+            raise PictureError(f"{self._path}: dataset.json has labels but none for {missing[0]}")
+        values = np.array([by_name[fname] for fname in self._fnames])
+        return values.astype({1: np.int64, 2: np.float32}[values.ndim])
+
+    def close(self) -> None:
+        if self._zip is not None:
+            self._zip.close()
+            self._zip = None
+
+    def __getstate__(self):
+        return dict(super().__getstate__(), _zip=None)
+
+
+class ResumableSampler(Sampler[int]):
+    """Endless shuffled indices that can start anywhere: position k depends on the seed and k alone.
+
+    Each epoch is a fresh permutation. Of P processes, process r draws the positions that are r modulo P, so a
+    batch holds the same pictures however many processes share it.
+    """
+
+    def __init__(self, num: int, start: int = 0, rank: int = 0, num_replicas: int = 1, seed: int = 0):
+        if num < 1:
+            raise ValueError(f"Expected argument `num` to be at least 1, but got {num}")
+        self.num = num
+        self.start = start
+        self.rank = rank
+        self.num_replicas = num_replicas
+        self.seed = seed
+
+    def __iter__(self) -> Iterator[int]:
+        position = self.start + self.rank
+        epoch, order = -1, np.empty(0, dtype=np.int64)
+        while True:
+            if position // self.num != epoch:
+                epoch = position // self.num
+                order = np.random.RandomState([self.seed, epoch]).permutation(self.num)
+            yield int(order[position % self.num])
+            position += self.num_replicas
+
+
+def random_crop(img: torch.Tensor, size_px: int) -> torch.Tensor:
+    """Crop each image at a place of its own.
+
+    Args:
+        img: Images, [N, C, H, W], any dtype, H and W at least size_px.
+        size_px: Side of the crop, in pixels.
+
+    Returns:
+        Crops, [N, C, size_px, size_px]; offsets are drawn from torch's default generator on the image's device.
+
+    Raises:
+        ValueError: If the images are smaller than the crop.
+    """
+    num, _channels, height, width = img.shape
+    if height < size_px or width < size_px:
+        raise ValueError(f"Expected argument `img` to be at least {size_px} px wide and high, but got {width}x{height}")
+    if (height, width) == (size_px, size_px):
+        return img
+    top = torch.randint(0, height - size_px + 1, [num, 1, 1, 1], device=img.device)
+    left = torch.randint(0, width - size_px + 1, [num, 1, 1, 1], device=img.device)
+    offset = torch.arange(size_px, device=img.device)
+    sample = torch.arange(num, device=img.device).view(-1, 1, 1, 1)
+    channel = torch.arange(img.shape[1], device=img.device).view(1, -1, 1, 1)
+    return img[sample, channel, top + offset.view(1, 1, -1, 1), left + offset.view(1, 1, 1, -1)]
+
+
+def to_float(img: torch.Tensor) -> torch.Tensor:
+    """uint8 [0, 255] to float32 [-1, 1], the host's way: x / 127.5 - 1."""
+    return img.to(torch.float32) / 127.5 - 1
+
+
+def to_uint8(img: torch.Tensor) -> torch.Tensor:
+    """Float [-1, 1] to uint8, rounded and clamped; the exact inverse of ``to_float`` on its 256 levels."""
+    return ((img.to(torch.float32) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
