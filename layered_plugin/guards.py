@@ -1,0 +1,109 @@
+"""Guards of a training run: non-finite losses stop it, collapsed layers are noticed without labels.
+
+The paper's losses have no upper bound on the mask and leave open which layer owns the object; see docs/training.md.
+"""
+
+import math
+import signal
+from collections.abc import Mapping
+from types import FrameType
+
+WARN_KIMG = 4  # Shorter than this is how every run begins.
+PATIENCE_KIMG = 20  # A collapse this long does not recover; many runs pass a degenerate state before 20 kimg.
+
+
+class NonFiniteLossError(Exception):
+    """A loss is infinite or not a number; the text names quantity, phase and kimg."""
+
+
+class CollapsedError(Exception):
+    """The layers have collapsed for good; the text names the findings and the remedy."""
+
+
+def check_finite(stats: Mapping[str, Mapping[str, float]], phase: str, kimg: float) -> None:
+    """Stop if a mean of the losses is not finite.
+
+    Args:
+        stats: Name to {num, mean, std}, of the passes just made.
+        phase: Phase in which the non-finite value was seen.
+        kimg: Thousands of real pictures shown so far.
+
+    Raises:
+        NonFiniteLossError: Naming every such quantity.
+    """
+    bad = [name for name, value in stats.items() if value["num"] > 0 and not math.isfinite(value["mean"])]
+    if bad:
+        raise NonFiniteLossError(f"{', '.join(bad)} not finite in phase {phase} at kimg {kimg:.1f}. Resume from the "
+                                 "last training state, or start anew with a lower --lr, a higher --gamma or "
+                                 "--precision=fp32.")
+
+
+def find_collapse(stats: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Name what is wrong with the layers of a tick.
+
+    Args:
+        stats: Training statistics with the ``Layers/...`` entries of ``loss.report_layers``.
+
+    Returns:
+        Findings, empty for healthy layers.
+    """
+    def mean(name: str) -> float:
+        return stats[f"Layers/{name}"]["mean"]
+
+    findings = []
+    if mean("all_bg") > 0.9:
+        findings.append("the mask is empty: raise --mask-min or --mask-size-weight")
+    elif mean("all_fg") > 0.9:
+        findings.append("the mask covers everything: restart with another --seed, fewer channels or a higher --gamma")
+    elif mean("mask_variation") < 0.01:
+        findings.append("the mask is the same for every z: restart with another --seed, or raise --gamma")
+    elif mean("border") > mean("coverage"):
+        findings.append("the mask is denser along the border than inside: the objects are probably in the background "
+                        "layer; restart with another --seed, and see that --shift is not 0")
+    if mean("difference") < 0.02:
+        findings.append("foreground and background are the same picture: see that --shift is not 0")
+    return findings
+
+
+class CollapseWatch:
+    """Turn each tick's findings into one warning when they have lasted, and a verdict when they stay."""
+
+    def __init__(self, warn_kimg: float = WARN_KIMG, patience_kimg: float = PATIENCE_KIMG):
+        self.warn_kimg = warn_kimg
+        self.patience_kimg = patience_kimg
+        self.since: dict[str, float] = {}
+        self.warned: set[str] = set()
+
+    def update(self, stats: Mapping[str, Mapping[str, float]], kimg: float) -> tuple[list[str], list[str]]:
+        """Take in a tick.
+
+        Returns:
+            Findings to warn of now, once each time they come up; findings that have lasted for patience_kimg.
+        """
+        self.since = {text: self.since.get(text, kimg) for text in find_collapse(stats)}
+        self.warned &= self.since.keys()
+        due = [text for text, begin in self.since.items()
+               if kimg - begin >= self.warn_kimg and text not in self.warned]
+        self.warned.update(due)
+        return due, [text for text, begin in self.since.items() if kimg - begin >= self.patience_kimg]
+
+
+class StopRequest:
+    """Note SIGTERM and Ctrl-C, so that the loop can finish its step and save; a second one acts at once."""
+
+    def __init__(self) -> None:
+        self.received: str | None = None
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> "StopRequest":
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self.received = signal.Signals(number).name
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)

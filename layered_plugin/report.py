@@ -1,0 +1,106 @@
+"""Pictures of a run: image grids and layer grids that a person reads at a glance; computes no number."""
+
+import os
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import PIL.ImageDraw
+import PIL.ImageFont
+import torch
+
+from layered_plugin.checkpoint import atomic_write
+from layered_plugin.compose import Layers, composite
+from layered_plugin.dataset import PictureDataset, to_float, to_uint8
+from layered_plugin.perturb import shift_foreground
+
+MARGIN_PX = 92  # Room for the row names of a layer grid.
+GAP_PX = 2
+LAYER_ROWS = ("background", "foreground", "mask", "fg x mask", "composite", "shifted")
+
+
+def image_grid(img: torch.Tensor, columns: int) -> PIL.Image.Image:
+    """Lay out images in rows.
+
+    Args:
+        img: Images, [N, C, H, W] in [-1, 1], C = 1 or 3; N a multiple of columns.
+        columns: Images per row.
+    """
+    if len(img) % columns != 0:
+        raise ValueError(f"Expected argument `img` to hold a multiple of {columns} images, but got {len(img)}")
+    pixels = to_uint8(img).expand(-1, 3, -1, -1).cpu().numpy()  # [N, 3, H, W]
+    num, _channels, height, width = pixels.shape
+    pixels = pixels.reshape(num // columns, columns, 3, height, width).transpose(0, 3, 1, 4, 2)
+    return PIL.Image.fromarray(pixels.reshape(num // columns * height, columns * width, 3))
+
+
+def layer_grid(layers: Layers, shifted: torch.Tensor, cell_px: int = 64) -> PIL.Image.Image:
+    """Draw one scene per column, one layer per named row (``LAYER_ROWS``), as Figure 2 of the paper does.
+
+    Args:
+        layers: N unshifted scenes, in [-1, 1], the mask in [0, 1].
+        shifted: Their shifted composites, [N, C, H, W].
+        cell_px: Least side of a picture; smaller ones are enlarged by a whole factor, without smoothing.
+    """
+    rows = [layers.bg, layers.fg, layers.mask * 2 - 1, layers.fg * layers.mask + layers.mask - 1,
+            composite(layers), shifted]
+    scale = max(1, -(-cell_px // layers.bg.shape[3]))
+    strips = []
+    for row in rows:
+        strip = image_grid(row, columns=len(row))
+        strips.append(strip.resize((strip.width * scale, strip.height * scale), PIL.Image.Resampling.NEAREST))
+    step = strips[0].height + GAP_PX
+    sheet = PIL.Image.new("RGB", (MARGIN_PX + strips[0].width, step * len(rows) - GAP_PX), "white")
+    draw = PIL.ImageDraw.Draw(sheet)
+    font = PIL.ImageFont.load_default(size=14)
+    for idx, (name, strip) in enumerate(zip(LAYER_ROWS, strips, strict=True)):
+        sheet.paste(strip, (MARGIN_PX, idx * step))
+        draw.text((4, idx * step + strip.height // 2), name, fill="black", font=font, anchor="lm")
+    return sheet
+
+
+def save_picture(picture: PIL.Image.Image, path: str | os.PathLike) -> None:
+    """Write a PNG whole or not at all."""
+    with atomic_write(path) as file:
+        picture.save(file, format="PNG")
+
+
+class SampleView:
+    """The same few scenes and pictures at every snapshot; draws nothing from PyTorch's default generators.
+
+    Args:
+        G: Generator, for its dimensions and device.
+        training_set: Pictures and labels.
+        seed: Of the latents.
+        shift_px: Largest shift of the last row of a layer grid.
+    """
+
+    columns, rows = 16, 8  # Upstream's 1024 pictures of a small resolution would dominate a CPU run.
+    scenes = 12
+
+    def __init__(self, G: Any, training_set: PictureDataset, seed: int, shift_px: int):
+        device = next(G.parameters()).device
+        draws = np.random.RandomState(seed)
+        num = self.columns * self.rows
+        picks = draws.permutation(len(training_set))[np.arange(num) % len(training_set)]
+        self.real_img = torch.from_numpy(np.stack([training_set[idx][0] for idx in picks]))
+        labels = np.stack([training_set.get_label(idx) for idx in picks])
+        self.z = torch.from_numpy(draws.randn(num, G.z_dim)).to(device, torch.float32)
+        self.c = torch.from_numpy(labels).to(device)
+        self.shift = torch.from_numpy(draws.randint(-shift_px, shift_px + 1, [self.scenes, 2])).to(device)
+
+    def reals(self) -> PIL.Image.Image:
+        """Grid of real pictures, before the random crop."""
+        return image_grid(to_float(self.real_img), self.columns)
+
+    @torch.no_grad()
+    def fakes(self, G_ema: torch.nn.Module) -> PIL.Image.Image:
+        """Grid of unshifted composites."""
+        img = [G_ema(z=z, c=c, noise_mode="const") for z, c in zip(self.z.split(32), self.c.split(32), strict=True)]
+        return image_grid(torch.cat(img), self.columns)
+
+    @torch.no_grad()
+    def layers(self, G_ema: torch.nn.Module) -> PIL.Image.Image:
+        """Layer grid of a few scenes."""
+        scenes = G_ema(z=self.z[:self.scenes], c=self.c[:self.scenes], noise_mode="const", return_layers=True)
+        return layer_grid(scenes, composite(shift_foreground(scenes, self.shift)))

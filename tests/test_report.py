@@ -1,0 +1,58 @@
+"""Grids: every picture in its place, no random draw of PyTorch's."""
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from layered_plugin import report
+from layered_plugin.compose import Layers
+from layered_plugin.dataset import PictureDataset
+from layered_plugin.networks import LayeredGenerator
+from layered_plugin.shapes import main as shapes_command
+
+
+def test_image_grid_is_row_major():
+    img = torch.arange(6).view(6, 1, 1, 1).expand(6, 3, 2, 2) / 127.5 - 1
+    grid = np.asarray(report.image_grid(img, columns=3))
+    assert grid.shape == (4, 6, 3)
+    assert grid[::2, ::2, 0].tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_image_grid_refuses_a_broken_last_row():
+    with pytest.raises(ValueError, match="multiple of 4"):
+        report.image_grid(torch.zeros(6, 3, 2, 2), columns=4)
+
+
+def test_layer_grid_has_a_named_row_per_layer():
+    white, black = torch.ones(3, 3, 8, 8), -torch.ones(3, 3, 8, 8)
+    mask = torch.zeros(3, 1, 8, 8)
+    mask[:, :, :, 4:] = 1
+    sheet = report.layer_grid(Layers(black, white, mask), shifted=torch.zeros(3, 3, 8, 8), cell_px=16)
+    cells = np.asarray(sheet)[:, report.MARGIN_PX:, 0]
+    assert cells.shape == (6 * 16 + 5 * report.GAP_PX, 3 * 16)
+    left, right = cells[8::16 + report.GAP_PX, 2], cells[8::16 + report.GAP_PX, 14]
+    assert left.tolist() == [0, 255, 0, 0, 0, 128]
+    assert right.tolist() == [0, 255, 255, 255, 255, 128]
+    margin = np.asarray(sheet)[:, :report.MARGIN_PX]
+    assert all((margin[i * 18:i * 18 + 16] < 128).any() for i in range(6)), "a row has no name"
+
+
+def test_sample_view_repeats_and_draws_nothing_from_pytorch(tmp_path):
+    data = tmp_path / "shapes.zip"
+    shapes_command([f"--dest={data}", "--num=10", "--size=16", "--seed=0"], standalone_mode=False)
+    G = LayeredGenerator(z_dim=8, c_dim=0, w_dim=8, img_resolution=16, img_channels=3,
+                         synthesis_kwargs=dict(channel_base=64, channel_max=4)).eval()
+    before = torch.get_rng_state()
+    views = [report.SampleView(G, PictureDataset(data, size_px=16), seed=1, shift_px=2) for _ in range(2)]
+    for draw in (lambda view: view.reals(), lambda view: view.fakes(G), lambda view: view.layers(G)):
+        assert np.array_equal(*(np.asarray(draw(view)) for view in views))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_save_picture_leaves_no_half_file(tmp_path, monkeypatch):
+    picture = PIL.Image.new("RGB", (4, 4))
+    monkeypatch.setattr(PIL.Image.Image, "save", lambda *_args, **_kwargs: (_ for _ in ()).throw(OSError("full")))
+    with pytest.raises(OSError, match="full"):
+        report.save_picture(picture, tmp_path / "a.png")
+    assert list(tmp_path.iterdir()) == []
