@@ -1,0 +1,59 @@
+"""Which device and precision a run gets.
+
+``auto`` never picks a slower path silently: the choice is printed with its reason.
+"""
+
+import torch
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
+
+def choose_device(name: str) -> str:
+    """Resolve ``--device``.
+
+    Args:
+        name: auto, cpu, cuda or mps.
+
+    Raises:
+        ValueError: The device is not there.
+    """
+    available = dict(cuda=torch.cuda.is_available(), mps=torch.backends.mps.is_available(), cpu=True)
+    if name == "auto":
+        return next(kind for kind, there in available.items() if there)
+    if not available[name]:
+        raise ValueError(f"--device={name}: PyTorch {torch.__version__} sees no such device here; use --device=cpu")
+    return name
+
+
+def has_fast_bf16() -> bool:
+    """Whether this CPU multiplies bfloat16 matrices in hardware (AMX or AVX-512 BF16)."""
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(capabilities.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
+
+
+def choose_precision(name: str, device: str, base_name: str) -> tuple[str, str]:
+    """Resolve ``--precision``.
+
+    Args:
+        name: One of ``PRECISIONS``.
+        device: cpu, cuda or mps.
+        base_name: "bundled" or "official".
+
+    Returns:
+        fp32, bf16 or fp16, and the reason in words.
+
+    Raises:
+        ValueError: The precision is not to be had on this device or base.
+    """
+    if name == "bf16" and (device != "cpu" or base_name != "bundled"):
+        raise ValueError("--precision=bf16 is for --device=cpu on the bundled base; "
+                         f"here the device is {device} and the base {base_name}: use fp32 or fp16")
+    if name == "fp16" and device != "cuda":
+        raise ValueError(f"--precision=fp16 needs --device=cuda, but the device is {device}; use fp32 or bf16")
+    if name != "auto":
+        return name, "as asked"
+    if device == "cuda":
+        return "fp16", "as upstream: the four largest resolutions in half precision"
+    if device == "cpu" and base_name == "bundled" and has_fast_bf16():
+        return "bf16", "this CPU multiplies bfloat16 in hardware"
+    return "fp32", f"no fast half precision for device {device} on the {base_name} base"

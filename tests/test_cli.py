@@ -1,0 +1,247 @@
+"""train_layered.py as a user types it: help, dry run, wrong values, a run, its resumption, signals, two processes."""
+
+import inspect
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import PIL.Image
+import pytest
+from click.testing import CliRunner
+
+import train_layered
+from layered_plugin import device, presets
+from layered_plugin.shapes import main as shapes_command
+from layered_plugin.training_loop import training_loop
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = ["--cfg=demo", "--resolution=16", "--cbase=64", "--cmax=4", "--w-dim=8", "--batch=8", "--tick=0.016",
+        "--kimg=0.04", "--snap=1", "--device=cpu", "--precision=fp32"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "shapes.zip"
+    shapes_command([f"--dest={path}", "--num=24", "--size=18", "--seed=0"], standalone_mode=False)
+    return path
+
+
+def invoke(*args):
+    return CliRunner().invoke(train_layered.main, [str(arg) for arg in args])
+
+
+def dry(data, *args):
+    """Options that a run would have."""
+    result = invoke("--outdir=out", f"--data={data}", "-n", *args)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def command(*args, **kwargs):
+    env = dict(os.environ, OMP_NUM_THREADS="1")
+    return subprocess.run([sys.executable, "train_layered.py", *map(str, args)], cwd=ROOT, env=env, text=True,
+                          capture_output=True, timeout=300, **kwargs)
+
+
+def test_help_explains_every_option():
+    result = invoke("--help")
+    assert result.exit_code == 0
+    for param in train_layered.main.params:
+        assert param.opts[0] in result.output
+        assert param.help and len(param.help.split("  [")[0]) <= 45 and not param.help.endswith("."), param.name
+
+
+@pytest.mark.parametrize("source", ["help", "README.md", "docs/results.md"])
+def test_examples_are_accepted(source, data, tmp_path, monkeypatch):
+    text = inspect.getdoc(train_layered.main.callback) if source == "help" else (ROOT / source).read_text()
+    examples = re.findall(r"train_layered.py (--[^#`\n]*)", text)
+    assert len(examples) >= 1
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    for name in ("data/shapes.zip", "data/plants.zip", "data/plants-lit.zip", "my-cars.zip"):
+        (tmp_path / name).write_bytes(data.read_bytes())
+    for example in examples:
+        if "--resume" not in example:
+            result = invoke(*shlex.split(example.replace("my-cars", "my-cars.zip")), "-n", "--device=cpu")
+            assert result.exit_code == 0, (example, result.output)
+
+
+def test_config_has_exactly_the_loops_parameters(data):
+    keys = set(dry(data, "--cfg=demo")) - {"base"}
+    assert keys == set(inspect.signature(training_loop).parameters) - {"rank", "abort_fn", "progress_fn"}
+
+
+def test_dry_run_makes_no_folder(data, tmp_path):
+    assert invoke(f"--outdir={tmp_path / 'out'}", f"--data={data}", "-n").exit_code == 0
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("cfg, eta", [("car", 0.25), ("chair", 0.20), ("horse", 0.15), ("bird", 0.15)])
+def test_categories_have_the_papers_eta(data, cfg, eta):
+    assert dry(data, f"--cfg={cfg}")["loss_kwargs"]["mask_min"] == eta
+
+
+def test_preset_fills_only_unset_options(data):
+    options = dry(data, "--cfg=car", "--mask-min=0.3")
+    assert options["loss_kwargs"]["mask_min"] == 0.3
+
+
+@pytest.mark.parametrize("cfg, expected", [
+    ("auto", dict(batch=32, gamma=0.0002 * 16**2 / 32, lr=0.0025, kimg=25000, ema=10, base=16384)),
+    ("stylegan2", dict(batch=32, gamma=10, lr=0.002, kimg=25000, ema=10, base=32768)),
+    ("paper256", dict(batch=64, gamma=1, lr=0.0025, kimg=25000, ema=20, base=16384)),
+    ("cifar", dict(batch=64, gamma=0.01, lr=0.0025, kimg=100000, ema=500, base=32768)),
+])
+def test_base_configurations_are_upstreams(data, cfg, expected):
+    options = dry(data, f"--cfg={cfg}")
+    found = dict(batch=options["batch_size"], gamma=options["loss_kwargs"]["r1_gamma"],
+                 lr=options["G_opt_kwargs"]["lr"], kimg=options["total_kimg"], ema=options["ema_kimg"],
+                 base=options["D_kwargs"]["channel_base"])
+    assert found == pytest.approx(expected)
+
+
+def test_cifar_has_upstreams_discriminator_and_no_style_mixing(data):
+    options = dry(data, "--cfg=cifar")
+    assert options["D_kwargs"]["architecture"] == "orig" and options["loss_kwargs"]["style_mixing_prob"] == 0
+
+
+@pytest.mark.parametrize("target", [0.0, 0.3])
+def test_ada_target_is_what_was_given(data, target):
+    assert dry(data, f"--target={target}")["ada_target"] == target
+
+
+def test_crop_needs_a_margin_of_an_eighth(data):
+    assert dry(data)["training_set_kwargs"]["size_px"] == 18
+    assert dry(data, "--crop=0")["training_set_kwargs"]["size_px"] == 16
+    assert dry(data, "--shift=0.25")["training_set_kwargs"]["size_px"] == 18
+
+
+def test_augmentations_are_upstreams(data):
+    assert dry(data)["augment_kwargs"].keys() == {"class_name", *presets.AUGPIPES["bgc"]}
+    assert dry(data)["ada_target"] == 0.6
+    assert len(presets.AUGPIPES["bgcfnc"]) == 15
+    assert dry(data, "--aug=noaug")["augment_kwargs"] is None
+
+
+def test_path_length_is_off_and_warned_about(data):
+    assert dry(data)["loss_kwargs"]["pl_weight"] == 0
+    result = invoke("--outdir=out", f"--data={data}", "-n", "--pl-weight=2")
+    assert "WARNING: --pl-weight" in result.stderr
+
+
+def test_precision_follows_the_cpu(data, monkeypatch):
+    for fast, expected in [(True, 4), (False, 0)]:
+        monkeypatch.setattr(device, "has_fast_bf16", lambda fast=fast: fast)
+        options = dry(data, "--device=cpu")
+        assert options["G_kwargs"]["synthesis_kwargs"]["num_fp16_res"] == expected
+        assert options["D_kwargs"]["num_fp16_res"] == expected
+
+
+@pytest.mark.parametrize("args, words", [
+    (["--batch=9", "--gpus=2"], "--batch must be a multiple of --gpus, got 9 and 2"),
+    (["--batch=8", "--batch-gpu=3"], "--batch-gpu must divide --batch / --gpus = 8, got 3"),
+    (["--resolution=24"], "--resolution must be a power of two, at least 8, got 24"),
+    (["--p=0.2"], "--p can only be given with --aug=fixed"),
+    (["--aug=fixed"], "--aug=fixed needs --p"),
+    (["--aug=noaug", "--augpipe=bg"], "--augpipe cannot be given with --aug=noaug"),
+    (["--aug=noaug", "--target=0.5"], "--target can only be given with --aug=ada"),
+    (["--fp32=1", "--precision=bf16"], "--fp32=1 contradicts --precision=bf16"),
+    (["--device=cpu", "--precision=fp16"], "--precision=fp16 needs --device=cuda"),
+    (["--cond=1"], "--cond=1 needs labels"),
+    (["--metrics=fid50k_full"], "--metrics needs the official base"),
+    (["--shift=0.7"], "--shift"),
+    (["--cfg=cars"], "--cfg"),
+    (["--kimg=0"], "--kimg"),
+])
+def test_wrong_option_is_named_with_its_rule(data, args, words):
+    result = invoke("--outdir=out", f"--data={data}", "-n", *args)
+    assert result.exit_code == 2, result.output
+    assert words in result.stderr
+
+
+@pytest.mark.parametrize("args, words", [
+    (["--data=nowhere.zip"], "nowhere.zip"),
+    (["--resume=latest"], "no run folder with a training-state"),
+    (["--data=DATA", "--resume=nowhere.pkl"], "no such run folder or pickle: nowhere.pkl"),
+])
+def test_wrong_file_is_named(data, tmp_path, args, words):
+    result = invoke(f"--outdir={tmp_path}", *[arg.replace("DATA", str(data)) for arg in args])
+    assert result.exit_code == 1, result.output
+    assert words in result.stderr and "Traceback" not in result.output
+
+
+def test_run_resumes_and_goes_on(data, tmp_path):
+    done = command(f"--outdir={tmp_path}", f"--data={data}", *TINY)
+    assert done.returncode == 0, done.stderr
+    (run,) = tmp_path.iterdir()
+    assert run.name.startswith("00000-shapes-demo-16px-")
+    options = json.loads((run / "training_options.json").read_text())
+    assert options["run_dir"] == str(run) and options["total_kimg"] == 0.04
+    assert options["base"].startswith("bundled (")
+    log = (run / "log.txt").read_text()
+    assert "StyleGAN2-ADA base: bundled" in log
+    assert re.search(r"^tick 2 +kimg 0\.0 +time \d+s +sec/tick [\d.]+ +sec/kimg [\d.]+ +maintenance [\d.]+ +"
+                     r"cpumem [\d.]+ +gpumem 0\.00 +augment 0\.000 mask [\d.]+ img/s [\d.]+ +eta 0s$", log, re.M)
+    assert f"{run}/layers" in log
+
+    again = command(f"--outdir={tmp_path}", "--resume=latest", "--kimg=0.08")
+    assert again.returncode == 0, again.stderr
+    assert "from kimg 0.0" in again.stdout
+    stats = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
+    kimg = [round(line["Progress/kimg"]["mean"], 3) for line in stats]
+    assert kimg == sorted(kimg) and kimg[-1] == 0.08 and 0.04 in kimg
+    assert [line["Progress/tick"]["mean"] for line in stats] == list(range(len(stats)))
+
+    for option in ("--mask-min=0.4", "--device=cpu"):
+        refused = invoke(f"--outdir={tmp_path}", f"--resume={run}", option)
+        assert refused.exit_code == 2 and f"{option.split('=')[0]} cannot change" in refused.stderr
+
+
+def test_broken_picture_is_named_without_a_traceback(data, tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for idx in range(3):
+        PIL.Image.new("RGB", (18, 18), (90, 140, 60)).save(folder / f"{idx}.png")
+    (folder / "2.png").write_bytes(b"no picture")
+    done = command(f"--outdir={tmp_path / 'out'}", f"--data={folder}", *TINY)
+    assert done.returncode == 1
+    assert "2.png" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("gpus", [1, 2])
+def test_sigterm_saves_says_how_to_go_on_and_exits_with_143(data, tmp_path, gpus):
+    args = [f"--outdir={tmp_path}", f"--data={data}", *TINY, "--kimg=1000", f"--gpus={gpus}"]
+    process = subprocess.Popen([sys.executable, "train_layered.py", *args], cwd=ROOT, text=True,
+                               env=dict(os.environ, OMP_NUM_THREADS="1"), stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT)
+    deadline = time.time() + 120
+    while not list(tmp_path.glob("*/training-state-*.pt")) and time.time() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 143, output
+    assert "Stopped by SIGTERM; all is saved" in output and "Traceback" not in output
+    go_on = re.search(r"Go on with: (.*)$", output, re.MULTILINE)[1]
+    result = invoke(*shlex.split(go_on), "--kimg=1001", "-n")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["resume_state"].startswith(str(tmp_path))
+
+
+def test_collapse_restarts_with_the_next_seed(data, tmp_path):
+    code = ("import train_layered; from layered_plugin import guards\n"
+            "guards.CollapseWatch.__init__.__defaults__ = (0.0, 0.0)\n"
+            "findings = [['the mask is empty']]\n"
+            "guards.find_collapse = lambda stats: findings.pop() if findings else []\n"
+            "train_layered.main()")
+    done = subprocess.run([sys.executable, "-c", code, f"--outdir={tmp_path}", f"--data={data}", *TINY,
+                           "--on-collapse=restart"], cwd=ROOT, text=True, capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    runs = sorted(tmp_path.iterdir())
+    seeds = [json.loads((run / "training_options.json").read_text())["random_seed"] for run in runs]
+    assert seeds == [0, 1] and "Starting anew with seed 1" in done.stdout
