@@ -1,0 +1,3 @@
+"""Long measurements, each one command; results go to docs/results.md. Importing activates the base."""
+
+import layered_plugin  # noqa: F401

@@ -1,0 +1,74 @@
+"""Pictures as the judge sees them: cropped, mirrored and disturbed in training, the middle square in scoring.
+
+The disturbances stand for what sets generated pictures apart from photographs: softness, noise, shifted colours.
+"""
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+MARGIN = 1.125  # side of the stored pictures by the side of the crops trained on, as in the benchmarks
+
+
+def crop_side(size: int) -> int:
+    """Side of the crops trained on, for stored pictures of the given side: size / 1.125, a multiple of 4."""
+    return int(size / MARGIN) // 4 * 4
+
+
+def to_unit(pictures: np.ndarray) -> torch.Tensor:
+    """Turn uint8 pictures into float32 in [-1, 1], shape unchanged; 0 becomes -1 and 255 becomes 1."""
+    return torch.from_numpy(pictures).float() / 127.5 - 1.0
+
+
+def center_crop(values: torch.Tensor, side: int) -> torch.Tensor:
+    """Cut the middle [..., side, side] out of [..., S, S]."""
+    top, left = (values.shape[-2] - side) // 2, (values.shape[-1] - side) // 2
+    return values[..., top : top + side, left : left + side]
+
+
+def random_crop_flip(
+    img: torch.Tensor, target: torch.Tensor, side: int, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cut the same random square out of each picture and its mask and mirror both with probability 1/2.
+
+    Args:
+        img: [N, 3, S, S].
+        target: [N, 1, S, S].
+        side: Side of the square, at most S.
+        generator: Source of randomness.
+
+    Returns:
+        Pictures [N, 3, side, side] and masks [N, 1, side, side].
+    """
+    num, _, size, _ = img.shape
+    together = torch.cat([img, target], dim=1)
+    places = torch.randint(size - side + 1, (num, 2), generator=generator).tolist()
+    mirrored = (torch.rand(num, generator=generator) < 0.5).tolist()
+    parts = []
+    for picture, (top, left), mirror in zip(together, places, mirrored, strict=True):
+        part = picture[:, top : top + side, left : left + side]
+        parts.append(part.flip(2) if mirror else part)
+    together = torch.stack(parts)
+    return together[:, :3], together[:, 3:]
+
+
+def disturb(img: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Vary colour, brightness, sharpness and noise, so that generated pictures look familiar to the judge.
+
+    Args:
+        img: [N, 3, H, W], in [-1, 1].
+        generator: Source of randomness.
+
+    Returns:
+        [N, 3, H, W], in [-1, 1].
+    """
+    num = len(img)
+    gain = 1 + 0.2 * (2 * torch.rand(num, 3, 1, 1, generator=generator) - 1)
+    offset = 0.2 * (2 * torch.rand(num, 1, 1, 1, generator=generator) - 1)
+    # A mix with the mean of the neighbours: 0 = sharp, 0.7 = as soft as an early generator's pictures.
+    soft = (0.7 * torch.rand(num, 1, 1, 1, generator=generator)) * (
+        torch.rand(num, 1, 1, 1, generator=generator) < 0.5
+    )
+    blurred = F.avg_pool2d(F.pad(img, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    noise = 0.06 * torch.rand(num, 1, 1, 1, generator=generator) * torch.randn(img.shape, generator=generator)
+    return ((img + soft * (blurred - img)) * gain + offset + noise).clamp(-1, 1)
