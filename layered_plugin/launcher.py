@@ -94,8 +94,8 @@ def _run_rank(rank: int, config: dict[str, Any], outdir: str, desc: str, init_me
     try:
         signal_name = _run_attempts(rank, device, config, outdir, desc)
     except USER_ERRORS as err:
-        if rank == 0:
-            click.echo(f"Error: {err}", err=True)
+        # Any process may be the one that meets a bad file, so each speaks for itself.
+        click.echo(f"Error: {err}" if rank == 0 else f"Error in process {rank}: {err}", err=True)
         sys.exit(1)
     finally:
         if num_gpus > 1:
