@@ -17,10 +17,9 @@ try:
 except ImportError as err:  # An unusable base is the user's to mend: no traceback.
     sys.exit(f"Error: {err}")
 from layered_plugin import checkpoint, device, presets
-from layered_plugin.dataset import PictureDataset, PictureError
+from layered_plugin.dataset import CROP_MARGIN, PictureDataset
 from layered_plugin.launcher import launch
-
-CROP_MARGIN = 1.125  # Real pictures are resized to this many times the resolution before the crop (section 3.4).
+from layered_plugin.pictures import PictureError
 
 # Options that may change when a run is resumed; the others are the run's own.
 RESUME_OPTIONS = {"outdir", "resume", "dry_run", "kimg", "snap", "tick", "workers", "metrics", "on_collapse"}

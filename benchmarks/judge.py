@@ -14,7 +14,7 @@ import torch
 
 from layered_plugin.evaluation import mask_scores
 from layered_plugin.judge import judge_masks, save_judge, train_judge
-from layered_plugin.judge_pictures import center_crop, crop_side, to_unit
+from layered_plugin.pair_augment import center_crop, crop_side, to_unit
 from layered_plugin.picture_zip import read_pairs
 
 

@@ -4,8 +4,6 @@ Section 3.4 of the paper: pictures are resized to 1.125 times the resolution, th
 """
 
 import json
-import os
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,13 +13,11 @@ import torch
 from torch.utils.data import Sampler
 from training.dataset import Dataset
 
+from layered_plugin.pictures import PictureError, PictureSource, to_rgb
 from layered_plugin.progress import progress
 
+CROP_MARGIN = 1.125  # Real pictures are resized to this many times the resolution before the crop (section 3.4).
 CACHE_BYTES = 4 << 30  # Decoded pictures are kept in memory up to this size.
-
-
-class PictureError(Exception):
-    """A data set or one of its pictures cannot be read; the text names the file."""
 
 
 class PictureDataset(Dataset):
@@ -37,10 +33,10 @@ class PictureDataset(Dataset):
         **super_kwargs,             # Arguments for Dataset: max_size, use_labels, xflip, random_seed.
     ):
         self._path = Path(path)
-        self._zip: zipfile.ZipFile | None = None
-        self._fnames = self._list_pictures()
+        self._source = PictureSource(path)
+        self._fnames = self._source.names
         self._size_px = size_px
-        width, height = self._open(self._fnames[0]).size
+        width, height = self._source.open(self._fnames[0]).size
         if size_px is None:
             if width != height:
                 raise PictureError(f"{path}: {self._fnames[0]} is {width}x{height}, not square; give a size")
@@ -50,40 +46,8 @@ class PictureDataset(Dataset):
         raw_shape = [len(self._fnames), 3, self._size_px, self._size_px]
         super().__init__(name=self._path.stem, raw_shape=raw_shape, **super_kwargs)
 
-    def _list_pictures(self) -> list[str]:
-        PIL.Image.init()
-        try:
-            if self._path.is_dir():
-                found = [p.relative_to(self._path).as_posix() for p in self._path.rglob("*") if p.is_file()]
-            else:
-                found = self._archive().namelist()
-        except (OSError, zipfile.BadZipFile) as err:
-            raise PictureError(f"{self._path}: neither a folder nor a readable zip: {err}") from err
-        fnames = sorted(name for name in found if os.path.splitext(name)[1].lower() in PIL.Image.EXTENSION)
-        if not fnames:
-            raise PictureError(f"{self._path}: holds no pictures")
-        return fnames
-
-    def _archive(self) -> zipfile.ZipFile:
-        if self._zip is None:
-            self._zip = zipfile.ZipFile(self._path)
-        return self._zip
-
-    def _open(self, fname: str) -> PIL.Image.Image:
-        try:
-            file = (self._path / fname).open("rb") if self._path.is_dir() else self._archive().open(fname)
-            with file:
-                picture = PIL.Image.open(file)
-                picture.load()
-            return picture
-        except (OSError, ValueError, SyntaxError, zipfile.BadZipFile) as err:
-            raise PictureError(f"{self._path}: cannot read picture {fname}: {err}") from err
-
     def _decode(self, raw_idx: int) -> np.ndarray:
-        picture = self._open(self._fnames[raw_idx]).convert("RGB")
-        if picture.size != (self._size_px, self._size_px):
-            picture = picture.resize((self._size_px, self._size_px), PIL.Image.Resampling.LANCZOS)
-        return np.asarray(picture).transpose(2, 0, 1)  # [C, H, W]
+        return to_square(self._source.open(self._fnames[raw_idx]), self._size_px)
 
     def preload(self, verbose: bool = False) -> bool:
         """Decode every picture once and keep it, if all fit into ``CACHE_BYTES``; finds a bad picture early.
@@ -109,10 +73,7 @@ class PictureDataset(Dataset):
 
     def _load_raw_labels(self) -> np.ndarray | None:
         try:
-            if self._path.is_dir():
-                text = (self._path / "dataset.json").read_bytes()
-            else:
-                text = self._archive().read("dataset.json")
+            text = self._source.read("dataset.json")
         except (KeyError, FileNotFoundError):
             return None
         labels = json.loads(text).get("labels")
@@ -126,12 +87,7 @@ class PictureDataset(Dataset):
         return values.astype({1: np.int64, 2: np.float32}[values.ndim])
 
     def close(self) -> None:
-        if self._zip is not None:
-            self._zip.close()
-            self._zip = None
-
-    def __getstate__(self):
-        return dict(super().__getstate__(), _zip=None)
+        self._source.close()
 
 
 class ResumableSampler(Sampler[int]):
@@ -161,6 +117,36 @@ class ResumableSampler(Sampler[int]):
             position += self.num_replicas
 
 
+class RealPictures:
+    """Endless shuffled batches of real pictures for training on top of a generator, which saw them the same way.
+
+    Args:
+        path: Folder or zip.
+        resolution: Side of the pictures handed out, in pixels.
+        seed: Of the order.
+        device: Where the pictures go.
+        margin: Pictures are resized to this many times the resolution, then cropped at random.
+
+    Raises:
+        PictureError: The data set or a picture of it can't be read.
+    """
+
+    def __init__(self, path, resolution: int, seed: int = 0, device: str = "cpu", margin: float = CROP_MARGIN):
+        self.resolution, self.seed, self.device = resolution, seed, device
+        self.dataset = PictureDataset(path=path, size_px=round(resolution * margin))
+        self.dataset.preload(verbose=True)
+        self.start_at(0)
+
+    def start_at(self, position: int) -> None:
+        """Go to a position of the endless order."""
+        self._order = iter(ResumableSampler(len(self.dataset), start=position, seed=self.seed))
+
+    def batch(self, num: int) -> torch.Tensor:
+        """Next pictures, [num, 3, resolution, resolution], in [-1, 1]; crops by torch's default generator."""
+        img = np.stack([self.dataset[next(self._order)][0] for _ in range(num)])
+        return random_crop(to_float(torch.from_numpy(img).to(self.device)), self.resolution)
+
+
 def random_crop(img: torch.Tensor, size_px: int) -> torch.Tensor:
     """Crop each image at a place of its own.
 
@@ -185,6 +171,14 @@ def random_crop(img: torch.Tensor, size_px: int) -> torch.Tensor:
     sample = torch.arange(num, device=img.device).view(-1, 1, 1, 1)
     channel = torch.arange(img.shape[1], device=img.device).view(1, -1, 1, 1)
     return img[sample, channel, top + offset.view(1, 1, -1, 1), left + offset.view(1, 1, 1, -1)]
+
+
+def to_square(picture: PIL.Image.Image, size_px: int) -> np.ndarray:
+    """Squeeze a picture of any mode and size to RGB [3, size_px, size_px], uint8."""
+    picture = to_rgb(picture)
+    if picture.size != (size_px, size_px):
+        picture = picture.resize((size_px, size_px), PIL.Image.Resampling.LANCZOS)
+    return np.asarray(picture).transpose(2, 0, 1)  # [C, H, W]
 
 
 def to_float(img: torch.Tensor) -> torch.Tensor:

@@ -6,6 +6,7 @@ One process, ``--gpus=N`` processes spawned here, or processes started by torchr
 import json
 import os
 import re
+import shlex
 import signal
 import sys
 import tempfile
@@ -19,7 +20,7 @@ import torch.distributed
 from torch_utils import custom_ops, training_stats
 
 from layered_plugin import BASE, checkpoint, guards
-from layered_plugin.dataset import PictureError
+from layered_plugin.pictures import PictureError
 from layered_plugin.training_loop import training_loop
 
 MAX_RESTARTS = 4
@@ -113,6 +114,7 @@ def _run_attempts(rank: int, device: torch.device, config: dict[str, Any], outdi
             config = dict(config, run_dir=run_dir)
             if rank == 0:
                 print(f"Run folder: {run_dir}")
+                print(f"Command: {shlex.join(['python', *sys.argv])}")
                 _write_options(config)
             try:
                 signal_name = training_loop(rank=rank, **dict(config, device=device))

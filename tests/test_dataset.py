@@ -10,7 +10,16 @@ import pytest
 import torch
 
 from layered_plugin import dataset
-from layered_plugin.dataset import PictureDataset, PictureError, ResumableSampler, random_crop, to_float, to_uint8
+from layered_plugin.dataset import (
+    PictureDataset,
+    PictureError,
+    RealPictures,
+    ResumableSampler,
+    random_crop,
+    to_float,
+    to_square,
+    to_uint8,
+)
 
 
 @pytest.fixture
@@ -158,3 +167,84 @@ def test_all_256_levels_round_trip():
     assert torch.equal(to_uint8(to_float(levels)), levels)
     assert to_float(levels).min() == -1 and to_float(levels).max() == 1
     assert to_uint8(torch.tensor([-3.0, 3.0])).tolist() == [0, 255]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
+@pytest.mark.parametrize("size", [(6, 6), (13, 5), (2, 40)])
+def test_any_picture_is_squeezed_to_square_rgb(mode, size):
+    white = PIL.Image.new("RGB", size, "white")
+    picture = PIL.Image.new(mode, size, 65535) if mode == "I;16" else white.convert(mode)
+    square = to_square(picture, 6)
+    assert square.shape == (3, 6, 6) and square.dtype == np.uint8 and (square >= 254).all()
+
+
+def test_squeezing_keeps_what_has_the_size_and_where_things_are():
+    pixels = np.random.RandomState(0).randint(0, 256, [8, 8, 3], dtype=np.uint8)
+    assert np.array_equal(to_square(PIL.Image.fromarray(pixels), 8), pixels.transpose(2, 0, 1))
+    wide = np.zeros([8, 32, 3], dtype=np.uint8)
+    wide[:4, 24:, 0] = 255  # Top right, red.
+    square = to_square(PIL.Image.fromarray(wide), 8)
+    assert square[0, :3, 7].min() > 240 and square[0, :, :5].max() < 15 and square[0, 5:].max() < 15
+    assert not square[1:].any()
+
+
+@pytest.fixture
+def many(tmp_path):
+    """Twelve pictures whose columns tell the place, and whose blue the number."""
+    path = tmp_path / "many"
+    path.mkdir()
+    for idx in range(12):
+        pixels = np.full([18, 18, 3], idx, dtype=np.uint8)
+        pixels[:, :, 0], pixels[:, :, 1] = np.arange(18), np.arange(18)[:, None]
+        PIL.Image.fromarray(pixels).save(path / f"{idx:02d}.png")
+    return path
+
+
+def numbers(img):
+    """Which pictures a batch holds."""
+    assert img.dtype == torch.float32 and -1 <= img.min() and img.max() <= 1
+    return to_uint8(img)[:, 2, 0, 0].tolist()
+
+
+def test_real_pictures_come_in_the_samplers_order_without_end(many):
+    real = RealPictures(many, 16, seed=5)
+    shown = [number for _ in range(6) for number in numbers(real.batch(5))]
+    assert shown == take(ResumableSampler(12, seed=5), 30)
+    assert numbers(RealPictures(many, 16, seed=6).batch(12)) != shown[:12]
+
+
+@pytest.mark.parametrize("position", [0, 7, 12, 100])
+def test_real_pictures_can_start_anywhere(many, position):
+    (real := RealPictures(many, 16)).start_at(position)
+    assert numbers(real.batch(5)) == take(ResumableSampler(12, start=position), 5)
+
+
+def test_real_pictures_are_cropped_as_for_the_generator(many):
+    """Section 3.4: resized to 1.125 times the resolution, then cropped at random."""
+    real, before = RealPictures(many, 16), torch.get_rng_state()
+    img = real.batch(60)
+    assert img.shape == (60, 3, 16, 16)
+    pixels = to_uint8(img).long()
+    corners = pixels[:, :2, 0, 0]
+    assert {tuple(corner) for corner in corners.tolist()} == {(x, y) for x in range(3) for y in range(3)}
+    assert torch.equal(pixels[:, 0], (corners[:, :1] + torch.arange(16))[:, None, :].expand(-1, 16, -1))
+    real.start_at(0)
+    torch.set_rng_state(before)
+    assert torch.equal(real.batch(60), img), "crops are of torch's default generator"
+
+
+def test_without_a_margin_real_pictures_are_whole(many):
+    columns = to_uint8(RealPictures(many, 18, margin=1.0).batch(2))[:, 0]
+    assert torch.equal(columns, torch.arange(18, dtype=torch.uint8).expand(2, 18, 18))
+
+
+def test_real_pictures_need_not_fit_into_memory(many, monkeypatch):
+    kept = RealPictures(many, 16)
+    monkeypatch.setattr(dataset, "CACHE_BYTES", 100)
+    assert numbers(RealPictures(many, 16).batch(12)) == numbers(kept.batch(12))
+
+
+def test_a_broken_real_picture_is_named_before_training(many):
+    (many / "05.png").write_bytes(b"broken")
+    with pytest.raises(PictureError, match="many: cannot read picture 05.png"):
+        RealPictures(many, 16)

@@ -10,9 +10,10 @@ from click.testing import CliRunner
 
 from benchmarks.judge import main
 from layered_plugin.evaluation import mean_iou
-from layered_plugin.judge import Judge, judge_masks, load_judge, save_judge, train_judge
-from layered_plugin.judge_pictures import center_crop, crop_side, disturb, random_crop_flip, to_unit
+from layered_plugin.judge import judge_masks, load_judge, save_judge, train_judge
+from layered_plugin.pair_augment import center_crop, crop_side, disturb, random_crop_flip, to_unit
 from layered_plugin.picture_zip import PictureZipWriter
+from layered_plugin.unet import UNet
 
 
 def _squares(num: int, size: int = 18, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -26,28 +27,28 @@ def _squares(num: int, size: int = 18, seed: int = 0) -> tuple[np.ndarray, np.nd
 
 
 @pytest.fixture(scope="module")
-def judge() -> Judge:
+def judge() -> UNet:
     return train_judge(*_squares(64), steps=40, batch=8, seed=0)
 
 
-def test_training_finds_the_objects_of_unseen_pictures(judge: Judge) -> None:
+def test_training_finds_the_objects_of_unseen_pictures(judge: UNet) -> None:
     pictures, masks = _squares(32, seed=1)
     pred = judge_masks(judge, center_crop(to_unit(pictures), 16))
     assert mean_iou(pred, center_crop(torch.from_numpy(masks), 16) >= 128) > 0.9
     assert not judge.training
 
 
-def test_masks_do_not_depend_on_the_batch_size(judge: Judge) -> None:
+def test_masks_do_not_depend_on_the_batch_size(judge: UNet) -> None:
     img = center_crop(to_unit(_squares(7, seed=2)[0]), 16)
     assert torch.equal(judge_masks(judge, img, batch=2), judge_masks(judge, img, batch=7))
 
 
-def test_logits_keep_the_size_of_the_picture(judge: Judge) -> None:
+def test_logits_keep_the_size_of_the_picture(judge: UNet) -> None:
     assert judge(torch.zeros(2, 3, 12, 20)).shape == (2, 1, 12, 20)
 
 
 @pytest.mark.parametrize("shape", [(2, 1, 16, 16), (2, 3, 16, 18), (3, 16, 16)])
-def test_other_pictures_are_refused(judge: Judge, shape: tuple[int, ...]) -> None:
+def test_other_pictures_are_refused(judge: UNet, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="`img` to be"):
         judge(torch.zeros(shape))
 
@@ -75,7 +76,7 @@ def test_wrong_arguments_are_named(change: dict, text: str) -> None:
         train_judge(**arguments)
 
 
-def test_saved_judge_gives_the_same_logits(judge: Judge, tmp_path: Path) -> None:
+def test_saved_judge_gives_the_same_logits(judge: UNet, tmp_path: Path) -> None:
     save_judge(judge, tmp_path / "new" / "judge.pt")
     img = center_crop(to_unit(_squares(2)[0]), 16)
     with torch.no_grad():

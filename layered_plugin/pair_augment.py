@@ -1,7 +1,9 @@
-"""Pictures as the judge sees them: cropped, mirrored and disturbed in training, the middle square in scoring.
+"""Augmentation of pictures together with their masks, for the networks that learn to segment.
 
 The disturbances stand for what sets generated pictures apart from photographs: softness, noise, shifted colours.
 """
+
+import math
 
 import numpy as np
 import torch
@@ -53,14 +55,14 @@ def random_crop_flip(
 
 
 def disturb(img: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Vary colour, brightness, sharpness and noise, so that generated pictures look familiar to the judge.
+    """Vary colour, brightness, sharpness and noise, so that generated and real pictures look alike.
 
     Args:
         img: [N, 3, H, W], in [-1, 1].
-        generator: Source of randomness.
+        generator: Source of randomness, on the CPU.
 
     Returns:
-        [N, 3, H, W], in [-1, 1].
+        [N, 3, H, W], in [-1, 1], on the device of img.
     """
     num = len(img)
     gain = 1 + 0.2 * (2 * torch.rand(num, 3, 1, 1, generator=generator) - 1)
@@ -71,4 +73,47 @@ def disturb(img: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     )
     blurred = F.avg_pool2d(F.pad(img, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     noise = 0.06 * torch.rand(num, 1, 1, 1, generator=generator) * torch.randn(img.shape, generator=generator)
+    soft, gain, offset, noise = (value.to(img.device) for value in (soft, gain, offset, noise))
     return ((img + soft * (blurred - img)) * gain + offset + noise).clamp(-1, 1)
+
+
+def random_affine(
+    img: torch.Tensor,
+    target: torch.Tensor,
+    generator: torch.Generator,
+    angle: float = 180.0,
+    scale: float = 1.3,
+    stretch: float = 1.2,
+    shift: float = 0.1,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mirror, turn, scale, stretch and move each picture together with its mask.
+
+    Args:
+        img: Pictures, [N, 3, S, S].
+        target: Masks, [N, 1, S, S].
+        generator: Source of randomness, on the CPU.
+        angle: Largest rotation to either side, in degrees.
+        scale: Largest factor of enlargement, and of reduction; at least 1.
+        stretch: Largest ratio of the scales of the two axes, at least 1.
+        shift: Largest displacement along an axis, as a fraction of the side.
+
+    Returns:
+        Pictures and masks of the same shapes, by bilinear interpolation. Beyond the border the picture is mirrored,
+        its mask as well.
+    """
+    num = len(img)
+
+    def uniform(limit: float) -> torch.Tensor:
+        return limit * (2 * torch.rand(num, generator=generator) - 1)
+
+    theta = uniform(math.radians(angle))
+    log_scale, log_stretch = uniform(math.log(scale)), uniform(math.log(stretch) / 2)
+    mirror = torch.where(torch.rand(num, generator=generator) < 0.5, -1.0, 1.0)
+    axis_x, axis_y = torch.exp(-log_scale - log_stretch) * mirror, torch.exp(-log_scale + log_stretch)
+    cos, sin = torch.cos(theta), torch.sin(theta)
+    rows = [torch.stack([cos * axis_x, -sin * axis_y, uniform(2 * shift)], dim=1),
+            torch.stack([sin * axis_x, cos * axis_y, uniform(2 * shift)], dim=1)]
+    grid = F.affine_grid(torch.stack(rows, dim=1).to(img.device), list(img.shape), align_corners=False)
+    both = F.grid_sample(torch.cat([img, target], dim=1), grid, mode="bilinear", padding_mode="reflection",
+                         align_corners=False)
+    return both[:, :3], both[:, 3:]

@@ -1,0 +1,156 @@
+"""The U-Net: what it computes, written out; seeds; the steps of its fitting."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from layered_plugin import unet as unet_module
+from layered_plugin.unet import Fitting, UNet, fast_half, make_unet
+
+
+@pytest.fixture(autouse=True)
+def _full_precision(monkeypatch):
+    """The same sums on every CPU."""
+    monkeypatch.setattr(unet_module, "has_fast_bf16", lambda: False)
+
+
+@pytest.fixture(scope="module")
+def unet():
+    """A U-Net whose normalisation has seen something."""
+    net = make_unet((4, 5, 6), seed=0)
+    with torch.no_grad():
+        for _ in range(3):
+            net(torch.randn(4, 3, 16, 16))
+    return net.eval().requires_grad_(False)
+
+
+def reference(weights, img):
+    """Two convolutions each, max pooling down, nearest neighbours up, skip connections second."""
+    def two_convs(name, x):
+        for conv, norm in ((0, 1), (3, 4)):
+            x = F.conv2d(x, weights[f"{name}.{conv}.weight"], padding=1)
+            mean, var = (weights[f"{name}.{norm}.running_{what}"].view(-1, 1, 1) for what in ("mean", "var"))
+            gain, bias = (weights[f"{name}.{norm}.{what}"].view(-1, 1, 1) for what in ("weight", "bias"))
+            x = ((x - mean) / (var + 1e-5).sqrt() * gain + bias).clamp(min=0)
+        return x
+
+    def halve(x):
+        return torch.stack([x[:, :, i::2, j::2] for i in (0, 1) for j in (0, 1)]).amax(dim=0)
+
+    def double(x):
+        return x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+
+    x0 = two_convs("down0", img)
+    x1 = two_convs("down1", halve(x0))
+    x = two_convs("middle", halve(x1))
+    x = two_convs("up1", torch.cat([double(x), x1], dim=1))
+    x = two_convs("up0", torch.cat([double(x), x0], dim=1))
+    return F.conv2d(x, weights["out.weight"], weights["out.bias"])
+
+
+@pytest.mark.parametrize("height, width", [(16, 16), (8, 20), (4, 4)])
+def test_it_computes_what_the_docstring_says(unet, height, width):
+    img = torch.rand(2, 3, height, width) * 2 - 1
+    logits = unet(img)
+    assert logits.shape == (2, 1, height, width)
+    assert torch.allclose(logits, reference(unet.state_dict(), img), atol=1e-5)
+
+
+def test_result_does_not_depend_on_the_batch(unet):
+    img = torch.randn(5, 3, 16, 16)
+    assert torch.allclose(unet(img), torch.cat([unet(one[None]) for one in img]), atol=1e-6)
+
+
+def test_logits_are_of_either_sign(unet):
+    logits = unet(torch.randn(8, 3, 16, 16))
+    assert logits.min() < logits.mean() < logits.max() and len(logits.unique()) > 100
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 6, 8), (1, 3, 8, 6), (1, 1, 8, 8), (3, 8, 8)])
+def test_another_shape_is_told_back(unet, shape):
+    with pytest.raises(ValueError, match="divisible by 4, but got " + str(list(shape)).replace("[", r"\[")):
+        unet(torch.zeros(shape))
+
+
+def test_weights_come_from_the_seed_and_the_global_generators_are_left_alone(monkeypatch):
+    calls = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", calls.append)
+    before = torch.get_rng_state()
+    first, again, other = (make_unet((4, 4, 4), seed=seed).state_dict() for seed in (3, 3, 4))
+    assert torch.equal(before, torch.get_rng_state())
+    assert calls == [], "the generators of a GPU were seeded, and would not have been put back"
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert not torch.equal(first["out.weight"], other["out.weight"])
+
+
+def test_without_a_seed_weights_come_from_the_global_generator():
+    torch.manual_seed(5)
+    first = make_unet((4, 4, 4))
+    torch.manual_seed(5)
+    assert torch.equal(first.out.weight, UNet((4, 4, 4)).out.weight)
+    assert not torch.equal(first.out.weight, make_unet((4, 4, 4)).out.weight)
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_half_precision_is_for_cpus_with_hardware_for_it(monkeypatch, fast):
+    monkeypatch.setattr(unet_module, "has_fast_bf16", lambda: fast)
+    conv = torch.nn.Conv2d(1, 1, 1)
+    with fast_half(torch.device("cpu")):
+        assert conv(torch.zeros(1, 1, 2, 2)).dtype == (torch.bfloat16 if fast else torch.float32)
+    assert fast_half(torch.device("cuda"))._enabled is False
+
+
+def test_half_precision_fits_much_the_same(monkeypatch):
+    losses = []
+    for fast in (False, True):
+        monkeypatch.setattr(unet_module, "has_fast_bf16", lambda fast=fast: fast)
+        torch.manual_seed(0)
+        unet = make_unet((4, 4, 4), seed=0)
+        losses.append(Fitting(unet, steps=2).step(*pair()))
+        assert all(param.dtype == torch.float32 for param in unet.parameters())
+    assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], rel=0.02)
+
+
+def pair():
+    img = torch.randn(4, 3, 8, 8)
+    return img, (img[:, :1] > 0).float()
+
+
+def test_step_returns_the_loss_before_it():
+    unet, (img, target) = make_unet((4, 4, 4), seed=0), pair()
+    prob = unet.train()(img).sigmoid()
+    expected = -(target * prob.log() + (1 - target) * (1 - prob).log()).mean()
+    assert Fitting(unet, steps=5).step(img, target) == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_a_single_step_is_one_of_adamw_at_the_full_rate():
+    unet, (img, target) = make_unet((4, 4, 4), seed=0), pair()
+    before = {name: param.detach().clone() for name, param in unet.named_parameters()}
+    Fitting(unet, steps=1, lr=1.0).step(img, target)
+    for name, param in unet.named_parameters():
+        # The first step of Adam is the sign of the gradient, but for its epsilon.
+        expected = before[name] * (1 - 1e-4) - param.grad / (param.grad.abs() + 1e-8)
+        assert torch.allclose(param, expected, atol=2e-6), name
+
+
+@pytest.mark.parametrize("steps", [2, 3, 9, 10, 11, 15, 20, 40])
+def test_rate_rises_to_its_largest_and_falls_to_next_to_nothing(steps):
+    fitting = Fitting(make_unet((4, 4, 4), seed=0), steps, lr=0.02)
+    rates = []
+    for _ in range(steps):
+        rates.append(fitting.optimizer.param_groups[0]["lr"])
+        fitting.step(*pair())
+    top = rates.index(max(rates))
+    assert max(rates) <= 0.02 * (1 + 1e-6) and rates[-1] < 0.001 * max(rates)
+    assert rates[:top + 1] == sorted(rates[:top + 1]) and rates[top:] == sorted(rates[top:], reverse=True)
+    if steps >= 20:
+        assert max(rates) > 0.019 and top == round(0.1 * steps) - 1
+
+
+def test_it_learns_and_is_left_in_training_mode():
+    unet = make_unet((4, 4, 4), seed=0).eval()
+    fitting = Fitting(unet, steps=40, lr=0.03)
+    assert unet.training
+    img, target = pair()
+    losses = [fitting.step(img, target) for _ in range(40)]
+    assert losses[-1] < 0.3 * losses[0]
