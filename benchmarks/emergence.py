@@ -21,6 +21,7 @@ import torch
 from layered_plugin.checkpoint import atomic_write
 from layered_plugin.presets import LAYERED
 
+NUM_SCENES = 2000
 DEMO = LAYERED["demo"]["options"]
 PAPER = ["--mask-border-weight=0", "--mask-size-weight=2"]
 SETTINGS = {
@@ -37,7 +38,7 @@ SETTINGS = {
 
 
 def run_once(data: str, judge: str, setting: str, seed: int, kimg: float, outdir: str) -> dict[str, Any]:
-    """Train one setting with one seed on one thread, score its last snapshot on 2,000 scenes, keep the result.
+    """Train one setting with one seed on one thread, score its last snapshot, keep the result.
 
     Raises:
         click.ClickException: The training or the scoring failed; the text is its last line.
@@ -51,16 +52,29 @@ def run_once(data: str, judge: str, setting: str, seed: int, kimg: float, outdir
              f"--kimg={kimg:g}", f"--seed={seed}", "--mask-min=0.2", *SETTINGS[setting]]
     _call(train, folder / "train.log")
     run_dir = max(path for path in folder.iterdir() if path.is_dir())
-    scored = _call([sys.executable, "-m", "benchmarks.generated_masks", f"--network={run_dir}", f"--judge={judge}"],
-                   folder / "score.log")
+    score = [sys.executable, "eval.py", "generated", f"--network={run_dir}", "--teacher=unet", f"--weights={judge}",
+             f"--num={NUM_SCENES}", "--seed=1"]
+    scores = flat_scores(json.loads(_call(score, folder / "score.log")))
     stats = [json.loads(line) for line in (run_dir / "stats.jsonl").read_text().splitlines()]
-    result = dict(json.loads(scored), setting=setting, data=Path(data).name, train_seed=seed, kimg=kimg,
+    result = dict(scores, setting=setting, data=Path(data).name, train_seed=seed, kimg=kimg,
                   train_minutes=stats[-1]["Timing/total_sec"]["mean"] / 60,
                   train_command=shlex.join(["python", *train[1:]]))
     with atomic_write(result_file) as file:
         file.write(json.dumps(result, indent=2).encode())
     print(f"{setting} seed {seed}: IoU {result['mean_iou']:.3f}, mask {result['coverage']:.2f}", file=sys.stderr)
     return result
+
+
+def flat_scores(record: dict[str, Any]) -> dict[str, Any]:
+    """The entries of a record of `eval.py generated` that the table needs.
+
+    `mean_iou` is over all scenes, `mean_iou_detected` and `reference_iou` over those in which the judge sees an object.
+    """
+    kept = {key: record[key] for key in ("num", "coverage", "network", "seed", "base", "command")}
+    seen = record["detected"] or dict(iou=float("nan"), full_mask_iou=float("nan"))
+    return dict(mean_iou=record["all"]["iou"], mean_iou_detected=seen["iou"], reference_iou=seen["full_mask_iou"],
+                detected=record["num_detected"], judge_coverage=record["teacher_coverage"],
+                judge=record["teacher"]["weights"], **kept)
 
 
 def _call(args: list[str], log: Path) -> str:

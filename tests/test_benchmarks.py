@@ -1,56 +1,11 @@
-"""Benchmarks: the arithmetic of their scores and tables, on stand-ins whose masks are known."""
+"""Benchmarks: the arithmetic of their scores and tables."""
 
 import json
+import math
 
-import pytest
-import torch
 from click.testing import CliRunner
 
-from benchmarks import emergence, generated_masks
-from layered_plugin.compose import Layers
-
-
-class FakeGenerator(torch.nn.Module):
-    """White squares on black; the mask covers a given part of each."""
-
-    z_dim = 4
-
-    def __init__(self, columns):
-        super().__init__()
-        self.columns = columns
-
-    def forward(self, z, c, noise_mode, return_layers):
-        fg = -torch.ones(len(z), 3, 8, 8)
-        fg[:, :, 2:6, 2:6] = 1
-        mask = torch.ones(len(z), 1, 8, 8)
-        layers = Layers(fg, fg, mask * 0)
-        layers.mask[:, :, 2:6, 2:2 + self.columns] = 1
-        return layers
-
-
-class Brightness(torch.nn.Module):
-    """A judge that sees white as object."""
-
-    def __init__(self):
-        super().__init__()
-        self.scale = torch.nn.Parameter(torch.ones([]))
-
-    def forward(self, img):
-        return img.mean(dim=1, keepdim=True) * self.scale
-
-
-@pytest.mark.parametrize("columns, expected", [(4, 1.0), (2, 0.5), (0, 0.0)])
-def test_score_is_the_iou_with_what_the_judge_sees(columns, expected):
-    score = generated_masks.score_generator(FakeGenerator(columns), Brightness(), num=6, seed=0, batch=4)
-    assert score["mean_iou"] == pytest.approx(expected)
-    assert score["detected"] == score["num"] == 6
-    assert score["reference_iou"] == pytest.approx(16 / 64)
-    assert score["coverage"] == pytest.approx(4 * columns / 64)
-
-
-def test_missing_network_is_named(tmp_path):
-    result = CliRunner().invoke(generated_masks.main, [f"--network={tmp_path}", "--judge=x.pt"])
-    assert result.exit_code == 1 and str(tmp_path) in result.output
+from benchmarks import emergence
 
 
 def test_finished_runs_are_not_repeated_and_the_table_has_mean_and_deviation(tmp_path):
@@ -70,3 +25,14 @@ def test_finished_runs_are_not_repeated_and_the_table_has_mean_and_deviation(tmp
 def test_unknown_setting_is_named():
     result = CliRunner().invoke(emergence.main, ["--data=a.zip", "--judge=b.pt", "--settings=shiftless"])
     assert result.exit_code == 2 and "got shiftless" in result.output
+
+
+def test_scores_are_taken_from_the_record_of_eval():
+    record = dict(protocol="generated", num=10, num_detected=8, coverage=0.3, teacher_coverage=0.2, all=dict(iou=0.8),
+                  detected=dict(iou=0.9, full_mask_iou=0.25), teacher=dict(weights="j.pt"), network="n.pkl", seed=1,
+                  base="bundled", command="c")
+    scores = emergence.flat_scores(record)
+    assert scores == dict(mean_iou=0.8, mean_iou_detected=0.9, detected=8, num=10, reference_iou=0.25, coverage=0.3,
+                          judge_coverage=0.2, judge="j.pt", network="n.pkl", seed=1, base="bundled", command="c")
+    nothing_seen = emergence.flat_scores(dict(record, num_detected=0, detected=None))
+    assert math.isnan(nothing_seen["reference_iou"]) and nothing_seen["mean_iou"] == 0.8

@@ -1,0 +1,150 @@
+"""Score masks: those of generated scenes and those of real pictures.
+
+Results go to standard output as JSON, everything else to standard error.
+"""
+
+import sys
+from typing import Any
+
+import click
+
+try:
+    import layered_plugin  # noqa: F401 - activates the base
+except ImportError as err:  # An unusable base is the user's to mend: no traceback.
+    sys.exit(f"Error: {err}")
+from layered_plugin import eval_commands
+from layered_plugin.eval_options import teacher_options
+from layered_plugin.html_report import write_report
+from layered_plugin.report_reading import ReportError
+
+DEVICES = ["auto", "cpu", "cuda", "mps"]
+
+
+@click.group(context_settings=dict(show_default=True, max_content_width=100))
+def main() -> None:
+    """Score masks against what stands for the truth; JSON on stdout, a table on stderr."""
+
+
+@main.command()
+@click.option("--network", help="Trained generator", metavar="RUN|PKL|URL", required=True)
+@click.option("--num", help="Scenes", type=click.IntRange(min=1), default=10000, metavar="INT")
+@click.option("--seed", help="Random seed", type=click.IntRange(min=0), default=0, metavar="INT")
+@click.option("--trunc", help="Truncation psi", type=float, default=1.0, metavar="FLOAT")
+@click.option("--teacher", help="What sees the object", type=click.Choice(["maskrcnn", "unet"]), default="maskrcnn")
+@teacher_options
+@click.option("--detector-size", help="Of what the teacher sees  [default: 128, U-Net: own]",
+              type=click.IntRange(min=8), metavar="PX")
+@click.option("--fid", help="Real pictures for FID and KID", metavar="ZIP|DIR")
+@click.option("--fid-weights", help="Inception weights for --fid", metavar="FILE")
+@click.option("--batch", help="Scenes at a time", type=click.IntRange(min=1), default=32, metavar="INT")
+@click.option("--device", "device_name", help="Where to compute", type=click.Choice(DEVICES), default="auto")
+def generated(**opts: Any) -> None:
+    """Score the masks of generated scenes, as Table 1 of the paper does.
+
+    Unshifted composites are shown to a teacher: Mask R-CNN trained on COCO, or a U-Net that learnt from true masks.
+    Where it sees the object, its mask is compared with the generator's, binarised at 0.5. `mean_iou` is the paper's
+    mIoU, `num_detected` the paper's detected cars, `reference_iou` the score of the full-image mask. `all` scores
+    every scene, with a zero mask where nothing is seen: there an empty mask has IoU 1, any other 0. Composites are
+    resized to the teacher's size bilinearly, binary masks without smoothing. The record is added to
+    metric-generated.jsonl of the run folder.
+
+    Examples:
+
+    \b
+    # The paper's protocol; without the file, the error says how to get it.
+    python eval.py generated --network=runs/00000-car --class=car \\
+        --weights=maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth
+
+    \b
+    # The judge of the built-in data (docs/data.md).
+    python eval.py generated --network=runs/00000-shapes --teacher=unet --weights=data/judge-shapes.pt --num=2000
+
+    \b
+    # FID and KID as well: pip install 'layered-plugin[fid]'.
+    python eval.py generated --network=runs/00000-shapes --teacher=unet --weights=data/judge-shapes.pt \\
+        --fid=data/shapes.zip --fid-weights=weights-inception-2015-12-05-6726825d.pth
+    """
+    eval_commands.run_generated(**opts)
+
+
+@main.command()
+@click.option("--model", "models", help="Trained model; repeat for several seeds", metavar="RUN|FILE", multiple=True,
+              required=True)
+@click.option("--data", help="Real pictures", metavar="ZIP|DIR", required=True)
+@click.option("--masks", help="True masks, gray, object from 128 on", metavar="ZIP|DIR")
+@click.option("--teacher", help="What sees the object, if not --masks", type=click.Choice(["maskrcnn", "unet"]))
+@teacher_options
+@click.option("--detector-size", help="Of what a U-Net sees  [default: the model's]", type=click.IntRange(min=8),
+              metavar="PX")
+@click.option("--num", help="Only the first pictures  [default: all]", type=click.IntRange(min=1), metavar="INT")
+@click.option("--eval-size", help="Score at the picture's or network's size", type=click.Choice(["gt", "net"]),
+              default="gt")
+@click.option("--polarity", help="May the truth swap object and ground?", type=click.Choice(["fixed", "oracle"]),
+              default="fixed")
+@click.option("--flip", help="Average with the mirrored picture", is_flag=True)
+@click.option("--refine", help="Steps on each picture's codes (encoders)", type=click.IntRange(min=0), default=0,
+              metavar="STEPS")
+@click.option("--baselines", help="none, all, installed, or names", default="installed", metavar="LIST")
+@click.option("--seed", help="Seed of the bootstrap", type=click.IntRange(min=0), default=0, metavar="INT")
+@click.option("--batch", help="Pictures at a time", type=click.IntRange(min=1), default=16, metavar="INT")
+@click.option("--device", "device_name", help="Where to compute", type=click.Choice(DEVICES), default="auto")
+def real(**opts: Any) -> None:
+    """Score the masks of real pictures, as Table 2 of the paper does, beside simple baselines.
+
+    The truth is true masks (--masks, same names as the pictures but for the suffix) or a teacher's (--teacher).
+    `detected` scores the pictures with an object, `all` every picture, with a zero mask as the truth where there is
+    none: there an empty prediction has IoU 1, any other 0. `full_mask_iou` is the score of the full-image mask.
+    Soft predictions are resized bilinearly to the picture's size and then binarised at 0.5; with --eval-size=net,
+    picture and truth are squeezed to the network's square first. --polarity=oracle uses the truth: such scores are no
+    measure of an unsupervised method. The record is added to metric-real.jsonl of the model's folder, with
+    real-best.png and real-worst.png beside it.
+
+    Examples:
+
+    \b
+    # True masks.
+    python eval.py real --model=runs/00001-distill --data=data/shapes-test.zip --masks=data/shapes-test-masks.zip
+
+    \b
+    # The paper's protocol on its first 10,000 pictures.
+    python eval.py real --model=runs/00001-chunks --data=cars.zip --num=10000 \\
+        --teacher=maskrcnn --class=car --weights=maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth
+
+    \b
+    # Mean and deviation over three seeds, two baselines.
+    python eval.py real --model=runs/00001-distill --model=runs/00002-distill --model=runs/00003-distill \\
+        --data=data/shapes-test.zip --masks=data/shapes-test-masks.zip --baselines=full,otsu
+    """
+    eval_commands.run_real(**opts)
+
+
+@main.command()
+@click.argument("run", metavar="RUN")
+@click.option("--dest", help="Report  [default: report.html in RUN]", metavar="HTML")
+@click.option("--model", "models", help="Model trained elsewhere; repeat for more", metavar="RUN", multiple=True)
+@click.option("--segmented", help="Results of invert.py segment", metavar="DIR")
+def report(run: str, dest: str | None, models: tuple[str, ...], segmented: str | None) -> None:
+    """Write one HTML file about a run, readable without a network; print its path.
+
+    RUN is a run folder of train_layered.py: then the models trained from it and lying beside it are in the report as
+    well. Or it is a model's, whose options name the network. Shown are the layers of generated scenes, the best and
+    worst masks of real pictures, all scores of this script beside the baselines, curves, and the commands that made
+    them. What is missing is named, with the command that would make it.
+
+    Examples:
+
+    \b
+    python eval.py report runs/00000-shapes
+
+    \b
+    # With a model from another folder, and the pictures that invert.py segment saved.
+    python eval.py report runs/00000-shapes --model=models/00001-distill --segmented=my-masks --dest=report.html
+    """
+    try:
+        click.echo(write_report(run, dest, models, segmented))
+    except ReportError as err:
+        raise click.ClickException(str(err)) from err
+
+
+if __name__ == "__main__":
+    main()
