@@ -14,7 +14,7 @@ from layered_plugin.compose import Layers, composite
 from layered_plugin.dataset import PictureDataset, to_float, to_uint8
 from layered_plugin.perturb import shift_foreground
 
-MARGIN_PX = 92  # Room for the row names of a layer grid.
+MARGIN_PX = 92  # Room for the names of rows.
 GAP_PX = 2
 LAYER_ROWS = ("background", "foreground", "mask", "fg x mask", "composite", "shifted")
 
@@ -44,16 +44,25 @@ def layer_grid(layers: Layers, shifted: torch.Tensor, cell_px: int = 64) -> PIL.
     """
     rows = [layers.bg, layers.fg, layers.mask * 2 - 1, layers.fg * layers.mask + layers.mask - 1,
             composite(layers), shifted]
-    scale = max(1, -(-cell_px // layers.bg.shape[3]))
-    strips = []
-    for row in rows:
-        strip = image_grid(row, columns=len(row))
-        strips.append(strip.resize((strip.width * scale, strip.height * scale), PIL.Image.Resampling.NEAREST))
+    return picture_rows(dict(zip(LAYER_ROWS, rows, strict=True)), cell_px)
+
+
+def picture_rows(rows: dict[str, torch.Tensor], cell_px: int = 64) -> PIL.Image.Image:
+    """Draw named rows of pictures.
+
+    Args:
+        rows: Name to pictures [N, C, H, W] in [-1, 1], C = 1 or 3, of one size.
+        cell_px: Least side of a picture; smaller ones are enlarged by a whole factor, without smoothing.
+    """
+    strips = [image_grid(row, columns=len(row)) for row in rows.values()]
+    scale = max(1, -(-cell_px // strips[0].height))
+    strips = [strip.resize((strip.width * scale, strip.height * scale), PIL.Image.Resampling.NEAREST)
+              for strip in strips]
     step = strips[0].height + GAP_PX
     sheet = PIL.Image.new("RGB", (MARGIN_PX + strips[0].width, step * len(rows) - GAP_PX), "white")
     draw = PIL.ImageDraw.Draw(sheet)
     font = PIL.ImageFont.load_default(size=14)
-    for idx, (name, strip) in enumerate(zip(LAYER_ROWS, strips, strict=True)):
+    for idx, (name, strip) in enumerate(zip(rows, strips, strict=True)):
         sheet.paste(strip, (MARGIN_PX, idx * step))
         draw.text((4, idx * step + strip.height // 2), name, fill="black", font=font, anchor="lm")
     return sheet

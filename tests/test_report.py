@@ -38,6 +38,34 @@ def test_layer_grid_has_a_named_row_per_layer():
     assert all((margin[i * 18:i * 18 + 16] < 128).any() for i in range(6)), "a row has no name"
 
 
+def test_picture_rows_put_every_picture_into_its_row_and_column():
+    levels = torch.arange(6).view(2, 3, 1, 1, 1).expand(-1, -1, 3, 4, 5) / 127.5 * 20 - 1
+    sheet = report.picture_rows({"one": levels[0], "two": levels[1, :, :1]}, cell_px=8)
+    step = 8 + report.GAP_PX  # Four rows of pixels, each twice: the least that gives 8.
+    cells = np.asarray(sheet)[:, report.MARGIN_PX:]
+    assert cells.shape == (2 * 8 + report.GAP_PX, 3 * 10, 3)
+    for row in range(2):
+        for col in range(3):
+            cell = cells[row * step:row * step + 8, col * 10:col * 10 + 10]
+            assert (cell == 20 * (3 * row + col)).all()
+    assert (cells[8:step] == 255).all()
+
+
+@pytest.mark.parametrize("side, cell_px, shown", [(16, 64, 64), (24, 64, 72), (64, 64, 64), (100, 64, 100), (8, 1, 8)])
+def test_picture_rows_enlarge_small_pictures_by_a_whole_factor(side, cell_px, shown):
+    sheet = report.picture_rows({"name": torch.zeros(2, 3, side, side)}, cell_px)
+    assert sheet.size == (report.MARGIN_PX + 2 * shown, shown)
+
+
+def test_picture_rows_are_named_in_order():
+    black = -torch.ones(1, 3, 64, 64)
+    names = {name: np.asarray(report.picture_rows({name: black}))[:, :report.MARGIN_PX] for name in ("mask", "picture")}
+    both = np.asarray(report.picture_rows(dict.fromkeys(names, black)))[:, :report.MARGIN_PX]
+    assert np.array_equal(both[:64], names["mask"]) and np.array_equal(both[64 + report.GAP_PX:], names["picture"])
+    assert not np.array_equal(names["mask"], names["picture"])
+    assert all((name < 128).any() for name in names.values())
+
+
 def test_sample_view_repeats_and_draws_nothing_from_pytorch(tmp_path):
     data = tmp_path / "shapes.zip"
     shapes_command([f"--dest={data}", "--num=10", "--size=16", "--seed=0"], standalone_mode=False)

@@ -1,0 +1,278 @@
+"""From a trained generator to masks of real pictures: train an encoder, distil a segmenter, segment.
+
+Command line of the second half of the paper (sections 3.3 and 4), and of what goes past it.
+"""
+
+import os
+import shlex
+import sys
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from click.core import ParameterSource
+
+try:
+    from layered_plugin import BASE
+except ImportError as err:  # An unusable base is the user's to mend: no traceback.
+    sys.exit(f"Error: {err}")
+from layered_plugin import model_run
+from layered_plugin.checkpoint import CheckpointError
+from layered_plugin.dataset import PictureDataset
+from layered_plugin.device import choose_device
+from layered_plugin.guards import NonFiniteLossError
+from layered_plugin.model_file import ModelError, find_model
+from layered_plugin.onnx_export import ExportError, export_onnx
+from layered_plugin.pictures import PictureError, PictureSource
+from layered_plugin.segment_files import segment_files
+from layered_plugin.segmenter import Segmenter
+from layered_plugin.snapshots import find_snapshot
+from layered_plugin.train_distilled import train_distilled
+from layered_plugin.train_encoder import train_encoder
+
+# What a user can mend: said in one line, without a traceback.
+USER_ERRORS = (CheckpointError, ModelError, PictureError, NonFiniteLossError, ExportError, ValueError, OSError)
+DEVICES = click.Choice(["auto", "cpu", "cuda", "mps"])
+SETTINGS = dict(show_default=True, max_content_width=100)
+
+
+@click.group(context_settings=SETTINGS)
+def main() -> None:
+    """From a trained generator to masks of real pictures.
+
+    \b
+    distill   a U-Net from generated pictures, then real ones: quick, any picture
+    train     the paper's encoder: also the background behind the object
+    segment   masks, cut-outs and layers of your pictures, by either
+    export    a distilled model as ONNX
+    """
+
+
+def common_options(command):
+    """Options that `train` and `distill` share, upstream's first."""
+    options = [
+        click.option("--outdir", help="Where to save the results", required=True, metavar="DIR"),
+        click.option("--network", help="Layered generator", metavar="RUN|PKL|URL"),
+        click.option("--seed", help="Random seed", type=click.IntRange(min=0), default=0, metavar="INT"),
+        click.option("--device", help="Where to train", type=DEVICES, default="auto"),
+        click.option("--resume", help="Go on with a run", metavar="latest|RUN"),
+        click.option("-n", "--dry-run", help="Print training options and exit", is_flag=True),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@main.command("train", context_settings=SETTINGS)
+@common_options
+@click.option("--data", help="Real pictures", metavar="ZIP|DIR")
+@click.option("--mode", help="One encoder, or one per chunk", type=click.Choice(["chunks", "dataset"]),
+              default="chunks")
+@click.option("--chunk-size", help="Pictures per chunk", type=click.IntRange(min=2), default=100, metavar="INT")
+@click.option("--num", help="Only the first N pictures (chunks)", type=click.IntRange(min=2), metavar="INT")
+@click.option("--jobs", help="Chunks trained side by side", type=click.IntRange(min=1), default=1, metavar="INT")
+@click.option("--steps", help="Steps on real pictures, per encoder", type=click.IntRange(min=1), default=1000,
+              metavar="INT")
+@click.option("--batch", help="Pictures a step", type=click.IntRange(min=2), default=32, metavar="INT")
+@click.option("--lr", help="Learning rate of Adam", type=click.FloatRange(min=0, min_open=True), default=1e-4,
+              metavar="FLOAT")
+@click.option("--feature-resolution", help="Side of D's feature maps (eq. 7)", type=click.IntRange(min=4), default=16,
+              metavar="PX")
+@click.option("--feature-weight", help="Weight of D's features (eq. 7)", type=click.FloatRange(min=0), default=1.0,
+              metavar="FLOAT")
+@click.option("--from-mean", help="Add the codes to the mean w", type=bool, default=True, metavar="BOOL")
+@click.option("--mean-w-weight", help="Weight of the distance to the mean w", type=click.FloatRange(min=0),
+              default=0.0, metavar="FLOAT")
+@click.option("--max-shift", help="Largest shift that E may apply, 0 = none", type=click.FloatRange(0, 0.5),
+              default=0.2, metavar="FRAC")
+@click.option("--pretrain", help="Steps on generated pictures (dataset)", type=click.IntRange(min=0), default=0,
+              metavar="INT")
+@click.option("--init", help="Start from this encoder of a data set", metavar="RUN")
+@click.pass_context
+def train(ctx: click.Context, **opts: Any) -> None:
+    """Train the encoder of the paper: real picture to the generator's codes (section 3.3, eq. 7).
+
+    --mode=chunks is the paper's protocol: an encoder for each 100 pictures, which segments these and no others.
+    --mode=dataset trains one encoder for all pictures, also unseen ones.
+
+    Examples:
+
+    \b
+    # One encoder for the whole data set, that has seen generated pictures first.
+    python invert.py train --network=runs/00000-my-cars --data=my-cars --mode=dataset --pretrain=500 --outdir=runs
+
+    \b
+    # The paper's protocol on the first 1,000 pictures, two chunks at a time.
+    python invert.py train --network=runs/00000-my-cars --data=my-cars --num=1000 --jobs=2 --outdir=runs
+    """
+    if opts["resume"] is None:  # A resumed run has its own.
+        if opts["data"] is None:
+            raise click.UsageError("--data is needed for a new run")
+        if opts["mode"] == "chunks" and opts["pretrain"] > 0:
+            raise click.UsageError("--pretrain needs --mode=dataset; then start chunks from its run with --init")
+        for name in ("num", "chunk_size", "jobs"):
+            if opts["mode"] == "dataset" and ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE:
+                raise click.UsageError(f"--{name.replace('_', '-')} needs --mode=chunks")
+    _train(ctx, "train", opts, "chunks" if opts["mode"] == "chunks" else "encoder", train_encoder)
+
+
+@main.command("distill", context_settings=SETTINGS)
+@common_options
+@click.option("--data", help="Real pictures to adapt to, unlabelled", metavar="ZIP|DIR")
+@click.option("--steps", help="Steps on generated pairs", type=click.IntRange(min=1), default=300, metavar="INT")
+@click.option("--adapt", help="Steps on real pictures too, with --data", type=click.IntRange(min=0), default=400,
+              metavar="INT")
+@click.option("--batch", help="Pictures a step", type=click.IntRange(min=4), default=64, metavar="INT")
+@click.option("--shift", help="Largest shift of generated objects", type=click.FloatRange(0, 0.5), default=0.125,
+              metavar="FRAC")
+@click.option("--vary-shape", help="Share of objects with a bent outline", type=click.FloatRange(0, 1), default=0.6,
+              metavar="FRAC")
+@click.option("--min-coverage", help="Objects smaller than this are left out", type=click.FloatRange(0, 1),
+              default=0.02, metavar="FRAC")
+@click.option("--max-coverage", help="Objects larger than this are left out", type=click.FloatRange(0, 1),
+              default=0.7, metavar="FRAC")
+@click.pass_context
+def distill(ctx: click.Context, **opts: Any) -> None:
+    """Distil a small U-Net that segments any picture of the kind, from pictures that the generator draws.
+
+    No true mask is seen. With --data it goes on with real, unlabelled pictures, its own cleaned masks as targets.
+
+    Examples:
+
+    \b
+    python invert.py distill --network=runs/00000-my-cars --data=my-cars --outdir=runs
+    python invert.py segment --model=runs/00001-distill --images=my-cars --outdir=my-masks
+    """
+    if opts["min_coverage"] >= opts["max_coverage"]:
+        raise click.UsageError(f"--min-coverage must be below --max-coverage, got {opts['min_coverage']:g} and "
+                               f"{opts['max_coverage']:g}")
+    if opts["resume"] is None and opts["data"] is None and ctx.get_parameter_source("adapt") == \
+            ParameterSource.COMMANDLINE and opts["adapt"] > 0:
+        raise click.UsageError("--adapt needs --data, the real pictures to adapt to")
+    _train(ctx, "distill", opts, "distill", train_distilled)
+
+
+def _train(ctx: click.Context, command: str, opts: dict[str, Any], desc: str, work: Any) -> None:
+    """Start or resume a run, and say at the end where it is."""
+    outdir, resume, dry_run = opts.pop("outdir"), opts.pop("resume"), opts.pop("dry_run")
+    new_dir = None
+    try:
+        if resume is not None:
+            given = [name for name in ctx.params
+                     if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE]
+            fixed = [name for name in given if name not in ("outdir", "resume", "dry_run", "device", "jobs")]
+            if fixed:
+                raise click.UsageError(f"--{fixed[0].replace('_', '-')} cannot change when a run is resumed")
+            run_dir, record = model_run.find_model_run(outdir, resume, command)
+            options = dict(record["options"], **{name: opts[name] for name in given if name in ("device", "jobs")})
+            options["device"] = choose_device(options["device"])
+        else:
+            if opts["network"] is None:
+                raise click.UsageError("--network is needed for a new run")
+            options = dict(opts, device=choose_device(opts["device"]), network=find_snapshot(opts["network"]))
+            record = dict(invert=command, options=options, base=str(BASE.name), torch=torch.__version__,
+                          date=date.today().isoformat(), command=shlex.join(["python", "invert.py", *sys.argv[1:]]))
+            if options["data"] is not None:
+                PictureDataset(path=options["data"], size_px=4).close()
+        if dry_run:
+            click.echo(model_run.as_json(dict(record, options=options)))
+            return
+        if resume is None:
+            data = Path(options["data"] or options["network"]).stem
+            name = f"{desc}-{data}-steps{options['steps']}-seed{options['seed']}"
+            run_dir = new_dir = _start_run(outdir, name, record)
+        if (run_dir / "model.json").is_file():
+            click.echo(f"{run_dir} is complete", err=True)
+        else:
+            click.echo(f"Run folder: {run_dir}", err=True)
+            stopped = work(run_dir, options, record)
+            if stopped is not None:
+                go_on = ["python", "invert.py", command, f"--outdir={run_dir.parent}", f"--resume={run_dir}"]
+                click.echo(f"Stopped by {stopped}; all is saved. Go on with: {shlex.join(go_on)}", err=True)
+                sys.exit(130 if stopped == "SIGINT" else 143)
+    except USER_ERRORS as err:
+        if new_dir is not None:
+            model_run.discard_unstarted(new_dir)
+        raise click.ClickException(str(err)) from err
+    click.echo(run_dir)
+
+
+def _start_run(outdir: str, name: str, record: dict[str, Any]) -> Path:
+    try:
+        return model_run.start_run(outdir, name, record)
+    except OSError as err:
+        raise click.ClickException(f"--outdir: can't write to {outdir}: {err.strerror or err}") from err
+
+
+@main.command("segment", context_settings=SETTINGS)
+@click.option("--model", help="Run of train or distill", required=True, metavar="RUN")
+@click.option("--images", help="Pictures of any size", required=True, metavar="DIR|ZIP|FILE")
+@click.option("--outdir", help="Where to save the results", required=True, metavar="DIR")
+@click.option("--batch", help="Pictures at a time", type=click.IntRange(min=1), default=64, metavar="INT")
+@click.option("--threshold", help="Opacity that counts as object", default=0.5, metavar="FRAC",
+              type=click.FloatRange(0, 1, min_open=True, max_open=True))
+@click.option("--soft", help="Write opacities, not 0 and 255", type=bool, default=False, metavar="BOOL")
+@click.option("--flip", help="Average with the mirrored picture", type=bool, default=False, metavar="BOOL")
+@click.option("--refine", help="Refine the codes of each picture", type=click.IntRange(min=0), default=0,
+              metavar="STEPS")
+@click.option("--device", help="Where to compute", type=DEVICES, default="auto")
+def segment(model: str, images: str, outdir: str, device: str, **opts: Any) -> None:
+    """Segment real pictures: masks, cut-outs, a contact sheet, and with an encoder the layers as well.
+
+    Files go to masks/, cutouts/ (and backgrounds/, foregrounds/, reconstructions/) under the pictures' own names, at
+    their own size; manifest.jsonl has coverage and reconstruction error of each. The same command again goes on where
+    it stopped. A picture that can't be read is named, the others go on, and the exit code is 1.
+
+    Examples:
+
+    \b
+    python invert.py segment --model=runs/00001-distill --images=my-cars --outdir=my-masks
+    python invert.py segment --model=runs/00002-encoder --images=car.jpg --outdir=my-car --refine=100
+    """
+    if Path(images).is_dir() and Path(outdir).resolve().is_relative_to(Path(images).resolve()):
+        raise click.UsageError(f"--outdir={outdir} lies in --images={images}, where its files would be taken for "
+                               "pictures by the next call; choose another folder")
+    try:
+        segmenter = Segmenter.load(model, device)
+        if opts["refine"] > 0 and segmenter.kind == "distill":
+            raise click.UsageError(f"--refine needs an encoder; {model} is distilled and has no codes")
+        source = PictureSource(images)
+        try:
+            outcome = segment_files(segmenter, source, outdir, **opts)
+        except OSError as err:
+            raise click.ClickException(f"--outdir: can't write to {outdir}: {err.strerror or err}") from err
+    except USER_ERRORS as err:
+        raise click.ClickException(str(err)) from err
+    for problem in outcome.failed.values():
+        click.echo(f"Error: {problem}", err=True)
+    click.echo(f"{outcome.done} pictures segmented, {outcome.skipped} were there already, {len(outcome.failed)} "
+               f"failed: {os.path.join(outdir, 'contact-sheet.png')}", err=True)
+    sys.exit(1 if outcome.failed else 0)
+
+
+@main.command("export", context_settings=SETTINGS)
+@click.option("--model", help="Run of distill", required=True, metavar="RUN")
+@click.option("--dest", help="File  [default: model.onnx in the run]", metavar="ONNX")
+def export(model: str, dest: str | None) -> None:
+    """Export a distilled segmenter as ONNX, and check it against PyTorch.
+
+    Input `image` [N, 3, R, R], float32 in [-1, 1]; output `mask` [N, 1, R, R], float32 in [0, 1].
+
+    \b
+    Example:
+    python invert.py export --model=runs/00001-distill --dest=apple.onnx
+    """
+    try:
+        path = Path(dest) if dest is not None else find_model(model) / "model.onnx"
+        difference = export_onnx(model, path)
+    except OSError as err:
+        raise click.ClickException(f"--dest: can't write {path}: {err.strerror or err}") from err
+    except USER_ERRORS as err:
+        raise click.ClickException(str(err)) from err
+    click.echo(f"{path}: differs from PyTorch by at most {difference:.1e}", err=True)
+
+
+if __name__ == "__main__":
+    main()

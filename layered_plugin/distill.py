@@ -1,0 +1,135 @@
+"""Distillation: a U-Net learns to segment from pictures and masks that a layered generator draws on the fly.
+
+Not in the paper; the route that the later literature reports. No true mask is seen, nor any real picture.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from scipy import ndimage
+
+from layered_plugin.compose import Layers, composite
+from layered_plugin.pair_augment import disturb, random_affine
+from layered_plugin.perturb import random_shift, shift_foreground
+from layered_plugin.scene_augment import clean_edges, vary_shape
+
+
+@dataclass(frozen=True)
+class PairFilter:
+    """Which generated pairs serve as examples.
+
+    Args:
+        min_coverage: Smallest share of the picture that the object may cover.
+        max_coverage: Largest such share.
+        min_part: Connected parts of a mask smaller than this share of its largest part are removed, and holes
+            smaller than it are filled.
+    """
+
+    min_coverage: float = 0.02
+    max_coverage: float = 0.7
+    min_part: float = 0.2
+
+    def __call__(self, img: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Clean the masks and drop the pairs whose object is too small or too large.
+
+        Args:
+            img: Pictures, [N, 3, H, W].
+            mask: Opacities, [N, 1, H, W], in [0, 1].
+
+        Returns:
+            Pictures [M, 3, H, W] and binary masks [M, 1, H, W], float, M <= N.
+        """
+        clean = remove_small_parts(mask[:, 0] > 0.5, self.min_part)
+        coverage = clean.float().mean(dim=[1, 2])
+        keep = (coverage >= self.min_coverage) & (coverage <= self.max_coverage)
+        return img[keep], clean[keep].unsqueeze(1).to(img.dtype)
+
+
+def remove_small_parts(mask: torch.Tensor, min_part: float) -> torch.Tensor:
+    """Remove the small connected parts of masks, and fill their small holes.
+
+    Args:
+        mask: Object pixels, [N, H, W], bool.
+        min_part: Smallest part or hole that stays, as a share of the largest part of the object, in [0, 1].
+
+    Returns:
+        Cleaned masks, [N, H, W], bool, on the same device. Parts touch along edges; holes don't reach the border.
+    """
+    out = mask.cpu().numpy().copy()
+    for one in out:  # A view of one mask, [H, W].
+        parts, num = ndimage.label(one)
+        if num == 0:
+            continue
+        sizes = ndimage.sum_labels(one, parts, range(1, num + 1))
+        least = min_part * sizes.max()
+        for idx in (sizes < least).nonzero()[0]:
+            one[parts == idx + 1] = False
+        holes, num = ndimage.label(ndimage.binary_fill_holes(one) & ~one)
+        for idx in range(1, num + 1):
+            hole = holes == idx
+            if hole.sum() < least:
+                one[hole] = True
+    return torch.from_numpy(out).to(mask.device)
+
+
+class PairSampler:
+    """Endless pictures with masks from a generator, for training a segmenter.
+
+    Args:
+        G: Layered generator in evaluation mode.
+        shift: Largest shift of the foreground, as a fraction of the resolution; as in the generator's training.
+        keep: Which pairs serve.
+        seed: Of latents, shifts and augmentation.
+        vary: Probability that the outline of an object is bent, see `vary_shape`.
+        force_fp32: Compute the generator in float32?
+    """
+
+    def __init__(self, G: Any, shift: float, keep: PairFilter, seed: int, vary: float = 0.0, force_fp32: bool = False):
+        self.G = G
+        self.max_px = round(shift * G.img_resolution)
+        self.keep = keep
+        self.vary = vary
+        self.force_fp32 = force_fp32
+        self.generator = torch.Generator().manual_seed(seed)
+        self.drawn = self.kept = 0
+
+    @torch.no_grad()
+    def scenes(self, num: int) -> Layers:
+        """Draw N scenes with clean edges, some of them with bent outlines, and shifted foregrounds."""
+        device = next(self.G.parameters()).device
+        z = torch.randn([num, self.G.z_dim], generator=self.generator).to(device)
+        c = torch.zeros([num, self.G.c_dim], device=device)
+        if self.G.c_dim > 0:
+            c[torch.arange(num), torch.randint(self.G.c_dim, [num], generator=self.generator)] = 1
+        ws = self.G.mapping(z, c)
+        layers = self.G.synthesis(ws, noise_mode="random", return_layers=True, force_fp32=self.force_fp32)
+        layers = vary_shape(clean_edges(layers), self.vary, self.generator)
+        if self.max_px > 0:
+            shift = random_shift(num, self.max_px, generator=self.generator).to(device)
+            layers = shift_foreground(layers, shift)
+        return layers
+
+    def batch(self, num: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Draw until `num` pairs serve, then augment them.
+
+        Returns:
+            Pictures [num, 3, H, W] in [-1, 1] and masks [num, 1, H, W] in [0, 1].
+
+        Raises:
+            ValueError: Next to none of the generator's masks serves.
+        """
+        pictures: list[torch.Tensor] = []
+        masks: list[torch.Tensor] = []
+        while sum(map(len, pictures)) < num:
+            layers = self.scenes(num)
+            img, mask = self.keep(composite(layers).clamp(-1, 1), layers.mask)
+            self.drawn, self.kept = self.drawn + num, self.kept + len(img)
+            if self.drawn >= 1000 and self.kept < 0.01 * self.drawn:
+                raise ValueError(f"only {self.kept} of {self.drawn} generated masks cover between "
+                                 f"{self.keep.min_coverage:g} and {self.keep.max_coverage:g} of the picture: "
+                                 "the generator's masks have collapsed; look at its layer grids")
+            pictures.append(img)
+            masks.append(mask)
+        img, mask = random_affine(torch.cat(pictures)[:num], torch.cat(masks)[:num], self.generator)
+        return disturb(img, self.generator), mask

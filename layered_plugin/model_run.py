@@ -1,0 +1,159 @@
+"""A training on top of a generator: its folder, its loop, exact resumption, what it writes as it goes."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from layered_plugin.checkpoint import CheckpointError, atomic_write, load_training_state
+from layered_plugin.guards import NonFiniteLossError, StopRequest
+from layered_plugin.launcher import make_run_dir
+from layered_plugin.model_file import write_json
+from layered_plugin.progress import progress
+
+OPTIONS = "options.json"
+
+
+def start_run(outdir: str, desc: str, record: Mapping[str, Any]) -> Path:
+    """Make ``<outdir>/<number>-<desc>`` and keep there what the run was asked for, as options.json."""
+    run_dir = Path(make_run_dir(outdir, desc))
+    write_json(run_dir / OPTIONS, record)
+    return run_dir
+
+
+def find_model_run(outdir: str, resume: str, command: str) -> tuple[Path, dict[str, Any]]:
+    """Resolve ``--resume=latest|RUN`` to a run folder of one command, and read what it was asked for.
+
+    Args:
+        outdir: Parent of the run folders.
+        resume: "latest" = the newest such run under outdir; else a run folder.
+        command: Name of the command, "train" or "distill".
+
+    Raises:
+        CheckpointError: There is none, or its options can't be read.
+    """
+    candidates = sorted(Path(outdir).glob("[0-9]*-*")) if resume == "latest" else [Path(resume)]
+    found = []
+    for run_dir in candidates:
+        try:
+            record = json.loads((run_dir / OPTIONS).read_text())
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except (OSError, ValueError) as err:
+            raise CheckpointError(f"{run_dir / OPTIONS}: not readable: {err}") from err
+        if not isinstance(record, dict) or not isinstance(record.get("options"), dict):
+            raise CheckpointError(f"{run_dir / OPTIONS}: damaged; start a new run")
+        if record.get("invert") == command:
+            found.append((run_dir, record))
+    if not found:
+        raise CheckpointError(f"{outdir if resume == 'latest' else resume}: no run of invert.py {command} there")
+    return found[-1]
+
+
+class ModelRun:
+    """Repeat a step, with progress, ``stats.jsonl``, saving and resumption; Ctrl-C and SIGTERM save first.
+
+    Args:
+        run_dir: Existing folder.
+        name: Of this stage of the run, for its files: `training-state-NAME.pt`, and in stats.jsonl.
+        label: What is trained, shown in front of the progress; empty = no progress is shown.
+        steps: Length.
+        batch: Pictures a step, for the speed.
+        saved: Networks, optimizers and schedules by name: their state is kept and restored.
+        generators: Sources of randomness by name; torch's default generator is kept as well.
+        save_every: Steps between training states.
+        halted: Asked after each step whether to save and stop, as if by SIGTERM.
+    """
+
+    def __init__(self, run_dir: Path, name: str, label: str, steps: int, batch: int, saved: Mapping[str, Any],
+                 generators: Mapping[str, torch.Generator], save_every: int = 200,
+                 halted: Callable[[], bool] = lambda: False):
+        self.run_dir, self.name, self.label, self.steps, self.batch = run_dir, name, label, steps, batch
+        self.state_file = run_dir / f"training-state-{name}.pt"
+        self.saved = {name: part for name, part in saved.items() if part is not None}
+        self.generators = generators
+        self.save_every = save_every
+        self.halted = halted
+        self.log_every = max(1, steps // 100)
+        self.step, self.seconds = 0, 0.0
+        if self.state_file.is_file():
+            self._restore(load_training_state(self.state_file))
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.step, self.seconds = state["step"], state["seconds"]
+        for name, part in self.saved.items():
+            part.load_state_dict(state["saved"][name])
+        for name, generator in self.generators.items():
+            generator.set_state(state["generators"][name])
+        torch.set_rng_state(state["rng"])
+
+    def _save(self) -> None:
+        state = dict(step=self.step, seconds=self.seconds, rng=torch.get_rng_state(),
+                     saved={name: part.state_dict() for name, part in self.saved.items()},
+                     generators={name: generator.get_state() for name, generator in self.generators.items()})
+        with atomic_write(self.state_file) as file:
+            torch.save(state, file)
+
+    def loop(self, take_step: Callable[[int], dict[str, float]]) -> str | None:
+        """Take the remaining steps.
+
+        Args:
+            take_step: Called with the number of the step, from 0; returns its losses by name.
+
+        Returns:
+            None, or the name of the signal that stopped the run after saving.
+
+        Raises:
+            NonFiniteLossError: A loss is infinite or not a number.
+        """
+        sums: dict[str, float] = {}
+        count, last = 0, time.monotonic()
+        with StopRequest() as stop, open(self.run_dir / "stats.jsonl", "a") as log:
+            remaining = range(self.step, self.steps)
+            for step in progress(remaining, len(remaining), self.label) if self.label else remaining:
+                terms = take_step(step)
+                bad = [name for name, value in terms.items() if not math.isfinite(value)]
+                if bad:
+                    raise NonFiniteLossError(f"{', '.join(bad)} not finite at step {step + 1} ({self.name}); "
+                                             "start anew with another --seed, or a lower --lr where there is one")
+                self.step, count = step + 1, count + 1
+                for name, value in terms.items():
+                    sums[name] = sums.get(name, 0.0) + value
+                if self.step % self.log_every == 0 or self.step == self.steps:
+                    now = time.monotonic()
+                    elapsed, last = now - last, now
+                    self.seconds += elapsed
+                    line = dict(stage=self.name, step=self.step, seconds=round(self.seconds, 2),
+                                images_per_sec=round(count * self.batch / max(elapsed, 1e-9), 1),
+                                **{name: value / count for name, value in sums.items()})
+                    log.write(json.dumps(line) + "\n")
+                    log.flush()
+                    sums, count = {}, 0
+                stopped = stop.received or ("SIGTERM" if self.halted() else None)
+                if self.step % self.save_every == 0 or self.step == self.steps or stopped:
+                    self._save()
+                if stopped:
+                    return stopped
+        return None
+
+
+def discard_unstarted(run_dir: Path) -> None:
+    """Remove the folder of a run that failed before it wrote anything but its options."""
+    if [path.name for path in run_dir.iterdir()] == [OPTIONS]:
+        (run_dir / OPTIONS).unlink()
+        run_dir.rmdir()
+
+
+def forget_states(run_dir: Path) -> None:
+    """Remove the training states of a finished run; the model is what stays."""
+    for path in run_dir.glob("training-state-*.pt"):
+        path.unlink()
+
+
+def as_json(record: Mapping[str, Any]) -> str:
+    """A record as indented JSON."""
+    return json.dumps(record, indent=2)

@@ -1,0 +1,195 @@
+"""Segmenter: real pictures to masks with a trained model, the Python side of ``invert.py segment``.
+
+    segmenter = Segmenter.load("runs/00001-distill")
+    for result in segmenter([PIL.Image.open("apple.jpg")]):
+        result.mask  # [H, W] float32 in [0, 1], at the picture's own size
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import PIL.Image
+import torch
+from torch.nn import functional as F
+
+from layered_plugin.compose import composite
+from layered_plugin.dataset import to_float, to_square, to_uint8
+from layered_plugin.device import choose_device, has_fast_bf16
+from layered_plugin.encoder import Codes, Encoder, decode
+from layered_plugin.inversion import EncoderTraining, refine_codes
+from layered_plugin.model_file import ModelError, fill, find_model, load_model, load_tensors
+from layered_plugin.pictures import to_rgb
+
+__all__ = ["ModelError", "Segmentation", "Segmenter"]
+
+
+class Segmentation(NamedTuple):
+    """What a model says of one picture, at the picture's own size [H, W].
+
+    Fields:
+        mask: Opacity of the object, [H, W], float32, in [0, 1].
+        bg: Background with the object's place filled in, [H, W, 3], uint8; encoders only, else None.
+        fg: Foreground, [H, W, 3], uint8; encoders only.
+        composite: Reconstruction, [H, W, 3], uint8; encoders only.
+        error: Mean absolute difference of the reconstruction to the picture at the network's resolution, in
+            [0, 255]; encoders only.
+    """
+
+    mask: np.ndarray
+    bg: np.ndarray | None = None
+    fg: np.ndarray | None = None
+    composite: np.ndarray | None = None
+    error: float | None = None
+
+
+class Segmenter:
+    """A trained model, ready for pictures; make one with `Segmenter.load`."""
+
+    def __init__(self, folder: Path, meta: dict[str, Any], networks: dict[str, Any], device: str):
+        self.folder = folder
+        self.kind: str = meta["kind"]
+        self.resolution: int = meta["resolution"]
+        self.options: dict[str, Any] = meta.get("options", {})
+        self.networks = networks
+        self.device = device
+        self.force_fp32 = device == "cpu" and not has_fast_bf16()
+        self._chunks: list[dict[str, Any]] = meta.get("chunks", [])
+        self._chunk_of = {name: idx for idx, chunk in enumerate(self._chunks) for name in chunk["names"]}
+        self._loaded_chunk: int | None = None
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], device: str = "auto") -> "Segmenter":
+        """Read a model; executes no code from its files.
+
+        Args:
+            path: Run folder of `invert.py train` or `invert.py distill`, or a file of it.
+            device: auto, cpu, cuda or mps.
+
+        Raises:
+            ModelError: The model can't be used; the text names its file.
+            ValueError: The device is not there.
+        """
+        device = choose_device(device)
+        meta, networks = load_model(path, device)
+        return cls(find_model(path), meta, networks, device)
+
+    def __call__(self, images: Sequence[PIL.Image.Image | np.ndarray], names: Sequence[str] | None = None, *,
+                 flip: bool = False, refine: int = 0) -> list[Segmentation]:
+        """Segment pictures, all in one batch.
+
+        Args:
+            images: PIL pictures of any mode, or arrays [H, W, 3] uint8; sizes may differ. Each is squeezed to the
+                network's square, and its mask stretched back.
+            names: Names of the pictures in the data set; a model of chunks finds its encoder by them.
+            flip: Average the mask with that of the mirrored picture?
+            refine: Steps of gradient descent on the codes of each picture; encoders only.
+
+        Raises:
+            ValueError: A picture has another shape or type, or an argument does not fit the model.
+            ModelError: A model of chunks was not trained on a picture of this name.
+        """
+        pictures = [_to_picture(image) for image in images]
+        if not pictures:
+            return []
+        if refine and self.kind == "distill":
+            raise ValueError("Expected argument `refine` to be 0 for a distilled model, which has no codes")
+        square = np.stack([to_square(picture, self.resolution) for picture in pictures])  # [N, 3, R, R]
+        img = to_float(torch.from_numpy(square)).to(self.device)
+        sizes = [(picture.height, picture.width) for picture in pictures]
+        if self.kind == "distill":
+            return [Segmentation(mask) for mask in self._stretch_masks(self._unet_mask(img, flip), sizes)]
+        if self.kind == "encoder":
+            return self._invert(self.networks["E"], img, sizes, flip, refine)
+        if names is None:
+            raise ValueError("Expected argument `names` for a model of chunks: each has an encoder of its own")
+        if len(names) != len(images):
+            raise ValueError(f"Expected argument `names` to have as many entries as `images`, "
+                             f"but got {len(names)} and {len(images)}")
+        return self._invert_chunks(img, sizes, names, flip, refine)
+
+    def knows(self, name: str) -> bool:
+        """Whether the model can segment a picture of this name: a model of chunks knows only its own."""
+        return self.kind != "chunks" or name in self._chunk_of
+
+    def unknown(self, name: str) -> str:
+        """What to say of a picture that the model does not know."""
+        return (f"{self.folder}: no chunk was trained on a picture named {name}; encoders of chunks know only their "
+                "own pictures: use invert.py train --mode=dataset, or distill")
+
+    @torch.no_grad()
+    def _unet_mask(self, img: torch.Tensor, flip: bool) -> torch.Tensor:
+        unet = self.networks["unet"]
+        img = img.contiguous(memory_format=torch.channels_last)
+        mask = unet(img).sigmoid()
+        return (mask + unet(img.flip(3)).sigmoid().flip(3)) / 2 if flip else mask
+
+    def _invert_chunks(self, img: torch.Tensor, sizes: list[tuple[int, int]], names: Sequence[str], flip: bool,
+                       refine: int) -> list[Segmentation]:
+        for name in names:
+            if not self.knows(name):
+                raise ModelError(self.unknown(name))
+        found: dict[int, Segmentation] = {}
+        for chunk in sorted({self._chunk_of[name] for name in names}):
+            members = [pos for pos, name in enumerate(names) if self._chunk_of[name] == chunk]
+            results = self._invert(self._chunk_encoder(chunk), img[members], [sizes[pos] for pos in members], flip,
+                                   refine)
+            found.update(zip(members, results, strict=True))
+        return [found[pos] for pos in range(len(names))]
+
+    def _chunk_encoder(self, chunk: int) -> Encoder:
+        """One encoder is in memory at a time: pictures come in the order of the chunks."""
+        if chunk != self._loaded_chunk:
+            path = self.folder / self._chunks[chunk]["file"]
+            E = fill(self.networks["E"], "E", load_tensors(path), path)
+            self.networks["E"], self._loaded_chunk = E.to(self.device), chunk
+        return self.networks["E"]
+
+    def _invert(self, E: Encoder, img: torch.Tensor, sizes: list[tuple[int, int]], flip: bool,
+                refine: int) -> list[Segmentation]:
+        codes = self._codes(E, img, refine)
+        layers = self._draw(codes)
+        mask = layers.mask
+        if flip:
+            mask = (mask + self._draw(self._codes(E, img.flip(3), refine)).mask.flip(3)) / 2
+        drawn = composite(layers)
+        errors = (to_uint8(drawn).float() - to_uint8(img).float()).abs().mean(dim=[1, 2, 3]).tolist()
+        masks = self._stretch_masks(mask, sizes)
+        bg, fg, whole = ([_stretch(one[None], size) for one, size in zip(to_uint8(part), sizes, strict=True)]
+                         for part in (layers.bg, layers.fg, drawn))
+        return [Segmentation(*parts) for parts in zip(masks, bg, fg, whole, errors, strict=True)]
+
+    def _codes(self, E: Encoder, img: torch.Tensor, refine: int) -> Codes:
+        with torch.no_grad():
+            codes = E(img)
+        if refine == 0:
+            return codes
+        keys = ("feature_resolution", "feature_weight", "mean_w_weight")
+        training = EncoderTraining(E, self.networks["G"], self.networks["D"], force_fp32=self.force_fp32,
+                                   **{key: self.options[key] for key in keys if key in self.options})
+        return refine_codes(training, codes, img, refine)
+
+    @torch.no_grad()
+    def _draw(self, codes: Codes):
+        return decode(self.networks["G"], codes, force_fp32=self.force_fp32)
+
+    def _stretch_masks(self, mask: torch.Tensor, sizes: list[tuple[int, int]]) -> list[np.ndarray]:
+        return [F.interpolate(one[None], size=size, mode="bilinear")[0, 0].clamp(0, 1).cpu().numpy()
+                for one, size in zip(mask, sizes, strict=True)]
+
+
+def _to_picture(image: PIL.Image.Image | np.ndarray) -> PIL.Image.Image:
+    if isinstance(image, PIL.Image.Image):
+        return to_rgb(image)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"Expected argument `images` to hold PIL pictures or uint8 arrays [H, W, 3], "
+                         f"but got {image.dtype} {list(image.shape)}")
+    return PIL.Image.fromarray(image)
+
+
+def _stretch(img: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
+    """uint8 [1, 3, R, R] to uint8 [H, W, 3]."""
+    out = F.interpolate(img.float(), size=size, mode="bilinear").round().clamp(0, 255).to(torch.uint8)
+    return out[0].permute(1, 2, 0).cpu().numpy()

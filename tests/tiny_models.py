@@ -1,0 +1,116 @@
+"""Tiny stand-ins for what a user has: a run of train_layered.py, trained models, pictures of every kind."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import torch
+from torch import nn
+from training.networks import Discriminator
+
+from layered_plugin.checkpoint import save_network_pkl
+from layered_plugin.encoder import Encoder
+from layered_plugin.model_file import fingerprint, save_model, save_tensors
+from layered_plugin.networks import LayeredGenerator
+from layered_plugin.unet import UNet
+
+SIDE = 16
+
+
+def make_generator(seed=0):
+    torch.manual_seed(seed)
+    G = LayeredGenerator(z_dim=8, c_dim=0, w_dim=8, img_resolution=SIDE, img_channels=3,
+                         mapping_kwargs=dict(num_layers=1), synthesis_kwargs=dict(channel_base=64, channel_max=4))
+    for name, param in G.named_parameters():
+        if name.endswith("noise_strength"):
+            torch.nn.init.constant_(param, 0.1)  # As in a trained one, pictures depend on the noise.
+    return G.eval().requires_grad_(False)
+
+
+def make_discriminator(seed=0):
+    torch.manual_seed(seed)
+    D = Discriminator(c_dim=0, img_resolution=SIDE, img_channels=3, channel_base=64, channel_max=4)
+    return D.eval().requires_grad_(False)
+
+
+def make_gan_run(folder, seed=0):
+    """A run folder of train_layered.py with an untrained snapshot."""
+    folder.mkdir(parents=True)
+    G = make_generator(seed)
+    data = dict(G=G, D=make_discriminator(seed), G_ema=G, training_set_kwargs=None, augment_pipe=None)
+    save_network_pkl(folder / "network-snapshot-000001.pkl", data)
+    return folder
+
+
+def small_resnet(weights=None):
+    """In the place of ResNet-18, which is slow to train and large to save: 512 features, batch normalisation."""
+    return nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 512, SIDE // 4),
+                         nn.Identity(), nn.Identity())
+
+
+def make_encoder(G, seed=0, max_shift=0.2):
+    torch.manual_seed(seed)
+    E = Encoder(SIDE, G.num_ws, G.w_dim, max_shift=max_shift)
+    E.set_mean(G.mapping.w_avg)
+    nn.init.normal_(E.head.weight, std=0.1)  # So that codes differ from picture to picture.
+    return E.eval().requires_grad_(False)
+
+
+def make_model(folder, kind="distill", seed=0, chunks=(("a.png", "b.png"), ("c.png",))):
+    """A model as `invert.py train` or `distill` leaves it, untrained."""
+    folder.mkdir(parents=True)
+    if kind == "distill":
+        torch.manual_seed(seed)
+        unet = UNet((4, 4, 4)).eval()
+        nn.init.normal_(unet.out.weight, std=30)  # So that masks have both black and white.
+        save_model(folder, kind, dict(unet=unet), dict(resolution=SIDE, options=dict(seed=seed)))
+        return folder
+    G = make_generator(seed)
+    networks = dict(E=make_encoder(G, seed), G=G, D=make_discriminator(seed))
+    meta = dict(resolution=SIDE, generator=fingerprint(G), options=dict(
+        seed=seed, network="runs/00000-gan", feature_resolution=8, feature_weight=1.0, mean_w_weight=0.0))
+    if kind == "chunks":
+        meta["chunks"] = [dict(file=f"chunk-{idx:05d}.safetensors", names=list(part))
+                          for idx, part in enumerate(chunks)]
+        for idx, chunk in enumerate(meta["chunks"]):
+            save_tensors(folder / chunk["file"], dict(E=make_encoder(G, seed + idx)))
+    save_model(folder, kind, networks, meta)
+    return folder
+
+
+def default_options(command):
+    """Options of a command of invert.py when none is given."""
+    return command.make_context(command.name, ["--outdir=out"]).params
+
+
+def picture(height=SIDE, width=SIDE, seed=0):
+    """Smooth colors, RGB."""
+    values = np.random.RandomState(seed).randint(0, 256, [4, 4, 3], dtype=np.uint8)
+    return PIL.Image.fromarray(values).resize((width, height), PIL.Image.Resampling.BICUBIC)
+
+
+def make_pictures(folder, names=("a.png", "b.png", "c.png")):
+    """A folder of pictures of different sizes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for idx, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        picture(17 + idx, 23 - idx, seed=idx).save(folder / name)
+    return folder
+
+
+def zip_folder(folder, path):
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(Path(folder).rglob("*")):
+            archive.write(file, file.relative_to(folder).as_posix())
+    return path
+
+
+class Bomb:
+    """A pickle of this writes a file when it is loaded."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (Path(self.path),)
