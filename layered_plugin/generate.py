@@ -1,0 +1,250 @@
+"""Draw scenes from a trained generator, each picture together with its mask and layers.
+
+Run as `python -m layered_plugin.generate`; options that upstream's generate.py has mean the same here.
+"""
+
+import contextlib
+import os
+import re
+import zipfile
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import PIL.Image
+import torch
+
+from layered_plugin.checkpoint import CheckpointError
+from layered_plugin.compose import Layers, composite
+from layered_plugin.dataset import to_uint8
+from layered_plugin.device import choose_device
+from layered_plugin.picture_zip import PictureZipWriter
+from layered_plugin.progress import progress
+from layered_plugin.report import picture_rows, save_picture
+from layered_plugin.snapshots import load_snapshot
+
+FOLDERS = ("composites", "masks", "cutouts", "backgrounds", "foregrounds")
+NOISE_MODES = ("const", "random", "none")
+SHEET_SCENES = 16  # Columns of a sheet; more are too wide to read at a glance.
+MAX_SEED = 2**32 - 1  # NumPy's.
+Scene = dict[str, np.ndarray]  # Folder to picture.
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Numbers and ranges, such as `0,3,5-9`, in the order given, each once; ValueError for any other text."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        found = re.fullmatch(r"\s*([0-9]+)(?:-([0-9]+))?\s*", part)
+        first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, -1)
+        if not first <= last <= MAX_SEED:
+            raise ValueError(f"--seeds must be numbers and rising ranges such as 0,3,5-9, up to {MAX_SEED}, "
+                             f"got {text!r}")
+        seeds.extend(range(first, last + 1))
+    return list(dict.fromkeys(seeds))
+
+
+def one_hot(G: Any, class_idx: int | None) -> list[float]:
+    """Label of a class, c_dim numbers; ValueError if the network has classes, but not this one (None = no class)."""
+    if G.c_dim > 0 and class_idx not in range(G.c_dim):
+        got = "none" if class_idx is None else class_idx
+        raise ValueError(f"--class must be from 0 to {G.c_dim - 1} for this conditional network, got {got}")
+    return [float(idx == class_idx) for idx in range(G.c_dim)]
+
+
+@torch.no_grad()
+def seed_codes(G: Any, seeds: Sequence[int], class_idx: int | None = None, truncation_psi: float = 1) -> torch.Tensor:
+    """Codes of upstream's scenes: z of a seed is `np.random.RandomState(seed).randn(1, G.z_dim)`.
+
+    Args:
+        G: Generator in evaluation mode.
+        seeds: N numbers below 2^32.
+        class_idx: Class, for a conditional network.
+        truncation_psi: Part of the way from the mean w to go, 1 = all of it.
+
+    Returns:
+        [N, num_ws, w_dim], on the generator's device.
+    """
+    device = G.mapping.w_avg.device
+    z = np.concatenate([np.random.RandomState(seed).randn(1, G.z_dim) for seed in seeds]).astype(np.float32)
+    c = torch.tensor(one_hot(G, class_idx), device=device).expand(len(seeds), -1)
+    return G.mapping(torch.from_numpy(z).to(device), c, truncation_psi=truncation_psi)
+
+
+def read_codes(path: str | os.PathLike[str], G: Any) -> torch.Tensor:
+    """`w` of an npz file of upstream's projector.py, [K, num_ws, w_dim]; click.ClickException if it does not fit G."""
+    try:
+        with open(path, "rb") as file:
+            w = np.load(file)["w"]
+    except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as err:
+        raise click.ClickException(f"--projected-w: {path}: not a readable npz file with an array w: {err}") from err
+    if w.dtype.kind != "f" or w.ndim != 3 or len(w) == 0 or w.shape[1:] != (G.num_ws, G.w_dim):
+        raise click.ClickException(f"--projected-w: {path}: w must be float [K, {G.num_ws}, {G.w_dim}] for this "
+                                   f"network, got {w.dtype} {list(w.shape)}")
+    return torch.from_numpy(w.astype(np.float32)).to(G.mapping.w_avg.device)
+
+
+@torch.no_grad()
+def draw_layers(G: Any, ws: torch.Tensor, noise_mode: str = "const", noise_seeds: Sequence[int] = (),
+                batch: int = 32) -> Layers:
+    """Draw scenes of which each depends on its own code alone, up to rounding.
+
+    Args:
+        G: Layered generator in evaluation mode.
+        ws: Codes, [N, num_ws, w_dim].
+        noise_mode: const, random or none.
+        noise_seeds: N seeds of random noise; it differs between kinds of device. The global generator is left alone.
+        batch: Scenes at a time; with random noise it is one.
+
+    Returns:
+        N scenes, computed in float32 also where the network was trained in half precision.
+    """
+    size = 1 if noise_mode == "random" else batch
+    scenes = []
+    with torch.random.fork_rng(devices=[ws.device] if ws.is_cuda else []):
+        for start in range(0, len(ws), size):
+            if noise_mode == "random":
+                torch.manual_seed(noise_seeds[start])
+            # The base may fuse modulation into the convolution for single pictures only, which rounds otherwise.
+            scenes.append(G.synthesis(ws[start:start + size], noise_mode=noise_mode, return_layers=True,
+                                      force_fp32=True, fused_modconv=False))
+    return Layers(*(torch.cat(layer) for layer in zip(*scenes, strict=True)))
+
+
+def to_pictures(layers: Layers) -> list[Scene]:
+    """Scenes as bytes.
+
+    Returns:
+        For each scene and each of `FOLDERS` a uint8 picture: mask [H, W], 255 = object; cut-out [H, W, 4], the
+        foreground with the mask as alpha; the others [H, W, 3]. The composite is `G(z, c)`, mixed from layers not yet
+        clamped to [-1, 1]: at soft edges it may not be the mix of the layers as written.
+    """
+    img, bg, fg = (to_uint8(x).expand(-1, 3, -1, -1).permute(0, 2, 3, 1).cpu().numpy()
+                   for x in (composite(layers), layers.bg, layers.fg))
+    mask = (layers.mask.squeeze(1) * 255).round().to(torch.uint8).cpu().numpy()
+    cutout = np.concatenate([fg, mask[..., None]], axis=3)
+    return [dict(zip(FOLDERS, parts, strict=True)) for parts in zip(img, mask, cutout, bg, fg, strict=True)]
+
+
+def draw_sheet(layers: Layers) -> PIL.Image.Image:
+    """Scenes side by side, one per column, the cut-out on black."""
+    return picture_rows(dict(composite=composite(layers), mask=layers.mask * 2 - 1, background=layers.bg,
+                             foreground=layers.fg, cutout=(layers.fg + 1) * layers.mask - 1))
+
+
+def write_scenes(scenes: Iterable[tuple[str, Scene]], outdir: str | os.PathLike[str] | None,
+                 zips: Sequence[str | os.PathLike[str]] = (), label: Sequence[float] = ()) -> None:
+    """Write named scenes to a folder, a pair of zips, or both.
+
+    Args:
+        scenes: At least one; read as they are written.
+        outdir: Gets a sub-folder for each of `FOLDERS`; files of the same name are replaced. None = no files.
+        zips: None, or two: composites, and their masks under the same names. They appear when all is written.
+        label: Label of every composite in its zip, empty = none.
+    """
+    with contextlib.ExitStack() as stack:
+        archives = [stack.enter_context(PictureZipWriter(path)) for path in zips]
+        folders = {folder: Path(outdir) / folder for folder in FOLDERS} if outdir is not None else {}
+        for path in folders.values():
+            path.mkdir(parents=True, exist_ok=True)
+        for name, scene in scenes:
+            for folder, path in folders.items():
+                PIL.Image.fromarray(scene[folder]).save(path / f"{name}.png")
+            for archive, folder, of_picture in zip(archives, ("composites", "masks"), (label, ()), strict=False):
+                archive.add(scene[folder], list(of_picture) or None)
+
+
+@click.command(context_settings=dict(show_default=True, max_content_width=100))
+@click.option("--network", help="Layered generator", required=True, metavar="RUN|PKL|URL")
+@click.option("--seeds", help="Scenes to draw, such as 0,3,5-9", metavar="LIST")
+@click.option("--trunc", help="Truncation psi, 1 = none", type=float, default=1.0, metavar="FLOAT")
+@click.option("--class", "class_idx", help="Class, for a conditional network", type=int, metavar="INT")
+@click.option("--noise-mode", help="Noise of the pictures", type=click.Choice(NOISE_MODES), default="const")
+@click.option("--projected-w", help="Codes to draw instead of seeds", metavar="NPZ")
+@click.option("--outdir", help="Folder for pictures of every kind", metavar="DIR")
+@click.option("--zip", "zip_path", help="Data set of the composites", metavar="ZIP")
+@click.option("--masks-zip", help="Its masks, by default NAME-masks.zip", metavar="ZIP")
+@click.option("--grid", help=f"Sheet of the first {SHEET_SCENES} scenes", metavar="PNG")
+@click.option("--batch", help="Scenes at a time", type=click.IntRange(min=1), default=32, metavar="INT")
+@click.option("--device", help="Where to draw", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto")
+def main(network: str, seeds: str | None, trunc: float, class_idx: int | None, noise_mode: str,
+         projected_w: str | None, outdir: str | None, zip_path: str | None, masks_zip: str | None, grid: str | None,
+         batch: int, device: str) -> None:
+    """Draw scenes from a trained generator: pictures together with their masks.
+
+    --outdir gets composites/seed0000.png and so on, and beside it masks/, cutouts/ (transparent around the object),
+    backgrounds/ and foregrounds/. --zip is a data set of composites in the order of the seeds, with its masks.
+    A network's pickle can run code: load only what you trust.
+
+    \b
+    Examples:
+    python -m layered_plugin.generate --network=runs/00000-my-cars --seeds=0-99 --outdir=out
+    python -m layered_plugin.generate --network=runs/00000-my-cars --seeds=0-9999 --zip=data/drawn.zip
+    python -m layered_plugin.generate --network=runs/00000-my-cars --seeds=3,5-9 --trunc=0.7 --grid=out/sheet.png
+    """
+    zips = _zip_pair(zip_path, masks_zip)
+    if outdir is None and grid is None and not zips:
+        raise click.UsageError("at least one of --outdir, --zip and --grid must be given")
+    if grid is not None and not grid.lower().endswith(".png"):
+        raise click.UsageError(f"--grid must end in .png, got {grid}")
+    G, numbers, codes, label = _choose_codes(network, seeds, trunc, class_idx, projected_w, device)
+    name = "seed{:04d}" if projected_w is None else "proj{:02d}"
+
+    def draw(part: list[int]) -> Layers:
+        return draw_layers(G, codes(part), noise_mode, part, batch)
+
+    try:
+        if grid is not None:
+            Path(grid).parent.mkdir(parents=True, exist_ok=True)
+            save_picture(draw_sheet(draw(numbers[:SHEET_SCENES])), grid)
+        if outdir is not None or zips:
+            parts = (numbers[start:start + batch] for start in range(0, len(numbers), batch))
+            scenes = (scene for part in parts for scene in to_pictures(draw(part)))
+            named = progress(zip(map(name.format, numbers), scenes, strict=True), len(numbers), "Scenes")
+            write_scenes(named, outdir, zips, label)
+    except OSError as err:
+        raise click.ClickException(f"--outdir, --zip, --masks-zip or --grid: can't be written: {err}") from err
+
+
+def _choose_codes(network: str, seeds: str | None, trunc: float, class_idx: int | None, projected_w: str | None,
+                  device: str) -> tuple[Any, list[int], Callable[[list[int]], torch.Tensor], list[float]]:
+    """From values of options to G, the numbers of the scenes, their codes, and the label of all."""
+    if seeds is None and projected_w is None:
+        raise click.UsageError("--seeds must be given, for example --seeds=0-99, or else --projected-w")
+    try:
+        numbers = parse_seeds(seeds) if seeds is not None else []
+        G = load_snapshot(network, choose_device(device))["G_ema"]
+        if projected_w is not None:
+            if seeds is not None or class_idx is not None or trunc != 1:
+                click.echo("WARNING: --seeds, --class and --trunc are ignored with --projected-w", err=True)
+            ws = read_codes(projected_w, G)
+            return G, list(range(len(ws))), ws.__getitem__, []
+        label = one_hot(G, class_idx)
+    except CheckpointError as err:
+        raise click.ClickException(f"--network: {err}") from err
+    except ValueError as err:
+        raise click.UsageError(str(err)) from err
+    if class_idx is not None and not label:
+        click.echo("WARNING: --class is ignored: the network is unconditional", err=True)
+    return G, numbers, partial(seed_codes, G, class_idx=class_idx, truncation_psi=trunc), label
+
+
+def _zip_pair(pictures: str | None, masks: str | None) -> list[str]:
+    """Values of --zip and --masks-zip, checked and completed; empty if no zip is asked for."""
+    if pictures is None:
+        if masks is not None:
+            raise click.UsageError("--masks-zip can only be given with --zip")
+        return []
+    pair = [pictures, masks or f"{pictures[:-len('.zip')]}-masks.zip"]
+    for option, path in zip(("--zip", "--masks-zip"), pair, strict=True):
+        if not path.lower().endswith(".zip"):
+            raise click.UsageError(f"{option} must end in .zip, got {path}")
+    if Path(pair[0]) == Path(pair[1]):
+        raise click.UsageError(f"--masks-zip must differ from --zip, got {masks} for both")
+    return pair
+
+
+if __name__ == "__main__":
+    main()
