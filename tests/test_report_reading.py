@@ -1,0 +1,33 @@
+"""Reading of runs: what a resumed run did twice, which models are of a network."""
+
+from pathlib import Path
+
+from fake_runs import lines, make_gan, make_model, tick
+
+from layered_plugin import report_reading
+
+
+def test_what_a_resumed_run_did_twice_counts_once(tmp_path):
+    gan = make_gan(tmp_path / "00000-shapes")
+    rows = [tick(0, 10), tick(1, 20), tick(2, 30), tick(1.5, 7), tick(2.5, 17)]
+    (gan / "stats.jsonl").write_text(lines(rows))
+    with (gan / "log.txt").open("a") as log:
+        log.write("Command: python train_layered.py --outdir=runs --resume=latest\nWARNING: w\nWARNING: w\n")
+    run = report_reading.read_gan_run(gan)
+    assert [row["Progress/kimg"] for row in run.stats] == [0, 1, 1.5, 2.5]
+    assert run.seconds == 20 + 17
+    assert [command.split()[-1] for command in run.commands] == ["--cfg=demo", "--resume=latest"]
+    assert run.warnings == ["w"]
+
+
+def test_models_are_found_by_their_network(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    gan, other = make_gan(Path("runs/00000-a")), make_gan(Path("runs/00001-a"))
+    make_model(Path("runs/00002-mine"), gan)
+    make_model(Path("runs/00003-others"), other)
+    make_model(Path("runs/00004-moved"), Path("elsewhere/00000-a"))
+    make_model(Path("runs/00005-url"), "https://example.org/00000-a")
+    assert report_reading.find_model_runs(gan) == [Path("runs/00002-mine"), Path("runs/00004-moved")]
+    twin = make_gan(Path("twin/00000-a"))
+    make_model(Path("runs/00006-twin"), twin)
+    assert Path("runs/00006-twin") not in report_reading.find_model_runs(gan)
