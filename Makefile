@@ -14,12 +14,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
 	@touch $@
 
-# Draw the built-in pictures, train the layered GAN on them, say where its layers can be seen.
-demo: $(INSTALLED) data/shapes.zip
-	$(PY) train_layered.py --outdir=runs --data=data/shapes.zip --cfg=demo
-
-data/shapes.zip: | $(INSTALLED)
-	$(PY) -m layered_plugin.shapes --dest=$@ --masks=data/shapes-masks.zip
+# The whole job on built-in pictures; finished steps are not repeated, `make clean` forgets them.
+demo: $(INSTALLED)
+	$(PY) -m layered_plugin.demo
 
 test: $(INSTALLED)
 	$(VENV)/bin/ruff check .

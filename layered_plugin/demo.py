@@ -1,0 +1,98 @@
+"""The whole job on built-in data, as ``make demo`` runs it: draw, train, learn to segment, evaluate, report.
+
+Every step is a command that a user could type; it is shown before it runs. Finished steps are not repeated.
+"""
+
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+DATA = Path("data")
+PAIRS = [f"--data={DATA}/shapes-test.zip", f"--masks={DATA}/shapes-test-masks.zip"]
+
+
+def run(title: str, command: Sequence[str]) -> None:
+    """Show and run one command.
+
+    Raises:
+        SystemExit: It failed.
+    """
+    click.echo(f"\n== {title}\n$ {shlex.join(['python', *command])}")
+    done = subprocess.run([sys.executable, *command], stdout=subprocess.DEVNULL if command[0] == "eval.py" else None)
+    if done.returncode != 0:
+        sys.exit(done.returncode)
+
+
+def finished(outdir: Path, kind: str, file: str) -> Path | None:
+    """The newest run folder of a kind that holds a file."""
+    found = sorted(path for path in outdir.glob(f"[0-9]*-{kind}-*") if list(path.glob(file)))
+    return found[-1] if found else None
+
+
+def learn(outdir: Path, kind: str, title: str, command: list[str]) -> Path:
+    """Train a model unless there is a finished one; an unfinished one is continued."""
+    if finished(outdir, kind, "model.json") is None:
+        begun = finished(outdir, kind, "training-state-*.pt")
+        run(title, [*command[:2], f"--outdir={outdir}", f"--resume={begun}"] if begun else command)
+    model = finished(outdir, kind, "model.json")
+    assert model is not None
+    return model
+
+
+@click.command()
+@click.option("--outdir", help="Where the runs go", metavar="DIR", default="runs/demo", show_default=True)
+@click.option("--kimg", help="Length of the generator's training", metavar="KIMG", type=float, default=24.0,
+              show_default=True)
+@click.option("--steps", help="Steps of each stage that follows", metavar="INT", type=click.IntRange(min=1),
+              default=250, show_default=True)
+def main(outdir: str, kimg: float, steps: int) -> None:
+    """Draw pictures, train the layered GAN, learn to segment, evaluate, write the report.
+
+    \b
+    Example:
+    python -m layered_plugin.demo --outdir=runs/demo
+    """
+    start, out = time.monotonic(), Path(outdir)
+    for dest, options in (("shapes", []), ("shapes-test", ["--num=2000", "--seed=1"])):
+        if not (DATA / f"{dest}.zip").is_file():
+            run("Draw pictures with shadow and light; their masks are for scoring only",
+                ["-m", "layered_plugin.shapes", f"--dest={DATA}/{dest}.zip", f"--masks={DATA}/{dest}-masks.zip",
+                 *options])
+    last = f"training-state-{int(kimg):06d}.pt"
+    if finished(out, "shapes-demo", last) is None:
+        begun = finished(out, "shapes-demo", "training-state-*.pt")
+        run("Train the layered generator on unlabelled pictures",
+            ["train_layered.py", f"--outdir={out}", *([f"--resume={begun}"] if begun else
+                                                      [f"--data={DATA}/shapes.zip", "--cfg=demo"]), f"--kimg={kimg:g}"])
+    gan = finished(out, "shapes-demo", last)
+    given = [f"--network={gan}", f"--data={DATA}/shapes.zip", f"--outdir={out}", f"--steps={steps}"]
+    distilled = learn(out, "distill", "Distil a segmenter from generated pictures, then real ones",
+                      ["invert.py", "distill", *given, f"--adapt={steps}"])
+    encoder = learn(out, "encoder", "Train the paper's encoder on the whole data set",
+                    ["invert.py", "train", *given, "--mode=dataset", f"--pretrain={steps}"])
+    judge = DATA / "judge-shapes-demo.pt"
+    if not judge.is_file():
+        run("Train a judge on true masks, to score generated scenes",
+            ["-m", "benchmarks.judge", f"--data={DATA}/shapes.zip", f"--masks={DATA}/shapes-masks.zip",
+             f"--test-data={DATA}/shapes-test.zip", f"--test-masks={DATA}/shapes-test-masks.zip", f"--dest={judge}",
+             f"--steps={steps}"])
+    run("Score the masks of generated scenes",
+        ["eval.py", "generated", f"--network={gan}", "--teacher=unet", f"--weights={judge}", "--num=2000"])
+    for model in (distilled, encoder):
+        run("Score the masks of real pictures never trained on", ["eval.py", "real", f"--model={model}", *PAIRS])
+    segmented = out / "segmented"
+    run("Segment them to files", ["invert.py", "segment", f"--model={distilled}", f"--images={DATA}/shapes-test.zip",
+                                  f"--outdir={segmented}"])
+    report = out / "report.html"
+    run("Write the report", ["eval.py", "report", str(gan), f"--segmented={segmented}", f"--dest={report}"])
+    click.echo(f"\nDone in {(time.monotonic() - start) / 60:.1f} minutes. Masks: {segmented}\n"
+               f"Report, open it in a browser: {report.resolve()}")
+
+
+if __name__ == "__main__":
+    main()
