@@ -1,0 +1,96 @@
+"""`make demo`: the order of its commands, each of them acceptable, none repeated; long work is replaced."""
+
+from types import SimpleNamespace
+
+import pytest
+from click.testing import CliRunner
+from command_examples import find_command, parse
+
+from layered_plugin import demo
+
+
+class FakeShell:
+    """Notes every command, and leaves behind the files by which the demo knows that it is finished."""
+
+    def __init__(self, fail_at=None):
+        self.commands, self.fail_at, self.folders = [], fail_at, 0
+
+    def run(self, args, **_kwargs):
+        command = args[1:]
+        self.commands.append(command)
+        values = dict(arg[2:].split("=", 1) for arg in command if arg.startswith("--") and "=" in arg)
+        for name in ("dest", "masks"):
+            if name in values and not command[0] == "eval.py":
+                demo.Path(values[name]).parent.mkdir(exist_ok=True)
+                demo.Path(values[name]).write_bytes(b"")
+        files = {"train_layered.py": ("shapes-demo-x", "training-state-000024.pt"),
+                 "distill": ("distill-x", "model.json"), "train": ("encoder-x", "model.json")}
+        key = command[0] if command[0] in files else command[1]
+        if key == self.fail_at:
+            return SimpleNamespace(returncode=3)
+        if key in files:
+            name, file = files[key]
+            folder = demo.Path(values["outdir"]) / f"{self.folders:05d}-{name}"
+            self.folders += 1
+            folder.mkdir(parents=True)
+            (folder / file).write_text("{}")
+        return SimpleNamespace(returncode=0)
+
+
+@pytest.fixture
+def shell(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    fake = FakeShell()
+    monkeypatch.setattr(demo.subprocess, "run", fake.run)
+    return fake
+
+
+def test_the_whole_job_in_order(shell):
+    result = CliRunner().invoke(demo.main, [])
+    assert result.exit_code == 0, result.output
+    done = [" ".join(command[:2]).split(" --")[0] for command in shell.commands]
+    assert done == ["-m layered_plugin.shapes", "-m layered_plugin.shapes", "train_layered.py", "invert.py distill",
+                    "invert.py train", "-m benchmarks.judge", "eval.py generated", "eval.py real", "eval.py real",
+                    "invert.py segment", "eval.py report"]
+    assert result.output.strip().splitlines()[-1].endswith("report.html")
+    for command in shell.commands:  # What a person would copy.
+        assert f"$ python {' '.join(command)}" in result.output
+
+
+def test_masks_are_read_for_scoring_only(shell):
+    CliRunner().invoke(demo.main, [])
+    for command in shell.commands:
+        learns = command[0] == "train_layered.py" or command[:2] in (["invert.py", "distill"], ["invert.py", "train"])
+        assert not (learns and any("masks" in arg for arg in command))
+
+
+def test_finished_steps_are_not_repeated(shell):
+    CliRunner().invoke(demo.main, [])
+    shell.commands.clear()
+    assert CliRunner().invoke(demo.main, []).exit_code == 0
+    assert {command[0] for command in shell.commands} == {"eval.py", "invert.py"}
+    assert not any(command[1] in ("distill", "train") for command in shell.commands)
+
+
+def test_begun_steps_are_continued(shell, tmp_path):
+    begun = tmp_path / "runs" / "demo" / "00000-shapes-demo-y"
+    begun.mkdir(parents=True)
+    (begun / "training-state-000008.pt").write_text("")
+    CliRunner().invoke(demo.main, [])
+    training = next(command for command in shell.commands if command[0] == "train_layered.py")
+    assert any(arg.startswith("--resume=") and arg.endswith("00000-shapes-demo-y") for arg in training)
+
+
+def test_a_failed_command_ends_the_demo_with_its_code(shell):
+    shell.fail_at = "distill"
+    result = CliRunner().invoke(demo.main, [])
+    assert result.exit_code == 3 and shell.commands[-1][1] == "distill"
+
+
+def test_every_command_is_accepted(shell):
+    CliRunner().invoke(demo.main, [])
+    for command in shell.commands:
+        if command[0] == "-m":
+            parse(find_command(" ".join(command[:2])), command[2:])
+        else:
+            parse(find_command(command[0]), command[1:])
