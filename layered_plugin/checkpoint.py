@@ -84,6 +84,18 @@ def training_states(run_dir: str | os.PathLike) -> list[Path]:
     return sorted(found, key=lambda p: int(STATE_PATTERN.fullmatch(p.name)[1]))  # type: ignore[index]
 
 
+def complete_run(path: str | os.PathLike[str]) -> Path:
+    """A path as it is, or, where nothing has that name, the one folder whose name begins with it.
+
+    Names of run folders are long: `runs/00001` or `runs/00001-distill` will do.
+    """
+    path = Path(path)
+    if path.exists() or not path.parent.is_dir():
+        return path
+    found = [folder for folder in path.parent.iterdir() if folder.is_dir() and folder.name.startswith(path.name)]
+    return found[0] if len(found) == 1 else path
+
+
 def find_run(outdir: str | os.PathLike, resume: str) -> Path:
     """Resolve ``--resume=latest|RUN`` to a run folder that holds a training state.
 

@@ -39,7 +39,7 @@ def run_generated(*, network: str, num: int, seed: int, trunc: float, teacher: s
         own_px = G_ema.img_resolution
         size_px = detector_size or (MASKRCNN_SIZE_PX if teacher == "maskrcnn" else own_px)
         judge, description = make_teacher(teacher, size_px=size_px, device=device, **judging)
-        folder = _record_folder(network, "--network")
+        folder = _record_folder(snapshot["path"], "--network")
         if fid is not None:
             fidelity = Fidelity(fid_weights, device=device)
             real = RealPictures(fid, own_px, (snapshot.get("training_set_kwargs") or {}).get("size_px"))

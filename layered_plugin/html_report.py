@@ -16,7 +16,7 @@ import jinja2
 
 from layered_plugin import report_tables
 from layered_plugin.charts import Chart
-from layered_plugin.checkpoint import atomic_write
+from layered_plugin.checkpoint import atomic_write, complete_run
 from layered_plugin.report_facts import Fact, gan_facts, key_numbers, lead, model_facts, shown_options, title
 from layered_plugin.report_figures import (
     gan_charts,
@@ -78,8 +78,9 @@ def write_report(run: str | os.PathLike[str], dest: str | os.PathLike[str] | Non
     Raises:
         ReportError: A folder is none of these, a file is damaged, or the report can't be written.
     """
-    page = render(collect(Path(run), [Path(model) for model in models], segmented))
-    path = Path(dest) if dest is not None else Path(run) / "report.html"
+    run = complete_run(run)
+    page = render(collect(run, [complete_run(model) for model in models], segmented))
+    path = Path(dest) if dest is not None else run / "report.html"
     try:
         with atomic_write(path) as file:
             file.write(page.encode())

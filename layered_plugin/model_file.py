@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 from training.networks import Discriminator
 
-from layered_plugin.checkpoint import atomic_write
+from layered_plugin.checkpoint import atomic_write, complete_run
 from layered_plugin.encoder import Encoder
 from layered_plugin.networks import LayeredGenerator
 from layered_plugin.unet import UNet
@@ -37,10 +37,11 @@ def find_model(path: str | os.PathLike[str]) -> Path:
     Raises:
         ModelError: There is no model, or not yet.
     """
-    folder = Path(path) if Path(path).is_dir() else Path(path).parent
-    if Path(path).exists() and (folder / "options.json").is_file() and not (folder / "model.json").is_file():
+    path = complete_run(path)
+    folder = path if path.is_dir() else path.parent
+    if path.exists() and (folder / "options.json").is_file() and not (folder / "model.json").is_file():
         raise ModelError(f"{path}: this run is not finished; go on with invert.py and --resume={folder}")
-    if not Path(path).exists() or not (folder / "model.json").is_file():
+    if not path.exists() or not (folder / "model.json").is_file():
         raise ModelError(f"{path}: holds no model.json; give the run folder of invert.py train or distill")
     return folder
 

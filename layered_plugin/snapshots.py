@@ -5,14 +5,13 @@ without pickles (`model_file.py`).
 """
 
 import os
-from pathlib import Path
 from typing import Any
 
 import dnnlib
 import legacy
 import torch
 
-from layered_plugin.checkpoint import CheckpointError
+from layered_plugin.checkpoint import CheckpointError, complete_run
 
 
 def find_snapshot(path: str | os.PathLike[str]) -> str:
@@ -21,11 +20,14 @@ def find_snapshot(path: str | os.PathLike[str]) -> str:
     Raises:
         CheckpointError: There is none.
     """
-    if "://" in str(path) or Path(path).is_file():
+    if "://" in str(path):
         return str(path)
-    if not Path(path).exists():
+    path = complete_run(path)
+    if path.is_file():
+        return str(path)
+    if not path.exists():
         raise CheckpointError(f"{path}: no such file or run folder")
-    found = list(Path(path).glob("network-snapshot-*.pkl"))
+    found = list(path.glob("network-snapshot-*.pkl"))
     if not found:
         raise CheckpointError(f"{path}: holds no network-snapshot-*.pkl; is it the run folder of train_layered.py?")
     return str(max(found, key=lambda file: (len(file.name), file.name)))  # From kimg 1000000 on names are longer.

@@ -75,3 +75,14 @@ def test_latest_is_the_run_saved_last(tmp_path):
 def test_nothing_to_resume_from_is_an_error(tmp_path, resume):
     with pytest.raises(CheckpointError, match="training-state"):
         find_run(tmp_path, "latest" if resume == "latest" else str(tmp_path))
+
+
+def test_beginning_of_a_run_folders_name_will_do(tmp_path):
+    for name in ("00000-cars-demo-32px", "00001-distill-cars", "00010-distill-cars"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "00002-file").write_text("")
+    assert checkpoint.complete_run(tmp_path / "00000-cars") == tmp_path / "00000-cars-demo-32px"
+    assert checkpoint.complete_run(tmp_path / "00001") == tmp_path / "00001-distill-cars"
+    for kept in ("00001-distill-cars", "0000", "00002", "cars"):  # Whole, not unique, no folder, not the beginning.
+        assert checkpoint.complete_run(tmp_path / kept) == tmp_path / kept
+    assert checkpoint.complete_run(tmp_path / "gone" / "00000") == tmp_path / "gone" / "00000"
