@@ -27,9 +27,10 @@ RESUME_OPTIONS = {"outdir", "resume", "dry_run", "kimg", "snap", "tick", "worker
 
 def setup_training_config(*, data, gpus, snap, metrics, seed, cond, subset, mirror, cfg, gamma, kimg, batch, aug, p,
                           target, augpipe, resume, freezed, fp32, nhwc, nobench, allow_tf32, workers, shift, mask_min,
-                          mask_size_weight, mask_binary_weight, mask_border_weight, bg_jitter, crop, generator,
-                          mapping, resolution, device_name, precision, batch_gpu, pl_weight, style_mix, cbase, cmax,
-                          w_dim, map_depth, lr, tick, on_collapse) -> tuple[str, dict[str, Any]]:
+                          mask_size_weight, mask_binary_weight, mask_border_weight, mask_overlap_weight, bg_jitter,
+                          crop, objects, generator, mapping, resolution, device_name, precision, batch_gpu,
+                          pl_weight, style_mix, cbase, cmax, w_dim, map_depth, lr, tick,
+                          on_collapse) -> tuple[str, dict[str, Any]]:
     """Turn option values into the parameters of ``training_loop``; makes no folder and touches no device.
 
     Returns:
@@ -68,6 +69,9 @@ def setup_training_config(*, data, gpus, snap, metrics, seed, cond, subset, mirr
     if batch_gpu % mbstd != 0:
         raise click.UsageError(f"--batch-gpu must be a multiple of the minibatch-std group {mbstd}, got {batch_gpu}")
     channels = dict(channel_base=cbase or int(base["fmaps"] * 32768), channel_max=cmax)
+
+    if mask_overlap_weight > 0 and objects == 1:
+        raise click.UsageError(f"--mask-overlap-weight={mask_overlap_weight:g} needs --objects of at least 2, got 1")
 
     # Device and precision.
     if fp32 and precision not in ("auto", "fp32"):
@@ -114,7 +118,8 @@ def setup_training_config(*, data, gpus, snap, metrics, seed, cond, subset, mirr
         data_loader_kwargs=dict(pin_memory=device_name == "cuda", num_workers=workers,
                                 prefetch_factor=2 if workers > 0 else None),
         G_kwargs=dict(class_name="layered_plugin.networks.LayeredGenerator", z_dim=w_dim, w_dim=w_dim,
-                      generator=generator, mapping=mapping, mapping_kwargs=dict(num_layers=base["map_depth"]),
+                      generator=generator, mapping=mapping, num_objects=objects,
+                      mapping_kwargs=dict(num_layers=base["map_depth"]),
                       synthesis_kwargs=dict(channels, **half, **block)),
         D_kwargs=dict(class_name="training.networks.Discriminator", architecture="orig" if cfg == "cifar" else "resnet",
                       **channels, **half, block_kwargs=block_D, mapping_kwargs={},
@@ -124,7 +129,8 @@ def setup_training_config(*, data, gpus, snap, metrics, seed, cond, subset, mirr
         loss_kwargs=dict(class_name="layered_plugin.loss.LayeredLoss", r1_gamma=base["gamma"], pl_weight=pl_weight,
                          style_mixing_prob=style_mix, shift=shift, mask_min=mask_min,
                          mask_size_weight=mask_size_weight, mask_binary_weight=mask_binary_weight,
-                         mask_border_weight=mask_border_weight, bg_jitter=bg_jitter),
+                         mask_border_weight=mask_border_weight, mask_overlap_weight=mask_overlap_weight,
+                         bg_jitter=bg_jitter),
         metrics=metrics, random_seed=seed, num_gpus=gpus, device=device_name, resolution=resolution,
         batch_size=batch, batch_gpu=batch_gpu, ema_kimg=base["ema"], ema_rampup=base["ramp"] if not resume else None,
         G_reg_interval=4 if pl_weight > 0 else None, D_reg_interval=16,
@@ -134,7 +140,8 @@ def setup_training_config(*, data, gpus, snap, metrics, seed, cond, subset, mirr
         resume_pkl=resume, resume_state=None, cudnn_benchmark=not nobench, allow_tf32=allow_tf32,
         on_collapse=on_collapse)
     parts = [name, "cond" if cond else "", f"subset{subset}" if subset else "", "mirror" if mirror else "",
-             f"{cfg}{gpus}" if cfg == "auto" else cfg, f"{resolution}px", f"kimg{base['kimg']:g}", f"batch{batch}",
+             f"objects{objects}" if objects > 1 else "", f"{cfg}{gpus}" if cfg == "auto" else cfg,
+             f"{resolution}px", f"kimg{base['kimg']:g}", f"batch{batch}",
              aug if aug != "ada" else "", f"p{p:g}" if p is not None else "", f"shift{shift:g}", f"seed{seed}",
              "resumecustom" if resume else ""]
     return "-".join(part for part in parts if part), config
@@ -215,9 +222,12 @@ def resume_config(resume: str, outdir: str, opts: dict[str, Any], given: set[str
               default=2.0, metavar="FLOAT")
 @click.option("--mask-border-weight", help="Weight of the mask along the border", type=click.FloatRange(min=0),
               default=0.0, metavar="FLOAT")
+@click.option("--mask-overlap-weight", help="Weight of the overlap of objects", type=click.FloatRange(min=0),
+              default=0.0, metavar="FLOAT")
 @click.option("--bg-jitter", help="Background contrast jitter, 0 = off", type=click.FloatRange(0, 1), default=0.3,
               metavar="FRAC")
 @click.option("--crop", help="Crop real pictures at random", type=bool, default=True, metavar="BOOL")
+@click.option("--objects", help="Objects per picture (K)", type=click.IntRange(min=1), default=1, metavar="INT")
 @click.option("--generator", help="Synthesis networks", type=click.Choice(["separate", "single"]),
               default="separate")
 @click.option("--mapping", help="Mapping networks", type=click.Choice(["separate", "shared"]), default="separate")

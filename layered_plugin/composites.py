@@ -7,8 +7,9 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -19,7 +20,8 @@ import numpy as np
 from PIL import Image
 
 from layered_plugin.collage import PRESETS, SUPERSAMPLE, Composite, ImpossibleRecipeError, Recipe, draw_composite
-from layered_plugin.picture_zip import PictureZipWriter
+from layered_plugin.occlusion import MAX_OBJECTS, CrowdedError
+from layered_plugin.picture_zip import PictureZipWriter, check_zips
 from layered_plugin.progress import progress
 from layered_plugin.sources import Source, find_files, load, prepare_background, prepare_cutout
 
@@ -35,13 +37,13 @@ class Job:
     recipe: Recipe
     size: int
     seed: int
+    num_objects: int = 1
 
     def draw(self, numbers: range) -> list[Composite]:
         """Draw the pictures of the given numbers."""
         return [
-            draw_composite(
-                self.cutouts, self.backgrounds, self.recipe, self.size, np.random.default_rng([self.seed, number])
-            )
+            draw_composite(self.cutouts, self.backgrounds, self.recipe, self.size,
+                           np.random.default_rng([self.seed, number]), self.num_objects)
             for number in numbers
         ]
 
@@ -82,14 +84,13 @@ def draw_all(job: Job, num: int, jobs: int = 1) -> Iterator[Composite]:
             yield from composites
 
 
-def write_dataset(composites: Iterator[Composite], num: int, dest: str, masks: str, manifest: str) -> float:
-    """Write pictures, masks and manifest; all three appear only when complete.
+def write_dataset(composites: Iterator[Composite], num: int, zips: Mapping[str, str], manifest: str) -> float:
+    """Write pictures, masks and manifest; all appear only when complete.
 
     Args:
         composites: Pictures.
         num: How many there are.
-        dest: Zip for the pictures.
-        masks: Zip for the masks.
+        zips: Field of Composite to the zip for it; `picture` among them.
         manifest: File of one JSON record a picture.
 
     Returns:
@@ -99,14 +100,11 @@ def write_dataset(composites: Iterator[Composite], num: int, dest: str, masks: s
     Path(manifest).parent.mkdir(parents=True, exist_ok=True)
     partial = Path(f"{manifest}.{os.getpid()}.part")
     try:
-        with (
-            PictureZipWriter(dest) as picture_writer,
-            PictureZipWriter(masks) as mask_writer,
-            open(partial, "w") as records,
-        ):
+        with ExitStack() as stack:
+            writers = {field: stack.enter_context(PictureZipWriter(path)) for field, path in zips.items()}
+            records = stack.enter_context(open(partial, "w"))
             for composite in progress(composites, num, "composites"):
-                name = picture_writer.add(composite.picture)
-                mask_writer.add(composite.mask)
+                name = [writer.add(getattr(composite, field)) for field, writer in writers.items()][0]
                 records.write(json.dumps({"picture": name, **composite.record}) + "\n")
                 share += float(composite.mask.mean()) / 255.0
         os.replace(partial, manifest)
@@ -173,7 +171,10 @@ def _hold_out(cutouts: list[Source], every: int | None, split: str) -> list[Sour
 @click.option("--backgrounds-exclude", help="Photographs to leave out (repeatable)", metavar="PATTERN", multiple=True)
 @click.option("--dest", help="Zip for the pictures", metavar="ZIP", required=True)
 @click.option("--masks", help="Zip for the true masks", metavar="ZIP", required=True)
+@click.option("--labels", help="Zip for the label pictures", metavar="ZIP")
 @click.option("--manifest", help="Records, one a picture  [default: DEST-manifest.jsonl]", metavar="JSONL")
+@click.option("--objects", help="Objects per picture (K)", metavar="INT", type=click.IntRange(1, MAX_OBJECTS),
+              default=1, show_default=True)
 @click.option("--num", help="Number of pictures", metavar="INT", type=click.IntRange(min=1), default=20000,
               show_default=True)
 @click.option("--size", help="Side of the pictures", metavar="PX", type=click.IntRange(min=8), default=36,
@@ -199,14 +200,15 @@ def _hold_out(cutouts: list[Source], every: int | None, split: str) -> list[Sour
 @click.option("--light", help="Change of light from edge to edge", metavar="FRAC", type=click.FloatRange(0, 1.5))
 def main(
     cutouts: tuple[str, ...], cutouts_exclude: tuple[str, ...], backgrounds: tuple[str, ...],
-    backgrounds_exclude: tuple[str, ...], dest: str, masks: str, manifest: str | None, num: int, size: int,
-    seed: int, jobs: int, holdout: int | None, split: str, preset: str,
+    backgrounds_exclude: tuple[str, ...], dest: str, masks: str, labels: str | None, manifest: str | None,
+    objects: int, num: int, size: int, seed: int, jobs: int, holdout: int | None, split: str, preset: str,
     **recipe_options: float | tuple[float, float] | None,
 ) -> None:
     """Make a data set with exact masks from RGBA cut-outs and background photographs.
 
     Folders are searched with their subfolders. Patterns are shell patterns on the path within the folder. Options
     that are not given take the preset's value; the same options and files give the same bytes for any --jobs.
+    A mask is of all objects of a picture together; a label picture has 0 = background, 1 to K = the visible object.
 
     \b
     Example:
@@ -214,34 +216,33 @@ def main(
         --cutouts-exclude='cartoon/*' --backgrounds=/usr/share/backgrounds/mate/nature \\
         --dest=data/fruit.zip --masks=data/fruit-masks.zip --preset=plants-lit
     """
-    for option, path in (("--dest", dest), ("--masks", masks)):
-        if not path.lower().endswith(".zip"):
-            raise click.UsageError(f"{option} must end in .zip, got {path}")
-    if dest == masks:
-        raise click.UsageError(f"--masks must differ from --dest, got {masks} for both")
+    paths = check_zips({"--dest": dest, "--masks": masks, "--labels": labels})
     chosen: dict[str, Any] = {
         field.name: recipe_options[field.name] for field in fields(Recipe) if recipe_options[field.name] is not None
     }
-    recipe = replace(PRESETS[preset], **chosen)
+    recipe = replace(PRESETS[preset].for_objects(objects), **chosen)
     if recipe.shadow_strength > 0 and recipe.shadow_blur == 0:
         raise click.UsageError(f"--shadow-strength needs --shadow-blur above 0, got {recipe.shadow_strength} and 0")
 
-    objects = _load_or_fail(
+    cutout_sources = _load_or_fail(
         "--cutouts", cutouts, cutouts_exclude, prepare_cutout, math.ceil(recipe.scale[1] * size * SUPERSAMPLE)
     )
     # Half again as many pixels as the smallest crop needs, so that none is magnified.
     scenes = _load_or_fail(
         "--backgrounds", backgrounds, backgrounds_exclude, prepare_background, math.ceil(1.5 * size / recipe.crop[0])
     )
-    job = Job(_hold_out(objects, holdout, split), scenes, recipe, size, seed)
+    job = Job(_hold_out(cutout_sources, holdout, split), scenes, recipe, size, seed, objects)
+    zips = dict(zip(("picture", "mask", "labels"), paths.values(), strict=False))
     try:
         share = write_dataset(
-            draw_all(job, num, jobs), num, dest, masks, manifest or f"{Path(dest).with_suffix('')}-manifest.jsonl"
+            draw_all(job, num, jobs), num, zips, manifest or f"{Path(dest).with_suffix('')}-manifest.jsonl"
         )
     except ImpossibleRecipeError as error:
         raise click.ClickException(f"--min-coverage: {error}") from error
+    except CrowdedError as error:
+        raise click.ClickException(f"--objects, --scale: {error}") from error
     except OSError as error:
-        raise click.ClickException(f"--dest, --masks, --manifest: cannot be written ({error})") from error
+        raise click.ClickException(f"{', '.join(paths)}, --manifest: cannot be written ({error})") from error
     print(f"{num} pictures, object share {share:.3f}", file=sys.stderr)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from scipy import ndimage
 
-from layered_plugin.compose import Layers, composite
+from layered_plugin.compose import Layers, composite, fold_objects, unfold_objects, union_mask
 from layered_plugin.pair_augment import disturb, random_affine
 from layered_plugin.perturb import random_shift, shift_foreground
 from layered_plugin.scene_augment import clean_edges, vary_shape
@@ -96,7 +96,7 @@ class PairSampler:
 
     @torch.no_grad()
     def scenes(self, num: int) -> Layers:
-        """Draw N scenes with clean edges, some of them with bent outlines, and shifted foregrounds."""
+        """Draw N scenes of objects with clean edges, some of them with bent outlines, each shifted by its own."""
         device = next(self.G.parameters()).device
         z = torch.randn([num, self.G.z_dim], generator=self.generator).to(device)
         c = torch.zeros([num, self.G.c_dim], device=device)
@@ -104,14 +104,14 @@ class PairSampler:
             c[torch.arange(num), torch.randint(self.G.c_dim, [num], generator=self.generator)] = 1
         ws = self.G.mapping(z, c)
         layers = self.G.synthesis(ws, noise_mode="random", return_layers=True, force_fp32=self.force_fp32)
-        layers = vary_shape(clean_edges(layers), self.vary, self.generator)
+        objects = vary_shape(clean_edges(fold_objects(layers)), self.vary, self.generator)
         if self.max_px > 0:
-            shift = random_shift(num, self.max_px, generator=self.generator).to(device)
-            layers = shift_foreground(layers, shift)
-        return layers
+            shift = random_shift(len(objects.mask), self.max_px, generator=self.generator).to(device)
+            objects = shift_foreground(objects, shift)
+        return unfold_objects(objects, layers.bg)
 
     def batch(self, num: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Draw until `num` pairs serve, then augment them.
+        """Draw until `num` pairs serve, then augment them; a mask is of all objects of a scene together.
 
         Returns:
             Pictures [num, 3, H, W] in [-1, 1] and masks [num, 1, H, W] in [0, 1].
@@ -123,7 +123,7 @@ class PairSampler:
         masks: list[torch.Tensor] = []
         while sum(map(len, pictures)) < num:
             layers = self.scenes(num)
-            img, mask = self.keep(composite(layers).clamp(-1, 1), layers.mask)
+            img, mask = self.keep(composite(layers).clamp(-1, 1), union_mask(layers))
             self.drawn, self.kept = self.drawn + num, self.kept + len(img)
             if self.drawn >= 1000 and self.kept < 0.01 * self.drawn:
                 raise ValueError(f"only {self.kept} of {self.drawn} generated masks cover between "

@@ -3,34 +3,29 @@
 Run as `python -m layered_plugin.generate`; options that upstream's generate.py has mean the same here.
 """
 
-import contextlib
 import os
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
-import PIL.Image
 import torch
 
 from layered_plugin.checkpoint import CheckpointError
-from layered_plugin.compose import Layers, composite
-from layered_plugin.dataset import to_uint8
+from layered_plugin.compose import Layers
 from layered_plugin.device import choose_device
-from layered_plugin.picture_zip import PictureZipWriter
 from layered_plugin.progress import progress
-from layered_plugin.report import picture_rows, save_picture
+from layered_plugin.report import save_picture
+from layered_plugin.scene_files import draw_sheet, to_pictures, write_scenes
 from layered_plugin.snapshots import load_snapshot
 
-FOLDERS = ("composites", "masks", "cutouts", "backgrounds", "foregrounds")
 NOISE_MODES = ("const", "random", "none")
 SHEET_SCENES = 16  # Columns of a sheet; more are too wide to read at a glance.
 MAX_SEED = 2**32 - 1  # NumPy's.
-Scene = dict[str, np.ndarray]  # Folder to picture.
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -113,49 +108,6 @@ def draw_layers(G: Any, ws: torch.Tensor, noise_mode: str = "const", noise_seeds
     return Layers(*(torch.cat(layer) for layer in zip(*scenes, strict=True)))
 
 
-def to_pictures(layers: Layers) -> list[Scene]:
-    """Scenes as bytes.
-
-    Returns:
-        For each scene and each of `FOLDERS` a uint8 picture: mask [H, W], 255 = object; cut-out [H, W, 4], the
-        foreground with the mask as alpha; the others [H, W, 3]. The composite is `G(z, c)`, mixed from layers not yet
-        clamped to [-1, 1]: at soft edges it may not be the mix of the layers as written.
-    """
-    img, bg, fg = (to_uint8(x).expand(-1, 3, -1, -1).permute(0, 2, 3, 1).cpu().numpy()
-                   for x in (composite(layers), layers.bg, layers.fg))
-    mask = (layers.mask.squeeze(1) * 255).round().to(torch.uint8).cpu().numpy()
-    cutout = np.concatenate([fg, mask[..., None]], axis=3)
-    return [dict(zip(FOLDERS, parts, strict=True)) for parts in zip(img, mask, cutout, bg, fg, strict=True)]
-
-
-def draw_sheet(layers: Layers) -> PIL.Image.Image:
-    """Scenes side by side, one per column, the cut-out on black."""
-    return picture_rows(dict(composite=composite(layers), mask=layers.mask * 2 - 1, background=layers.bg,
-                             foreground=layers.fg, cutout=(layers.fg + 1) * layers.mask - 1))
-
-
-def write_scenes(scenes: Iterable[tuple[str, Scene]], outdir: str | os.PathLike[str] | None,
-                 zips: Sequence[str | os.PathLike[str]] = (), label: Sequence[float] = ()) -> None:
-    """Write named scenes to a folder, a pair of zips, or both.
-
-    Args:
-        scenes: At least one; read as they are written.
-        outdir: Gets a sub-folder for each of `FOLDERS`; files of the same name are replaced. None = no files.
-        zips: None, or two: composites, and their masks under the same names. They appear when all is written.
-        label: Label of every composite in its zip, empty = none.
-    """
-    with contextlib.ExitStack() as stack:
-        archives = [stack.enter_context(PictureZipWriter(path)) for path in zips]
-        folders = {folder: Path(outdir) / folder for folder in FOLDERS} if outdir is not None else {}
-        for path in folders.values():
-            path.mkdir(parents=True, exist_ok=True)
-        for name, scene in scenes:
-            for folder, path in folders.items():
-                PIL.Image.fromarray(scene[folder]).save(path / f"{name}.png")
-            for archive, folder, of_picture in zip(archives, ("composites", "masks"), (label, ()), strict=False):
-                archive.add(scene[folder], list(of_picture) or None)
-
-
 @click.command(context_settings=dict(show_default=True, max_content_width=100))
 @click.option("--network", help="Layered generator", required=True, metavar="RUN|PKL|URL")
 @click.option("--seeds", help="Scenes to draw, such as 0,3,5-9", metavar="LIST")
@@ -175,8 +127,9 @@ def main(network: str, seeds: str | None, trunc: float, class_idx: int | None, n
     """Draw scenes from a trained generator: pictures together with their masks.
 
     --outdir gets composites/seed0000.png and so on, and beside it masks/, cutouts/ (transparent around the object),
-    backgrounds/ and foregrounds/. --zip is a data set of composites in the order of the seeds, with its masks.
-    A network's pickle can run code: load only what you trust.
+    backgrounds/ and foregrounds/. If the network draws several objects, masks/ is of all together, and masks1/ (what is
+    visible), cutouts1/ and foregrounds1/ of the hindmost, masks2/ and so on of the others. --zip is a data set of
+    composites in the order of the seeds, with its masks. A network's pickle can run code: load only what you trust.
 
     \b
     Examples:

@@ -7,7 +7,7 @@ import torch
 from torch_utils import misc, training_stats
 from training.loss import StyleGAN2Loss
 
-from layered_plugin.compose import Layers, composite
+from layered_plugin.compose import Layers, composite, fold_objects
 from layered_plugin.perturb import jitter_contrast, random_shift, shift_foreground
 
 
@@ -66,6 +66,19 @@ def mask_border_loss(mask: torch.Tensor) -> torch.Tensor:
     return torch.cat(ring, dim=1).mean(dim=1)
 
 
+def mask_overlap_loss(mask: torch.Tensor) -> torch.Tensor:
+    """Penalize masks of several objects that cover the same pixels; ours, not the paper's.
+
+    Args:
+        mask: Opacity of each object, [N, K, H, W], in [0, 1].
+
+    Returns:
+        Mean over the pixels of m_i * m_j, summed over the pairs of objects, per image, [N]; zero for K = 1.
+    """
+    pairs = (mask.sum(dim=1).square() - mask.square().sum(dim=1)) / 2  # [N, H, W]
+    return pairs.mean(dim=[1, 2])
+
+
 def _check_mask(mask: torch.Tensor) -> None:
     if mask.ndim != 4 or mask.shape[1] != 1:
         raise ValueError(f"Expected argument `mask` to be [N, 1, H, W], but got {list(mask.shape)}")
@@ -75,7 +88,8 @@ class LayeredLoss(StyleGAN2Loss):
     """The host's loss, with shifted composites in place of pictures, and the mask terms in Gmain.
 
     ``run_G`` returns the perturbed composite, so that the discriminator phases and path length see it too; the
-    mask terms see the unshifted mask, as the paper's equations have it.
+    mask terms see the unshifted mask, as the paper's equations have it. Each object has a shift of its own, and each
+    mask terms of its own, which are summed over the objects.
     """
 
     def __init__(self, device, G_mapping, G_synthesis, D, augment_pipe=None,
@@ -89,6 +103,7 @@ class LayeredLoss(StyleGAN2Loss):
         mask_size_weight    = 2,        # Weight of Eq. 3 (gamma_1), 0 = disable.
         mask_binary_weight  = 2,        # Weight of Eq. 4 (gamma_2), 0 = disable.
         mask_border_weight  = 0,        # Weight of the mask along the border, 0 = disable.
+        mask_overlap_weight = 0,        # Weight of the overlap of several objects' masks, 0 = disable.
         bg_jitter           = 0.3,      # Half width of the background's contrast factor, 0 = disable.
     ):
         super().__init__(device=device, G_mapping=G_mapping, G_synthesis=G_synthesis, D=D, augment_pipe=augment_pipe,
@@ -99,6 +114,7 @@ class LayeredLoss(StyleGAN2Loss):
         self.mask_size_weight = mask_size_weight
         self.mask_binary_weight = mask_binary_weight
         self.mask_border_weight = mask_border_weight
+        self.mask_overlap_weight = mask_overlap_weight
         self.bg_jitter = bg_jitter
 
     def run_layers(self, z, c, sync) -> tuple[Layers, torch.Tensor]:
@@ -118,10 +134,11 @@ class LayeredLoss(StyleGAN2Loss):
         return layers, ws
 
     def perturb(self, layers: Layers) -> torch.Tensor:
-        """Shift foreground and mask, jitter the background, composite (Eq. 2)."""
+        """Shift each object, jitter the background, composite (Eq. 2)."""
         max_px = round(self.shift * layers.mask.shape[3])
         if max_px > 0:
-            layers = shift_foreground(layers, random_shift(len(layers.mask), max_px, device=layers.mask.device))
+            num_shifts = len(layers.mask) * layers.mask.shape[1]
+            layers = shift_foreground(layers, random_shift(num_shifts, max_px, device=layers.mask.device))
         return composite(layers._replace(bg=jitter_contrast(layers.bg, self.bg_jitter)))
 
     def run_G(self, z, c, sync):
@@ -146,16 +163,23 @@ class LayeredLoss(StyleGAN2Loss):
         training_stats.report("Loss/signs/fake", gen_logits.sign())
         loss_gan = torch.nn.functional.softplus(-gen_logits)
         training_stats.report("Loss/G/loss", loss_gan)
-        loss_size = mask_size_loss(layers.mask, self.mask_min)
-        loss_binary = mask_binary_loss(layers.mask)
+        num_objects = layers.mask.shape[1]
+        mask = fold_objects(layers).mask  # [N * K, 1, H, W]
+        loss_size = mask_size_loss(mask, self.mask_min)
+        loss_binary = mask_binary_loss(mask)
         training_stats.report("Loss/mask/size", loss_size)
-        loss_border = mask_border_loss(layers.mask)
+        loss_border = mask_border_loss(mask)
         training_stats.report("Loss/mask/binary", loss_binary)
         training_stats.report("Loss/mask/border", loss_border)
         report_layers(layers)
         mask_terms = (self.mask_size_weight * loss_size + self.mask_binary_weight * loss_binary
-                      + self.mask_border_weight * loss_border)  # [N]
-        (loss_gan.mean() + mask_terms.mean()).mul(gain).backward()
+                      + self.mask_border_weight * loss_border)  # [N * K]
+        loss = loss_gan.mean() + mask_terms.mean() * num_objects
+        if num_objects > 1:
+            loss_overlap = mask_overlap_loss(layers.mask)
+            training_stats.report("Loss/mask/overlap", loss_overlap)
+            loss = loss + self.mask_overlap_weight * loss_overlap.mean()
+        loss.mul(gain).backward()
 
 
 @torch.no_grad()
@@ -163,16 +187,19 @@ def report_layers(layers: Layers) -> None:
     """Report what tells a healthy mask from a collapsed one, as training statistics ``Layers/...``.
 
     ``coverage``: mean mask. ``border``: mean mask along the outermost pixels. ``binarity``: share of mask pixels
-    outside [0.1, 0.9]. ``all_bg``, ``all_fg``: share of masks that cover less than 1 % or more than 99 %.
-    ``mask_variation``: standard deviation of a mask pixel over the batch, averaged over the pixels: 0 = the same
-    mask for every z. ``difference``: mean absolute difference between foreground and background.
+    outside [0.1, 0.9]. ``all_bg``, ``all_fg``: share of scenes with a mask that covers less than 1 % or more than
+    99 %. ``mask_variation``: standard deviation of a mask pixel over the batch, averaged over the pixels: 0 = the
+    same mask for every z. ``difference``: mean absolute difference between foreground and background. Means are over
+    all objects.
     """
-    mask = layers.mask.detach()
+    objects = fold_objects(layers)
+    mask = objects.mask.detach()
     coverage = mask.mean(dim=[1, 2, 3])
     training_stats.report("Layers/coverage", coverage)
     training_stats.report("Layers/border", mask_border_loss(mask))
     training_stats.report("Layers/binarity", ((mask < 0.1) | (mask > 0.9)).float().mean(dim=[1, 2, 3]))
-    training_stats.report("Layers/all_bg", (coverage < 0.01).float())
-    training_stats.report("Layers/all_fg", (coverage > 0.99).float())
-    training_stats.report("Layers/mask_variation", mask.std(dim=0, unbiased=False).mean())
-    training_stats.report("Layers/difference", (layers.fg - layers.bg).detach().abs().mean(dim=[1, 2, 3]))
+    per_scene = coverage.view(len(layers.mask), -1)  # [N, K]
+    training_stats.report("Layers/all_bg", (per_scene < 0.01).any(dim=1).float())
+    training_stats.report("Layers/all_fg", (per_scene > 0.99).any(dim=1).float())
+    training_stats.report("Layers/mask_variation", layers.mask.detach().std(dim=0, unbiased=False).mean())
+    training_stats.report("Layers/difference", (objects.fg - objects.bg).detach().abs().mean(dim=[1, 2, 3]))

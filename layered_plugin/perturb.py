@@ -5,7 +5,7 @@ Section 3.2 of the paper, equation 2; the jitter is setting (d) of its section 4
 
 import torch
 
-from layered_plugin.compose import Layers
+from layered_plugin.compose import Layers, fold_objects, unfold_objects
 
 
 def random_shift(num: int, max_px: int, device: torch.device | str = "cpu",
@@ -60,17 +60,18 @@ def shift_images(img: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
 
 
 def shift_foreground(layers: Layers, shift: torch.Tensor) -> Layers:
-    """Shift foreground and mask together, leave the background where it is (Eq. 2).
+    """Shift the foreground of each object and its mask together, leave the background where it is (Eq. 2).
 
     Args:
-        layers: Scene of N pictures.
-        shift: (dx, dy) per picture in pixels, [N, 2], integer.
+        layers: Scene of N pictures with K objects.
+        shift: (dx, dy) per object in pixels, [N * K, 2], integer, the K of a picture in a row.
 
     Returns:
-        The scene to composite; the mask is 0 where nothing was moved in.
+        The scene to composite; a mask is 0 where nothing was moved in.
     """
-    moved = shift_images(torch.cat([layers.fg, layers.mask], dim=1), shift)
-    return Layers(layers.bg, moved[:, :-1], moved[:, -1:])
+    objects = fold_objects(layers)
+    moved = shift_images(torch.cat([objects.fg, objects.mask], dim=1), shift)
+    return unfold_objects(objects._replace(fg=moved[:, :-1], mask=moved[:, -1:]), layers.bg)
 
 
 def jitter_contrast(img: torch.Tensor, strength: float, generator: torch.Generator | None = None) -> torch.Tensor:

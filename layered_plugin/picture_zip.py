@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
+import click
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
@@ -90,6 +91,31 @@ class PictureZipWriter:
         self._write("dataset.json", text.encode())
         self._zip.close()
         os.replace(self._partial, self.dest)
+
+
+def check_zips(paths: dict[str, str | None]) -> dict[str, str]:
+    """Check the options of a command that name zips to be written.
+
+    Args:
+        paths: Option to path, None = not given.
+
+    Returns:
+        Those that are given.
+
+    Raises:
+        click.UsageError: A path does not end in .zip, or two are the same.
+    """
+    given: dict[str, str] = {}
+    for option, path in paths.items():
+        if path is None:
+            continue
+        if not path.lower().endswith(".zip"):
+            raise click.UsageError(f"{option} must end in .zip, got {path}")
+        for other in given:
+            if Path(given[other]) == Path(path):
+                raise click.UsageError(f"{option} must differ from {other}, got {path} for both")
+        given[option] = path
+    return given
 
 
 def picture_names(archive: zipfile.ZipFile) -> list[str]:

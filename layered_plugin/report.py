@@ -16,7 +16,7 @@ from layered_plugin.perturb import shift_foreground
 
 MARGIN_PX = 92  # Room for the names of rows.
 GAP_PX = 2
-LAYER_ROWS = ("background", "foreground", "mask", "fg x mask", "composite", "shifted")
+OBJECT_ROWS = ("foreground", "mask", "fg x mask")
 
 
 def image_grid(img: torch.Tensor, columns: int) -> PIL.Image.Image:
@@ -35,16 +35,26 @@ def image_grid(img: torch.Tensor, columns: int) -> PIL.Image.Image:
 
 
 def layer_grid(layers: Layers, shifted: torch.Tensor, cell_px: int = 64) -> PIL.Image.Image:
-    """Draw one scene per column, one layer per named row (``LAYER_ROWS``), as Figure 2 of the paper does.
+    """Draw one scene per column, one layer per named row, as Figure 2 of the paper does.
 
     Args:
-        layers: N unshifted scenes, in [-1, 1], the mask in [0, 1].
+        layers: N unshifted scenes of K objects, in [-1, 1], the masks in [0, 1].
         shifted: Their shifted composites, [N, C, H, W].
         cell_px: Least side of a picture; smaller ones are enlarged by a whole factor, without smoothing.
+
+    Returns:
+        Rows from top to bottom: background; `OBJECT_ROWS` of each object from back to front, numbered if K > 1;
+        composite; shifted composite.
     """
-    rows = [layers.bg, layers.fg, layers.mask * 2 - 1, layers.fg * layers.mask + layers.mask - 1,
-            composite(layers), shifted]
-    return picture_rows(dict(zip(LAYER_ROWS, rows, strict=True)), cell_px)
+    num_objects = layers.mask.shape[1]
+    rows = dict(background=layers.bg)
+    for number, (fg, mask) in enumerate(zip(layers.fg.chunk(num_objects, dim=1), layers.mask.split(1, dim=1),
+                                            strict=True), start=1):
+        suffix = f" {number}" if num_objects > 1 else ""
+        parts = [fg, mask * 2 - 1, fg * mask + mask - 1]
+        rows.update({name + suffix: part for name, part in zip(OBJECT_ROWS, parts, strict=True)})
+    rows.update(composite=composite(layers), shifted=shifted)
+    return picture_rows(rows, cell_px)
 
 
 def picture_rows(rows: dict[str, torch.Tensor], cell_px: int = 64) -> PIL.Image.Image:
@@ -96,7 +106,8 @@ class SampleView:
         labels = np.stack([training_set.get_label(idx) for idx in picks])
         self.z = torch.from_numpy(draws.randn(num, G.z_dim)).to(device, torch.float32)
         self.c = torch.from_numpy(labels).to(device)
-        self.shift = torch.from_numpy(draws.randint(-shift_px, shift_px + 1, [self.scenes, 2])).to(device)
+        shift = draws.randint(-shift_px, shift_px + 1, [self.scenes * G.num_objects, 2])
+        self.shift = torch.from_numpy(shift).to(device)
 
     def reals(self) -> PIL.Image.Image:
         """Grid of real pictures, before the random crop."""

@@ -12,7 +12,7 @@ import PIL.Image
 import torch
 from torch.nn import functional as F
 
-from layered_plugin.compose import composite
+from layered_plugin.compose import composite, union_mask
 from layered_plugin.dataset import to_square, to_uint8
 from layered_plugin.device import has_fast_bf16
 from layered_plugin.evaluation import MaskEvaluation
@@ -105,6 +105,8 @@ def score_generated(G_ema: Any, teacher: Teacher, *, num: int, seed: int, size_p
                     trunc: float = 1.0, batch: int = 32) -> dict[str, Any]:
     """Compare the masks of generated scenes with what a teacher sees in their unshifted composites (Table 1).
 
+    The mask of a scene of several objects is of all of them together.
+
     Args:
         G_ema: Layered generator in evaluation mode.
         teacher: Judge of the composites.
@@ -133,7 +135,7 @@ def score_generated(G_ema: Any, teacher: Teacher, *, num: int, seed: int, size_p
         z = torch.from_numpy(z_draws.randn(count, G_ema.z_dim)).float().to(device)
         c = draw_labels(c_draws, count, G_ema.c_dim).to(device)
         layers = G_ema(z, c, noise_mode="const", return_layers=True, truncation_psi=trunc, force_fp32=force_fp32)
-        img, masks = composite(layers).float().clamp(-1, 1), layers.mask.float()
+        img, masks = composite(layers).float().clamp(-1, 1), union_mask(layers).float()
         if size_px is not None and size_px != img.shape[-1]:
             img = F.interpolate(img, size=[size_px, size_px], mode="bilinear", antialias=True)
             masks = F.interpolate(masks, size=[size_px, size_px], mode="nearest-exact")

@@ -6,21 +6,24 @@ Run as `python -m layered_plugin.shapes --dest=data/shapes.zip --masks=data/shap
 import colorsys
 import contextlib
 import sys
+from typing import NamedTuple
 
 import click
 import numpy as np
 from PIL import Image, ImageDraw
 
 from layered_plugin.lighting import Light, put_into_scene, to_uint8
-from layered_plugin.picture_zip import PictureZipWriter
+from layered_plugin.occlusion import MAX_OBJECTS, PlacedObject, label_picture, overlay, place_objects
+from layered_plugin.picture_zip import PictureZipWriter, check_zips
 from layered_plugin.progress import progress
 
 KINDS = ("ellipse", "box", "triangle", "star", "blob")
 DETAILS = ("plain", "stripes", "core", "spots")
 SUPERSAMPLE = 4  # pixels are averaged from SUPERSAMPLE^2 drawn ones
-JITTER = 0.12  # largest displacement of the centre, fraction of the picture
-COVERAGE = (0.14, 0.38)  # range of the object's share aimed at
+JITTER = 0.12  # largest displacement of the centre of a single object, fraction of the picture
+COVERAGE = (0.14, 0.38)  # range of a single object's share aimed at
 MAX_RADIUS = 0.46  # farthest point from the object's centre, fraction of the picture; keeps objects whole
+MARGIN = 0.04  # kept free along the border where there are several objects
 MIN_CONTRAST = 0.4  # smallest distance of object colour and mean background, RGB in [0, 1]
 
 
@@ -65,25 +68,28 @@ def outline(kind: str, rng: np.random.Generator) -> np.ndarray:
     return corners @ rotation.T / np.sqrt(area)
 
 
-def draw_picture(size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Draw one picture and its mask.
+class ShapesPicture(NamedTuple):
+    """One drawn picture."""
+
+    picture: np.ndarray  # [S, S, 3] uint8
+    mask: np.ndarray  # [S, S] uint8, exact opacity of all objects together
+    labels: np.ndarray  # [S, S] uint8, 0 = background, 1 to K = the object that is visible, from back to front
+
+
+def draw_picture(size: int, rng: np.random.Generator, num_objects: int = 1) -> ShapesPicture:
+    """Draw one picture, its mask and its labels.
 
     Args:
         size: Side in pixels.
         rng: Source of all random choices.
+        num_objects: Number of objects K, from 1 to MAX_OBJECTS.
 
     Returns:
-        Picture [size, size, 3] and mask [size, size], both uint8; the mask is the object's exact opacity.
+        The picture. Several objects are smaller than a single one, and spread over the whole picture.
     """
     bg = _background(size, rng)
-    corners = outline(str(rng.choice(KINDS)), rng)
-    scale = min(np.sqrt(rng.uniform(*COVERAGE)), MAX_RADIUS / np.linalg.norm(corners, axis=1).max())
-    centre = 0.5 + rng.uniform(-JITTER, JITTER, size=2)
-    alpha = _stencil([centre + corners * scale], size)
-    colour = _object_colour(bg.mean(axis=(0, 1)), rng)
-    fg = colour * np.ones((size, size, 1), dtype=np.float32)
-    fg = _add_detail(fg, colour, centre, corners * scale, rng)
-    fg = fg * _shading(size, centre, scale, rng)[:, :, None]
+    bg_mean = bg.mean(axis=(0, 1))
+    objects = place_objects(lambda: _draw_object(size, bg_mean, num_objects, rng), num_objects)
     light = Light(
         shadow_blur=0.06,
         shadow_offset=0.06,
@@ -91,7 +97,24 @@ def draw_picture(size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.nd
         tint=tuple(rng.uniform(0.65, 1.15, size=3)),
         gradient=tuple(rng.uniform(-0.6, 0.6, size=2)),
     )
-    return put_into_scene(np.clip(fg, 0, 1) * alpha[:, :, None], alpha, bg, light), to_uint8(alpha)
+    fg, alpha = overlay(objects)
+    return ShapesPicture(put_into_scene(fg, alpha, bg, light), to_uint8(alpha), label_picture(objects))
+
+
+def _draw_object(size: int, bg_mean: np.ndarray, num_objects: int, rng: np.random.Generator) -> PlacedObject:
+    """Draw one of the objects of a picture; with K of them the share aimed at is K^1.5 times smaller."""
+    corners = outline(str(rng.choice(KINDS)), rng)
+    scale = min(np.sqrt(rng.uniform(*COVERAGE)), MAX_RADIUS / np.linalg.norm(corners, axis=1).max())
+    scale *= num_objects**-0.75
+    reach = np.linalg.norm(corners, axis=1).max() * scale
+    spread = JITTER if num_objects == 1 else max(0.5 - MARGIN - reach, 0)
+    centre = 0.5 + rng.uniform(-spread, spread, size=2)
+    alpha = _stencil([centre + corners * scale], size)
+    colour = _object_colour(bg_mean, rng)
+    fg = colour * np.ones((size, size, 1), dtype=np.float32)
+    fg = _add_detail(fg, colour, centre, corners * scale, rng)
+    fg = fg * _shading(size, centre, scale, rng)[:, :, None]
+    return PlacedObject(np.clip(fg, 0, 1) * alpha[:, :, None], alpha)
 
 
 def _stencil(polygons: list[np.ndarray], size: int) -> np.ndarray:
@@ -176,37 +199,40 @@ def _shading(size: int, centre: np.ndarray, scale: float, rng: np.random.Generat
 @click.command()
 @click.option("--dest", help="Zip for the pictures", metavar="ZIP", required=True)
 @click.option("--masks", help="Zip for the true masks", metavar="ZIP")
+@click.option("--labels", help="Zip for the label pictures", metavar="ZIP")
+@click.option("--objects", help="Objects per picture (K)", metavar="INT", type=click.IntRange(1, MAX_OBJECTS),
+              default=1, show_default=True)
 @click.option("--num", help="Number of pictures", metavar="INT", type=click.IntRange(min=1), default=20000,
               show_default=True)
 @click.option("--size", help="Side of the pictures", metavar="PX", type=click.IntRange(min=8), default=36,
               show_default=True)
 @click.option("--seed", help="Random seed", metavar="INT", type=click.IntRange(min=0), default=0, show_default=True)
-def main(dest: str, masks: str | None, num: int, size: int, seed: int) -> None:
+def main(
+    dest: str, masks: str | None, labels: str | None, objects: int, num: int, size: int, seed: int
+) -> None:
     """Draw the built-in data set `shapes`: coloured objects in textured scenes, and their exact masks.
+
+    A mask is of all objects of a picture together; a label picture has 0 = background, 1 to K = the visible object.
 
     \b
     Examples:
     python -m layered_plugin.shapes --dest=data/shapes.zip --masks=data/shapes-masks.zip
     python -m layered_plugin.shapes --dest=data/shapes-test.zip --masks=data/shapes-test-masks.zip --num=2000 --seed=1
+    python -m layered_plugin.shapes --objects=2 --dest=data/shapes2.zip --labels=data/shapes2-labels.zip
     """
-    for option, path in (("--dest", dest), ("--masks", masks)):
-        if path is not None and not path.lower().endswith(".zip"):
-            raise click.UsageError(f"{option} must end in .zip, got {path}")
-    if dest == masks:
-        raise click.UsageError(f"--masks must differ from --dest, got {masks} for both")
+    paths = check_zips({"--dest": dest, "--masks": masks, "--labels": labels})
     share = 0.0
     try:
         with contextlib.ExitStack() as stack:
-            pictures = stack.enter_context(PictureZipWriter(dest))
-            mask_writer = stack.enter_context(PictureZipWriter(masks)) if masks else None
+            writers = {option: stack.enter_context(PictureZipWriter(path)) for option, path in paths.items()}
             for index in progress(range(num), num, "shapes"):
-                picture, mask = draw_picture(size, np.random.default_rng([seed, index]))
-                pictures.add(picture)
-                if mask_writer is not None:
-                    mask_writer.add(mask)
-                share += float(mask.mean()) / 255.0
+                drawn = draw_picture(size, np.random.default_rng([seed, index]), objects)
+                for option, array in zip(("--dest", "--masks", "--labels"), drawn, strict=True):
+                    if option in writers:
+                        writers[option].add(array)
+                share += float(drawn.mask.mean()) / 255.0
     except OSError as error:
-        raise click.ClickException(f"--dest, --masks: cannot be written ({error})") from error
+        raise click.ClickException(f"{', '.join(paths)}: cannot be written ({error})") from error
     print(f"{num} pictures, object share {share / num:.3f}", file=sys.stderr)
 
 

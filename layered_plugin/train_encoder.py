@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from layered_plugin.checkpoint import CheckpointError
 from layered_plugin.compose import composite
 from layered_plugin.dataset import RealPictures, to_float, to_square
 from layered_plugin.device import has_fast_bf16
@@ -63,13 +64,16 @@ def prepare(options: dict[str, Any]) -> tuple[EncoderTraining, dict[str, Any]]:
     """Networks and optimizer of one training, from the options alone: the same in every process.
 
     Raises:
-        CheckpointError: The snapshot can't be used.
+        CheckpointError: The snapshot can't be used, or draws several objects.
         ModelError: ``init`` is no encoder, or was trained for another generator.
         ValueError: The discriminator has no features of the resolution asked for.
     """
     device = options["device"]
     snapshot = load_snapshot(options["network"], device)
     G, D = snapshot["G_ema"], snapshot["D"]
+    if getattr(G, "num_objects", 1) > 1:
+        raise CheckpointError(f"{snapshot['path']}: draws {G.num_objects} objects a picture, but an encoder finds one; "
+                              "use invert.py distill")
     torch.manual_seed(options["seed"])
     E = Encoder(G.img_resolution, G.num_ws, G.w_dim, max_shift=options["max_shift"], from_mean=options["from_mean"])
     E.set_mean(G.mapping.w_avg)

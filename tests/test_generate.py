@@ -18,9 +18,10 @@ from training import networks as base
 from layered_plugin import generate
 from layered_plugin.checkpoint import save_network_pkl
 from layered_plugin.compose import Layers
-from layered_plugin.dataset import PictureDataset
+from layered_plugin.dataset import PictureDataset, to_uint8
 from layered_plugin.networks import LayeredGenerator
 from layered_plugin.picture_zip import read_pairs
+from layered_plugin.scene_files import FOLDERS, to_pictures
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = dict(z_dim=8, w_dim=8, img_resolution=16, img_channels=3, mapping_kwargs=dict(num_layers=1))
@@ -107,7 +108,7 @@ def test_other_seeds_are_refused(run, tmp_path, text):
 def test_composites_are_upstreams_pictures(run, tmp_path, trunc, noise_mode):
     draw(run, "--seeds=0,3,5-6", f"--trunc={trunc}", f"--noise-mode={noise_mode}", f"--outdir={tmp_path}")
     names = [f"seed{seed:04d}.png" for seed in (0, 3, 5, 6)]
-    assert all(sorted(os.listdir(tmp_path / kind)) == names for kind in generate.FOLDERS)
+    assert all(sorted(os.listdir(tmp_path / kind)) == names for kind in FOLDERS)
     pictures = [read(tmp_path, "composites", f"seed{seed:04d}") for seed in (0, 3, 5, 6)]
     for seed, picture in zip((0, 3, 5, 6), pictures, strict=True):
         assert_close(picture, upstream_picture(make(), seed, truncation_psi=trunc, noise_mode=noise_mode))
@@ -136,7 +137,7 @@ def test_scenes_do_not_depend_on_the_batch_or_the_company(tmp_path, half, noise_
     args = [network, f"--noise-mode={noise_mode}"]
     for batch, seeds in [(1, "0-4"), (2, "0-4"), (32, "0-4"), (8, "9,3")]:
         draw(*args, f"--seeds={seeds}", f"--batch={batch}", f"--outdir={tmp_path / str(batch)}")
-    for kind in generate.FOLDERS:
+    for kind in FOLDERS:
         for seed in range(5):
             alone = read(tmp_path / "1", kind, f"seed{seed:04d}")
             assert_close(read(tmp_path / "2", kind, f"seed{seed:04d}"), alone)
@@ -167,7 +168,7 @@ def test_pictures_are_the_layers_as_bytes():
     # Levels that a byte holds exactly, so that composites can be told to half a level.
     bg, fg = (torch.randint(256, (3, 3, 4, 4)) for _ in range(2))
     mask = torch.randint(256, (3, 1, 4, 4))
-    scenes = generate.to_pictures(Layers(bg / 127.5 - 1, fg / 127.5 - 1, mask / 255))
+    scenes = to_pictures(Layers(bg / 127.5 - 1, fg / 127.5 - 1, mask / 255))
     for idx, scene in enumerate(scenes):
         assert np.array_equal(scene["backgrounds"], bg[idx].permute(1, 2, 0))
         assert np.array_equal(scene["foregrounds"], fg[idx].permute(1, 2, 0))
@@ -181,13 +182,13 @@ def test_pictures_are_the_layers_as_bytes():
 
 def test_files_are_cutout_mask_and_layers_of_the_composite(run, tmp_path):
     draw(run, "--seeds=1-3", f"--outdir={tmp_path}")
-    modes = dict(zip(generate.FOLDERS, ("RGB", "L", "RGBA", "RGB", "RGB"), strict=True))
+    modes = dict(zip(FOLDERS, ("RGB", "L", "RGBA", "RGB", "RGB"), strict=True))
     for seed in (1, 2, 3):
         name = f"seed{seed:04d}"
         for kind, mode in modes.items():
             with PIL.Image.open(tmp_path / kind / f"{name}.png") as picture:
                 assert (picture.mode, picture.size) == (mode, (16, 16))
-        img, mask, cutout, bg, fg = (read(tmp_path, kind, name).astype(float) for kind in generate.FOLDERS)
+        img, mask, cutout, bg, fg = (read(tmp_path, kind, name).astype(float) for kind in FOLDERS)
         assert np.array_equal(cutout[..., 3], mask) and np.array_equal(cutout[..., :3], fg)
         alpha = mask[..., None] / 255
         # A clamped layer stands for any value beyond it; half a level of each layer, of the mask and of the result.
@@ -233,7 +234,7 @@ def test_projected_codes_are_drawn(run, tmp_path):
     target = G.synthesis(ws, noise_mode="const")
     for idx in range(3):
         pred = read(tmp_path, "composites", f"proj{idx:02d}")
-        assert_close(pred, generate.to_uint8(target[idx]).permute(1, 2, 0).numpy())
+        assert_close(pred, to_uint8(target[idx]).permute(1, 2, 0).numpy())
     for option in ("--seeds=0", "--trunc=0.5"):
         assert "WARNING: --seeds, --class and --trunc are ignored" in draw(run, *args, option).stderr
     assert os.listdir(tmp_path / "masks") == os.listdir(tmp_path / "composites") != []

@@ -14,7 +14,7 @@ from layered_plugin.picture_zip import read_pairs
 @pytest.fixture(scope="module")
 def drawn() -> tuple[np.ndarray, np.ndarray]:
     pairs = [shapes.draw_picture(36, np.random.default_rng([0, index])) for index in range(300)]
-    return np.stack([picture for picture, _ in pairs]), np.stack([mask for _, mask in pairs])
+    return np.stack([picture for picture, _, _ in pairs]), np.stack([mask for _, mask, _ in pairs])
 
 
 @pytest.mark.parametrize("kind", shapes.KINDS)

@@ -1,0 +1,100 @@
+"""Drawn scenes as pictures and files: composite, mask, and the layers of each object.
+
+The work of ``generate.py`` after the network.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import torch
+
+from layered_plugin.compose import Layers, composite, fold_objects, union_mask, visible_masks
+from layered_plugin.dataset import to_uint8
+from layered_plugin.picture_zip import PictureZipWriter
+from layered_plugin.report import picture_rows
+
+FOLDERS = ("composites", "masks", "cutouts", "backgrounds", "foregrounds")  # Of scenes of one object.
+Scene = dict[str, np.ndarray]  # Folder to picture.
+
+
+def to_pictures(layers: Layers) -> list[Scene]:
+    """Scenes as bytes.
+
+    Args:
+        layers: N scenes of K objects.
+
+    Returns:
+        For each scene and each of `FOLDERS` a uint8 picture: mask [H, W], 255 = object; cut-out [H, W, 4], the
+        foreground with the mask as alpha; the others [H, W, 3]. The composite is `G(z, c)`, mixed from layers not yet
+        clamped to [-1, 1]: at soft edges it may not be the mix of the layers as written.
+        For K > 1 `masks` is of all objects together, and for each object from back to front there are `masks1`, what
+        is visible of it, `cutouts1`, the whole object, and `foregrounds1`, and so on, in place of the two folders.
+    """
+    num_objects = layers.mask.shape[1]
+    img, bg, fg = (_color(x) for x in (composite(layers), layers.bg, fold_objects(layers).fg))
+    union, visible, whole = (_gray(mask) for mask in (union_mask(layers), visible_masks(layers), layers.mask))
+    fg = fg.reshape(len(bg), num_objects, *fg.shape[1:])  # [N, K, H, W, 3]
+    scenes = []
+    for idx in range(len(bg)):
+        scene = dict(composites=img[idx], masks=union[idx, 0])
+        if num_objects == 1:
+            scene["cutouts"] = _cutout(fg[idx, 0], whole[idx, 0])
+        scene["backgrounds"] = bg[idx]
+        if num_objects == 1:
+            scene["foregrounds"] = fg[idx, 0]
+        else:
+            for k in range(num_objects):
+                scene.update({f"masks{k + 1}": visible[idx, k], f"foregrounds{k + 1}": fg[idx, k],
+                              f"cutouts{k + 1}": _cutout(fg[idx, k], whole[idx, k])})
+        scenes.append(scene)
+    return scenes
+
+
+def _color(img: torch.Tensor) -> np.ndarray:
+    return to_uint8(img).expand(-1, 3, -1, -1).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def _gray(mask: torch.Tensor) -> np.ndarray:
+    return (mask * 255).round().to(torch.uint8).cpu().numpy()
+
+
+def _cutout(fg: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    return np.concatenate([fg, mask[..., None]], axis=2)
+
+
+def draw_sheet(layers: Layers) -> PIL.Image.Image:
+    """Scenes side by side, one per column, the cut-outs on black; with a mask, foreground and cut-out per object."""
+    num_objects = layers.mask.shape[1]
+    rows = dict(composite=composite(layers), mask=union_mask(layers) * 2 - 1, background=layers.bg)
+    visible = visible_masks(layers).split(1, dim=1)
+    for k, (fg, mask) in enumerate(zip(layers.fg.chunk(num_objects, dim=1), layers.mask.split(1, dim=1), strict=True)):
+        suffix = f" {k + 1}" if num_objects > 1 else ""
+        if num_objects > 1:
+            rows["mask" + suffix] = visible[k] * 2 - 1
+        rows.update({"foreground" + suffix: fg, "cutout" + suffix: (fg + 1) * mask - 1})
+    return picture_rows(rows)
+
+
+def write_scenes(scenes: Iterable[tuple[str, Scene]], outdir: str | os.PathLike[str] | None,
+                 zips: Sequence[str | os.PathLike[str]] = (), label: Sequence[float] = ()) -> None:
+    """Write named scenes to a folder, a pair of zips, or both.
+
+    Args:
+        scenes: At least one; read as they are written.
+        outdir: Gets a sub-folder for each kind of picture; files of the same name are replaced. None = no files.
+        zips: None, or two: composites, and their masks under the same names. They appear when all is written.
+        label: Label of every composite in its zip, empty = none.
+    """
+    with contextlib.ExitStack() as stack:
+        archives = [stack.enter_context(PictureZipWriter(path)) for path in zips]
+        for name, scene in scenes:
+            if outdir is not None:
+                for folder, picture in scene.items():
+                    (Path(outdir) / folder).mkdir(parents=True, exist_ok=True)
+                    PIL.Image.fromarray(picture).save(Path(outdir) / folder / f"{name}.png")
+            for archive, folder, of_picture in zip(archives, ("composites", "masks"), (label, ()), strict=False):
+                archive.add(scene[folder], list(of_picture) or None)
