@@ -35,12 +35,12 @@ def random_crop_flip(
 
     Args:
         img: [N, 3, S, S].
-        target: [N, 1, S, S].
+        target: [N, K, S, S].
         side: Side of the square, at most S.
         generator: Source of randomness.
 
     Returns:
-        Pictures [N, 3, side, side] and masks [N, 1, side, side].
+        Pictures [N, 3, side, side] and masks [N, K, side, side].
     """
     num, _, size, _ = img.shape
     together = torch.cat([img, target], dim=1)

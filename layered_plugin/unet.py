@@ -1,4 +1,6 @@
-"""UNet: picture to mask. The network of the distilled segmenter and of the judge, and how it is fitted."""
+"""UNet: picture to masks. The network of the distilled segmenter and of the judge, and how it is fitted."""
+
+from itertools import permutations
 
 import torch
 from torch import nn
@@ -8,11 +10,12 @@ from layered_plugin.device import has_fast_bf16
 
 
 class UNet(nn.Module):
-    """U-Net with three resolutions: picture -> mask logits."""
+    """U-Net with three resolutions: picture -> mask logits, of the object or of each of several."""
 
     def __init__(
         self,
         channels: tuple[int, int, int] = (24, 48, 96),  # Feature maps at full, half and quarter resolution.
+        num_objects: int = 1,  # Masks K; the order of several objects means nothing.
     ) -> None:
         super().__init__()
         self.channels = tuple(channels)
@@ -22,16 +25,16 @@ class UNet(nn.Module):
         self.middle = _two_convs(half, quarter)
         self.up1 = _two_convs(quarter + half, half)
         self.up0 = _two_convs(half + full, full)
-        self.out = nn.Conv2d(full, 1, 1)
+        self.out = nn.Conv2d(full, num_objects, 1)
 
     def forward(self, img: torch.Tensor) -> torch.Tensor:
-        """Find the object.
+        """Find the objects.
 
         Args:
             img: Pictures, [N, 3, H, W], in [-1, 1]; sides divisible by 4.
 
         Returns:
-            Logits of the object, [N, 1, H, W]; object where positive.
+            Logits of each object, [N, K, H, W]; object where positive.
 
         Raises:
             ValueError: If the shape is another.
@@ -48,12 +51,12 @@ class UNet(nn.Module):
         return self.out(x)
 
 
-def make_unet(channels: tuple[int, int, int] = (24, 48, 96), seed: int | None = None) -> UNet:
+def make_unet(channels: tuple[int, int, int] = (24, 48, 96), seed: int | None = None, num_objects: int = 1) -> UNet:
     """A U-Net in the memory layout that is fastest, with weights from a seed of its own if one is given."""
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.default_generator.manual_seed(seed)  # The CPU's alone: only that is put back.
-        return UNet(channels).to(memory_format=torch.channels_last)
+        return UNet(channels, num_objects).to(memory_format=torch.channels_last)
 
 
 def fast_half(device: torch.device) -> torch.autocast:
@@ -84,7 +87,7 @@ class Fitting:
 
         Args:
             img: Pictures, [N, 3, H, W], in [-1, 1].
-            target: Masks, [N, 1, H, W], in [0, 1].
+            target: Masks, [N, K, H, W], in [0, 1]; those of several objects in any order.
 
         Returns:
             The loss before the step.
@@ -93,13 +96,36 @@ class Fitting:
         img = img.to(device).contiguous(memory_format=torch.channels_last)
         with fast_half(device):
             logits = self.unet(img)
-        loss = F.binary_cross_entropy_with_logits(logits.float(), target.to(device))
+        target = best_order(logits.detach().float(), target.to(device))
+        loss = F.binary_cross_entropy_with_logits(logits.float(), target)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
         if self.schedule is not None:
             self.schedule.step()
         return loss.item()
+
+
+def best_order(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Put the masks of each picture's objects into the order that the prediction fits best.
+
+    Which object is the first means nothing; without this, a network of several masks would learn their mean.
+
+    Args:
+        logits: Prediction, [N, K, H, W].
+        target: Masks, [N, K, H, W], in [0, 1].
+
+    Returns:
+        The masks in the order of least binary cross-entropy, [N, K, H, W]; K! orders are tried.
+    """
+    num, num_objects = target.shape[:2]
+    if num_objects == 1:
+        return target
+    # Of the loss, softplus(logits) - logits * target, only the product depends on the order.
+    fit = torch.einsum("nihw,njhw->nij", logits, target)
+    orders = torch.tensor(list(permutations(range(num_objects))), device=target.device)  # [K!, K]
+    best = fit[:, torch.arange(num_objects, device=target.device), orders].sum(dim=2).argmax(dim=1)  # [N]
+    return target[torch.arange(num, device=target.device)[:, None], orders[best]]
 
 
 def _two_convs(in_channels: int, out_channels: int) -> nn.Sequential:

@@ -4,9 +4,11 @@ import json
 import math
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
-from benchmarks import emergence, segmentation, segmenting_speed
+from benchmarks import emergence, objects, segmentation, segmenting_speed
+from layered_plugin.shapes import main as shapes_command
 
 
 def test_finished_runs_are_not_repeated_and_the_table_has_mean_and_deviation(tmp_path):
@@ -65,6 +67,36 @@ def test_segmentation_trains_each_network_once_and_scores_all_together(tmp_path,
     called.clear()
     CliRunner().invoke(segmentation.main, args)
     assert any(arg.startswith("--resume=") for arg in called[0]) and "--adapt=5" not in called[0]
+
+
+def test_objects_trains_a_judge_and_generators_and_keeps_what_is_finished(tmp_path, monkeypatch):
+    for name, seed in (("train", 0), ("test", 1)):
+        shapes_command([f"--dest={tmp_path}/{name}.zip", f"--labels={tmp_path}/{name}-labels.zip", "--objects=2",
+                        "--num=8", "--size=18", f"--seed={seed}"], standalone_mode=False)
+    args = [f"--data={tmp_path}/train.zip", f"--labels={tmp_path}/train-labels.zip",
+            f"--test-data={tmp_path}/test.zip", f"--test-labels={tmp_path}/test-labels.zip", "--judge-steps=2",
+            "--num=5", f"--outdir={tmp_path}/out"]
+    options = ["resolution=16", "cbase=64", "cmax=4", "w-dim=8", "batch=4", "kimg=0.008", "device=cpu"]
+    result = CliRunner().invoke(objects.main, [*args, *(f"--option=--{option}" for option in options)])
+    assert result.exit_code == 0, result.output
+    record = json.loads(result.stdout)
+    assert record["judge"]["test_num"] == 8 and 0 <= record["judge"]["matched_iou"] <= 1
+    row, = record["results"]
+    assert (row["num"], row["train_seed"], len(row["coverage"])) == (5, 0, 2) and 0 <= row["matched_iou"] <= 1
+    assert "--objects=2" in row["train_command"] and "--resolution=16" in row["train_command"]
+    assert f"mean matched IoU {row['matched_iou']:.3f} +- 0.000" in result.stderr
+    monkeypatch.setattr(objects, "run_logged", lambda *_args: pytest.fail("a finished run was repeated"))
+    monkeypatch.setattr(objects, "train_judge", lambda *_args, **_kwargs: pytest.fail("the judge was trained again"))
+    assert json.loads(CliRunner().invoke(objects.main, args).stdout)["results"] == record["results"]
+
+
+def test_labels_of_single_objects_are_refused(tmp_path):
+    shapes_command([f"--dest={tmp_path}/a.zip", f"--labels={tmp_path}/l.zip", "--num=2", "--size=18"],
+                   standalone_mode=False)
+    pair = [f"--{test}{kind}={tmp_path}/{name}.zip" for test in ("", "test-")
+            for kind, name in (("data", "a"), ("labels", "l"))]
+    result = CliRunner().invoke(objects.main, [*pair, f"--outdir={tmp_path}/out"])
+    assert result.exit_code == 1 and "--data, --labels" in result.output and "labels go up to 1" in result.output
 
 
 def test_speeds_are_of_paired_rounds():

@@ -115,6 +115,12 @@ def test_ada_target_is_what_was_given(data, target):
     assert dry(data, f"--target={target}")["ada_target"] == target
 
 
+def test_objects_and_their_overlap_reach_the_networks_and_the_loss(data):
+    assert dry(data)["G_kwargs"]["num_objects"] == 1 and dry(data)["loss_kwargs"]["mask_overlap_weight"] == 0
+    options = dry(data, "--objects=2", "--mask-overlap-weight=1.5")
+    assert options["G_kwargs"]["num_objects"] == 2 and options["loss_kwargs"]["mask_overlap_weight"] == 1.5
+
+
 def test_crop_needs_a_margin_of_an_eighth(data):
     assert dry(data)["training_set_kwargs"]["size_px"] == 18
     assert dry(data, "--crop=0")["training_set_kwargs"]["size_px"] == 16
@@ -154,6 +160,8 @@ def test_precision_follows_the_cpu(data, monkeypatch):
     (["--device=cpu", "--precision=fp16"], "--precision=fp16 needs --device=cuda"),
     (["--cond=1"], "--cond=1 needs labels"),
     (["--metrics=fid50k_full"], "--metrics needs the official base"),
+    (["--mask-overlap-weight=2"], "--mask-overlap-weight=2 needs --objects of at least 2, got 1"),
+    (["--objects=0"], "--objects"),
     (["--shift=0.7"], "--shift"),
     (["--cfg=cars"], "--cfg"),
     (["--kimg=0"], "--kimg"),

@@ -10,6 +10,7 @@ from PIL import Image
 
 from layered_plugin.collage import PRESETS, ImpossibleRecipeError, Recipe, crop_background, draw_composite, place
 from layered_plugin.composites import main
+from layered_plugin.lighting import Light, put_into_scene
 from layered_plugin.picture_zip import read_pairs
 from layered_plugin.sources import Source, UnusableError, find_files, prepare_background, prepare_cutout
 
@@ -203,6 +204,9 @@ def test_backgrounds_shrink_to_the_shorter_side() -> None:
     (["--shadow-strength=0.5"], 2, "--shadow-strength needs --shadow-blur"),
     (["--holdout=3", "--split=test"], 2, "--holdout leaves no cut-out for --split=test, got 3 of 2"),
     (["--min-coverage=0.9"], 1, "--min-coverage: no object covers 0.9"),
+    (["--objects=2", "--scale=1.5"], 1, "--objects, --scale: no room for object 2 of 2"),
+    (["--objects=9"], 2, "--objects"),
+    (["--labels=a.tar"], 2, "--labels must end in .zip, got a.tar"),
     (["--cutouts-exclude=*"], 1, "--cutouts: no usable picture in"),
     (["--backgrounds=nowhere"], 1, "--backgrounds: no such folder: nowhere"),
 ])
@@ -213,3 +217,40 @@ def test_wrong_options_are_named(
     assert result.exit_code == code
     assert text in result.output
     assert not (tmp_path / "a.zip").exists()
+
+
+def test_several_objects_are_labelled_and_recorded(material: tuple[Path, Path], tmp_path: Path) -> None:
+    result = _run(material, tmp_path / "a", "--objects=2", f"--labels={tmp_path}/l.zip", "--size=32")
+    assert result.exit_code == 0, result.output
+    _, masks = read_pairs(tmp_path / "a.zip", tmp_path / "a-masks.zip")
+    pictures, labels = read_pairs(tmp_path / "a.zip", tmp_path / "l.zip")
+    assert np.array_equal(labels > 0, masks >= 128)
+    records = [json.loads(line) for line in (tmp_path / "a-manifest.jsonl").read_text().splitlines()]
+    for picture, label, record in zip(pictures, labels, records, strict=True):
+        assert len(record["objects"]) == 2 and record["background"].startswith("backgrounds/")
+        assert record["coverage"] == pytest.approx(sum(one["coverage"] for one in record["objects"]), abs=0.001)
+        for number, one in enumerate(record["objects"], start=1):
+            assert (label == number).mean() == pytest.approx(one["coverage"], abs=0.03)
+            red, _, blue = picture[:, label == number].mean(axis=1)
+            assert (red > blue) == (one["cutout"] == "cutouts/disc.png")
+
+
+def test_presets_for_several_objects_are_smaller_and_for_one_the_same() -> None:
+    assert PRESETS["plants"].for_objects(1) == PRESETS["plants"]
+    four = PRESETS["plants"].for_objects(4)
+    assert four.scale == pytest.approx((0.45 / 8**0.5, 0.75 / 8**0.5)) and four.min_coverage == pytest.approx(0.03 / 8)
+
+
+def test_one_object_takes_the_draws_in_the_order_it_always_did(material: tuple[Path, Path]) -> None:
+    cutouts = [Source("a", prepare_cutout(_disc(), 64)), Source("b", prepare_cutout(_disc(40), 64))]
+    backgrounds = [Source("c", prepare_background(Image.effect_noise((40, 40), 50).convert("RGB"), 40))]
+    drawn = draw_composite(cutouts, backgrounds, PRESETS["plants-lit"], 16, np.random.default_rng(3))
+    rng = np.random.default_rng(3)
+    cutout, scale = cutouts[int(rng.integers(2))], rng.uniform(0.5, 0.95)
+    rotation, flip = rng.uniform(-180, 180), bool(rng.random() < 0.5)
+    centre = 0.5 + rng.uniform(-0.15, 0.15, size=2)
+    fg, alpha = place(cutout.image, 16, scale, rotation, flip, (float(centre[0]), float(centre[1])))
+    bg = crop_background(backgrounds[int(rng.integers(1))].image, 16, PRESETS["plants-lit"], rng)
+    light = Light(0.06, 0.06, 0.6, tuple(rng.uniform(0.5, 1.2, size=3)), tuple(rng.uniform(-0.8, 0.8, size=2)))
+    assert np.array_equal(drawn.picture, put_into_scene(fg, alpha, bg, light))
+    assert list(drawn.record) == ["cutout", "background", "scale", "rotation", "flip", "position", "coverage"]

@@ -8,7 +8,7 @@ import torch
 from tiny_models import make_generator
 
 from layered_plugin import distill
-from layered_plugin.compose import composite
+from layered_plugin.compose import Layers, composite
 from layered_plugin.distill import PairFilter, PairSampler, remove_small_parts
 from layered_plugin.networks import LayeredGenerator
 from layered_plugin.pair_augment import disturb, random_affine
@@ -130,6 +130,29 @@ def test_scenes_are_the_generators_with_clean_edges_bent_and_shifted(vary, shift
     if shift > 0:
         expected = shift_foreground(expected, random_shift(5, 2, generator=draws))
     assert all(torch.equal(one, other) for one, other in zip(got, expected, strict=True))
+
+
+def test_each_of_several_objects_is_treated_alone_and_the_mask_is_of_all():
+    torch.manual_seed(0)
+    G = LayeredGenerator(z_dim=8, c_dim=0, w_dim=8, img_resolution=16, img_channels=3, num_objects=2,
+                         mapping_kwargs=dict(num_layers=1), synthesis_kwargs=dict(channel_base=64, channel_max=4))
+    G = G.eval().requires_grad_(False)
+    for net in (G.synthesis.fg, G.synthesis.fg2):
+        net.b16.torgb.weight[3] *= 50
+    got = PairSampler(G, 0.125, ALL, seed=3, vary=0.5).scenes(5)
+    draws = torch.Generator().manual_seed(3)
+    drawn = G(torch.randn([5, 8], generator=draws), None, return_layers=True)
+    alone = Layers(drawn.bg.repeat_interleave(2, 0), torch.stack([drawn.fg[:, :3], drawn.fg[:, 3:]], 1).flatten(0, 1),
+                   drawn.mask.flatten(0, 1).unsqueeze(1))
+    alone = shift_foreground(vary_shape(clean_edges(alone), 0.5, draws), random_shift(10, 2, generator=draws))
+    assert torch.equal(got.bg, drawn.bg)
+    assert torch.equal(got.fg, torch.cat([alone.fg[::2], alone.fg[1::2]], dim=1))
+    assert torch.equal(got.mask, torch.cat([alone.mask[::2], alone.mask[1::2]], dim=1))
+    sampler = PairSampler(G, 0.125, ALL, seed=3, vary=0.5)
+    sampler.keep, seen = lambda img, mask: (seen.append((img, mask)), ALL(img, mask))[1], []
+    sampler.batch(5)
+    assert torch.allclose(seen[0][1], 1 - (1 - got.mask[:, :1]) * (1 - got.mask[:, 1:]))
+    assert torch.equal(seen[0][0], composite(got).clamp(-1, 1))
 
 
 def test_labels_are_one_class_each():

@@ -198,6 +198,31 @@ def test_files_are_cutout_mask_and_layers_of_the_composite(run, tmp_path):
         assert np.abs(img - (fg * alpha + bg * (1 - alpha)))[inside].max() <= 1.51
 
 
+def test_several_objects_have_files_of_their_own_and_a_common_mask(tmp_path):
+    torch.manual_seed(1)
+    G = LayeredGenerator(c_dim=0, num_objects=2, synthesis_kwargs=dict(channel_base=64, channel_max=4), **TINY)
+    network = save(tmp_path / "run", G.eval().requires_grad_(False))
+    draw(network, "--seeds=0-2", f"--outdir={tmp_path / 'out'}", f"--zip={tmp_path / 'a.zip'}",
+         f"--grid={tmp_path / 'sheet.png'}")
+    of_each = [f"{kind}{number}" for kind in ("cutouts", "foregrounds", "masks") for number in (1, 2)]
+    assert sorted(os.listdir(tmp_path / "out")) == sorted(["backgrounds", "composites", "masks", *of_each])
+    pictures, masks = read_pairs(tmp_path / "a.zip", tmp_path / "a-masks.zip")
+    for seed in range(3):
+        name = f"seed{seed:04d}"
+        layers = generate.draw_layers(G, generate.seed_codes(G, [seed]))
+        union, first, second, cutout = (read(tmp_path / "out", kind, name)
+                                        for kind in ("masks", "masks1", "masks2", "cutouts1"))
+        m1, m2 = layers.mask[0].numpy() * 255
+        assert np.abs(first - m1 * (1 - m2 / 255)).max() <= 0.501 and np.abs(second - m2).max() <= 0.501
+        assert np.abs(union - (255 - (255 - m1) * (255 - m2) / 255)).max() <= 0.501
+        assert np.abs(cutout[..., 3] - m1).max() <= 0.501, "a cut-out is the whole object, hidden parts as well"
+        assert np.array_equal(cutout[..., :3], read(tmp_path / "out", "foregrounds1", name))
+        assert np.array_equal(masks[seed], union)
+        assert_close(pictures[seed].transpose(1, 2, 0), upstream_picture(G, seed, noise_mode="const"))
+    with PIL.Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size == (92 + 3 * 64, 9 * 66 - 2)
+
+
 def test_zips_are_a_data_set_of_pairs(run, tmp_path):
     draw(run, "--seeds=8,2,5", f"--outdir={tmp_path}", f"--zip={tmp_path / 'new' / 'drawn.zip'}", "--batch=2")
     pictures, masks = read_pairs(tmp_path / "new/drawn.zip", tmp_path / "new/drawn-masks.zip")

@@ -10,7 +10,8 @@ from click.testing import CliRunner
 
 from benchmarks.judge import main
 from layered_plugin.evaluation import mean_iou
-from layered_plugin.judge import judge_masks, load_judge, save_judge, train_judge
+from layered_plugin.judge import judge_masks, judge_objects, load_judge, save_judge, train_judge
+from layered_plugin.object_scores import matched_iou
 from layered_plugin.pair_augment import center_crop, crop_side, disturb, random_crop_flip, to_unit
 from layered_plugin.picture_zip import PictureZipWriter
 from layered_plugin.unet import UNet
@@ -43,6 +44,23 @@ def test_masks_do_not_depend_on_the_batch_size(judge: UNet) -> None:
     assert torch.equal(judge_masks(judge, img, batch=2), judge_masks(judge, img, batch=7))
 
 
+def test_a_judge_of_two_objects_tells_them_apart_in_any_order(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(30, 70, (64, 3, 18, 18)).astype(np.uint8)
+    masks = np.zeros((64, 2, 18, 18), np.uint8)
+    for idx in range(64):
+        red, green = rng.permutation(2)  # Neither color is always the first.
+        masks[idx, red, 4:14, 3:8], masks[idx, green, 4:14, 10:15] = 255, 255
+        pictures[idx, 0, 4:14, 3:8], pictures[idx, 1, 4:14, 10:15] = 220, 220
+    save_judge(train_judge(pictures, masks, steps=60, batch=8), tmp_path / "judge.pt")
+    judge = load_judge(tmp_path / "judge.pt")
+    img, truth = center_crop(to_unit(pictures[:16]), 16), center_crop(torch.from_numpy(masks[:16]), 16) > 0
+    found = judge_objects(judge, img)
+    assert found.shape == (16, 2, 16, 16)
+    assert np.mean([matched_iou(pred, target) for pred, target in zip(found, truth, strict=True)]) > 0.8
+    assert torch.equal(judge_masks(judge, img), found.any(dim=1))
+
+
 def test_logits_keep_the_size_of_the_picture(judge: UNet) -> None:
     assert judge(torch.zeros(2, 3, 12, 20)).shape == (2, 1, 12, 20)
 
@@ -69,6 +87,8 @@ def test_training_repeats_by_seed_and_leaves_the_global_generator_alone() -> Non
     ({"pictures": np.zeros((4, 3, 18, 18))}, "`pictures`"),
     ({"masks": np.zeros((4, 17, 17), np.uint8)}, "`masks`"),
     ({"masks": np.zeros((4, 18, 18), bool)}, "`masks`"),
+    ({"masks": np.zeros((4, 2, 17, 17), np.uint8)}, "`masks`"),
+    ({"masks": np.zeros((4, 0, 18, 18), np.uint8)}, "`masks`"),
 ])
 def test_wrong_arguments_are_named(change: dict, text: str) -> None:
     arguments = {"pictures": np.zeros((4, 3, 18, 18), np.uint8), "masks": np.zeros((4, 18, 18), np.uint8), **change}

@@ -51,6 +51,18 @@ def test_generated_score_is_the_iou_with_what_the_teacher_sees(columns, expected
     assert scores["teacher_coverage"] == pytest.approx(16 / 64)
 
 
+def test_the_mask_of_several_objects_is_of_all_together():
+    class TwoStrips(FakeGenerator):
+        def forward(self, z, c, **kwargs):
+            layers = super().forward(z, c, **kwargs)
+            mask = torch.zeros(len(z), 2, 8, 8)
+            mask[:, 0, 2:6, 2:4] = mask[:, 1, 2:6, 3:6] = 1
+            return Layers(layers.bg, layers.fg.repeat(1, 2, 1, 1), mask)
+
+    scores = score_generated(TwoStrips(), sees_white, num=4, seed=0)
+    assert scores["mean_iou"] == 1 and scores["coverage"] == pytest.approx(16 / 64)
+
+
 def test_scenes_without_detection_count_only_among_all():
     def every_third(images, names):
         return [seen if int(name[-8:]) % 3 == 0 else None

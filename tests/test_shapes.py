@@ -84,6 +84,8 @@ def test_seeds_give_other_pictures() -> None:
     (["--dest=a.zip", "--masks=a.zip"], "--masks must differ from --dest"),
     (["--dest=a.zip", "--num=0"], "--num"),
     (["--dest=a.zip", "--size=4"], "--size"),
+    (["--dest=a.zip", "--masks=b.zip", "--labels=b.zip"], "--labels must differ from --masks, got b.zip for both"),
+    (["--dest=a.zip", "--objects=6"], "--objects"),
     ([], "--dest"),
 ])
 def test_wrong_options_are_named(arguments: list[str], text: str) -> None:
@@ -125,3 +127,35 @@ def test_scene_matches_the_formula_pixel_by_pixel() -> None:
         value = alpha[y, x] * colour[y, x, c] + (1 - alpha[y, x]) * bg[y, x, c] * (1 - 0.6 * shade[y, x])
         value *= light.tint[c] * (1 + 0.4 * ((x + 0.5) / 8 - 0.5) - 0.6 * ((y + 0.5) / 8 - 0.5))
         assert abs(scene[y, x, c] - min(value * 255, 255)) <= 0.501
+
+
+def test_several_objects_are_smaller_visible_and_labelled(tmp_path: Path) -> None:
+    drawn = [shapes.draw_picture(36, np.random.default_rng([0, index]), 3) for index in range(60)]
+    labels, masks = np.stack([one.labels for one in drawn]), np.stack([one.mask for one in drawn])
+    assert np.array_equal(labels > 0, masks >= 128)
+    shares = np.stack([(labels == number).mean(axis=(1, 2)) for number in (1, 2, 3)])
+    assert shares.min() > 0.01 and (0.035 < shares.mean(axis=1)).all() and (shares.mean(axis=1) < 0.06).all()
+    paths = [f"--dest={tmp_path}/a.zip", f"--labels={tmp_path}/l.zip"]
+    result = CliRunner().invoke(shapes.main, [*paths, "--objects=3", "--num=4"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    pictures, written = read_pairs(tmp_path / "a.zip", tmp_path / "l.zip")
+    assert np.array_equal(written, labels[:4])
+    assert np.array_equal(pictures[2].transpose(1, 2, 0), drawn[2].picture)
+
+
+def test_one_object_is_drawn_as_if_there_were_never_more() -> None:
+    """The order of random draws for one object: background, outline, size, centre, colour, detail, shade, light."""
+    rng = np.random.default_rng([0, 7])
+    picture, mask, labels = shapes.draw_picture(24, np.random.default_rng([0, 7]))
+    bg = shapes._background(24, rng)
+    corners = shapes.outline(str(rng.choice(shapes.KINDS)), rng)
+    reach = np.linalg.norm(corners, axis=1).max()
+    scale = min(np.sqrt(rng.uniform(0.14, 0.38)), 0.46 / reach)
+    centre = 0.5 + rng.uniform(-0.12, 0.12, size=2)
+    alpha = shapes._stencil([centre + corners * scale], 24)
+    colour = shapes._object_colour(bg.mean(axis=(0, 1)), rng)
+    fg = shapes._add_detail(colour * np.ones((24, 24, 1), np.float32), colour, centre, corners * scale, rng)
+    fg = np.clip(fg * shapes._shading(24, centre, scale, rng)[:, :, None], 0, 1) * alpha[:, :, None]
+    light = Light(0.06, 0.06, 0.6, tuple(rng.uniform(0.65, 1.15, size=3)), tuple(rng.uniform(-0.6, 0.6, size=2)))
+    assert np.array_equal(picture, put_into_scene(fg, alpha, bg, light))
+    assert np.array_equal(mask, np.rint(alpha * 255)) and np.array_equal(labels, mask >= 128)

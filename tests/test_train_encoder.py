@@ -6,12 +6,15 @@ import signal
 
 import pytest
 import torch
+from click.testing import CliRunner
 from tiny_models import default_options, make_discriminator, make_gan_run, make_model, make_pictures, small_resnet
 
 import invert
 from layered_plugin import encoder, train_encoder
+from layered_plugin.checkpoint import save_network_pkl
 from layered_plugin.inversion import EncoderTraining
 from layered_plugin.model_file import ModelError, fingerprint, load_model, load_tensors
+from layered_plugin.networks import LayeredGenerator
 from layered_plugin.pictures import PictureError
 
 NAMES = ("a.png", "b.png", "c.png", "d.png", "e.png")
@@ -192,3 +195,14 @@ def test_unfit_start_is_named(tmp_path, places, kind, seed, changes, words):
 def test_feature_resolution_that_the_discriminator_lacks_is_refused(tmp_path, places):
     with pytest.raises(ValueError, match=r"--feature-resolution must be one of 8, 4 for this discriminator, got 16"):
         train(tmp_path, places, feature_resolution=16)
+
+
+def test_generator_of_several_objects_is_refused_with_the_remedy(tmp_path, places):
+    G = LayeredGenerator(z_dim=8, c_dim=0, w_dim=8, img_resolution=16, img_channels=3, num_objects=2,
+                         mapping_kwargs=dict(num_layers=1), synthesis_kwargs=dict(channel_base=64, channel_max=4))
+    path = tmp_path / "network-snapshot-000001.pkl"
+    save_network_pkl(path, dict(G=G, D=make_discriminator(), G_ema=G, training_set_kwargs=None, augment_pipe=None))
+    args = ["train", f"--outdir={tmp_path / 'runs'}", f"--network={path}", f"--data={places['data']}", "--device=cpu"]
+    result = CliRunner().invoke(invert.main, args)
+    assert result.exit_code == 1, result.output
+    assert f"{path}: draws 2 objects a picture, but an encoder finds one; use invert.py distill" in result.output

@@ -105,6 +105,8 @@ VARIANTS = dict(
              ada_interval=3, ada_kimg=1),
     path_length=dict(G_reg_interval=3, loss_kwargs=dict(class_name="layered_plugin.loss.LayeredLoss", pl_weight=2)),
     rounds=dict(batch_gpu=4),
+    two_objects=dict(G_kwargs=dict(class_name="layered_plugin.networks.LayeredGenerator", z_dim=8, w_dim=8,
+                                   num_objects=2, synthesis_kwargs=dict(channel_base=64, channel_max=4))),
 )
 
 
@@ -129,6 +131,18 @@ def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(variant, data, tmp_
     assert torch.equal(states[0]["rng"][0]["cpu"], states[1]["rng"][0]["cpu"])
     if variant == "ada":
         assert states[0]["augment_p"] > 0
+
+
+def test_run_of_two_objects_leaves_their_snapshot_grid_and_statistics(data, tmp_path):
+    run = tmp_path / "run"
+    training_loop(**config(data, run, **VARIANTS["two_objects"]))
+    with open(run / "network-snapshot-000000.pkl", "rb") as file:
+        G_ema = legacy.load_network_pkl(file)["G_ema"]
+    assert G_ema(torch.randn(2, 8), None, return_layers=True).mask.shape == (2, 2, 16, 16)
+    with PIL.Image.open(run / "layers000000.png") as grid:
+        assert grid.height == 9 * 64 + 8 * 2  # Three rows for each object, and background, composite, shifted.
+    stats = json.loads((run / "stats.jsonl").read_text().splitlines()[-1])
+    assert stats["Loss/mask/overlap"]["mean"] > 0
 
 
 def test_reading_in_worker_processes_shows_the_same_pictures(data, tmp_path, monkeypatch):

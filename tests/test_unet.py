@@ -1,11 +1,13 @@
 """The U-Net: what it computes, written out; seeds; the steps of its fitting."""
 
+import itertools
+
 import pytest
 import torch
 from torch.nn import functional as F
 
 from layered_plugin import unet as unet_module
-from layered_plugin.unet import Fitting, UNet, fast_half, make_unet
+from layered_plugin.unet import Fitting, UNet, best_order, fast_half, make_unet
 
 
 @pytest.fixture(autouse=True)
@@ -121,6 +123,26 @@ def test_step_returns_the_loss_before_it():
     prob = unet.train()(img).sigmoid()
     expected = -(target * prob.log() + (1 - target) * (1 - prob).log()).mean()
     assert Fitting(unet, steps=5).step(img, target) == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_masks_of_several_objects_are_put_into_the_order_of_least_cross_entropy():
+    logits, target = torch.randn(6, 3, 4, 4), torch.rand(6, 3, 4, 4)
+    ordered = best_order(logits, target)
+    for n in range(6):
+        losses = {order: F.binary_cross_entropy_with_logits(logits[n], target[n, list(order)]).item()
+                  for order in itertools.permutations(range(3))}
+        assert torch.equal(ordered[n], target[n, list(min(losses, key=losses.get))])
+    one = torch.rand(2, 1, 4, 4)
+    assert best_order(torch.randn(2, 1, 4, 4), one) is one
+
+
+def test_step_takes_the_masks_of_several_objects_in_any_order():
+    img, target = torch.randn(4, 3, 8, 8), torch.rand(4, 2, 8, 8)
+    losses = [Fitting(make_unet((4, 4, 4), seed=0, num_objects=2), steps=5).step(img, target[:, order])
+              for order in ([0, 1], [1, 0])]
+    assert losses[0] == losses[1]
+    logits = make_unet((4, 4, 4), seed=0, num_objects=2).train()(img)
+    assert losses[0] <= F.binary_cross_entropy_with_logits(logits, target).item()
 
 
 def test_a_single_step_is_one_of_adamw_at_the_full_rate():

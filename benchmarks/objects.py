@@ -1,0 +1,146 @@
+"""Do several objects separate? Trains a judge that tells objects apart, then generators, and scores object by object.
+
+Resumable: a finished judge and finished runs are kept.
+"""
+
+import json
+import os
+import platform
+import shlex
+import sys
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+
+from benchmarks.emergence import run_logged
+from layered_plugin.checkpoint import atomic_write
+from layered_plugin.judge import judge_objects, load_judge, save_judge, train_judge
+from layered_plugin.object_scores import matched_iou, score_objects
+from layered_plugin.occlusion import MAX_OBJECTS
+from layered_plugin.pair_augment import center_crop, crop_side, to_unit
+from layered_plugin.picture_zip import read_pairs
+from layered_plugin.snapshots import load_snapshot
+from layered_plugin.unet import UNet
+
+SCORE_SEED = 1
+
+
+def read_objects(option: str, pictures: str, labels: str) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures [N, 3, S, S] and what is visible of each of their objects, [N, K, S, S], 255 = object, both uint8.
+
+    Raises:
+        click.ClickException: A file can't be read, or no picture has two objects.
+    """
+    try:
+        img, label = read_pairs(pictures, labels)
+    except ValueError as error:
+        raise click.ClickException(f"{option}: {error}") from error
+    num_objects = int(label.max())
+    if not 2 <= num_objects <= MAX_OBJECTS:
+        raise click.ClickException(f"{option}: {labels}: labels go up to {num_objects}, not 2 to {MAX_OBJECTS}; make "
+                                   "them with --labels and --objects of layered_plugin.shapes or composites")
+    return img, (label[:, None] == np.arange(1, num_objects + 1)[:, None, None]).astype(np.uint8) * 255
+
+
+def prepare_judge(data: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray], steps: int,
+                  folder: Path) -> tuple[UNet, dict[str, Any]]:
+    """Train a judge and score it on real pictures, or take the finished one from the folder."""
+    weights, record_file = folder / f"judge-{steps}.pt", folder / f"judge-{steps}.json"
+    if not record_file.is_file():
+        save_judge(train_judge(*data, steps=steps), weights)
+    judge = load_judge(weights)
+    if record_file.is_file():
+        return judge, json.loads(record_file.read_text())
+    side = crop_side(test[0].shape[-1])
+    pred = judge_objects(judge, center_crop(to_unit(test[0]), side))
+    target = center_crop(torch.from_numpy(test[1]), side) > 0
+    ious = [matched_iou(ours, theirs) for ours, theirs in zip(pred, target, strict=True)]
+    record = dict(weights=str(weights), steps=steps, test_num=len(ious), matched_iou=float(np.mean(ious)))
+    with atomic_write(record_file) as file:
+        file.write(json.dumps(record, indent=2).encode())
+    return judge, record
+
+
+def run_once(data: str, num_objects: int, judge: UNet, options: list[str], seed: int, num: int,
+             folder: Path) -> dict[str, Any]:
+    """Train a generator with one seed, or go on training it, score its last snapshot, and keep the result."""
+    result_file = folder / "result.json"
+    if result_file.is_file():
+        return json.loads(result_file.read_text())
+    folder.mkdir(parents=True, exist_ok=True)
+    train = [sys.executable, "train_layered.py", f"--outdir={folder}", f"--data={data}", "--cfg=demo",
+             f"--objects={num_objects}", f"--seed={seed}", *options]
+    resumable = any(folder.glob("*/training-state-*.pt"))
+    run_logged([*train[:2], f"--outdir={folder}", "--resume=latest"] if resumable else train, folder / "train.log")
+    run_dir = max(path for path in folder.iterdir() if path.is_dir())
+    stats = json.loads((run_dir / "stats.jsonl").read_text().splitlines()[-1])
+    snapshot = load_snapshot(run_dir)
+    result = dict(score_objects(snapshot["G_ema"], judge, num=num, seed=SCORE_SEED), train_seed=seed,
+                  network=snapshot["path"], kimg=stats["Progress/kimg"]["mean"],
+                  train_minutes=stats["Timing/total_sec"]["mean"] / 60,
+                  train_command=shlex.join(["python", *train[1:]]))
+    with atomic_write(result_file) as file:
+        file.write(json.dumps(result, indent=2).encode())
+    return result
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """Markdown: one row per seed, and their mean and deviation."""
+    lines = ["| seed | kimg | mean matched IoU | union IoU | all as one object | objects | judge's objects "
+             "| coverage, back to front |",
+             "|---|---|---|---|---|---|---|---|"]
+    for row in results:
+        lines.append(
+            f"| {row['train_seed']} | {row['kimg']:.0f} | {row['matched_iou']:.3f} | {row['union_iou']:.3f} "
+            f"| {row['one_mask_iou']:.3f} | {row['objects']:.2f} | {row['judge_objects']:.2f} "
+            f"| {', '.join(f'{value:.2f}' for value in row['coverage'])} |")
+    ious = [row["matched_iou"] for row in results]
+    return "\n".join([*lines, f"mean matched IoU {np.mean(ious):.3f} +- {np.std(ious):.3f}"])
+
+
+@click.command()
+@click.option("--data", help="Training pictures", metavar="ZIP", required=True)
+@click.option("--labels", help="Label pictures of --data", metavar="ZIP", required=True)
+@click.option("--test-data", help="Pictures to score the judge on", metavar="ZIP", required=True)
+@click.option("--test-labels", help="Label pictures of --test-data", metavar="ZIP", required=True)
+@click.option("--seeds", help="Training seeds 0 to N - 1", metavar="N", type=click.IntRange(min=1), default=1,
+              show_default=True)
+@click.option("--option", "options", help="Option of train_layered.py (repeatable)", metavar="OPTION", multiple=True)
+@click.option("--judge-steps", help="Optimizer steps of the judge", metavar="INT", type=click.IntRange(min=1),
+              default=1500, show_default=True)
+@click.option("--num", help="Generated scenes to score", metavar="INT", type=click.IntRange(min=1), default=2000,
+              show_default=True)
+@click.option("--outdir", help="Where judge and runs go", metavar="DIR", default="runs/objects", show_default=True)
+def main(data: str, labels: str, test_data: str, test_labels: str, seeds: int, options: tuple[str, ...],
+         judge_steps: int, num: int, outdir: str) -> None:
+    """Train generators of several objects with --cfg=demo, and score them object by object.
+
+    The number of objects is that of the label pictures. JSON goes to stdout, the table to stderr. Another --outdir is
+    needed for other options.
+
+    \b
+    Example:
+    python -m benchmarks.objects --data=data/shapes2.zip --labels=data/shapes2-labels.zip \\
+        --test-data=data/shapes2-test.zip --test-labels=data/shapes2-test-labels.zip --option=--mask-min=0.08
+    """
+    real = read_objects("--data, --labels", data, labels)
+    test = read_objects("--test-data, --test-labels", test_data, test_labels)
+    folder = Path(outdir)
+    folder.mkdir(parents=True, exist_ok=True)
+    judge, judge_record = prepare_judge(real, test, judge_steps, folder)
+    print(f"judge on real pictures: mean matched IoU {judge_record['matched_iou']:.3f}", file=sys.stderr)
+    results = [run_once(data, real[1].shape[1], judge, list(options), seed, num, folder / f"seed{seed}")
+               for seed in range(seeds)]
+    print(table(results), file=sys.stderr)
+    print(json.dumps(dict(
+        judge=judge_record, results=results, date=date.today().isoformat(), torch=torch.__version__,
+        machine=platform.machine(), cpu_capability=torch.backends.cpu.get_cpu_capability(), cores=os.cpu_count(),
+        command=shlex.join(["python", "-m", "benchmarks.objects", *sys.argv[1:]])), indent=2))
+
+
+if __name__ == "__main__":
+    main()
