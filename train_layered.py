@@ -244,7 +244,7 @@ def resume_config(resume: str, outdir: str, opts: dict[str, Any], given: set[str
 @click.option("--cbase", help="Channels x resolution  [default: by --cfg]", type=click.IntRange(min=1),
               metavar="INT")
 @click.option("--cmax", help="Most channels of a layer", type=click.IntRange(min=1), default=512, metavar="INT")
-@click.option("--w-dim", help="Width of z and of each half of w", type=click.IntRange(min=1), default=512,
+@click.option("--w-dim", help="Width of z and of each part of w", type=click.IntRange(min=1), default=512,
               metavar="INT")
 @click.option("--map-depth", help="Mapping layers  [default: by --cfg]", type=click.IntRange(min=1), metavar="INT")
 @click.option("--lr", help="Learning rate  [default: by --cfg]", type=click.FloatRange(min=0, min_open=True),
@@ -270,6 +270,11 @@ def main(ctx: click.Context, outdir: str, dry_run: bool, **opts: Any) -> None:
     \b
     # Your own folder of pictures of one kind of object, on two GPUs.
     python train_layered.py --outdir=runs --data=my-cars --cfg=car --resolution=64 --gpus=2
+
+    \b
+    # Two objects in every picture; the least coverage is that of one of them.
+    python -m layered_plugin.shapes --objects=2 --dest=data/shapes2.zip
+    python train_layered.py --outdir=runs --data=data/shapes2.zip --cfg=demo --objects=2 --mask-min=0.08
 
     \b
     # Go on with the newest run in a folder, to a greater length.

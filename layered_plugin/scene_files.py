@@ -17,7 +17,6 @@ from layered_plugin.dataset import to_uint8
 from layered_plugin.picture_zip import PictureZipWriter
 from layered_plugin.report import picture_rows
 
-FOLDERS = ("composites", "masks", "cutouts", "backgrounds", "foregrounds")  # Of scenes of one object.
 Scene = dict[str, np.ndarray]  # Folder to picture.
 
 
@@ -28,11 +27,12 @@ def to_pictures(layers: Layers) -> list[Scene]:
         layers: N scenes of K objects.
 
     Returns:
-        For each scene and each of `FOLDERS` a uint8 picture: mask [H, W], 255 = object; cut-out [H, W, 4], the
-        foreground with the mask as alpha; the others [H, W, 3]. The composite is `G(z, c)`, mixed from layers not yet
-        clamped to [-1, 1]: at soft edges it may not be the mix of the layers as written.
-        For K > 1 `masks` is of all objects together, and for each object from back to front there are `masks1`, what
-        is visible of it, `cutouts1`, the whole object, and `foregrounds1`, and so on, in place of the two folders.
+        For each scene uint8 pictures, by the folder that they go to: `masks` [H, W], 255 = object; `cutouts`
+        [H, W, 4], the foreground with the mask as alpha; `composites`, `backgrounds` and `foregrounds` [H, W, 3]. The
+        composite is `G(z, c)`, mixed from layers not yet clamped to [-1, 1]: at soft edges it may not be the mix of the
+        layers as written.
+        For K > 1 the mask is of all objects together, and for each object, numbered from back to front, there are
+        `masks1`, what is visible of it, `cutouts1`, the whole object, and `foregrounds1`, and so on.
     """
     num_objects = layers.mask.shape[1]
     img, bg, fg = (_color(x) for x in (composite(layers), layers.bg, fold_objects(layers).fg))
@@ -40,16 +40,13 @@ def to_pictures(layers: Layers) -> list[Scene]:
     fg = fg.reshape(len(bg), num_objects, *fg.shape[1:])  # [N, K, H, W, 3]
     scenes = []
     for idx in range(len(bg)):
-        scene = dict(composites=img[idx], masks=union[idx, 0])
-        if num_objects == 1:
-            scene["cutouts"] = _cutout(fg[idx, 0], whole[idx, 0])
-        scene["backgrounds"] = bg[idx]
-        if num_objects == 1:
-            scene["foregrounds"] = fg[idx, 0]
-        else:
-            for k in range(num_objects):
-                scene.update({f"masks{k + 1}": visible[idx, k], f"foregrounds{k + 1}": fg[idx, k],
-                              f"cutouts{k + 1}": _cutout(fg[idx, k], whole[idx, k])})
+        scene = dict(composites=img[idx], masks=union[idx, 0], backgrounds=bg[idx])
+        for k in range(num_objects):
+            suffix = str(k + 1) if num_objects > 1 else ""
+            if num_objects > 1:
+                scene["masks" + suffix] = visible[idx, k]
+            scene["foregrounds" + suffix] = fg[idx, k]
+            scene["cutouts" + suffix] = np.concatenate([fg[idx, k], whole[idx, k, :, :, None]], axis=2)
         scenes.append(scene)
     return scenes
 
@@ -60,10 +57,6 @@ def _color(img: torch.Tensor) -> np.ndarray:
 
 def _gray(mask: torch.Tensor) -> np.ndarray:
     return (mask * 255).round().to(torch.uint8).cpu().numpy()
-
-
-def _cutout(fg: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    return np.concatenate([fg, mask[..., None]], axis=2)
 
 
 def draw_sheet(layers: Layers) -> PIL.Image.Image:

@@ -21,9 +21,10 @@ from layered_plugin.compose import Layers
 from layered_plugin.dataset import PictureDataset, to_uint8
 from layered_plugin.networks import LayeredGenerator
 from layered_plugin.picture_zip import read_pairs
-from layered_plugin.scene_files import FOLDERS, to_pictures
+from layered_plugin.scene_files import to_pictures
 
 ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = ("composites", "masks", "cutouts", "backgrounds", "foregrounds")
 TINY = dict(z_dim=8, w_dim=8, img_resolution=16, img_channels=3, mapping_kwargs=dict(num_layers=1))
 
 

@@ -102,6 +102,12 @@ def test_layers_are_those_of_the_objects_networks_in_order():
     assert torch.allclose(layers.mask, torch.sigmoid(torch.cat([outs[1][:, 3:], outs[2][:, 3:]], dim=1)))
 
 
+def test_a_network_of_one_object_fills_background_and_hindmost_object_of_more():
+    one, two = make(1).state_dict(), make(2).state_dict()
+    assert all(two[key].shape == value.shape for key, value in one.items())
+    assert {key.split(".")[1] for key in two.keys() - one.keys()} == {"fg2"}
+
+
 def test_no_object_is_refused():
     with pytest.raises(ValueError, match="`num_objects` to be at least 1, but got 0"):
         make(0)
