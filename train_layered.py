@@ -274,7 +274,8 @@ def main(ctx: click.Context, outdir: str, dry_run: bool, **opts: Any) -> None:
     \b
     # Two objects in every picture; the least coverage is that of one of them.
     python -m layered_plugin.shapes --objects=2 --dest=data/shapes2.zip
-    python train_layered.py --outdir=runs --data=data/shapes2.zip --cfg=demo --objects=2 --mask-min=0.08
+    python train_layered.py --outdir=runs --data=data/shapes2.zip --cfg=demo --objects=2 --mask-min=0.08 \\
+        --mask-overlap-weight=5
 
     \b
     # Go on with the newest run in a folder, to a greater length.

@@ -125,7 +125,8 @@ def main(data: str, labels: str, test_data: str, test_labels: str, seeds: int, o
     \b
     Example:
     python -m benchmarks.objects --data=data/shapes2.zip --labels=data/shapes2-labels.zip \\
-        --test-data=data/shapes2-test.zip --test-labels=data/shapes2-test-labels.zip --option=--mask-min=0.08
+        --test-data=data/shapes2-test.zip --test-labels=data/shapes2-test-labels.zip --option=--mask-min=0.08 \\
+        --option=--mask-overlap-weight=5
     """
     real = read_objects("--data, --labels", data, labels)
     test = read_objects("--test-data, --test-labels", test_data, test_labels)

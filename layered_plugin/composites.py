@@ -104,8 +104,8 @@ def write_dataset(composites: Iterator[Composite], num: int, zips: Mapping[str, 
             writers = {field: stack.enter_context(PictureZipWriter(path)) for field, path in zips.items()}
             records = stack.enter_context(open(partial, "w"))
             for composite in progress(composites, num, "composites"):
-                name = [writer.add(getattr(composite, field)) for field, writer in writers.items()][0]
-                records.write(json.dumps({"picture": name, **composite.record}) + "\n")
+                names = {field: writer.add(getattr(composite, field)) for field, writer in writers.items()}
+                records.write(json.dumps({"picture": names["picture"], **composite.record}) + "\n")
                 share += float(composite.mask.mean()) / 255.0
         os.replace(partial, manifest)
     finally:
