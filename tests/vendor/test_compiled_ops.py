@@ -1,13 +1,17 @@
 """Compiled kernels against the reference operations: random arguments, layouts, number formats, derivatives."""
 
+import copy
+import pickle
 import shutil
 
 import pytest
 import torch
-from hypothesis import given, settings
+import torch.utils.checkpoint
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from torch_utils import custom_ops
-from torch_utils.ops import bias_act, compiled
+from torch_utils.ops import bias_act, compiled, upfirdn2d
+from training import networks
 
 needs_compiler = pytest.mark.skipif(
     not (shutil.which("g++") and shutil.which("ninja")), reason="needs g++ and ninja to build the kernels"
@@ -165,3 +169,114 @@ def test_reference_ops_switches_kernels_off_and_on():
     with custom_ops.reference_ops(), custom_ops.reference_ops():
         assert not compiled.supports(x)
     assert compiled.supports(x) == before
+
+
+@st.composite
+def _resampling_cases(draw):
+    taps = draw(st.one_of(st.integers(1, 13), st.tuples(st.integers(1, 6), st.integers(1, 6))))
+    channels = draw(st.sampled_from([1, 3, 4, 40]))
+    shape = (draw(st.integers(1, 3)), channels, draw(st.integers(1, 18)), draw(st.integers(1, 18)))
+    factors = st.tuples(st.integers(1, 4), st.integers(1, 4))
+    pads = tuple(draw(st.integers(-4, 8)) for _ in range(4))
+    kwargs = dict(up=draw(factors), down=draw(factors), padding=pads, flip_filter=draw(st.booleans()), gain=4.0)
+    return shape, taps, draw(st.booleans()), kwargs, draw(st.booleans()), draw(st.integers(0, 99))
+
+
+def _resampling_tensors(case):
+    shape, taps, outer, kwargs, nhwc, seed = case
+    rng = torch.Generator().manual_seed(seed)
+    f = torch.randn(taps, generator=rng)
+    f = torch.outer(f[0], f[-1]) if outer and f.ndim == 2 else f
+    x = torch.randn(shape, generator=rng)
+    x = x.contiguous(memory_format=CL) if nhwc else x
+    sizes = zip((shape[3], shape[2]), (f.shape[-1], f.shape[0]), kwargs["up"], (0, 2), strict=True)
+    assume(all(size * up + sum(kwargs["padding"][i : i + 2]) >= count for size, count, up, i in sizes))
+    return x, f, kwargs
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.filter_too_much])
+@given(_resampling_cases())
+def test_upfirdn2d_equals_reference(case):
+    x, f, kwargs = _resampling_tensors(case)
+    grad = torch.randn_like(upfirdn2d.upfirdn2d(x, f, impl="ref", **kwargs))
+
+    def run(impl):
+        return _results(lambda x: upfirdn2d.upfirdn2d(x, f, impl=impl, **kwargs), [x], grad)
+
+    for got, expected in zip(run("cuda"), run("ref"), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+        assert got.is_contiguous() == expected.is_contiguous() and got.is_contiguous(memory_format=CL) == (
+            expected.is_contiguous(memory_format=CL)
+        )
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.filter_too_much])
+@given(_resampling_cases())
+def test_upfirdn2d_in_bfloat16_is_float32_rounded_once(case):
+    x, f, kwargs = _resampling_tensors(case)
+    x = x.bfloat16()
+    y = upfirdn2d.upfirdn2d(x, f, **kwargs)
+    wide = upfirdn2d.upfirdn2d(x.float(), f, impl="ref", **kwargs)
+    torch.testing.assert_close(y.float(), wide, rtol=2**-8, atol=1e-4)
+
+
+def _zero_inserting(x, f, up, pads, down):
+    """The formula word by word in PyTorch calls: insert zeros, pad, correlate with the flipped filter, decimate."""
+    n, c, h, w = x.shape
+    zeros = torch.zeros(n, c, h, up, w, up, dtype=x.dtype)
+    zeros[:, :, :, 0, :, 0] = x
+    padded = torch.nn.functional.pad(zeros.reshape(n, c, h * up, w * up), [*pads])
+    weight = f.flip([0, 1]).to(x.dtype).expand(c, 1, *f.shape)
+    return torch.nn.functional.conv2d(padded, weight, groups=c)[:, :, ::down, ::down]
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, CL])
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("up", "down", "pads"), [(1, 1, (2, 1, 2, 1)), (2, 1, (2, 1, 2, 1)), (1, 2, (1, 1, 1, 1))])
+def test_usual_geometries_at_usual_sizes(up, down, pads, threads, layout):
+    x = torch.randn(2, 32, 48, 48).contiguous(memory_format=layout)
+    f = upfirdn2d.setup_filter([1, 3, 3, 1])
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        y = upfirdn2d.upfirdn2d(x, f, up=up, down=down, padding=pads)
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(y, _zero_inserting(x, f, up, pads, down))
+
+
+@pytest.mark.parametrize("nhwc", [False, True])
+@pytest.mark.parametrize("kwargs", [{"up": 2}, {"down": 2}, {"up": 3, "down": 2, "padding": 3}])
+def test_upfirdn2d_gradients_of_two_orders(kwargs, nhwc):
+    x = torch.randn(1, 2, 6, 5, dtype=torch.float64).contiguous(memory_format=CL if nhwc else torch.contiguous_format)
+    f = upfirdn2d.setup_filter([1, 3, 3, 1])
+
+    def func(x):
+        return upfirdn2d.upfirdn2d(x, f, **{"padding": 2, **kwargs}).square()
+
+    assert torch.autograd.gradcheck(func, (x.requires_grad_(),))
+    assert torch.autograd.gradgradcheck(func, (x,))
+
+
+def test_nan_stays_where_the_filter_carries_it():
+    x = torch.zeros(1, 2, 12, 12)
+    x[0, 0, 6, 6] = float("nan")
+    y = upfirdn2d.filter2d(x, upfirdn2d.setup_filter([1, 3, 3, 1]))
+    assert y[0, 0].isnan().sum() == 16 and not y[0, 1].isnan().any()
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 8, 6), (2, 0, 8, 6)])
+def test_resampling_an_empty_batch(shape):
+    x = torch.zeros(shape, requires_grad=True)
+    y = upfirdn2d.upsample2d(x, upfirdn2d.setup_filter([1, 3, 3, 1]), up=[2, 1])
+    assert y.shape == (*shape[:2], 8, 12) and torch.autograd.grad(y.sum(), x)[0].shape == x.shape
+
+
+def test_networks_work_through_checkpoint_and_copies():
+    layer = networks.SynthesisLayer(4, 6, w_dim=5, resolution=8, up=2)
+    layer = copy.deepcopy(pickle.loads(pickle.dumps(layer)))
+    x, w = torch.randn(2, 4, 4, 4, requires_grad=True), torch.randn(2, 5)
+    with custom_ops.reference_ops():
+        expected = torch.autograd.grad(layer(x, w, noise_mode="const").square().sum(), x)[0]
+    y = torch.utils.checkpoint.checkpoint(layer, x, w, noise_mode="const", use_reentrant=False)
+    torch.testing.assert_close(torch.autograd.grad(y.square().sum(), x)[0], expected)

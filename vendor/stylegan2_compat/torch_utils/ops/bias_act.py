@@ -9,7 +9,7 @@ import dnnlib
 import torch
 import torch.nn.functional as F
 from torch_utils.ops import compiled
-from torch_utils.ops.scaled_bias_act import Activation, FusedBiasAct, layout_of, without_samples
+from torch_utils.ops.fused_bias_act import FusedBiasAct, fused_activation, layout_of, without_samples
 
 SQRT2 = math.sqrt(2)
 
@@ -168,15 +168,11 @@ def _bias_act_compiled(
     x: torch.Tensor, b: torch.Tensor | None, dim: int, act: str, alpha: float, gain: float, clamp: float | None
 ) -> torch.Tensor:
     """The operation in one kernel; in PyTorch calls for tensors, parameters or machines that no kernel is for."""
-    spec = activation_funcs[act]
-    piecewise = not spec.has_2nd_grad
-    # Kernels tell the slope of piecewise linear activations from the sign of the output.
-    sign_is_kept = act == "linear" or (gain > 0 and alpha >= 0)
+    settings = fused_activation(activation_funcs[act], alpha, gain, clamp)
     nothing_to_do = act == "linear" and b is None and gain == 1 and clamp is None
     layout = layout_of(x, min(1, x.ndim - 1) if b is None else dim)
-    if (piecewise and not sign_is_kept) or nothing_to_do or layout is None or not compiled.supports(x):
+    if settings is None or nothing_to_do or layout is None or not compiled.supports(x):
         return _bias_act_torch(x, b, dim, act, alpha, gain, clamp)
-    settings = Activation(spec.func, spec.cuda_idx, piecewise, alpha, gain, clamp)
     bias = None if b is None else b.to(compiled.compute_dtype(x)).contiguous()
     return FusedBiasAct.apply(x, None, None, bias, without_samples(layout), settings)
 

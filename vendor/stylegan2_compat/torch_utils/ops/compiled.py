@@ -1,4 +1,4 @@
-"""The compiled kernels behind bias_act: where they come from and which tensors they take.
+"""The compiled kernels behind bias_act and upfirdn2d: where they come from and which tensors they take.
 
 Kernels are plain C functions that get addresses and sizes, so neither building nor loading them needs PyTorch."""
 
@@ -13,8 +13,8 @@ import torch
 from torch_utils import custom_ops
 
 _FOLDER = os.path.dirname(os.path.abspath(__file__))
-_HEADERS = ("portable.h", "bias_act.h", "parallel.h")
-_SOURCES = {"cpu": ("bias_act_cpu.cpp",)}
+_HEADERS = ("portable.h", "bias_act.h", "upfirdn2d.h", "parallel.h")
+_SOURCES = {"cpu": ("bias_act_cpu.cpp", "upfirdn2d_cpu.cpp")}
 _NATIVE = "-mcpu=native" if platform.machine() in ("aarch64", "arm64") else "-march=native"
 # Traps and errno of mathematical functions keep loops from being vectorised; NaN and infinity stay what they are.
 _CFLAGS = ["-O3", "-std=c++17", _NATIVE, "-fno-math-errno", "-fno-trapping-math"]
@@ -24,6 +24,7 @@ _DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16:
 _SERIAL_ELEMENTS = 32768  # Below this, waking threads costs more than they save.
 
 _BIAS_ACT = struct.Struct("@10P3q2i3d")  # As BiasAct in bias_act.h
+_UPFIRDN2D = struct.Struct("@3P2q2q4i2q4i2id")  # As Resampling in upfirdn2d.h
 
 
 def supports(x: torch.Tensor) -> bool:
@@ -49,6 +50,12 @@ def bias_act_forward(x: torch.Tensor, act: int, *fields: float) -> None:
 def bias_act_backward(x: torch.Tensor, act: int, sums: int, *fields: float) -> None:
     """Run the backward kernel; sums is a value of Sums in bias_act.h."""
     _library(x.device.type).bias_act_backward(_BIAS_ACT.pack(*fields), _DTYPES[x.dtype], act, sums, _resource(x))
+
+
+def upfirdn2d(x: torch.Tensor, out: torch.Tensor, *fields: float) -> None:
+    """Run the resampling kernel; fields are those of Resampling in upfirdn2d.h."""
+    larger = x if x.numel() > out.numel() else out
+    _library(x.device.type).upfirdn2d(_UPFIRDN2D.pack(*fields), _DTYPES[x.dtype], _resource(larger))
 
 
 def address(tensor: torch.Tensor | None) -> int:
@@ -77,6 +84,7 @@ def _library(kind: str) -> ctypes.CDLL | None:
     resource = ctypes.c_int if kind == "cpu" else ctypes.c_void_p
     library.bias_act_forward.argtypes = [ctypes.c_char_p, ctypes.c_int, ctypes.c_int, resource]
     library.bias_act_backward.argtypes = [ctypes.c_char_p, *[ctypes.c_int] * 3, resource]
-    for kernel in (library.bias_act_forward, library.bias_act_backward):
+    library.upfirdn2d.argtypes = [ctypes.c_char_p, ctypes.c_int, resource]
+    for kernel in (library.bias_act_forward, library.bias_act_backward, library.upfirdn2d):
         kernel.restype = None
     return library
