@@ -1,12 +1,18 @@
-"""Tiny data sets in the formats that LSUN, CUB-200-2011 and Flowers-102 are downloaded in."""
+"""Tiny data sets in the formats that LSUN, CUB-200-2011 and Flowers-102 are downloaded in, and their import."""
 
 import io
+import json
 import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import scipy.io
+from click.testing import CliRunner
+
+from layered_plugin import import_data
+from layered_plugin.dataset import PictureDataset
 
 RED, GREEN, BLUE = (200, 30, 20), (30, 160, 60), (0, 0, 254)
 SIZE = (180, 120)  # width, height
@@ -113,3 +119,31 @@ def make_flowers(folder: Path) -> Path:
     scipy.io.savemat(folder / "setid.mat", dict(trnid=np.array([[3]]), valid=np.array([[1]]),
                                                 tstid=np.array([[4, 2]])))
     return folder
+
+
+def run(*args):
+    """Outcome of layered_plugin.import_data."""
+    return CliRunner().invoke(import_data.main, [str(arg) for arg in args])
+
+
+def run_ok(*args):
+    result = run(*args)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def labels_of(path):
+    """Labels of a zip in the order of its pictures, or None."""
+    with zipfile.ZipFile(path) as archive:
+        labels = json.loads(archive.read("dataset.json"))["labels"]
+    return None if labels is None else [label for _name, label in labels]
+
+
+def read_pictures(path):
+    """[N, 3, H, W], through the data set that training reads."""
+    with zipfile.ZipFile(path) as archive, archive.open("00000/img00000000.png") as file:
+        side = PIL.Image.open(file).width
+    data = PictureDataset(path=path, size_px=side)
+    pictures = np.stack([data[index][0] for index in range(len(data))])
+    data.close()
+    return pictures
