@@ -13,8 +13,9 @@ import torch
 from torch.utils.data import Sampler
 from training.dataset import Dataset
 
-from layered_plugin.pictures import PictureError, PictureSource, to_rgb
+from layered_plugin.pictures import PictureError, PictureSource
 from layered_plugin.progress import progress
+from layered_plugin.square import square_picture
 
 CROP_MARGIN = 1.125  # Real pictures are resized to this many times the resolution before the crop (section 3.4).
 CACHE_BYTES = 4 << 30  # Decoded pictures are kept in memory up to this size.
@@ -175,10 +176,7 @@ def random_crop(img: torch.Tensor, size_px: int) -> torch.Tensor:
 
 def to_square(picture: PIL.Image.Image, size_px: int) -> np.ndarray:
     """Squeeze a picture of any mode and size to RGB [3, size_px, size_px], uint8."""
-    picture = to_rgb(picture)
-    if picture.size != (size_px, size_px):
-        picture = picture.resize((size_px, size_px), PIL.Image.Resampling.LANCZOS)
-    return np.asarray(picture).transpose(2, 0, 1)  # [C, H, W]
+    return square_picture(picture, size_px, "squeeze").transpose(2, 0, 1)  # [C, H, W]
 
 
 def to_float(img: torch.Tensor) -> torch.Tensor:

@@ -34,7 +34,7 @@ class PictureSource:
         self._zip: zipfile.ZipFile | None = None
         self._zip_owner: int | None = None
         PIL.Image.init()
-        if self.path.is_file() and _is_picture(self.path.name):
+        if self.path.is_file() and is_picture_name(self.path.name):
             self.folder, self.names = self.path.parent, [self.path.name]
             return
         self.folder = self.path
@@ -45,7 +45,7 @@ class PictureSource:
                 found = self.archive().namelist()
         except UNREADABLE as err:
             raise PictureError(f"{self.path}: neither a folder nor a readable zip: {err}") from err
-        self.names = sorted(name for name in found if _is_picture(name))
+        self.names = sorted(name for name in found if is_picture_name(name))
         if not self.names:
             raise PictureError(f"{self.path}: holds no pictures")
 
@@ -108,7 +108,8 @@ def to_rgb(picture: PIL.Image.Image) -> PIL.Image.Image:
     return picture.convert("RGB")
 
 
-def _is_picture(name: str) -> bool:
+def is_picture_name(name: str) -> bool:
+    """Whether a file's name has the suffix of a format that Pillow knows, once ``PIL.Image.init()`` has run."""
     # Data sets made on a Mac carry a shadow of every file.
     hidden = name.startswith("__MACOSX/") or os.path.basename(name).startswith("._")
     return os.path.splitext(name)[1].lower() in PIL.Image.EXTENSION and not hidden

@@ -15,7 +15,8 @@ def test_every_command_in_the_documentation_is_accepted(source):
 
 
 @pytest.mark.parametrize("name", ["train_layered.py", "invert.py", "eval.py", "-m layered_plugin.shapes",
-                                  "-m layered_plugin.composites", "-m layered_plugin.generate",
+                                  "-m layered_plugin.composites", "-m layered_plugin.flops",
+                                  "-m layered_plugin.generate", "-m layered_plugin.import_data",
                                   "-m benchmarks.ablation", "-m benchmarks.emergence", "-m benchmarks.judge",
                                   "-m benchmarks.segmentation"])
 def test_every_help_has_examples_that_are_accepted(name):
