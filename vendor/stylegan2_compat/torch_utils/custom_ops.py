@@ -25,7 +25,7 @@ libraries: dict[str, ctypes.CDLL | None] = {}
 
 _cached_plugins: dict[str, types.ModuleType] = {}
 _reference_depth = 0
-_BUILD_REMEDY = "Remedy: install a C++ compiler (Debian: apt install g++) and ninja (pip install ninja)"
+_BUILD_REMEDY = "Remedy: install g++ (Debian: apt install g++), ninja (pip install ninja) and, for CUDA, nvcc"
 _WRITE_REMEDY = "Remedy: set TORCH_EXTENSIONS_DIR to a folder that can be written and executed"
 _LOCK_WARNING_S = 300.0
 _LOCK_POLL_S = 0.1
@@ -98,7 +98,8 @@ def get_library(name: str, sources: Sequence[str], **build_kwargs: Any) -> ctype
             libraries[name] = ctypes.CDLL(_built_library(name, list(sources), build_kwargs))
         except (RuntimeError, OSError, ImportError) as err:
             reason = f"{type(err).__name__}: {err}".strip().splitlines()[0]
-            remedy = _WRITE_REMEDY if isinstance(err, OSError) else _BUILD_REMEDY
+            # The system's errors have a number; PyTorch raises OSError without one where CUDA is missing.
+            remedy = _WRITE_REMEDY if getattr(err, "errno", None) else _BUILD_REMEDY
             warnings.warn(
                 f"Cannot build the compiled operations ({reason}), so the slower reference operations run. {remedy}",
                 stacklevel=2,

@@ -91,7 +91,7 @@ template <int ACT, class S> SHARED S slope(S t, S alpha) {
 }
 
 // Piecewise linear activations are differentiated from y, which has the sign of t: alpha >= 0 and gain > 0 are needed.
-constexpr bool from_output(int act) { return act <= LRELU; }
+SHARED constexpr bool from_output(int act) { return act <= LRELU; }
 
 template <class S> struct Numbers {
     S alpha, gain;

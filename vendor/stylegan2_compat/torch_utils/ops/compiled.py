@@ -14,11 +14,13 @@ from torch_utils import custom_ops
 
 _FOLDER = os.path.dirname(os.path.abspath(__file__))
 _HEADERS = ("portable.h", "bias_act.h", "upfirdn2d.h", "parallel.h")
-_SOURCES = {"cpu": ("bias_act_cpu.cpp", "upfirdn2d_cpu.cpp")}
+_SOURCES = {"cpu": ("bias_act_cpu.cpp", "upfirdn2d_cpu.cpp"), "cuda": ("bias_act.cu", "upfirdn2d.cu")}
 _NATIVE = "-mcpu=native" if platform.machine() in ("aarch64", "arm64") else "-march=native"
 # Traps and errno of mathematical functions keep loops from being vectorised; NaN and infinity stay what they are.
 _CFLAGS = ["-O3", "-std=c++17", _NATIVE, "-fno-math-errno", "-fno-trapping-math"]
 _OPENMP = ["-fopenmp"] if sys.platform == "linux" else []
+
+FUSED_SUMS = ("cpu",)  # Devices whose backward kernel takes the sums for scale, noise and bias along.
 
 _DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}  # As in portable.h
 _SERIAL_ELEMENTS = 32768  # Below this, waking threads costs more than they save.
@@ -44,18 +46,18 @@ def compute_dtype(x: torch.Tensor) -> torch.dtype:
 
 def bias_act_forward(x: torch.Tensor, act: int, *fields: float) -> None:
     """Run the forward kernel; fields are those of BiasAct in bias_act.h."""
-    _library(x.device.type).bias_act_forward(_BIAS_ACT.pack(*fields), _DTYPES[x.dtype], act, _resource(x))
+    _run(x, "bias_act_forward", _BIAS_ACT.pack(*fields), _DTYPES[x.dtype], act)
 
 
 def bias_act_backward(x: torch.Tensor, act: int, sums: int, *fields: float) -> None:
-    """Run the backward kernel; sums is a value of Sums in bias_act.h."""
-    _library(x.device.type).bias_act_backward(_BIAS_ACT.pack(*fields), _DTYPES[x.dtype], act, sums, _resource(x))
+    """Run the backward kernel; sums is a value of Sums in bias_act.h, on CUDA 0."""
+    _run(x, "bias_act_backward", _BIAS_ACT.pack(*fields), _DTYPES[x.dtype], act, sums)
 
 
 def upfirdn2d(x: torch.Tensor, out: torch.Tensor, *fields: float) -> None:
     """Run the resampling kernel; fields are those of Resampling in upfirdn2d.h."""
     larger = x if x.numel() > out.numel() else out
-    _library(x.device.type).upfirdn2d(_UPFIRDN2D.pack(*fields), _DTYPES[x.dtype], _resource(larger))
+    _run(larger, "upfirdn2d", _UPFIRDN2D.pack(*fields), _DTYPES[x.dtype])
 
 
 def address(tensor: torch.Tensor | None) -> int:
@@ -63,11 +65,16 @@ def address(tensor: torch.Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
-def _resource(x: torch.Tensor) -> int:
-    """What a kernel runs on: a number of threads, or a CUDA stream."""
-    if x.device.type == "cuda":
-        return torch.cuda.current_stream(x.device).cuda_stream
-    return 1 if x.numel() < _SERIAL_ELEMENTS else torch.get_num_threads()
+def _run(work: torch.Tensor, name: str, *args: bytes | int) -> None:
+    """Call a kernel on the device of the tensor, with as many threads as it is worth."""
+    if work.device.type == "cpu":
+        threads = 1 if work.numel() < _SERIAL_ELEMENTS else torch.get_num_threads()
+        getattr(_library("cpu"), name)(*args, threads)
+        return
+    with torch.cuda.device(work.device):
+        error = getattr(_library("cuda"), name)(*args, torch.cuda.current_stream().cuda_stream)
+    if error:
+        raise RuntimeError(f"CUDA kernel {name} was not started: CUDA error {error}")
 
 
 @functools.cache
@@ -75,16 +82,16 @@ def _library(kind: str) -> ctypes.CDLL | None:
     """The kernels for a kind of device, built on the first call; None if that failed."""
     paths = [os.path.join(_FOLDER, name) for name in (*_SOURCES[kind], *_HEADERS)]
     if kind == "cuda":
-        flags = dict(extra_cuda_cflags=["-O3", "-std=c++17"])
+        name = "stylegan2_ops_cuda{}{}".format(*torch.cuda.get_device_capability())
+        library = custom_ops.get_library(name, paths, extra_cuda_cflags=["-O3", "-std=c++17"])
     else:
-        flags = dict(extra_cflags=_CFLAGS + _OPENMP, extra_ldflags=_OPENMP)
-    library = custom_ops.get_library(f"stylegan2_ops_{kind}", paths, **flags)
+        library = custom_ops.get_library(
+            "stylegan2_ops_cpu", paths, extra_cflags=_CFLAGS + _OPENMP, extra_ldflags=_OPENMP
+        )
     if library is None:
         return None
-    resource = ctypes.c_int if kind == "cpu" else ctypes.c_void_p
-    library.bias_act_forward.argtypes = [ctypes.c_char_p, ctypes.c_int, ctypes.c_int, resource]
-    library.bias_act_backward.argtypes = [ctypes.c_char_p, *[ctypes.c_int] * 3, resource]
-    library.upfirdn2d.argtypes = [ctypes.c_char_p, ctypes.c_int, resource]
-    for kernel in (library.bias_act_forward, library.bias_act_backward, library.upfirdn2d):
-        kernel.restype = None
+    last = ctypes.c_void_p if kind == "cuda" else ctypes.c_int  # A stream, or a number of threads.
+    library.bias_act_forward.argtypes = [ctypes.c_char_p, ctypes.c_int, ctypes.c_int, last]
+    library.bias_act_backward.argtypes = [ctypes.c_char_p, *[ctypes.c_int] * 3, last]
+    library.upfirdn2d.argtypes = [ctypes.c_char_p, ctypes.c_int, last]
     return library

@@ -90,7 +90,7 @@ class FusedBiasAct(torch.autograd.Function):
         x, scale, noise, bias, y = ctx.saved_tensors
         layout, act, needs = ctx.layout, ctx.act, ctx.needs_input_grad[:4]
         grad = grad.contiguous(memory_format=layout.memory_format)
-        if torch.is_grad_enabled() or grad.device.type != "cpu":
+        if torch.is_grad_enabled() or grad.device.type not in compiled.FUSED_SUMS:
             by_input = _gradient_by_input(grad, x, scale, noise, bias, y, layout, act)
             grads = _spread(by_input, x, scale, ctx.noise_rows, layout, needs)
             return *grads, None, None

@@ -271,8 +271,10 @@ template <class T> void resample(const Resampling& q, int threads) {
 
 }  // namespace
 
-EXPORT void upfirdn2d(const Resampling* q, int dtype, int threads) {
+// Error code as of CUDA: never one here.
+EXPORT int upfirdn2d(const Resampling* q, int dtype, int threads) {
     if (dtype == FLOAT32) resample<float>(*q, threads);
     else if (dtype == FLOAT64) resample<double>(*q, threads);
     else resample<bfloat16>(*q, threads);
+    return 0;
 }
