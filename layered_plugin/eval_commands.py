@@ -11,7 +11,7 @@ import click
 from layered_plugin import score_output, scoring
 from layered_plugin.eval_options import choose_baselines, make_teacher, resolve_device, user_errors
 from layered_plugin.evaluation import mean_and_deviation
-from layered_plugin.fidelity import Fidelity, RealPictures
+from layered_plugin.fidelity import Fidelity, CroppedPictures
 from layered_plugin.pictures import PictureSource
 from layered_plugin.segmenter import Segmenter
 from layered_plugin.snapshots import load_snapshot
@@ -42,7 +42,7 @@ def run_generated(*, network: str, num: int, seed: int, trunc: float, teacher: s
         folder = _record_folder(snapshot["path"], "--network")
         if fid is not None:
             fidelity = Fidelity(fid_weights, device=device)
-            real = RealPictures(fid, own_px, (snapshot.get("training_set_kwargs") or {}).get("size_px"))
+            real = CroppedPictures(fid, own_px, (snapshot.get("training_set_kwargs") or {}).get("size_px"))
         scores = scoring.score_generated(G_ema, judge, num=num, seed=seed, size_px=size_px, trunc=trunc, batch=batch)
         if fid is not None:
             scores["fidelity"] = dict(fidelity(G_ema, real, num, seed, trunc, batch), data=fid)

@@ -66,7 +66,7 @@ class Fidelity:
 
         Args:
             G_ema: Layered generator in evaluation mode.
-            real: Real pictures, each [3, H, W], uint8 tensors; see ``RealPictures``.
+            real: Real pictures, each [3, H, W], uint8 tensors; see ``CroppedPictures``.
             num: Number of composites.
             seed: Of the latents: the same scenes as in ``scoring.score_generated``; and of KID's subsets.
             trunc: Truncation psi.
@@ -94,7 +94,7 @@ class Fidelity:
                     kid_std=found["kernel_inception_distance_std"], num_gen=num, num_real=num_real, kid_subset=subset)
 
 
-class RealPictures(torch.utils.data.Dataset):
+class CroppedPictures(torch.utils.data.Dataset):
     """Real pictures as training shows them: squeezed to a square, then cropped at random (section 3.4).
 
     Args:
