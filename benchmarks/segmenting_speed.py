@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from layered_plugin.compose import composite
-from layered_plugin.device import has_fast_bf16
+from layered_plugin.device import must_fp32
 from layered_plugin.encoder import Encoder, decode
 from layered_plugin.networks import LayeredGenerator
 from layered_plugin.train_distilled import CHANNELS
@@ -50,7 +50,7 @@ def main(resolution: int, batch: int, cbase: int, cmax: int, w_dim: int, rounds:
     python -m benchmarks.segmenting_speed --cbase=1024 --cmax=64 --w-dim=128
     """
     torch.manual_seed(0)
-    force_fp32 = not has_fast_bf16()
+    force_fp32 = must_fp32("cpu")
     G = LayeredGenerator(z_dim=w_dim, c_dim=0, w_dim=w_dim, img_resolution=resolution, img_channels=3,
                          synthesis_kwargs=dict(channel_base=cbase, channel_max=cmax)).eval()
     E = Encoder(resolution, G.num_ws, G.w_dim, max_shift=0.2).eval()

@@ -11,7 +11,8 @@ import click
 from layered_plugin import score_output, scoring
 from layered_plugin.eval_options import choose_baselines, make_teacher, resolve_device, user_errors
 from layered_plugin.evaluation import mean_and_deviation
-from layered_plugin.fidelity import Fidelity, CroppedPictures
+from layered_plugin.fidelity import CroppedPictures, Fidelity
+from layered_plugin.labels import labels_of_training
 from layered_plugin.pictures import PictureSource
 from layered_plugin.segmenter import Segmenter
 from layered_plugin.snapshots import load_snapshot
@@ -36,6 +37,7 @@ def run_generated(*, network: str, num: int, seed: int, trunc: float, teacher: s
     with user_errors(data="--fid"):
         snapshot = load_snapshot(network, device)
         G_ema = snapshot["G_ema"]
+        labels = labels_of_training(snapshot.get("training_set_kwargs"), G_ema.c_dim)
         own_px = G_ema.img_resolution
         size_px = detector_size or (MASKRCNN_SIZE_PX if teacher == "maskrcnn" else own_px)
         judge, description = make_teacher(teacher, size_px=size_px, device=device, **judging)
@@ -43,9 +45,10 @@ def run_generated(*, network: str, num: int, seed: int, trunc: float, teacher: s
         if fid is not None:
             fidelity = Fidelity(fid_weights, device=device)
             real = CroppedPictures(fid, own_px, (snapshot.get("training_set_kwargs") or {}).get("size_px"))
-        scores = scoring.score_generated(G_ema, judge, num=num, seed=seed, size_px=size_px, trunc=trunc, batch=batch)
+        scores = scoring.score_generated(G_ema, judge, num=num, seed=seed, size_px=size_px, trunc=trunc, batch=batch,
+                                         labels=labels)
         if fid is not None:
-            scores["fidelity"] = dict(fidelity(G_ema, real, num, seed, trunc, batch), data=fid)
+            scores["fidelity"] = dict(fidelity(G_ema, real, num, seed, trunc, batch, labels), data=fid)
     record = dict(protocol="generated", network=snapshot["path"], resolution=own_px, teacher=description,
                   detector_size=size_px, seed=seed, trunc=trunc, **scores, **score_output.provenance())
     click.echo(f"{scores['num_detected']} of {num} scenes with an object\n"

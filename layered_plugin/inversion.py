@@ -9,6 +9,7 @@ import torch
 
 from layered_plugin.compose import Layers, composite
 from layered_plugin.encoder import Codes, Encoder, decode
+from layered_plugin.labels import Labels
 from layered_plugin.perturb import random_shift, shift_foreground
 
 
@@ -71,11 +72,14 @@ class EncoderTraining:
         mean_w_weight: Weight of the squared distance of the codes to the mean w, 0 = Eq. 7.
         lr: Learning rate of Adam.
         force_fp32: Compute generator and discriminator in float32?
+        labels: Of the generated pictures; None = every class equally likely.
     """
 
     def __init__(self, E: Encoder, G: Any, D: Any, *, feature_resolution: int = 16, feature_weight: float = 1.0,
-                 mean_w_weight: float = 0.0, lr: float = 1e-4, force_fp32: bool = True):
+                 mean_w_weight: float = 0.0, lr: float = 1e-4, force_fp32: bool = True,
+                 labels: Labels | None = None):
         self.E, self.G = E, G
+        self.labels = labels or Labels(G.c_dim)
         self.features = DiscriminatorFeatures(D, feature_resolution, dict(force_fp32=force_fp32))
         self.feature_weight = feature_weight
         self.mean_w_weight = mean_w_weight
@@ -110,10 +114,7 @@ class EncoderTraining:
         device = self.w_avg.device
         with torch.no_grad():
             z = torch.randn([num, self.G.z_dim], generator=generator).to(device)
-            c = torch.zeros([num, self.G.c_dim], device=device)
-            if self.G.c_dim > 0:
-                c[torch.arange(num), torch.randint(self.G.c_dim, [num], generator=generator)] = 1
-            ws = self.G.mapping(z, c)
+            ws = self.G.mapping(z, self.labels.draw(num, generator).to(device))
             shift = random_shift(num, max_px, generator=generator).to(device)
             still = self.G.synthesis(ws, noise_mode="const", return_layers=True, **self.synthesis_kwargs)
             known = shift_foreground(still, shift)
@@ -132,25 +133,6 @@ class EncoderTraining:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
-
-
-@torch.no_grad()
-def settle_batch_norm(net: torch.nn.Module, batches: list[torch.Tensor]) -> None:
-    """Set the running statistics of batch normalisation to the plain mean over these batches.
-
-    After a short training the moving averages lag behind the weights. The network is left in evaluation mode.
-    """
-    norms = [module for module in net.modules() if isinstance(module, torch.nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # Cumulative mean.
-    net.train()
-    for img in batches:
-        net(img)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    net.eval()
 
 
 def refine_codes(training: EncoderTraining, codes: Codes, real_img: torch.Tensor, steps: int,

@@ -14,8 +14,9 @@ from torch.nn import functional as F
 
 from layered_plugin.compose import composite
 from layered_plugin.dataset import to_square, to_uint8
-from layered_plugin.device import has_fast_bf16
+from layered_plugin.device import must_fp32
 from layered_plugin.evaluation import MaskEvaluation
+from layered_plugin.labels import Labels
 from layered_plugin.pictures import PictureSource, to_rgb
 from layered_plugin.progress import progress
 from layered_plugin.teachers import Teacher
@@ -93,16 +94,9 @@ class Extremes:
         self.worst = sorted([*self.worst, example], key=lambda one: one.iou)[:SHOWN]
 
 
-def draw_labels(draws: np.random.RandomState, num: int, c_dim: int) -> torch.Tensor:
-    """Conditioning labels, [num, c_dim]: every class equally likely; without columns for an unconditional network."""
-    if c_dim == 0:
-        return torch.zeros(num, 0)
-    return F.one_hot(torch.from_numpy(draws.randint(c_dim, size=num)), c_dim).float()
-
-
 @torch.no_grad()
 def score_generated(G_ema: Any, teacher: Teacher, *, num: int, seed: int, size_px: int | None = None,
-                    trunc: float = 1.0, batch: int = 32) -> dict[str, Any]:
+                    trunc: float = 1.0, batch: int = 32, labels: Labels | None = None) -> dict[str, Any]:
     """Compare the masks of generated scenes with what a teacher sees in their unshifted composites (Table 1).
 
     Args:
@@ -114,6 +108,7 @@ def score_generated(G_ema: Any, teacher: Teacher, *, num: int, seed: int, size_p
             bilinearly; masks are binarised at 0.5 and then enlarged without smoothing; IoU is taken at this size.
         trunc: Truncation psi.
         batch: Scenes at a time.
+        labels: Of the scenes; None = every class equally likely.
 
     Returns:
         `num`, `num_detected`, `mean_iou` over the scenes in which the teacher sees the object (the paper's mIoU),
@@ -125,13 +120,14 @@ def score_generated(G_ema: Any, teacher: Teacher, *, num: int, seed: int, size_p
     """
     tally, coverage, teacher_coverage = Tally(), 0.0, 0.0
     device = next(G_ema.parameters()).device
-    force_fp32 = device.type == "cpu" and not has_fast_bf16()
-    z_draws, c_draws = np.random.RandomState(seed), np.random.RandomState(seed)
+    force_fp32 = must_fp32(device)
+    labels = labels or Labels(G_ema.c_dim)
+    z_draws, c_draws = np.random.RandomState(seed), torch.Generator().manual_seed(seed)
     starts = range(0, num, batch)
     for start in progress(starts, len(starts), "Batches of scenes"):
         count = min(batch, num - start)
         z = torch.from_numpy(z_draws.randn(count, G_ema.z_dim)).float().to(device)
-        c = draw_labels(c_draws, count, G_ema.c_dim).to(device)
+        c = labels.draw(count, c_draws).to(device)
         layers = G_ema(z, c, noise_mode="const", return_layers=True, truncation_psi=trunc, force_fp32=force_fp32)
         img, masks = composite(layers).float().clamp(-1, 1), layers.mask.float()
         if size_px is not None and size_px != img.shape[-1]:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from layered_plugin.compose import composite
 from layered_plugin.dataset import to_float, to_square, to_uint8
-from layered_plugin.device import choose_device, has_fast_bf16
+from layered_plugin.device import choose_device, must_fp32
 from layered_plugin.encoder import Codes, Encoder, decode
 from layered_plugin.inversion import EncoderTraining, refine_codes
 from layered_plugin.model_file import ModelError, fill, find_model, load_model, load_tensors
@@ -55,7 +55,7 @@ class Segmenter:
         self.options: dict[str, Any] = meta.get("options", {})
         self.networks = networks
         self.device = device
-        self.force_fp32 = device == "cpu" and not has_fast_bf16()
+        self.force_fp32 = must_fp32(device)
         self._chunks: list[dict[str, Any]] = meta.get("chunks", [])
         self._chunk_of = {name: idx for idx, chunk in enumerate(self._chunks) for name in chunk["names"]}
         self._loaded_chunk: int | None = None

@@ -9,9 +9,10 @@ import copy
 
 import torch
 
+from layered_plugin.device import fast_half
 from layered_plugin.distill import PairFilter
 from layered_plugin.pair_augment import disturb, random_affine
-from layered_plugin.unet import UNet, fast_half
+from layered_plugin.unet import UNet
 
 
 class SelfTraining:

@@ -17,10 +17,11 @@ import torch
 
 from layered_plugin.compose import composite
 from layered_plugin.dataset import RealPictures, to_float, to_square
-from layered_plugin.device import has_fast_bf16
+from layered_plugin.device import must_fp32
 from layered_plugin.encoder import Encoder, decode
 from layered_plugin.guards import StopRequest
-from layered_plugin.inversion import EncoderTraining, settle_batch_norm
+from layered_plugin.inversion import EncoderTraining
+from layered_plugin.labels import labels_of_training
 from layered_plugin.model_file import (
     ModelError,
     fill,
@@ -36,10 +37,10 @@ from layered_plugin.model_run import ModelRun, forget_states
 from layered_plugin.pictures import PictureSource
 from layered_plugin.progress import progress
 from layered_plugin.report import picture_rows, save_picture
+from layered_plugin.settling import settle_batch_norm, settle_on_real
 from layered_plugin.snapshots import load_snapshot
 
 SAMPLES = 12  # Columns of the pictures of a run.
-SETTLE_BATCH, SETTLE_BATCHES = 100, 10
 
 
 def train_encoder(run_dir: Path, options: dict[str, Any], record: dict[str, Any]) -> str | None:
@@ -78,7 +79,8 @@ def prepare(options: dict[str, Any]) -> tuple[EncoderTraining, dict[str, Any]]:
     E = E.to(device).requires_grad_(True)
     training = EncoderTraining(
         E, G, D, feature_resolution=options["feature_resolution"], feature_weight=options["feature_weight"],
-        mean_w_weight=options["mean_w_weight"], lr=options["lr"], force_fp32=device == "cpu" and not has_fast_bf16())
+        mean_w_weight=options["mean_w_weight"], lr=options["lr"], force_fp32=must_fp32(device),
+        labels=labels_of_training(snapshot.get("training_set_kwargs"), G.c_dim) if options["pretrain"] > 0 else None)
     return training, dict(E=E, G=G, D=D)
 
 
@@ -109,7 +111,7 @@ def _train_dataset(run_dir: Path, options: dict[str, Any], record: dict[str, Any
     stopped = run.loop(lambda _step: training.step(real.batch(batch)))
     if stopped is not None:
         return stopped
-    settle_batch_norm(E, [real.batch(SETTLE_BATCH) for _ in range(SETTLE_BATCHES)])
+    settle_on_real(E, real)
     _save_samples(run_dir / f"samples{run.steps:06d}.png", networks, real.batch(SAMPLES))
     save_model(run_dir, "encoder", networks, dict(record, resolution=resolution, options=options,
                                                   generator=fingerprint(networks["G"])))

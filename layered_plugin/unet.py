@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from layered_plugin.device import has_fast_bf16
+from layered_plugin.device import fast_half
 
 
 class UNet(nn.Module):
@@ -54,11 +54,6 @@ def make_unet(channels: tuple[int, int, int] = (24, 48, 96), seed: int | None = 
         if seed is not None:
             torch.default_generator.manual_seed(seed)  # The CPU's alone: only that is put back.
         return UNet(channels).to(memory_format=torch.channels_last)
-
-
-def fast_half(device: torch.device) -> torch.autocast:
-    """Context that computes convolutions in bfloat16 on a CPU with hardware for it, and changes nothing elsewhere."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cpu" and has_fast_bf16())
 
 
 class Fitting:

@@ -8,7 +8,7 @@ import PIL.Image
 import pytest
 import torch
 
-from layered_plugin.fidelity import Fidelity, FidelityError, CroppedPictures
+from layered_plugin.fidelity import CroppedPictures, Fidelity, FidelityError
 
 torch_fidelity = pytest.importorskip("torch_fidelity", reason="optional extra `fid`")
 NUM = 8

@@ -6,7 +6,8 @@ from torch import nn
 
 from layered_plugin.compose import composite
 from layered_plugin.encoder import Codes, decode
-from layered_plugin.inversion import refine_codes, settle_batch_norm
+from layered_plugin.inversion import refine_codes
+from layered_plugin.settling import settle_batch_norm
 
 
 def test_settled_statistics_are_the_plain_mean_over_the_batches():

@@ -8,7 +8,7 @@ import torch
 from layered_plugin import scoring
 from layered_plugin.compose import Layers
 from layered_plugin.pictures import PictureSource
-from layered_plugin.scoring import Example, Extremes, draw_labels, score_generated, score_real
+from layered_plugin.scoring import Example, Extremes, score_generated, score_real
 from layered_plugin.segmenter import Segmentation
 
 # Generated scenes.
@@ -104,7 +104,6 @@ def test_truncation_and_labels_reach_the_generator():
     labels = torch.cat(G.labels)
     assert G.trunc == 0.7 and labels.shape == (50, 3)
     assert torch.equal(labels.sum(dim=1), torch.ones(50)) and labels.sum(dim=0).min() > 8
-    assert draw_labels(np.random.RandomState(0), 5, 0).shape == (5, 0)
 
 
 # Real pictures.

@@ -9,7 +9,7 @@ import torch
 from tiny_models import default_options, make_discriminator, make_gan_run, make_model, make_pictures, small_resnet
 
 import invert
-from layered_plugin import encoder, train_encoder
+from layered_plugin import encoder, settling, train_encoder
 from layered_plugin.inversion import EncoderTraining
 from layered_plugin.model_file import ModelError, fingerprint, load_model, load_tensors
 from layered_plugin.pictures import PictureError
@@ -27,7 +27,7 @@ def places(tmp_path_factory):
 @pytest.fixture
 def _quick(monkeypatch):
     monkeypatch.setattr(encoder, "resnet18", small_resnet)
-    monkeypatch.setattr(train_encoder, "SETTLE_BATCH", 4)
+    monkeypatch.setattr(settling, "SETTLE_BATCH", 4)
 
 
 def options_of(places, **changes):

@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from layered_plugin import unet as unet_module
-from layered_plugin.unet import Fitting, UNet, fast_half, make_unet
+from layered_plugin import device
+from layered_plugin.unet import Fitting, UNet, make_unet
 
 
 @pytest.fixture(autouse=True)
 def _full_precision(monkeypatch):
     """The same sums on every CPU."""
-    monkeypatch.setattr(unet_module, "has_fast_bf16", lambda: False)
+    monkeypatch.setattr(device, "has_fast_bf16", lambda: False)
 
 
 @pytest.fixture(scope="module")
@@ -93,17 +93,17 @@ def test_without_a_seed_weights_come_from_the_global_generator():
 
 @pytest.mark.parametrize("fast", [False, True])
 def test_half_precision_is_for_cpus_with_hardware_for_it(monkeypatch, fast):
-    monkeypatch.setattr(unet_module, "has_fast_bf16", lambda: fast)
+    monkeypatch.setattr(device, "has_fast_bf16", lambda: fast)
     conv = torch.nn.Conv2d(1, 1, 1)
-    with fast_half(torch.device("cpu")):
+    with device.fast_half(torch.device("cpu")):
         assert conv(torch.zeros(1, 1, 2, 2)).dtype == (torch.bfloat16 if fast else torch.float32)
-    assert fast_half(torch.device("cuda"))._enabled is False
+    assert device.fast_half(torch.device("cuda"))._enabled is False
 
 
 def test_half_precision_fits_much_the_same(monkeypatch):
     losses = []
     for fast in (False, True):
-        monkeypatch.setattr(unet_module, "has_fast_bf16", lambda fast=fast: fast)
+        monkeypatch.setattr(device, "has_fast_bf16", lambda fast=fast: fast)
         torch.manual_seed(0)
         unet = make_unet((4, 4, 4), seed=0)
         losses.append(Fitting(unet, steps=2).step(*pair()))
