@@ -41,22 +41,24 @@ class DiscriminatorFeatures:
         return x.float()  # type: ignore[union-attr]
 
 
-def autoencoder_loss(gen_img: torch.Tensor, real_img: torch.Tensor,
-                     features: DiscriminatorFeatures) -> tuple[torch.Tensor, torch.Tensor]:
+def autoencoder_loss(gen_img: torch.Tensor, real_img: torch.Tensor, features: DiscriminatorFeatures,
+                     target: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """The two terms of Eq. 7, per picture.
 
     Args:
         gen_img: Reconstructions, [N, C, H, W], in about [-1, 1].
         real_img: Pictures, the same shape.
         features: D_feat.
+        target: Features of real_img, for whom they are at hand already.
 
     Returns:
         Mean absolute difference of the pixels, and mean squared difference of the features, [N] each. Both are means
         over the elements, where the equation has norms, so that their balance does not depend on the resolution.
     """
     l1 = (gen_img - real_img).abs().mean(dim=[1, 2, 3])
-    with torch.no_grad():
-        target = features(real_img)
+    if target is None:
+        with torch.no_grad():
+            target = features(real_img)
     return l1, (features(gen_img) - target).square().mean(dim=[1, 2, 3])
 
 
@@ -85,21 +87,35 @@ class EncoderTraining:
         self.mean_w_weight = mean_w_weight
         # The grouped convolution that fuses modulation is slow to differentiate on a CPU.
         self.synthesis_kwargs = dict(force_fp32=force_fp32, fused_modconv=False)
-        self.optimizer = torch.optim.Adam(E.parameters(), lr=lr, betas=(0.9, 0.999))
+        self.optimizer = torch.optim.Adam(E.parameters(), lr=lr, betas=(0.9, 0.999), fused=True)
         self.w_avg = G.mapping.w_avg.detach()
 
-    def reconstruction(self, codes: Codes, real_img: torch.Tensor) -> tuple[torch.Tensor, Layers, dict[str, float]]:
-        """Loss of codes for real pictures: scalar, the layers drawn, and the terms by name."""
+    def reconstruction(self, codes: Codes, real_img: torch.Tensor, target: torch.Tensor | None = None
+                       ) -> tuple[torch.Tensor, Layers, dict[str, float]]:
+        """Loss of codes for real pictures: scalar, the layers drawn, and the terms by name; target as in `step`."""
         layers = decode(self.G, codes, **self.synthesis_kwargs)
-        l1, feature = autoencoder_loss(composite(layers), real_img, self.features)
+        l1, feature = autoencoder_loss(composite(layers), real_img, self.features, target)
         loss = l1.mean() + self.feature_weight * feature.mean()
         if self.mean_w_weight > 0:
             loss = loss + self.mean_w_weight * (codes.ws - self.w_avg).square().mean()
         return loss, layers, dict(l1=l1.mean().item(), feature=feature.mean().item())
 
-    def step(self, real_img: torch.Tensor) -> dict[str, float]:
-        """One step on real pictures [N, 3, R, R] in [-1, 1]; returns the terms of the loss."""
-        loss, layers, terms = self.reconstruction(self.E(real_img), real_img)
+    @torch.no_grad()
+    def targets(self, real_img: torch.Tensor, batch: int = 100) -> torch.Tensor:
+        """D's features of real pictures that come again and again: the `target` of `step`."""
+        return torch.cat([self.features(part) for part in real_img.split(batch)])
+
+    def step(self, real_img: torch.Tensor, target: torch.Tensor | None = None) -> dict[str, float]:
+        """One step on real pictures.
+
+        Args:
+            real_img: [N, 3, R, R], in [-1, 1].
+            target: Their `targets`; None = compute them.
+
+        Returns:
+            The terms of the loss.
+        """
+        loss, layers, terms = self.reconstruction(self.E(real_img), real_img, target)
         self._update(loss)
         return dict(loss=loss.item(), **terms, coverage=layers.mask.mean().item())
 
@@ -156,8 +172,9 @@ def refine_codes(training: EncoderTraining, codes: Codes, real_img: torch.Tensor
     if max_shift > 0:
         groups.append(dict(params=[shift], lr=lr / 10))
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.999))
+    target = training.targets(real_img)
     for _ in range(steps):
-        loss = training.reconstruction(Codes(ws, shift), real_img)[0] * len(ws)
+        loss = training.reconstruction(Codes(ws, shift), real_img, target)[0] * len(ws)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

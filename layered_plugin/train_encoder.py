@@ -231,7 +231,13 @@ def train_chunk(run_dir: Path, file: str, names: list[str], options: dict[str, A
                    dict(E=E, optimizer=training.optimizer), dict(order=order),
                    halted=lambda: _halt is not None and _halt.is_set())
     E.train()
-    stopped = run.loop(lambda _step: training.step(img[torch.randperm(len(img), generator=order)[:batch]]))
+    target = training.targets(img)  # The pictures stay the same, and so do their features.
+
+    def step(_step: int) -> dict[str, float]:
+        chosen = torch.randperm(len(img), generator=order)[:batch].to(img.device)
+        return training.step(img[chosen], target[chosen])
+
+    stopped = run.loop(step)
     if stopped is not None:
         return stopped
     settle_batch_norm(E, [img])

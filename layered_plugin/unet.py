@@ -67,7 +67,7 @@ class Fitting:
 
     def __init__(self, unet: UNet, steps: int, lr: float = 3e-3):
         self.unet = unet
-        self.optimizer = torch.optim.AdamW(unet.parameters(), lr=lr, weight_decay=1e-4)
+        self.optimizer = torch.optim.AdamW(unet.parameters(), lr=lr, weight_decay=1e-4, fused=True)
         cycle = torch.optim.lr_scheduler.OneCycleLR
         # OneCycleLR divides by zero where the rise ends with the first step.
         rise = max(0.1, 1.5 / max(steps, 2))

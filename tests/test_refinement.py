@@ -70,6 +70,15 @@ def test_refined_pictures_do_not_influence_one_another():
         assert torch.allclose(alone.shift[0], together.shift[idx], atol=2e-4)
 
 
+def test_features_of_the_pictures_are_computed_once(monkeypatch):
+    training, _, _ = make()
+    codes, img = training.E.eval()(pictures()), pictures()
+    seen, features = [], training.features
+    monkeypatch.setattr(training, "features", lambda one: seen.append(torch.equal(one, img)) or features(one))
+    refine_codes(training, codes, img, steps=3)
+    assert seen == [True, False, False, False]
+
+
 def test_no_steps_leave_the_codes():
     training, G, _ = make()
     codes = Codes(torch.randn(2, G.num_ws, G.w_dim), torch.rand(2, 2) * 0.1)
