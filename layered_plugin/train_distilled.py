@@ -18,9 +18,9 @@ from layered_plugin.report import picture_rows, save_picture
 from layered_plugin.self_training import SelfTraining
 from layered_plugin.settling import settle_on_real
 from layered_plugin.snapshots import load_snapshot
-from layered_plugin.unet import Fitting, UNet, make_unet
+from layered_plugin.unet import AnyUNet, Fitting, make_unet
 
-CHANNELS = (24, 48, 96)
+CHANNELS = (16, 32, 64, 128)
 SAMPLES = 12  # Columns of the pictures of a run.
 MIN_PART_REAL = 0.6  # Real targets keep parts and lose holes by a stricter rule than generated ones.
 
@@ -69,7 +69,7 @@ def train_distilled(run_dir: Path, options: dict[str, Any], record: dict[str, An
     return None
 
 
-def _adapt(run_dir: Path, options: dict[str, Any], unet: UNet, sampler: PairSampler,
+def _adapt(run_dir: Path, options: dict[str, Any], unet: AnyUNet, sampler: PairSampler,
            real: RealPictures) -> str | None:
     """Self-training on real pictures, a quarter of each batch generated; the teacher's weights are the result."""
     num_gen = options["batch"] // 4

@@ -23,7 +23,7 @@ def places(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr(train_distilled, "CHANNELS", (4, 4, 4))
+    monkeypatch.setattr(train_distilled, "CHANNELS", (4, 4, 4, 4))
     monkeypatch.setattr(settling, "SETTLE_BATCH", 4)
 
 
