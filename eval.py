@@ -134,7 +134,8 @@ def report(run: str, dest: str | None, models: tuple[str, ...], segmented: str |
     """Write one HTML file about a run, readable without a network; print its path.
 
     RUN is a run folder of train_layered.py: then the models trained from it and lying beside it are in the report as
-    well. Or it is a model's, whose options name the network. Shown are the layers of generated scenes, the best and
+    well, and the tables hold the scores of runs beside it that differ in the seed alone, with mean and deviation. Or
+    it is a model's, whose options name the network. Shown are the layers of generated scenes, the best and
     worst masks of real pictures, all scores of this script beside the baselines, curves, and the commands that made
     them. What is missing is named, with the command that would make it.
 

@@ -140,6 +140,23 @@ def fill(net: torch.nn.Module, name: str, tensors: Mapping[str, torch.Tensor], p
     return net.eval().requires_grad_(False)
 
 
+def start_from(E: Encoder, G: torch.nn.Module, run: str | os.PathLike[str]) -> None:
+    """Give an encoder the weights of that of another run, trained for the same generator.
+
+    Raises:
+        ModelError: The run holds no encoder of a whole data set, or one of another generator or other options.
+    """
+    path = find_model(run)
+    meta = read_meta(path)
+    if meta["kind"] != "encoder":
+        raise ModelError(f"{path}: holds no encoder of a whole data set to start from")
+    if meta.get("generator") != fingerprint(G):
+        raise ModelError(f"{path}: its encoder was trained for another generator, {meta['options']['network']}")
+    if meta["networks"]["E"] != network_config(E):
+        raise ModelError(f"{path}: its encoder has other options: {meta['networks']['E']}, not {network_config(E)}")
+    fill(E, "E", load_tensors(path / "model.safetensors"), path)
+
+
 def load_model(path: str | os.PathLike[str], device: torch.device | str = "cpu"
                ) -> tuple[dict[str, Any], dict[str, torch.nn.Module]]:
     """Read a model.
