@@ -36,6 +36,17 @@ def has_fast_bf16() -> bool:
     return any(capabilities.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
 
 
+def must_fp32(device: torch.device | str) -> bool:
+    """Whether the base's networks, whose blocks may be in half precision, have to compute in float32 there."""
+    return torch.device(device).type == "cpu" and not has_fast_bf16()
+
+
+def fast_half(device: torch.device | str) -> torch.autocast:
+    """Context that computes convolutions in bfloat16 on a CPU with hardware for it, and changes nothing elsewhere."""
+    kind = torch.device(device).type
+    return torch.autocast(kind, dtype=torch.bfloat16, enabled=kind == "cpu" and has_fast_bf16())
+
+
 def choose_precision(name: str, device: str, base_name: str) -> tuple[str, str]:
     """Resolve ``--precision``.
 

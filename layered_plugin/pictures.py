@@ -4,7 +4,9 @@ import lzma
 import os
 import zipfile
 import zlib
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import PIL.Image
@@ -13,6 +15,10 @@ import PIL.ImageOps
 # What Pillow and zipfile raise for files that are damaged, encrypted, missing, or too large to be honest.
 UNREADABLE = (OSError, ValueError, SyntaxError, KeyError, EOFError, RuntimeError, MemoryError, zlib.error,
               lzma.LZMAError, zipfile.BadZipFile, PIL.Image.DecompressionBombError)
+
+
+BATCH_PIXELS = 30_000_000  # Pictures, masks and layers are held at full size, at about 30 bytes a pixel.
+T = TypeVar("T")
 
 
 class PictureError(Exception):
@@ -95,6 +101,26 @@ class PictureSource:
 
     def __getstate__(self) -> dict:
         return dict(self.__dict__, _zip=None)
+
+
+def full_batches(items: Iterable[T], pixels: Callable[[T], int], batch: int) -> Iterator[list[T]]:
+    """Group what comes, as many at a time as asked for, but fewer of large pictures: memory stays bounded.
+
+    Args:
+        items: What holds a picture each.
+        pixels: Size of an item's picture.
+        batch: Items at a time, at most; a group ends early once it has ``BATCH_PIXELS``.
+    """
+    held: list[T] = []
+    num_pixels = 0
+    for item in items:
+        held.append(item)
+        num_pixels += pixels(item)
+        if len(held) == batch or num_pixels >= BATCH_PIXELS:
+            yield held
+            held, num_pixels = [], 0
+    if held:
+        yield held
 
 
 def to_rgb(picture: PIL.Image.Image) -> PIL.Image.Image:
