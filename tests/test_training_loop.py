@@ -105,6 +105,9 @@ VARIANTS = dict(
              ada_interval=3, ada_kimg=1),
     path_length=dict(G_reg_interval=3, loss_kwargs=dict(class_name="layered_plugin.loss.LayeredLoss", pl_weight=2)),
     rounds=dict(batch_gpu=4),
+    wgan_gp=dict(D_reg_interval=None, loss_kwargs=dict(class_name="layered_plugin.gan_loss.WganGpLoss"), batch_gpu=4,
+                 augment_kwargs=dict(class_name="training.augment.AugmentPipe", xflip=1, brightness=1), ada_target=0.0,
+                 ada_interval=3, ada_kimg=1),
 )
 
 
