@@ -16,7 +16,7 @@ try:
     from layered_plugin import BASE
 except ImportError as err:  # An unusable base is the user's to mend: no traceback.
     sys.exit(f"Error: {err}")
-from layered_plugin import checkpoint, device, presets
+from layered_plugin import checkpoint, device, growing, presets
 from layered_plugin.dataset import CROP_MARGIN, PictureDataset
 from layered_plugin.launcher import launch
 from layered_plugin.pictures import PictureError
@@ -30,11 +30,12 @@ def setup_training_config(*, data, gpus, snap, metrics, seed, cond, subset, mirr
                           mask_size_weight, mask_binary_weight, mask_border_weight, bg_jitter, crop, generator,
                           mapping, resolution, device_name, precision, batch_gpu, pl_weight, style_mix, cbase, cmax,
                           w_dim, map_depth, lr, tick, on_collapse, gan_loss, gp_weight,
-                          drift_weight) -> tuple[str, dict[str, Any]]:
+                          drift_weight, grow, grow_schedule) -> tuple[str, dict[str, Any]]:
     """Turn option values into the parameters of ``training_loop``; makes no folder and touches no device.
 
     Returns:
-        Description for the run folder's name; the loop's parameters but for rank, abort_fn and progress_fn.
+        Description for the run folder's name; the loop's parameters but for rank, training_set, abort_fn and
+        progress_fn. A growing run has its ``stages`` beside them, and the last stage's parameters.
 
     Raises:
         click.UsageError: An option's value is wrong or does not fit another.
@@ -54,20 +55,38 @@ def setup_training_config(*, data, gpus, snap, metrics, seed, cond, subset, mirr
     if resolution < 8 or resolution & (resolution - 1):
         raise click.UsageError(f"--resolution must be a power of two, at least 8, got {resolution}")
 
-    # Base configuration.
+    # Base configuration; of a growing run, its last stage's.
+    stages = []
+    try:
+        if grow_schedule is not None:
+            stages = growing.parse_schedule(grow_schedule, resolution, lr)
+        elif grow:
+            stages = growing.choose_stages(resolution, kimg, batch, lr)
+    except ValueError as err:
+        raise click.UsageError(str(err)) from err
+    if stages:
+        kimg, batch, lr = sum(stage.kimg for stage in stages), stages[-1].batch, stages[-1].lr
     base = presets.base_settings(cfg, resolution, gpus, batch)
     given = dict(kimg=kimg, gamma=gamma, lr=lr, map_depth=map_depth)
     base.update({key: value for key, value in given.items() if value is not None})
     batch = base["batch"]
     if batch % gpus != 0:
         raise click.UsageError(f"--batch must be a multiple of --gpus, got {batch} and {gpus}")
+    batch_gpu_limit = batch_gpu
     if batch_gpu is None:
         batch_gpu = max(batch // max(base["ref_gpus"], gpus), 1)
+    elif stages:
+        batch_gpu = min(batch_gpu, batch // gpus)
     if (batch // gpus) % batch_gpu != 0:
         raise click.UsageError(f"--batch-gpu must divide --batch / --gpus = {batch // gpus}, got {batch_gpu}")
     mbstd = min(base["mbstd"], batch_gpu)
     if batch_gpu % mbstd != 0:
         raise click.UsageError(f"--batch-gpu must be a multiple of the minibatch-std group {mbstd}, got {batch_gpu}")
+    if stages:
+        try:
+            stages = growing.plan(stages, gpus, batch_gpu_limit, base["ref_gpus"], mbstd)
+        except ValueError as err:
+            raise click.UsageError(str(err)) from err
     channels = dict(channel_base=cbase or int(base["fmaps"] * 32768), channel_max=cmax)
 
     # Device and precision.
@@ -138,27 +157,34 @@ def setup_training_config(*, data, gpus, snap, metrics, seed, cond, subset, mirr
         augment_p=p if aug == "fixed" else 0, ada_target=None if aug != "ada" else 0.6 if target is None else target,
         ada_interval=4, ada_kimg=100 if resume else 500,
         total_kimg=base["kimg"], kimg_per_tick=tick, image_snapshot_ticks=snap, network_snapshot_ticks=snap,
-        resume_pkl=resume, resume_state=None, cudnn_benchmark=not nobench, allow_tf32=allow_tf32,
-        on_collapse=on_collapse)
+        resume_pkl=resume, resume_state=None, fade_kimg=None, cudnn_benchmark=not nobench, allow_tf32=allow_tf32,
+        on_collapse=on_collapse, **(dict(stages=stages) if stages else {}))
     parts = [name, "cond" if cond else "", f"subset{subset}" if subset else "", "mirror" if mirror else "",
-             f"{cfg}{gpus}" if cfg == "auto" else cfg, f"{resolution}px", f"kimg{base['kimg']:g}", f"batch{batch}",
+             f"{cfg}{gpus}" if cfg == "auto" else cfg, f"{resolution}px",
+             "grow" if stages else "", f"kimg{base['kimg']:g}", f"batch{batch}",
              aug if aug != "ada" else "", f"p{p:g}" if p is not None else "",
              gan_loss if gan_loss != "logistic" else "", f"shift{shift:g}", f"seed{seed}",
              "resumecustom" if resume else ""]
     return "-".join(part for part in parts if part), config
 
 
-def check_gan_loss(gan_loss: str, given: set[str]) -> None:
-    """Refuse options that the other adversarial loss alone has.
+def check_together(opts: dict[str, Any], given: set[str]) -> None:
+    """Refuse options that say nothing beside others that were given; values of a preset may.
 
     Raises:
         click.UsageError: Naming the option and the remedy.
     """
+    gan_loss = opts["gan_loss"]
     if gan_loss == "wgan-gp" and "gamma" in given:
         raise click.UsageError("--gamma is R1's weight, which --gan-loss=wgan-gp has not; see --gp-weight")
     for name in ("gp_weight", "drift_weight"):
         if gan_loss != "wgan-gp" and name in given:
             raise click.UsageError(f"--{name.replace('_', '-')} needs --gan-loss=wgan-gp")
+    for name in ("kimg", "batch"):
+        if opts["grow_schedule"] is not None and name in given:
+            raise click.UsageError(f"--{name} stands in --grow-schedule; leave it out, or use --grow without one")
+    if (opts["grow"] or opts["grow_schedule"] is not None) and opts["freezed"]:
+        raise click.UsageError("--freezed is for transfer learning; a growing discriminator has no fixed first layers")
 
 
 def resume_config(resume: str, outdir: str, opts: dict[str, Any], given: set[str]) -> dict[str, Any]:
@@ -269,6 +295,8 @@ def resume_config(resume: str, outdir: str, opts: dict[str, Any], given: set[str
               metavar="FLOAT")
 @click.option("--drift-weight", help="Drift term of wgan-gp (epsilon)", type=click.FloatRange(min=0), default=0.001,
               metavar="FLOAT")
+@click.option("--grow/--no-grow", help="Grow from 8x8, on the paper's schedule", default=False)
+@click.option("--grow-schedule", help="Grow on a schedule of your own", metavar="RES:KIMG:BATCH[:LR],...")
 @click.pass_context
 def main(ctx: click.Context, outdir: str, dry_run: bool, **opts: Any) -> None:
     """Train a generator that draws background, foreground and mask, from unlabelled pictures.
@@ -309,7 +337,7 @@ def main(ctx: click.Context, outdir: str, dry_run: bool, **opts: Any) -> None:
             raise click.UsageError("--data is needed for a new run")
         if resume and "://" not in resume and not Path(resume).is_file():
             raise click.ClickException(f"--resume: no such run folder or pickle: {resume}")
-        check_gan_loss(opts["gan_loss"], given)
+        check_together(opts, given)
         desc, config = setup_training_config(**opts)
     click.echo(json.dumps(dict(base=str(BASE), **config), indent=2), err=not dry_run)
     if not dry_run:

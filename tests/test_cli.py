@@ -73,7 +73,8 @@ def test_examples_are_accepted(source, data, tmp_path, monkeypatch):
 
 def test_config_has_exactly_the_loops_parameters(data):
     keys = set(dry(data, "--cfg=demo")) - {"base"}
-    assert keys == set(inspect.signature(training_loop).parameters) - {"rank", "abort_fn", "progress_fn"}
+    assert keys == set(inspect.signature(training_loop).parameters) - {
+        "rank", "training_set", "abort_fn", "progress_fn"}
 
 
 def test_dry_run_makes_no_folder(data, tmp_path):
