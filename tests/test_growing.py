@@ -100,6 +100,31 @@ def test_whole_run_is_the_last_stage_and_the_table(data):
     assert "stages" not in dry(data, *TINY)
 
 
+def test_cfg_paper_is_the_papers_training(data):
+    """Sections 3.4 and 4, setting (a)."""
+    options = dry(data, "--cfg=paper", "--resolution=128", "--device=cpu")
+    assert [tuple(stage[key] for key in ("resolution", "kimg", "batch_size", "lr")) for stage in options["stages"]] \
+        == [tuple(stage) for stage in growing.SCHEDULE]
+    assert options["loss_kwargs"] == dict(
+        class_name="layered_plugin.gan_loss.WganGpLoss", gp_weight=10, drift_weight=0.001, pl_weight=0,
+        style_mixing_prob=0.9, shift=0.125, mask_min=0.25, mask_size_weight=2, mask_binary_weight=2,
+        mask_border_weight=0, bg_jitter=0)
+    G = options["G_kwargs"]
+    assert (G["z_dim"], G["w_dim"], G["generator"], G["mapping"], G["mapping_kwargs"]) == (
+        512, 512, "separate", "separate", dict(num_layers=8))
+    assert (G["synthesis_kwargs"]["channel_base"], G["synthesis_kwargs"]["channel_max"]) == (16384, 512)
+    assert options["G_opt_kwargs"]["betas"] == options["D_opt_kwargs"]["betas"] == [0, 0.99]
+    assert (options["G_reg_interval"], options["D_reg_interval"]) == (None, None)  # Adam's lr and betas stay as given.
+    assert options["augment_kwargs"] is None and options["ema_kimg"] == 10
+    assert options["training_set_kwargs"]["size_px"] == 144
+
+
+def test_options_beside_cfg_paper_have_the_last_word(data):
+    options = dry(data, "--cfg=paper", "--no-grow", "--gan-loss=logistic", "--mask-min=0.15", "--shift=0")
+    assert "stages" not in options and options["loss_kwargs"]["r1_gamma"] > 0
+    assert (options["loss_kwargs"]["mask_min"], options["loss_kwargs"]["shift"]) == (0.15, 0)
+
+
 def test_batch_gpu_limits_every_stage(data):
     stages = dry(data, *TINY, "--grow-schedule=8:4:64,16:6:8", "--batch-gpu=8", "--gpus=2")["stages"]
     assert [stage["batch_gpu"] for stage in stages] == [8, 4]
