@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch_utils.ops import compiled
 
 _FilterLike = torch.Tensor | np.ndarray | Sequence | float | None
 
@@ -126,7 +127,7 @@ def upfirdn2d(
         padding: Padding of the up-sampled image, as parse_padding.
         flip_filter: False = convolution, True = correlation.
         gain: Factor on the result.
-        impl: "cuda" prefers a compiled implementation where there is one, "ref" excludes it.
+        impl: "cuda" prefers a compiled kernel, on the CPU too; "ref" excludes it.
 
     Returns:
         [N, C, OH, OW] of x's dtype, with OW = (W * up + padding - taps) // down + 1, OH alike;
@@ -232,18 +233,30 @@ class _Resample(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         (taps,) = ctx.saved_tensors
-        (height, width), ups, downs, (px0, _, py0, _) = ctx.geometry
-        fh, fw = taps.shape
-        # Up- and down-sampling change places, and the padding makes the sizes meet: the first input pixel
-        # touches the first output pixel through the last tap.
-        px, py = fw - 1 - px0, fh - 1 - py0
-        pads = (
-            px,
-            width * ups[0] - grad.shape[3] * downs[0] + px0 + 1 - ups[0],
-            py,
-            height * ups[1] - grad.shape[2] * downs[1] + py0 + 1 - ups[1],
-        )
+        size, ups, downs, pads = ctx.geometry
+        pads = _transposed_pads(size, grad.shape[2:], taps.shape, ups, downs, pads)
         return _Resample.apply(grad, taps.flip([0, 1]), downs, ups, pads), None, None, None, None
+
+
+def _transposed_pads(
+    size: Sequence[int],
+    out_size: Sequence[int],
+    taps: Sequence[int],
+    ups: tuple[int, int],
+    downs: tuple[int, int],
+    pads: tuple[int, int, int, int],
+) -> tuple[int, int, int, int]:
+    """Padding of the transpose, in which up- and down-sampling change places, for sizes [height, width].
+
+    The sizes meet, and the first input pixel touches the first output pixel through the last tap.
+    """
+    (height, width), (out_height, out_width), (fh, fw), (px0, _, py0, _) = size, out_size, taps, pads
+    return (
+        fw - 1 - px0,
+        width * ups[0] - out_width * downs[0] + px0 + 1 - ups[0],
+        fh - 1 - py0,
+        height * ups[1] - out_height * downs[1] + py0 + 1 - ups[1],
+    )
 
 
 def _correlate(
@@ -254,6 +267,9 @@ def _correlate(
     pads: tuple[int, int, int, int],
 ) -> torch.Tensor:
     """Evaluate the map: correlation of the zero-filled, padded image with taps [fh, fw], decimated."""
+    if x.numel() == 0:  # Convolutions refuse it.
+        height = _out_size(x.shape[2], taps.shape[0], ups[1], downs[1], pads[2:])
+        return x.new_zeros([*x.shape[:2], height, _out_size(x.shape[3], taps.shape[1], ups[0], downs[0], pads[:2])])
     if x.device.type == "cpu" and x.is_contiguous():
         # Every image counts as a channel of one sample: CPU convolutions are slow for few channels, as of colours.
         y = _depthwise(x.flatten(0, 1)[None], taps, ups, downs, pads).contiguous()
@@ -318,5 +334,52 @@ def _upfirdn2d_torch(
     return _Resample.apply(x, taps[:, None], (1, ups[1]), (1, downs[1]), (0, 0, *pads[2:]))
 
 
-# What each value of `impl` runs. A compiled kernel takes the place of the "cuda" entry.
-_implementations = {"ref": _upfirdn2d_torch, "cuda": _upfirdn2d_torch}
+class _CompiledResample(torch.autograd.Function):
+    """The linear map in one kernel; its transpose is the same kernel with other numbers."""
+
+    @staticmethod
+    def forward(ctx, x, f, ups, downs, pads, flip_filter, gain):
+        ctx.save_for_backward(f)
+        ctx.geometry = (x.shape[2:], ups, downs, pads, flip_filter, gain)
+        fw, fh = filter_size(f)
+        n, c, height, width = x.shape
+        out_height = _out_size(height, fh, ups[1], downs[1], pads[2:])
+        out_width = _out_size(width, fw, ups[0], downs[0], pads[:2])
+        nhwc = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+        layout = torch.channels_last if nhwc else torch.contiguous_format
+        x = x.contiguous(memory_format=layout)
+        out = torch.empty([n, c, out_height, out_width], dtype=x.dtype, device=x.device, memory_format=layout)
+        axis_x = (width, out_width, fw, ups[0], downs[0], pads[0])
+        axis_y = (height, out_height, fh, ups[1], downs[1], pads[2])
+        images = (n, c) if nhwc else (n * c, 1)
+        tensors = (x.data_ptr(), f.data_ptr(), out.data_ptr())
+        # A convolution is a correlation with the taps backwards.
+        compiled.upfirdn2d(x, out, *tensors, *images, *axis_x, *axis_y, f.ndim == 1, not flip_filter, gain)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        (f,) = ctx.saved_tensors
+        size, ups, downs, pads, flip_filter, gain = ctx.geometry
+        pads = _transposed_pads(size, grad.shape[2:], filter_size(f)[::-1], ups, downs, pads)
+        grad = _CompiledResample.apply(grad, f, downs, ups, pads, not flip_filter, gain)
+        return grad, None, None, None, None, None, None
+
+
+def _upfirdn2d_compiled(
+    x: torch.Tensor,
+    f: torch.Tensor,
+    ups: tuple[int, int],
+    downs: tuple[int, int],
+    pads: tuple[int, int, int, int],
+    flip_filter: bool,
+    gain: float,
+) -> torch.Tensor:
+    """The operation in one kernel; in PyTorch calls for tensors or machines that no kernel is for."""
+    if f.device != x.device or not compiled.supports(x):
+        return _upfirdn2d_torch(x, f, ups, downs, pads, flip_filter, gain)
+    return _CompiledResample.apply(x, f.float().contiguous(), ups, downs, pads, flip_filter, gain)
+
+
+# What each value of `impl` runs.
+_implementations = {"ref": _upfirdn2d_torch, "cuda": _upfirdn2d_compiled}
