@@ -50,11 +50,11 @@ def run_once(data: str, judge: str, setting: str, seed: int, kimg: float, outdir
     folder.mkdir(parents=True, exist_ok=True)
     train = [sys.executable, "train_layered.py", f"--outdir={folder}", f"--data={data}", "--cfg=demo",
              f"--kimg={kimg:g}", f"--seed={seed}", "--mask-min=0.2", *SETTINGS[setting]]
-    _call(train, folder / "train.log")
+    call(train, folder / "train.log")
     run_dir = max(path for path in folder.iterdir() if path.is_dir())
     score = [sys.executable, "eval.py", "generated", f"--network={run_dir}", "--teacher=unet", f"--weights={judge}",
              f"--num={NUM_SCENES}", "--seed=1"]
-    scores = flat_scores(json.loads(_call(score, folder / "score.log")))
+    scores = flat_scores(json.loads(call(score, folder / "score.log")))
     stats = [json.loads(line) for line in (run_dir / "stats.jsonl").read_text().splitlines()]
     result = dict(scores, setting=setting, data=Path(data).name, train_seed=seed, kimg=kimg,
                   train_minutes=stats[-1]["Timing/total_sec"]["mean"] / 60,
@@ -77,8 +77,13 @@ def flat_scores(record: dict[str, Any]) -> dict[str, Any]:
                 judge=record["teacher"]["weights"], **kept)
 
 
-def _call(args: list[str], log: Path) -> str:
-    env = dict(os.environ, OMP_NUM_THREADS="1")
+def call(args: list[str], log: Path, threads: int = 1) -> str:
+    """Run a command, its standard error into a file; the last line of its standard output.
+
+    Raises:
+        click.ClickException: It failed; the text is its last line.
+    """
+    env = dict(os.environ, OMP_NUM_THREADS=str(threads))
     with log.open("w") as errors:
         done = subprocess.run(args, env=env, stdout=subprocess.PIPE, stderr=errors, text=True)
     if done.returncode != 0:

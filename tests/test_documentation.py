@@ -14,7 +14,9 @@ def test_every_command_in_the_documentation_is_accepted(source):
         parse(find_command(name), args)
 
 
-@pytest.mark.parametrize("name", ["train_layered.py", "invert.py", "eval.py", "-m layered_plugin.shapes",
+@pytest.mark.parametrize("name", ["-m benchmarks.scaling", "-m benchmarks.time_to_masks",
+                                  "-m benchmarks.training_throughput",
+                                  "train_layered.py", "invert.py", "eval.py", "-m layered_plugin.shapes",
                                   "-m layered_plugin.composites", "-m layered_plugin.flops",
                                   "-m layered_plugin.generate",
                                   "-m benchmarks.emergence", "-m benchmarks.judge", "-m benchmarks.segmentation"])
