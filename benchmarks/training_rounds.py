@@ -8,6 +8,7 @@ import contextlib
 import io
 import json
 import time
+import warnings
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,6 +44,8 @@ class Sizes(NamedTuple):
 
 def use_ops(name: str) -> contextlib.AbstractContextManager[Any]:
     """While it lasts, training computes with the ``compiled`` ops, the ``reference`` ops or ``zeros`` inserted."""
+    if name == "compiled":  # Nothing else may pass for them.
+        warnings.filterwarnings("error", message="Cannot build the compiled operations")
     if name == "reference":
         return custom_ops.reference_ops()  # Of the bundled base; the official one has no such thing.
     return zero_insertion.installed() if name == "zeros" else contextlib.nullcontext()

@@ -2,12 +2,14 @@
 
 import itertools
 import json
+import warnings
 
 import click
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from torch_utils import custom_ops
 from training.networks import Discriminator
 
 from benchmarks import peak, scaling, training_rounds, training_throughput, worker, zero_insertion
@@ -155,15 +157,22 @@ def test_arithmetic_of_the_limit():
 
 
 def test_throughput_measures_variants_in_turns():
-    result = CliRunner().invoke(training_throughput.main, [*TINY_OPTIONS, "--rounds=2", "--variants=fp32,zeros"])
+    result = CliRunner().invoke(training_throughput.main, [*TINY_OPTIONS, "--rounds=2", "--variants=reference,zeros"])
     assert result.exit_code == 0, result.output
     record = json.loads(result.stdout)
-    assert list(record["variants"]) == ["fp32", "zeros"]
+    assert list(record["variants"]) == ["reference", "zeros"]
     for found in record["variants"].values():
         assert len(found["rounds_step_seconds"]) == 2 and found["pictures_per_sec"] > 0
         assert 0 < found["share_of_limit"] < 1 and found["peak_memory_mb"] > 50
     assert record["gflops_by_phase"].keys() == {"Gboth", "Dmain", "Dreg"}
     assert "not the official base" in result.stderr and "limit in bf16" in result.stderr
+
+
+def test_a_failed_build_does_not_pass_for_compiled_ops():
+    with warnings.catch_warnings(), training_rounds.use_ops("compiled"):
+        with pytest.raises(UserWarning, match="Cannot build"):
+            custom_ops.get_library("nothing", ["no-such-file.cpp"])
+    custom_ops.libraries.pop("nothing", None)
 
 
 @pytest.mark.parametrize(("given", "text"), [("fp32,fp16", "must be some of bf16,fp32"), ("fp32,fp32", "each once"),
