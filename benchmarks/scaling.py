@@ -6,18 +6,15 @@ Every point is a fresh run of the real training loop on simulated pictures.
 import contextlib
 import json
 import os
-import platform
-import shlex
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import click
-import torch
 
+from benchmarks.provenance import provenance
 from benchmarks.training_rounds import Sizes, train_in_rounds
 from benchmarks.training_throughput import BUNDLED, step_seconds
 from benchmarks.worker import Worker
@@ -128,9 +125,7 @@ def main(resolutions: list[int], batches: list[int], processes: list[int], pictu
         print(table(axis, points) + "\n", file=sys.stderr)
     print(json.dumps(dict(
         tables=tables, precision=choose_precision("auto", "cpu", "bundled")[0], cbase=cbase, cmax=cmax, w_dim=w_dim,
-        seconds=seconds, threads=threads, cores=os.cpu_count(), machine=platform.machine(),
-        cpu_capability=torch.backends.cpu.get_cpu_capability(), torch=torch.__version__, date=date.today().isoformat(),
-        command=shlex.join(["python", "-m", "benchmarks.scaling", *sys.argv[1:]])), indent=2))
+        seconds=seconds, threads=threads, **provenance("benchmarks.scaling")), indent=2))
 
 
 if __name__ == "__main__":

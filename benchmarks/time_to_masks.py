@@ -6,20 +6,18 @@ Resumable: finished trainings and scores are kept.
 import json
 import math
 import os
-import platform
 import shlex
 import statistics
 import sys
 import time
 from collections.abc import Sequence
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import click
-import torch
 
 from benchmarks.emergence import DEMO, call, flat_scores
+from benchmarks.provenance import provenance
 from layered_plugin.checkpoint import atomic_write
 from layered_plugin.progress import progress
 
@@ -195,9 +193,7 @@ def main(data: str, metric: str, judge: str | None, num: int, test_data: str | N
     print(table(rows), file=sys.stderr)
     print(json.dumps(dict(
         thresholds=rows, curves=curves, metric=metric, data=data, kimg=kimg, tick=tick, options=options,
-        threads=threads, cores=os.cpu_count(), machine=platform.machine(),
-        cpu_capability=torch.backends.cpu.get_cpu_capability(), torch=torch.__version__, date=date.today().isoformat(),
-        command=shlex.join(["python", "-m", "benchmarks.time_to_masks", *sys.argv[1:]])), indent=2))
+        threads=threads, **provenance("benchmarks.time_to_masks")), indent=2))
 
 
 if __name__ == "__main__":

@@ -7,20 +7,17 @@ and weights: speed does not depend on them.
 import contextlib
 import json
 import os
-import platform
-import shlex
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
-import torch
 
 from benchmarks import peak
+from benchmarks.provenance import provenance
 from benchmarks.training_rounds import Sizes, train_in_rounds
 from benchmarks.worker import Worker
 from layered_plugin import BASE
@@ -196,9 +193,7 @@ def main(resolution: int, cbase: int, cmax: int, w_dim: int, batch: int, rounds:
     print(json.dumps(dict(
         variants=found, ours=ours, ours_because=reason, limit=limit, not_measured=missing,
         gflops_by_phase={phase: num / 1e9 for phase, num in flops.items()}, convolutions=rows, **sizes._asdict(),
-        rounds=rounds, seconds=seconds, threads=threads, cores=os.cpu_count(), machine=platform.machine(),
-        cpu_capability=torch.backends.cpu.get_cpu_capability(), torch=torch.__version__, date=date.today().isoformat(),
-        command=shlex.join(["python", "-m", "benchmarks.training_throughput", *sys.argv[1:]])), indent=2))
+        rounds=rounds, seconds=seconds, threads=threads, **provenance("benchmarks.training_throughput")), indent=2))
 
 
 if __name__ == "__main__":
