@@ -36,6 +36,7 @@ VARIANTS = dict(
                             "not the official base"),
     official=("fp32", "compiled", "the official base, fp32, its CPU path"),
 )
+OURS = ("bf16", "fp32")  # What the others are compared with; --precision=auto is one of them.
 
 
 def choose_variants(text: str | None) -> list[str]:
@@ -95,7 +96,7 @@ def step_seconds(result: Mapping[str, Sequence[float]]) -> float:
 
 
 def summarize(times: Mapping[str, list[dict[str, Any]]], flops: Mapping[str, float],
-              rows: list[dict[str, Any]], batch: int, ours: str) -> tuple[dict[str, Any], dict[str, Any]]:
+              rows: list[dict[str, Any]], batch: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """Speeds, ratios and shares of the limit.
 
     Args:
@@ -103,10 +104,10 @@ def summarize(times: Mapping[str, list[dict[str, Any]]], flops: Mapping[str, flo
         flops: Of a step per picture, by phase.
         rows: Best speeds of the bare convolutions.
         batch: Pictures of a step.
-        ours: Variant that the others are compared with.
 
     Returns:
-        Results by variant, and the limit by number format.
+        Results by variant, among them how many times as long as those of `OURS` it takes; and the limit by number
+        format.
     """
     per_picture = sum(num / (R1_INTERVAL if phase == "Dreg" else 1) for phase, num in flops.items())
     limit = {}
@@ -115,39 +116,39 @@ def summarize(times: Mapping[str, list[dict[str, Any]]], flops: Mapping[str, flo
         limit[dtype] = dict(peak_gflops=best / 1e9, typical_gflops=typical / 1e9,
                             pictures_per_sec=best / per_picture, typical_pictures_per_sec=typical / per_picture)
     variants = {}
-    base = [step_seconds(result) for result in times[ours]] if ours in times else None
+    steps = {name: np.array([step_seconds(result) for result in results]) for name, results in times.items()}
     for name, results in times.items():
-        steps = [step_seconds(result) for result in results]
-        speed = batch / float(np.median(steps))
-        found = dict(
-            what=VARIANTS[name][2], pictures_per_sec=speed, pictures_per_sec_best=batch / min(steps),
+        speed = batch / float(np.median(steps[name]))
+        ratios = {ours: steps[name] / steps[ours] for ours in OURS if ours in times}
+        variants[name] = dict(
+            what=VARIANTS[name][2], pictures_per_sec=speed, pictures_per_sec_best=batch / min(steps[name]),
             step_ms={key: 1e3 * float(np.median(np.concatenate([result[key] for result in results])))
                      for key in ("with_r1", "without_r1")},
+            times_as_long_as={ours: dict(median=float(np.median(each)), least=min(each), largest=max(each))
+                              for ours, each in ratios.items()},
             share_of_limit=speed / limit[VARIANTS[name][0]]["pictures_per_sec"],
             share_of_typical=speed / limit[VARIANTS[name][0]]["typical_pictures_per_sec"],
-            peak_memory_mb=max(result["peak_memory_mb"] for result in results), rounds_step_seconds=steps)
-        if base is not None:
-            ratios = [slow / quick for slow, quick in zip(steps, base, strict=True)]
-            found.update(ours_is_faster=float(np.median(ratios)), ours_is_faster_min=min(ratios),
-                         ours_is_faster_max=max(ratios))
-        variants[name] = found
+            peak_memory_mb=max(result["peak_memory_mb"] for result in results),
+            rounds_step_seconds=list(steps[name]))
     return variants, dict(limit, gflops_per_picture=per_picture / 1e9)
 
 
-def table(variants: Mapping[str, dict[str, Any]], limit: Mapping[str, Any], ours: str) -> str:
+def table(variants: Mapping[str, dict[str, Any]], limit: Mapping[str, Any]) -> str:
     """Markdown: a row per variant, then the limit."""
-    lines = [f"| variant | pictures/s, median (best) | step, step with R1 | {ours} is faster, median (least, largest) "
-             "| share of the limit | peak memory |", "|---|---|---|---|---|---|"]
+    ours = [name for name in OURS if name in variants]
+    compared = "".join(f" {name} is so many times faster, median (least, largest) |" for name in ours)
+    lines = ["| variant | pictures/s, median (best) | step, step with R1 |"
+             f"{compared} share of the limit | peak memory |", "|---|---|---|" + "---|" * len(ours) + "---|---|"]
     for found in variants.values():
-        ratio = "" if "ours_is_faster" not in found else (
-            f"{found['ours_is_faster']:.2f} ({found['ours_is_faster_min']:.2f}, {found['ours_is_faster_max']:.2f})")
+        ratios = [found["times_as_long_as"][name] for name in ours]
+        shown = "".join(f" {each['median']:.2f} ({each['least']:.2f}, {each['largest']:.2f}) |" for each in ratios)
         lines.append(
             f"| {found['what']} | {found['pictures_per_sec']:.1f} ({found['pictures_per_sec_best']:.1f}) "
-            f"| {found['step_ms']['without_r1']:.0f} ms, {found['step_ms']['with_r1']:.0f} ms | {ratio} "
-            f"| {found['share_of_limit']:.0%} | {found['peak_memory_mb']:.0f} MiB |")
+            f"| {found['step_ms']['without_r1']:.0f} ms, {found['step_ms']['with_r1']:.0f} ms |{shown} "
+            f"{found['share_of_limit']:.0%} | {found['peak_memory_mb']:.0f} MiB |")
     lines += [f"| limit in {dtype}: {limit['gflops_per_picture']:.2f} GFLOP a picture at "
-              f"{limit[dtype]['peak_gflops']:.0f} GFLOP/s | {limit[dtype]['pictures_per_sec']:.1f} | | | 100% | |"
-              for dtype in peak.DTYPES]
+              f"{limit[dtype]['peak_gflops']:.0f} GFLOP/s | {limit[dtype]['pictures_per_sec']:.1f} | |"
+              + " |" * len(ours) + " 100% | |" for dtype in peak.DTYPES]
     return "\n".join(lines)
 
 
@@ -183,15 +184,15 @@ def main(resolution: int, cbase: int, cmax: int, w_dim: int, batch: int, rounds:
     python -m benchmarks.training_throughput --variants=bf16,zeros --plain
     """
     names = choose_variants(variants)
-    ours, reason = choose_precision("auto", "cpu", "bundled")
+    auto, reason = choose_precision("auto", "cpu", "bundled")
     sizes = Sizes(resolution, cbase, cmax, w_dim, batch, plain)
     times, flops, speeds = measure(names, sizes, rounds, seconds, threads)
     rows = peak.best_speeds(speeds)
-    found, limit = summarize(times, flops, rows, batch, ours)
-    print(table(found, limit, ours), file=sys.stderr)
+    found, limit = summarize(times, flops, rows, batch)
+    print(table(found, limit), file=sys.stderr)
     missing = {} if BASE.name == "official" else dict(official=f"no checkout: {ENV_NAME} is not set")
     print(json.dumps(dict(
-        variants=found, ours=ours, ours_because=reason, limit=limit, not_measured=missing,
+        variants=found, auto=auto, auto_because=reason, limit=limit, not_measured=missing,
         gflops_by_phase={phase: num / 1e9 for phase, num in flops.items()}, convolutions=rows, **sizes._asdict(),
         rounds=rounds, seconds=seconds, threads=threads, **provenance("benchmarks.training_throughput")), indent=2))
 

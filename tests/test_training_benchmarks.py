@@ -147,13 +147,16 @@ def test_arithmetic_of_the_limit():
                                                                           peak_memory_mb=7)]
     slow = [dict(with_r1=[4.0], without_r1=[4.0], peak_memory_mb=9)] * 2
     flops = dict(Gboth=0.5e9, Dmain=0.25e9, Dreg=4e9)
-    found, limit = training_throughput.summarize(dict(bf16=steps, fp32=slow), flops, rows, batch=4, ours="bf16")
+    found, limit = training_throughput.summarize(dict(bf16=steps, fp32=slow), flops, rows, batch=4)
     assert limit["gflops_per_picture"] == 1 and limit["bf16"]["pictures_per_sec"] == 8
     assert found["bf16"]["pictures_per_sec"] == 2 and found["bf16"]["share_of_limit"] == 0.25
-    assert found["fp32"]["ours_is_faster_min"] == pytest.approx(4 / 3) and found["fp32"]["ours_is_faster_max"] == 4
+    assert found["fp32"]["times_as_long_as"] == dict(
+        bf16=dict(median=pytest.approx(8 / 3), least=pytest.approx(4 / 3), largest=4),
+        fp32=dict(median=1, least=1, largest=1))
     assert found["bf16"]["peak_memory_mb"] == 7
-    assert "| 1.0 (1.0) | 4000 ms, 4000 ms | 2.67 (1.33, 4.00) | 33% |" in training_throughput.table(found, limit,
-                                                                                                       "bf16")
+    shown = training_throughput.table(found, limit)
+    assert "| 1.0 (1.0) | 4000 ms, 4000 ms | 2.67 (1.33, 4.00) | 1.00 (1.00, 1.00) | 33% | 9 MiB |" in shown
+    assert len({line.count("|") for line in shown.splitlines()}) == 1
 
 
 def test_throughput_measures_variants_in_turns():
