@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from benchmarks.training_rounds import Sizes, training_config
 from benchmarks.worker import rounds
+from layered_plugin.device import tune_cpu
 from layered_plugin.flops import count_step_flops
 
 DTYPES = dict(fp32=torch.float32, bf16=torch.bfloat16)
@@ -49,7 +50,7 @@ def measure_in_rounds(conn: Connection, sizes: Sizes, threads: int, folder: str)
     A round's result has a row for each number format and shape: dtype, channels, side, forward and backward, in FLOP/s.
     """
     torch.set_num_threads(threads)
-    torch.set_flush_denormal(True)
+    tune_cpu()
     counted = count_step_flops(training_config(sizes, "fp32", folder))
     conn.send(dict(counted.by_phase))
     for _seconds_asked in rounds(conn):

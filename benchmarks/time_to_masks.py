@@ -16,7 +16,8 @@ from typing import Any
 
 import click
 
-from benchmarks.emergence import DEMO, call, flat_scores
+from benchmarks.emergence import DEMO
+from benchmarks.judged_runs import SCENE_SEED, Shell, flat_scores
 from benchmarks.provenance import provenance
 from layered_plugin.checkpoint import atomic_write
 from layered_plugin.progress import progress
@@ -24,7 +25,7 @@ from layered_plugin.progress import progress
 THRESHOLDS = (0.5, 0.7, 0.8)
 
 
-def train_once(command: list[str], folder: Path, threads: int) -> Path:
+def train_once(command: list[str], folder: Path, shell: Shell) -> Path:
     """Train into a folder, or find the training finished there; its run folder.
 
     Raises:
@@ -33,15 +34,20 @@ def train_once(command: list[str], folder: Path, threads: int) -> Path:
     finished = folder / "trained.json"
     if finished.is_file():
         record = json.loads(finished.read_text())
-        if record["command"] != command[1:] or record["threads"] != threads:
+        if record["command"] != command or record["threads"] != shell.threads:
             raise click.ClickException(f"--outdir: {folder} holds a training of other options "
                                        f"({shlex.join(record['command'])}, {record['threads']} threads): give another")
         return Path(record["run_dir"])
     folder.mkdir(parents=True, exist_ok=True)
-    call(command, folder / "train.log", threads)
+    shell.call(command, folder / "train.log", _say_ticks)
     run_dir = max(path for path in folder.glob("0*") if (path / "stats.jsonl").is_file())  # After a broken-off one.
-    _write(finished, dict(command=command[1:], threads=threads, run_dir=str(run_dir)))
+    _write(finished, dict(command=command, threads=shell.threads, run_dir=str(run_dir)))
     return run_dir
+
+
+def _say_ticks(line: str) -> None:
+    if line.startswith("tick "):
+        print(line, file=sys.stderr, flush=True)
 
 
 def _write(path: Path, record: dict[str, Any]) -> None:
@@ -69,30 +75,30 @@ def snapshots(run_dir: Path) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def judge_snapshot(snapshot: dict[str, Any], folder: Path, judge: str, num: int, threads: int) -> dict[str, Any]:
+def judge_snapshot(snapshot: dict[str, Any], folder: Path, shell: Shell, judge: str, num: int) -> dict[str, Any]:
     """The snapshot with the `iou` of its generated masks with the judge's."""
     name = f"judge-{Path(snapshot['network']).stem}"
-    record = json.loads(call(
-        [sys.executable, "eval.py", "generated", f"--network={snapshot['network']}", "--teacher=unet",
-         f"--weights={judge}", f"--num={num}", "--seed=1"], folder / f"{name}.log", threads))
+    record = json.loads(shell.call(
+        ["eval.py", "generated", f"--network={snapshot['network']}", "--teacher=unet", f"--weights={judge}",
+         f"--num={num}", f"--seed={SCENE_SEED}"], folder / f"{name}.log"))
     return dict(snapshot, iou=flat_scores(record)["mean_iou"])
 
 
-def distil_snapshot(snapshot: dict[str, Any], folder: Path, data: str, test_data: str, test_masks: str,
-                    threads: int) -> dict[str, Any]:
+def distil_snapshot(snapshot: dict[str, Any], folder: Path, shell: Shell, data: str, test_data: str,
+                    test_masks: str) -> dict[str, Any]:
     """The snapshot with the `iou` of a distilled segmenter on real pictures; `minutes` include the distillation."""
     name = f"distilled-{Path(snapshot['network']).stem}"
     start = time.perf_counter()
-    model = call([sys.executable, "invert.py", "distill", f"--network={snapshot['network']}", f"--data={data}",
-                  f"--outdir={folder / name}"], folder / f"{name}.log", threads)
+    model = shell.call(["invert.py", "distill", f"--network={snapshot['network']}", f"--data={data}",
+                        f"--outdir={folder / name}"], folder / f"{name}.log")
     minutes = (time.perf_counter() - start) / 60
-    record = json.loads(call([sys.executable, "eval.py", "real", f"--model={model}", f"--data={test_data}",
-                              f"--masks={test_masks}", "--baselines=none"], folder / f"{name}-eval.log", threads))
+    record = json.loads(shell.call(["eval.py", "real", f"--model={model}", f"--data={test_data}",
+                                    f"--masks={test_masks}", "--baselines=none"], folder / f"{name}-eval.log"))
     return dict(snapshot, iou=record["models"][0]["all"]["iou"], distill_minutes=minutes,
                 **{key: snapshot[key] + minutes for key in ("minutes", "minutes_with_snapshots")})
 
 
-def score(snapshot: dict[str, Any], folder: Path, threads: int, metric: str, **how: Any) -> dict[str, Any]:
+def score(snapshot: dict[str, Any], folder: Path, shell: Shell, metric: str, **how: Any) -> dict[str, Any]:
     """The snapshot with its `iou`, and how it was found; kept in the folder, and not found twice."""
     kept = folder / f"{metric}-{Path(snapshot['network']).stem}.json"
     wanted = dict(how, metric=metric)
@@ -101,7 +107,7 @@ def score(snapshot: dict[str, Any], folder: Path, threads: int, metric: str, **h
         if record["scored"] == wanted:
             return record
     function = judge_snapshot if metric == "judge" else distil_snapshot
-    record = dict(function(snapshot, folder, threads=threads, **how), scored=wanted)
+    record = dict(function(snapshot, folder, shell, **how), scored=wanted)
     _write(kept, record)
     return record
 
@@ -180,15 +186,18 @@ def main(data: str, metric: str, judge: str | None, num: int, test_data: str | N
     files = dict(judge=judge) if metric == "judge" else dict(data=data, test_data=test_data, test_masks=test_masks)
     check_files(**dict(files, data=data))
     how = dict(files, num=num) if metric == "judge" else files
-    curves = {}
-    for seed in range(seeds):
-        folder = Path(outdir) / Path(data).stem / f"kimg{kimg:g}-tick{tick:g}-seed{seed}"
-        command = [sys.executable, "train_layered.py", f"--outdir={folder}", f"--data={data}", "--cfg=demo",
-                   f"--kimg={kimg:g}", f"--tick={tick:g}", "--snap=1", f"--seed={seed}", *options]
-        print(f"Training seed {seed}; progress in {folder / 'train.log'}", file=sys.stderr, flush=True)
-        taken = snapshots(train_once(command, folder, threads))
-        curves[seed] = [score(snapshot, folder, threads, metric, **how)
-                        for snapshot in progress(taken, len(taken), "Snapshots scored")]
+    curves, shell = {}, Shell(threads)
+    try:
+        for seed in range(seeds):
+            folder = Path(outdir) / Path(data).stem / f"kimg{kimg:g}-tick{tick:g}-seed{seed}"
+            command = ["train_layered.py", f"--outdir={folder}", f"--data={data}", "--cfg=demo", f"--kimg={kimg:g}",
+                       f"--tick={tick:g}", "--snap=1", f"--seed={seed}", *options]
+            print(f"Seed {seed}", file=sys.stderr, flush=True)
+            taken = snapshots(train_once(command, folder, shell))
+            curves[seed] = [score(snapshot, folder, shell, metric, **how)
+                            for snapshot in progress(taken, len(taken), "Snapshots scored")]
+    finally:
+        shell.stop()  # Of Ctrl-C the command that runs knows nothing.
     rows = minutes_to_masks(curves)
     print(table(rows), file=sys.stderr)
     print(json.dumps(dict(

@@ -22,6 +22,7 @@ from torch_utils import misc, training_stats
 
 from layered_plugin import BASE, checkpoint, guards, phases, report
 from layered_plugin.dataset import ResumableSampler, random_crop, to_float
+from layered_plugin.device import tune_cpu
 from layered_plugin.run_log import RunLog
 from layered_plugin.training_state import TrainingState, restore_rng
 
@@ -77,7 +78,7 @@ def training_loop(
     start_time = time.time()
     device = torch.device(device)
     torch.manual_seed(random_seed * num_gpus + rank)
-    torch.set_flush_denormal(True)  # Adam's moments and the EMA run into denormals, which are slow.
+    tune_cpu()
     torch.backends.cudnn.benchmark = cudnn_benchmark
     torch.backends.cuda.matmul.allow_tf32 = allow_tf32
     torch.backends.cudnn.allow_tf32 = allow_tf32

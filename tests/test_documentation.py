@@ -19,7 +19,8 @@ def test_every_command_in_the_documentation_is_accepted(source):
                                   "train_layered.py", "invert.py", "eval.py", "-m layered_plugin.shapes",
                                   "-m layered_plugin.composites", "-m layered_plugin.flops",
                                   "-m layered_plugin.generate",
-                                  "-m benchmarks.emergence", "-m benchmarks.judge", "-m benchmarks.segmentation"])
+                                  "-m benchmarks.ablation", "-m benchmarks.emergence", "-m benchmarks.judge",
+                                  "-m benchmarks.segmentation"])
 def test_every_help_has_examples_that_are_accepted(name):
     examples = [example for text in help_texts(find_command(name)) for example in find_examples(text)]
     assert len(examples) >= 1

@@ -21,9 +21,9 @@ def fake_calls(monkeypatch):
     """Commands that only leave what is read of them; IoU 0.6 after 1 kimg and 0.9 after 2."""
     called = []
 
-    def call(args, log, threads):
-        called.append((args[1], threads))
-        if args[1] == "train_layered.py":
+    def call(shell, args, log, on_line=None):
+        called.append((args[0], shell.threads))
+        if args[0] == "train_layered.py":
             run = Path(next(arg for arg in args if arg.startswith("--outdir=")).split("=")[1]) / "00000-run"
             run.mkdir()
             rows = [stats_row(0, 0.032, 5, 25, 30), stats_row(1, 1.024, 30, 60, 120), stats_row(2, 2.016, 60, 90, 270)]
@@ -31,16 +31,16 @@ def fake_calls(monkeypatch):
             for kimg in range(3):
                 (run / f"network-snapshot-{kimg:06d}.pkl").touch()
             return ""
-        if args[1] == "invert.py":
+        if args[0] == "invert.py":
             return "model"
         iou = 0.6 if any("000001" in arg for arg in args) else 0.9
-        if args[2] == "real":
+        if args[1] == "real":
             return json.dumps(dict(models=[dict(all=dict(iou=iou))]))
         scores = dict(num=4, num_detected=4, coverage=0.2, teacher_coverage=0.2, all=dict(iou=iou), network="n", seed=1,
                       detected=dict(iou=iou, full_mask_iou=0.2), teacher=dict(weights="j"), base="b", command="c")
         return json.dumps(scores)
 
-    monkeypatch.setattr(time_to_masks, "call", call)
+    monkeypatch.setattr(time_to_masks.Shell, "call", call)
     return called
 
 
