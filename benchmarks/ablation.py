@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import click
 
 from benchmarks.ablation_output import draw_figure, write_table
-from benchmarks.judged_runs import NUM_SCENES, JudgedRun, judged_results, provenance
+from benchmarks.judged_runs import NUM_SCENES, JudgedRun, judged_results
+from benchmarks.provenance import provenance
 from layered_plugin.checkpoint import CheckpointError
 from layered_plugin.presets import LAYERED
 from layered_plugin.report import save_picture

@@ -13,7 +13,8 @@ from typing import Any
 import click
 import numpy as np
 
-from benchmarks.judged_runs import JudgedRun, judged_results, provenance
+from benchmarks.judged_runs import JudgedRun, judged_results
+from benchmarks.provenance import provenance
 from layered_plugin.presets import LAYERED
 
 DEMO = LAYERED["demo"]["options"]

@@ -5,7 +5,6 @@ Each run is what a user could type: train_layered.py, then eval.py generated (th
 
 import json
 import os
-import platform
 import re
 import shlex
 import signal
@@ -17,12 +16,10 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import click
-import torch
 
 from layered_plugin.checkpoint import atomic_write, training_states
 from layered_plugin.guards import StopRequest
@@ -65,12 +62,16 @@ class JudgedRun:
 
 
 class Shell:
-    """Runs commands of the project on one thread each; all of them can be asked to save and end.
+    """Runs commands of the project; all of them can be asked to save and end.
 
     Ctrl-C does not reach the commands by itself, but through ``stop``.
+
+    Args:
+        threads: Of each command.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int = 1) -> None:
+        self.threads = threads
         self._running: set[subprocess.Popen[str]] = set()
         self._stopped = False
         self._lock = threading.Lock()
@@ -94,8 +95,9 @@ class Shell:
             with self._lock:
                 if self._stopped:
                     raise click.ClickException("stopped")
-                process = subprocess.Popen([sys.executable, *args], env=dict(os.environ, OMP_NUM_THREADS="1"),
-                                           stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True)
+                process = subprocess.Popen(
+                    [sys.executable, *args], env=dict(os.environ, OMP_NUM_THREADS=str(self.threads)),
+                    stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True)
                 self._running.add(process)
             with process:
                 for line in process.stdout or ():
@@ -171,13 +173,6 @@ def judged_results(runs: Sequence[JudgedRun], jobs: int) -> list[dict[str, Any]]
         _check_usable(runs, todo[0])
         _make(todo, len(runs), jobs)
     return [json.loads((run.folder / RESULT_FILE).read_text()) for run in runs]
-
-
-def provenance(module: str) -> dict[str, Any]:
-    """Date, machine and command line of a benchmark, for its record."""
-    return dict(date=date.today().isoformat(), torch=torch.__version__, machine=platform.machine(),
-                cpu_capability=torch.backends.cpu.get_cpu_capability(), cores=os.cpu_count(),
-                command=shlex.join(["python", "-m", module, *sys.argv[1:]]))
 
 
 def _make(todo: Sequence[JudgedRun], total: int, jobs: int) -> None:
