@@ -124,6 +124,10 @@ class LayeredLoss(StyleGAN2Loss):
             layers = shift_foreground(layers, random_shift(len(layers.mask), max_px, device=layers.mask.device))
         return composite(layers._replace(bg=jitter_contrast(layers.bg, self.bg_jitter)))
 
+    def adversarial_loss_G(self, gen_logits: torch.Tensor) -> torch.Tensor:
+        """What the generator minimises besides the mask terms, [N, 1]: the host's non-saturating logistic loss."""
+        return torch.nn.functional.softplus(-gen_logits)
+
     def run_G(self, z, c, sync):
         layers, ws = self.run_layers(z, c, sync)
         return self.perturb(layers), ws
@@ -144,7 +148,7 @@ class LayeredLoss(StyleGAN2Loss):
         gen_logits = self.run_D(self.perturb(layers), gen_c, sync=False)
         training_stats.report("Loss/scores/fake", gen_logits)
         training_stats.report("Loss/signs/fake", gen_logits.sign())
-        loss_gan = torch.nn.functional.softplus(-gen_logits)
+        loss_gan = self.adversarial_loss_G(gen_logits)
         training_stats.report("Loss/G/loss", loss_gan)
         loss_size = mask_size_loss(layers.mask, self.mask_min)
         loss_binary = mask_binary_loss(layers.mask)

@@ -105,6 +105,9 @@ VARIANTS = dict(
              ada_interval=3, ada_kimg=1),
     path_length=dict(G_reg_interval=3, loss_kwargs=dict(class_name="layered_plugin.loss.LayeredLoss", pl_weight=2)),
     rounds=dict(batch_gpu=4),
+    wgan_gp=dict(D_reg_interval=None, loss_kwargs=dict(class_name="layered_plugin.gan_loss.WganGpLoss"), batch_gpu=4,
+                 augment_kwargs=dict(class_name="training.augment.AugmentPipe", xflip=1, brightness=1), ada_target=0.0,
+                 ada_interval=3, ada_kimg=1),
 )
 
 
@@ -256,5 +259,5 @@ def test_parameters_are_the_hosts_and_ours():
              "batch_size", "batch_gpu", "ema_kimg", "ema_rampup", "G_reg_interval", "D_reg_interval", "augment_p",
              "ada_target", "ada_interval", "ada_kimg", "total_kimg", "kimg_per_tick", "image_snapshot_ticks",
              "network_snapshot_ticks", "resume_pkl", "cudnn_benchmark", "allow_tf32", "abort_fn", "progress_fn"}
-    ours = {"device", "resolution", "resume_state", "on_collapse"}
+    ours = {"device", "resolution", "resume_state", "on_collapse", "fade_kimg", "training_set"}
     assert set(inspect.signature(training_loop).parameters) == hosts | ours
