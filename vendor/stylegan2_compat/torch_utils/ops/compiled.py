@@ -4,6 +4,7 @@ Kernels are plain C functions that get addresses and sizes, so neither building 
 
 import ctypes
 import functools
+import glob
 import os
 import platform
 import struct
@@ -13,12 +14,14 @@ import torch
 from torch_utils import custom_ops
 
 _FOLDER = os.path.dirname(os.path.abspath(__file__))
-_HEADERS = ("portable.h", "bias_act.h", "upfirdn2d.h", "parallel.h")
+_HEADERS = ("portable.h", "bias_act.h", "upfirdn2d.h", "upfirdn2d_taps.h", "parallel.h")
 _SOURCES = {"cpu": ("bias_act_cpu.cpp", "upfirdn2d_cpu.cpp"), "cuda": ("bias_act.cu", "upfirdn2d.cu")}
 _NATIVE = "-mcpu=native" if platform.machine() in ("aarch64", "arm64") else "-march=native"
 # Traps and errno of mathematical functions keep loops from being vectorised; NaN and infinity stay what they are.
 _CFLAGS = ["-O3", "-std=c++17", _NATIVE, "-fno-math-errno", "-fno-trapping-math"]
 _OPENMP = ["-fopenmp"] if sys.platform == "linux" else []
+# PyTorch's own OpenMP library where it brings one: threads of a second one would fight with it for the cores.
+_OPENMP_LIBRARY = glob.glob(os.path.join(os.path.dirname(torch.__file__), "lib", "libgomp*.so*"))[:1] or _OPENMP
 
 FUSED_SUMS = ("cpu",)  # Devices whose backward kernel takes the sums for scale, noise and bias along.
 
@@ -86,7 +89,7 @@ def _library(kind: str) -> ctypes.CDLL | None:
         library = custom_ops.get_library(name, paths, extra_cuda_cflags=["-O3", "-std=c++17"])
     else:
         library = custom_ops.get_library(
-            "stylegan2_ops_cpu", paths, extra_cflags=_CFLAGS + _OPENMP, extra_ldflags=_OPENMP
+            "stylegan2_ops_cpu", paths, extra_cflags=_CFLAGS + _OPENMP, extra_ldflags=_OPENMP_LIBRARY
         )
     if library is None:
         return None

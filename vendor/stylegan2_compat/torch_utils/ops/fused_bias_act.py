@@ -101,9 +101,9 @@ class FusedBiasAct(torch.autograd.Function):
         grad_noise = torch.empty([layout.n, layout.pixels], **wide) if needs[2] else None
         grad_bias = torch.empty([layout.channels], **wide) if needs[3] else None
         sums = _SUMS.get(needs[1:], _ALL_SUMS)
-        tensors = dict(x=x, y=y, grad=grad, scale=scale, noise=noise, bias=bias)
-        sums_to = dict(grad_scale=grad_scale, grad_noise=grad_noise, grad_bias=grad_bias)
-        compiled.bias_act_backward(grad, act.index, sums, *_fields(layout, act, grad_x, **tensors, **sums_to))
+        outs = (grad_scale, grad_noise, grad_bias)
+        fields = _fields(layout, act, grad_x, x, y, grad, scale, noise, bias, *outs)
+        compiled.bias_act_backward(grad, act.index, sums, *fields)
         if needs[2] and ctx.noise_rows < layout.n:
             grad_noise = grad_noise.sum(dim=0, keepdim=True)
         return grad_x if needs[0] else None, grad_scale, grad_noise, grad_bias, None, None
@@ -117,7 +117,7 @@ class _SlopeProduct(torch.autograd.Function):
         ctx.save_for_backward(y)
         ctx.layout, ctx.act = layout, act
         out = torch.empty_like(grad)
-        fields = _fields(without_samples(layout), act, out, y=y, grad=grad)
+        fields = _fields(without_samples(layout), act, out, None, y, grad)
         compiled.bias_act_backward(grad, act.index, _NO_SUMS, *fields)
         return out
 
@@ -128,21 +128,29 @@ class _SlopeProduct(torch.autograd.Function):
         return _SlopeProduct.apply(grad, y, ctx.layout, ctx.act), None, None, None
 
 
-def _fields(layout: Layout, act: Activation, out: torch.Tensor, **tensors: torch.Tensor | None) -> tuple[float, ...]:
+def _fields(
+    layout: Layout,
+    act: Activation,
+    out: torch.Tensor,
+    x: torch.Tensor | None = None,
+    y: torch.Tensor | None = None,
+    grad: torch.Tensor | None = None,
+    scale: torch.Tensor | None = None,
+    noise: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    grad_scale: torch.Tensor | None = None,
+    grad_noise: torch.Tensor | None = None,
+    grad_bias: torch.Tensor | None = None,
+) -> tuple[float, ...]:
     """The fields of BiasAct in bias_act.h."""
-    names = ("x", "y", "grad", "scale", "noise", "bias")
-    noise = tensors.get("noise")
-    per_sample = noise is not None and noise.shape[0] == layout.n
+    address = compiled.address
+    n, channels, pixels, channels_last, _ = layout
     return (
-        *(compiled.address(tensors.get(name)) for name in names),
-        out.data_ptr(),
-        *(compiled.address(tensors.get(name)) for name in ("grad_scale", "grad_noise", "grad_bias")),
-        *layout[:4],
-        per_sample,
-        act.alpha,
-        act.gain,
-        math.nan if act.clamp is None else act.clamp,  # Every comparison with NaN is false: no limit.
-    )
+        address(x), address(y), address(grad), address(scale), address(noise), address(bias),
+        out.data_ptr(), address(grad_scale), address(grad_noise), address(grad_bias),
+        n, channels, pixels, channels_last, noise is not None and noise.shape[0] == n,
+        act.alpha, act.gain, math.nan if act.clamp is None else act.clamp,  # No comparison with NaN is true: no limit.
+    )  # fmt: skip
 
 
 def _gradient_by_input(grad, x, scale, noise, bias, y, layout, act):
