@@ -26,7 +26,8 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--network", help="Trained generator", metavar="RUN|PKL|URL", required=True)
+@click.option("--network", "networks", help="Trained generator; repeat for several seeds", metavar="RUN|PKL|URL",
+              multiple=True, required=True)
 @click.option("--num", help="Scenes", type=click.IntRange(min=1), default=10000, metavar="INT")
 @click.option("--seed", help="Random seed", type=click.IntRange(min=0), default=0, metavar="INT")
 @click.option("--trunc", help="Truncation psi", type=float, default=1.0, metavar="FLOAT")
@@ -46,7 +47,8 @@ def generated(**opts: Any) -> None:
     mIoU, `num_detected` the paper's detected cars, `reference_iou` the score of the full-image mask. `all` scores
     every scene, with a zero mask where nothing is seen: there an empty mask has IoU 1, any other 0. Composites are
     resized to the teacher's size bilinearly, binary masks without smoothing. The record is added to
-    metric-generated.jsonl of the run folder.
+    metric-generated.jsonl of the run folder; of several networks all records are printed, with `over_networks`, mean
+    and deviation of each score. Labels of a conditional network are drawn from the data set of its training.
 
     Examples:
 
@@ -58,6 +60,11 @@ def generated(**opts: Any) -> None:
     \b
     # The judge of the built-in data (docs/data.md).
     python eval.py generated --network=runs/00000-shapes --teacher=unet --weights=data/judge-shapes.pt --num=2000
+
+    \b
+    # Mean and deviation over three seeds.
+    python eval.py generated --network=runs/00000-shapes --network=runs/00001-shapes --network=runs/00002-shapes \\
+        --teacher=unet --weights=data/judge-shapes.pt --num=2000
 
     \b
     # FID and KID as well: pip install 'layered-plugin[fid]'.
@@ -86,7 +93,7 @@ def generated(**opts: Any) -> None:
               metavar="STEPS")
 @click.option("--baselines", help="none, all, installed, or names", default="installed", metavar="LIST")
 @click.option("--seed", help="Seed of the bootstrap", type=click.IntRange(min=0), default=0, metavar="INT")
-@click.option("--batch", help="Pictures at a time", type=click.IntRange(min=1), default=16, metavar="INT")
+@click.option("--batch", help="Pictures at a time, at most", type=click.IntRange(min=1), default=100, metavar="INT")
 @click.option("--device", "device_name", help="Where to compute", type=click.Choice(DEVICES), default="auto")
 def real(**opts: Any) -> None:
     """Score the masks of real pictures, as Table 2 of the paper does, beside simple baselines.
@@ -127,7 +134,8 @@ def report(run: str, dest: str | None, models: tuple[str, ...], segmented: str |
     """Write one HTML file about a run, readable without a network; print its path.
 
     RUN is a run folder of train_layered.py: then the models trained from it and lying beside it are in the report as
-    well. Or it is a model's, whose options name the network. Shown are the layers of generated scenes, the best and
+    well, and the tables hold the scores of runs beside it that differ in the seed alone, with mean and deviation. Or
+    it is a model's, whose options name the network. Shown are the layers of generated scenes, the best and
     worst masks of real pictures, all scores of this script beside the baselines, curves, and the commands that made
     them. What is missing is named, with the command that would make it.
 

@@ -16,7 +16,7 @@ try:
     from layered_plugin import BASE
 except ImportError as err:  # An unusable base is the user's to mend: no traceback.
     sys.exit(f"Error: {err}")
-from layered_plugin import checkpoint, device, presets
+from layered_plugin import checkpoint, device, growing, presets
 from layered_plugin.dataset import CROP_MARGIN, PictureDataset
 from layered_plugin.launcher import launch
 from layered_plugin.pictures import PictureError
@@ -29,12 +29,13 @@ def setup_training_config(*, data, gpus, snap, metrics, seed, cond, subset, mirr
                           target, augpipe, resume, freezed, fp32, nhwc, nobench, allow_tf32, workers, shift, mask_min,
                           mask_size_weight, mask_binary_weight, mask_border_weight, mask_overlap_weight, bg_jitter,
                           crop, objects, generator, mapping, resolution, device_name, precision, batch_gpu,
-                          pl_weight, style_mix, cbase, cmax, w_dim, map_depth, lr, tick,
-                          on_collapse) -> tuple[str, dict[str, Any]]:
+                          pl_weight, style_mix, cbase, cmax, w_dim, map_depth, lr, tick, on_collapse, gan_loss,
+                          gp_weight, drift_weight, grow, grow_schedule) -> tuple[str, dict[str, Any]]:
     """Turn option values into the parameters of ``training_loop``; makes no folder and touches no device.
 
     Returns:
-        Description for the run folder's name; the loop's parameters but for rank, abort_fn and progress_fn.
+        Description for the run folder's name; the loop's parameters but for rank, training_set, abort_fn and
+        progress_fn. A growing run has its ``stages`` beside them, and the last stage's parameters.
 
     Raises:
         click.UsageError: An option's value is wrong or does not fit another.
@@ -54,20 +55,38 @@ def setup_training_config(*, data, gpus, snap, metrics, seed, cond, subset, mirr
     if resolution < 8 or resolution & (resolution - 1):
         raise click.UsageError(f"--resolution must be a power of two, at least 8, got {resolution}")
 
-    # Base configuration.
+    # Base configuration; of a growing run, its last stage's.
+    stages = []
+    try:
+        if grow_schedule is not None:
+            stages = growing.parse_schedule(grow_schedule, resolution, lr)
+        elif grow:
+            stages = growing.choose_stages(resolution, kimg, batch, lr)
+    except ValueError as err:
+        raise click.UsageError(str(err)) from err
+    if stages:
+        kimg, batch, lr = sum(stage.kimg for stage in stages), stages[-1].batch, stages[-1].lr
     base = presets.base_settings(cfg, resolution, gpus, batch)
     given = dict(kimg=kimg, gamma=gamma, lr=lr, map_depth=map_depth)
     base.update({key: value for key, value in given.items() if value is not None})
     batch = base["batch"]
     if batch % gpus != 0:
         raise click.UsageError(f"--batch must be a multiple of --gpus, got {batch} and {gpus}")
+    batch_gpu_limit = batch_gpu
     if batch_gpu is None:
         batch_gpu = max(batch // max(base["ref_gpus"], gpus), 1)
+    elif stages:
+        batch_gpu = min(batch_gpu, batch // gpus)
     if (batch // gpus) % batch_gpu != 0:
         raise click.UsageError(f"--batch-gpu must divide --batch / --gpus = {batch // gpus}, got {batch_gpu}")
     mbstd = min(base["mbstd"], batch_gpu)
     if batch_gpu % mbstd != 0:
         raise click.UsageError(f"--batch-gpu must be a multiple of the minibatch-std group {mbstd}, got {batch_gpu}")
+    if stages:
+        try:
+            stages = growing.plan(stages, gpus, batch_gpu_limit, base["ref_gpus"], mbstd)
+        except ValueError as err:
+            raise click.UsageError(str(err)) from err
     channels = dict(channel_base=cbase or int(base["fmaps"] * 32768), channel_max=cmax)
 
     if mask_overlap_weight > 0 and objects == 1:
@@ -107,6 +126,12 @@ def setup_training_config(*, data, gpus, snap, metrics, seed, cond, subset, mirr
     if pl_weight > 0:
         click.echo("WARNING: --pl-weight: path-length regularization keeps the layers from emerging", err=True)
 
+    if gan_loss == "wgan-gp":
+        gan_loss_kwargs = dict(class_name="layered_plugin.gan_loss.WganGpLoss", gp_weight=gp_weight,
+                               drift_weight=drift_weight)
+    else:
+        gan_loss_kwargs = dict(class_name="layered_plugin.loss.LayeredLoss", r1_gamma=base["gamma"])
+
     block_D = dict(block, freeze_layers=freezed) if freezed else block
     # Floats: current PyTorch refuses betas that mix them with integers.
     opt = dict(class_name="torch.optim.Adam", lr=base["lr"], betas=[0.0, 0.99], eps=1e-8, fused=device_name != "mps")
@@ -126,25 +151,45 @@ def setup_training_config(*, data, gpus, snap, metrics, seed, cond, subset, mirr
                       epilogue_kwargs=dict(mbstd_group_size=mbstd)),
         G_opt_kwargs=opt, D_opt_kwargs=opt,
         augment_kwargs=None if aug == "noaug" else dict(class_name="training.augment.AugmentPipe", **pipe),
-        loss_kwargs=dict(class_name="layered_plugin.loss.LayeredLoss", r1_gamma=base["gamma"], pl_weight=pl_weight,
+        loss_kwargs=dict(gan_loss_kwargs, pl_weight=pl_weight,
                          style_mixing_prob=style_mix, shift=shift, mask_min=mask_min,
                          mask_size_weight=mask_size_weight, mask_binary_weight=mask_binary_weight,
                          mask_border_weight=mask_border_weight, mask_overlap_weight=mask_overlap_weight,
                          bg_jitter=bg_jitter),
         metrics=metrics, random_seed=seed, num_gpus=gpus, device=device_name, resolution=resolution,
         batch_size=batch, batch_gpu=batch_gpu, ema_kimg=base["ema"], ema_rampup=base["ramp"] if not resume else None,
-        G_reg_interval=4 if pl_weight > 0 else None, D_reg_interval=16,
+        G_reg_interval=4 if pl_weight > 0 else None, D_reg_interval=None if gan_loss == "wgan-gp" else 16,
         augment_p=p if aug == "fixed" else 0, ada_target=None if aug != "ada" else 0.6 if target is None else target,
         ada_interval=4, ada_kimg=100 if resume else 500,
         total_kimg=base["kimg"], kimg_per_tick=tick, image_snapshot_ticks=snap, network_snapshot_ticks=snap,
-        resume_pkl=resume, resume_state=None, cudnn_benchmark=not nobench, allow_tf32=allow_tf32,
-        on_collapse=on_collapse)
+        resume_pkl=resume, resume_state=None, fade_kimg=None, cudnn_benchmark=not nobench, allow_tf32=allow_tf32,
+        on_collapse=on_collapse, **(dict(stages=stages) if stages else {}))
     parts = [name, "cond" if cond else "", f"subset{subset}" if subset else "", "mirror" if mirror else "",
              f"objects{objects}" if objects > 1 else "", f"{cfg}{gpus}" if cfg == "auto" else cfg,
-             f"{resolution}px", f"kimg{base['kimg']:g}", f"batch{batch}",
-             aug if aug != "ada" else "", f"p{p:g}" if p is not None else "", f"shift{shift:g}", f"seed{seed}",
+             f"{resolution}px", "grow" if stages else "", f"kimg{base['kimg']:g}", f"batch{batch}",
+             aug if aug != "ada" else "", f"p{p:g}" if p is not None else "",
+             gan_loss if gan_loss != "logistic" else "", f"shift{shift:g}", f"seed{seed}",
              "resumecustom" if resume else ""]
     return "-".join(part for part in parts if part), config
+
+
+def check_together(opts: dict[str, Any], given: set[str]) -> None:
+    """Refuse options that say nothing beside others that were given; values of a preset may.
+
+    Raises:
+        click.UsageError: Naming the option and the remedy.
+    """
+    gan_loss = opts["gan_loss"]
+    if gan_loss == "wgan-gp" and "gamma" in given:
+        raise click.UsageError("--gamma is R1's weight, which --gan-loss=wgan-gp has not; see --gp-weight")
+    for name in ("gp_weight", "drift_weight"):
+        if gan_loss != "wgan-gp" and name in given:
+            raise click.UsageError(f"--{name.replace('_', '-')} needs --gan-loss=wgan-gp")
+    for name in ("kimg", "batch"):
+        if opts["grow_schedule"] is not None and name in given:
+            raise click.UsageError(f"--{name} stands in --grow-schedule; leave it out, or use --grow without one")
+    if (opts["grow"] or opts["grow_schedule"] is not None) and opts["freezed"]:
+        raise click.UsageError("--freezed is for transfer learning; a growing discriminator has no fixed first layers")
 
 
 def resume_config(resume: str, outdir: str, opts: dict[str, Any], given: set[str]) -> dict[str, Any]:
@@ -253,6 +298,13 @@ def resume_config(resume: str, outdir: str, opts: dict[str, Any], given: set[str
               metavar="KIMG")
 @click.option("--on-collapse", help="If the layers stay collapsed", type=click.Choice(["warn", "stop", "restart"]),
               default="warn")
+@click.option("--gan-loss", help="Adversarial loss", type=click.Choice(["logistic", "wgan-gp"]), default="logistic")
+@click.option("--gp-weight", help="Gradient penalty of wgan-gp (lambda)", type=click.FloatRange(min=0), default=10.0,
+              metavar="FLOAT")
+@click.option("--drift-weight", help="Drift term of wgan-gp (epsilon)", type=click.FloatRange(min=0), default=0.001,
+              metavar="FLOAT")
+@click.option("--grow/--no-grow", help="Grow from 8x8, on the paper's schedule", default=False)
+@click.option("--grow-schedule", help="Grow on a schedule of your own", metavar="RES:KIMG:BATCH[:LR],...")
 @click.pass_context
 def main(ctx: click.Context, outdir: str, dry_run: bool, **opts: Any) -> None:
     """Train a generator that draws background, foreground and mask, from unlabelled pictures.
@@ -270,6 +322,10 @@ def main(ctx: click.Context, outdir: str, dry_run: bool, **opts: Any) -> None:
     \b
     # Your own folder of pictures of one kind of object, on two GPUs.
     python train_layered.py --outdir=runs --data=my-cars --cfg=car --resolution=64 --gpus=2
+
+    \b
+    # The paper's own training: WGAN-GP, growing from 8x8 on its schedule.
+    python train_layered.py --outdir=runs --data=my-cars --cfg=paper --resolution=128
 
     \b
     # Two objects in every picture; the least coverage is that of one of them.
@@ -299,6 +355,7 @@ def main(ctx: click.Context, outdir: str, dry_run: bool, **opts: Any) -> None:
             raise click.UsageError("--data is needed for a new run")
         if resume and "://" not in resume and not Path(resume).is_file():
             raise click.ClickException(f"--resume: no such run folder or pickle: {resume}")
+        check_together(opts, given)
         desc, config = setup_training_config(**opts)
     click.echo(json.dumps(dict(base=str(BASE), **config), indent=2), err=not dry_run)
     if not dry_run:

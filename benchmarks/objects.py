@@ -4,11 +4,8 @@ Resumable: a finished judge and finished runs are kept.
 """
 
 import json
-import os
-import platform
 import shlex
 import sys
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +13,8 @@ import click
 import numpy as np
 import torch
 
-from benchmarks.emergence import run_logged
+from benchmarks.judged_runs import Shell
+from benchmarks.provenance import provenance
 from layered_plugin.checkpoint import atomic_write
 from layered_plugin.judge import judge_objects, load_judge, save_judge, train_judge
 from layered_plugin.object_scores import matched_iou, score_objects
@@ -24,7 +22,7 @@ from layered_plugin.occlusion import MAX_OBJECTS
 from layered_plugin.pair_augment import center_crop, crop_side, to_unit
 from layered_plugin.picture_zip import read_pairs
 from layered_plugin.snapshots import load_snapshot
-from layered_plugin.unet import UNet
+from layered_plugin.unet import AnyUNet
 
 SCORE_SEED = 1
 
@@ -47,7 +45,7 @@ def read_objects(option: str, pictures: str, labels: str) -> tuple[np.ndarray, n
 
 
 def prepare_judge(data: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray], steps: int,
-                  folder: Path) -> tuple[UNet, dict[str, Any]]:
+                  folder: Path) -> tuple[AnyUNet, dict[str, Any]]:
     """Train a judge and score it on real pictures, or take the finished one from the folder."""
     weights, record_file = folder / f"judge-{steps}.pt", folder / f"judge-{steps}.json"
     if not record_file.is_file():
@@ -65,24 +63,29 @@ def prepare_judge(data: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, n
     return judge, record
 
 
-def run_once(data: str, num_objects: int, judge: UNet, options: list[str], seed: int, num: int,
+def run_once(data: str, num_objects: int, judge: AnyUNet, options: list[str], seed: int, num: int,
              folder: Path) -> dict[str, Any]:
     """Train a generator with one seed, or go on training it, score its last snapshot, and keep the result."""
     result_file = folder / "result.json"
     if result_file.is_file():
         return json.loads(result_file.read_text())
     folder.mkdir(parents=True, exist_ok=True)
-    train = [sys.executable, "train_layered.py", f"--outdir={folder}", f"--data={data}", "--cfg=demo",
+    train = ["train_layered.py", f"--outdir={folder}", f"--data={data}", "--cfg=demo",
              f"--objects={num_objects}", f"--seed={seed}", *options]
     resumable = any(folder.glob("*/training-state-*.pt"))
-    run_logged([*train[:2], f"--outdir={folder}", "--resume=latest"] if resumable else train, folder / "train.log")
+    shell = Shell()
+    try:
+        shell.call([*train[:2], "--resume=latest"] if resumable else train, folder / "train.log")
+    except KeyboardInterrupt:
+        shell.stop()
+        raise
     run_dir = max(path for path in folder.iterdir() if path.is_dir())
     stats = json.loads((run_dir / "stats.jsonl").read_text().splitlines()[-1])
     snapshot = load_snapshot(run_dir)
     result = dict(score_objects(snapshot["G_ema"], judge, num=num, seed=SCORE_SEED), train_seed=seed,
                   network=snapshot["path"], kimg=stats["Progress/kimg"]["mean"],
                   train_minutes=stats["Timing/total_sec"]["mean"] / 60,
-                  train_command=shlex.join(["python", *train[1:]]))
+                  train_command=shlex.join(["python", *train]))
     with atomic_write(result_file) as file:
         file.write(json.dumps(result, indent=2).encode())
     return result
@@ -137,10 +140,7 @@ def main(data: str, labels: str, test_data: str, test_labels: str, seeds: int, o
     results = [run_once(data, real[1].shape[1], judge, list(options), seed, num, folder / f"seed{seed}")
                for seed in range(seeds)]
     print(table(results), file=sys.stderr)
-    print(json.dumps(dict(
-        judge=judge_record, results=results, date=date.today().isoformat(), torch=torch.__version__,
-        machine=platform.machine(), cpu_capability=torch.backends.cpu.get_cpu_capability(), cores=os.cpu_count(),
-        command=shlex.join(["python", "-m", "benchmarks.objects", *sys.argv[1:]])), indent=2))
+    print(json.dumps(dict(judge=judge_record, results=results, **provenance("benchmarks.objects")), indent=2))
 
 
 if __name__ == "__main__":

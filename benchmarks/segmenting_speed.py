@@ -16,11 +16,11 @@ import numpy as np
 import torch
 
 from layered_plugin.compose import composite
-from layered_plugin.device import has_fast_bf16
+from layered_plugin.device import fast_half, must_fp32
 from layered_plugin.encoder import Encoder, decode
 from layered_plugin.networks import LayeredGenerator
 from layered_plugin.train_distilled import CHANNELS
-from layered_plugin.unet import make_unet
+from layered_plugin.unet import fold_batch_norm, make_unet
 
 
 def seconds(work: Callable[[], object], rounds: int) -> list[float]:
@@ -50,16 +50,21 @@ def main(resolution: int, batch: int, cbase: int, cmax: int, w_dim: int, rounds:
     python -m benchmarks.segmenting_speed --cbase=1024 --cmax=64 --w-dim=128
     """
     torch.manual_seed(0)
-    force_fp32 = not has_fast_bf16()
+    force_fp32 = must_fp32("cpu")
     G = LayeredGenerator(z_dim=w_dim, c_dim=0, w_dim=w_dim, img_resolution=resolution, img_channels=3,
                          synthesis_kwargs=dict(channel_base=cbase, channel_max=cmax)).eval()
     E = Encoder(resolution, G.num_ws, G.w_dim, max_shift=0.2).eval()
-    unet = make_unet(CHANNELS, seed=0).eval()
+    unet = fold_batch_norm(make_unet(CHANNELS, seed=0))  # As Segmenter has it.
     img = torch.rand(batch, 3, resolution, resolution).contiguous(memory_format=torch.channels_last) * 2 - 1
-    routes = dict(distilled=lambda: unet(img).sigmoid(),
+
+    def distilled() -> torch.Tensor:
+        with fast_half("cpu"):
+            return unet(img).float().sigmoid()
+
+    routes = dict(distilled=distilled,
                   encoder=lambda: composite(decode(G, E(img), force_fp32=force_fp32)))
     times: dict[str, list[float]] = {name: [] for name in routes}
-    with torch.no_grad():
+    with torch.inference_mode():
         for _ in range(rounds):
             for name, work in routes.items():
                 times[name] += seconds(work, 1)

@@ -13,8 +13,9 @@ import torch
 from torch.utils.data import Sampler
 from training.dataset import Dataset
 
-from layered_plugin.pictures import PictureError, PictureSource, to_rgb
+from layered_plugin.pictures import PictureError, PictureSource
 from layered_plugin.progress import progress
+from layered_plugin.square import square_picture
 
 CROP_MARGIN = 1.125  # Real pictures are resized to this many times the resolution before the crop (section 3.4).
 CACHE_BYTES = 4 << 30  # Decoded pictures are kept in memory up to this size.
@@ -44,13 +45,32 @@ class PictureDataset(Dataset):
         self.native_size = (width, height)
         self._cache: np.ndarray | None = None
         raw_shape = [len(self._fnames), 3, self._size_px, self._size_px]
+        self._larger: PictureDataset | None = None
+        self._super_kwargs = super_kwargs
         super().__init__(name=self._path.stem, raw_shape=raw_shape, **super_kwargs)
 
+    def reduced(self, size_px: int) -> "PictureDataset":
+        """The same pictures at a smaller size, antialiased, made from those in memory after ``preload``.
+
+        Args:
+            size_px: Side of the smaller pictures; the own side gives the data set itself.
+        """
+        if size_px == self._size_px:
+            return self
+        smaller = PictureDataset(self._path, size_px=size_px, **self._super_kwargs)
+        smaller._larger = self
+        return smaller
+
     def _decode(self, raw_idx: int) -> np.ndarray:
-        return to_square(self._source.open(self._fnames[raw_idx]), self._size_px)
+        if self._larger is None:
+            return to_square(self._source.open(self._fnames[raw_idx]), self._size_px)
+        pixels = self._larger._load_raw_image(raw_idx).transpose(1, 2, 0)  # [H, W, C]
+        return to_square(PIL.Image.fromarray(pixels), self._size_px)
 
     def preload(self, verbose: bool = False) -> bool:
         """Decode every picture once and keep it, if all fit into ``CACHE_BYTES``; finds a bad picture early.
+
+        Pictures that are in memory already stay as they are.
 
         Args:
             verbose: Show progress on stderr.
@@ -58,6 +78,8 @@ class PictureDataset(Dataset):
         Returns:
             Whether the pictures are now in memory.
         """
+        if self._cache is not None:
+            return True
         shape = [len(self._fnames), *self.image_shape]
         if np.prod(shape, dtype=np.int64) > CACHE_BYTES:
             return False
@@ -175,10 +197,7 @@ def random_crop(img: torch.Tensor, size_px: int) -> torch.Tensor:
 
 def to_square(picture: PIL.Image.Image, size_px: int) -> np.ndarray:
     """Squeeze a picture of any mode and size to RGB [3, size_px, size_px], uint8."""
-    picture = to_rgb(picture)
-    if picture.size != (size_px, size_px):
-        picture = picture.resize((size_px, size_px), PIL.Image.Resampling.LANCZOS)
-    return np.asarray(picture).transpose(2, 0, 1)  # [C, H, W]
+    return square_picture(picture, size_px, "squeeze").transpose(2, 0, 1)  # [C, H, W]
 
 
 def to_float(img: torch.Tensor) -> torch.Tensor:

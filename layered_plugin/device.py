@@ -1,9 +1,14 @@
-"""Which device and precision a run gets.
+"""Which device and precision a run gets, and the settings of a process that computes on the CPU.
 
 ``auto`` never picks a slower path silently: the choice is printed with its reason.
 """
 
+import ctypes
+import platform
+
 import torch
+
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # Parameters of glibc's mallopt.
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
@@ -29,6 +34,17 @@ def has_fast_bf16() -> bool:
     """Whether this CPU multiplies bfloat16 matrices in hardware (AMX or AVX-512 BF16)."""
     capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(capabilities.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
+
+
+def must_fp32(device: torch.device | str) -> bool:
+    """Whether the base's networks, whose blocks may be in half precision, have to compute in float32 there."""
+    return torch.device(device).type == "cpu" and not has_fast_bf16()
+
+
+def fast_half(device: torch.device | str) -> torch.autocast:
+    """Context that computes convolutions in bfloat16 on a CPU with hardware for it, and changes nothing elsewhere."""
+    kind = torch.device(device).type
+    return torch.autocast(kind, dtype=torch.bfloat16, enabled=kind == "cpu" and has_fast_bf16())
 
 
 def choose_precision(name: str, device: str, base_name: str) -> tuple[str, str]:
@@ -57,3 +73,17 @@ def choose_precision(name: str, device: str, base_name: str) -> tuple[str, str]:
     if device == "cpu" and base_name == "bundled" and has_fast_bf16():
         return "bf16", "this CPU multiplies bfloat16 in hardware"
     return "fp32", f"no fast half precision for device {device} on the {base_name} base"
+
+
+def tune_cpu() -> None:
+    """Set up this process for computing on the CPU; harmless beside a GPU.
+
+    Numbers too small for full precision count as zero: Adam's moments and averages run into them, and they are slow.
+    Freed memory stays with the process where the C library can be told so (glibc): else each large tensor is mapped
+    and unmapped, page by page.
+    """
+    torch.set_flush_denormal(True)
+    if platform.libc_ver()[0] == "glibc":
+        mallopt = ctypes.CDLL(None).mallopt
+        for parameter, num_bytes in ((M_MMAP_THRESHOLD, 2**30), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 2**26)):
+            mallopt(parameter, num_bytes)

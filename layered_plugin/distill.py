@@ -10,6 +10,7 @@ import torch
 from scipy import ndimage
 
 from layered_plugin.compose import Layers, composite, fold_objects, unfold_objects, union_mask
+from layered_plugin.labels import Labels
 from layered_plugin.pair_augment import disturb, random_affine
 from layered_plugin.perturb import random_shift, shift_foreground
 from layered_plugin.scene_augment import clean_edges, vary_shape
@@ -83,10 +84,13 @@ class PairSampler:
         seed: Of latents, shifts and augmentation.
         vary: Probability that the outline of an object is bent, see `vary_shape`.
         force_fp32: Compute the generator in float32?
+        labels: Of the scenes; None = every class equally likely.
     """
 
-    def __init__(self, G: Any, shift: float, keep: PairFilter, seed: int, vary: float = 0.0, force_fp32: bool = False):
+    def __init__(self, G: Any, shift: float, keep: PairFilter, seed: int, vary: float = 0.0, force_fp32: bool = False,
+                 labels: Labels | None = None):
         self.G = G
+        self.labels = labels or Labels(G.c_dim)
         self.max_px = round(shift * G.img_resolution)
         self.keep = keep
         self.vary = vary
@@ -99,10 +103,7 @@ class PairSampler:
         """Draw N scenes of objects with clean edges, some of them with bent outlines, each shifted by its own."""
         device = next(self.G.parameters()).device
         z = torch.randn([num, self.G.z_dim], generator=self.generator).to(device)
-        c = torch.zeros([num, self.G.c_dim], device=device)
-        if self.G.c_dim > 0:
-            c[torch.arange(num), torch.randint(self.G.c_dim, [num], generator=self.generator)] = 1
-        ws = self.G.mapping(z, c)
+        ws = self.G.mapping(z, self.labels.draw(num, self.generator).to(device))
         layers = self.G.synthesis(ws, noise_mode="random", return_layers=True, force_fp32=self.force_fp32)
         objects = vary_shape(clean_edges(fold_objects(layers)), self.vary, self.generator)
         if self.max_px > 0:

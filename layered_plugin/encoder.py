@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torchvision.models import resnet18
 
 from layered_plugin.compose import Layers
+from layered_plugin.device import fast_half
 
 
 class Codes(NamedTuple):
@@ -69,8 +70,9 @@ class Encoder(nn.Module):
         if list(img.shape[1:]) != [3, config["resolution"], config["resolution"]]:
             raise ValueError(f"Expected argument `img` to be [N, 3, {config['resolution']}, {config['resolution']}], "
                              f"but got {list(img.shape)}")
-        features = self.body(img.contiguous(memory_format=torch.channels_last))
-        out = self.head(features.flatten(1))
+        with fast_half(img.device):
+            features = self.body(img.contiguous(memory_format=torch.channels_last))
+        out = self.head(features.float().flatten(1))
         ws = out[:, :config["num_ws"] * config["w_dim"]].unflatten(1, (config["num_ws"], config["w_dim"]))
         if config["from_mean"]:
             ws = ws + self.w_avg

@@ -11,7 +11,8 @@ import click
 from layered_plugin import score_output, scoring
 from layered_plugin.eval_options import choose_baselines, make_teacher, resolve_device, user_errors
 from layered_plugin.evaluation import mean_and_deviation
-from layered_plugin.fidelity import Fidelity, RealPictures
+from layered_plugin.fidelity import CroppedPictures, Fidelity
+from layered_plugin.labels import labels_of_training
 from layered_plugin.pictures import PictureSource
 from layered_plugin.segmenter import Segmenter
 from layered_plugin.snapshots import load_snapshot
@@ -22,8 +23,9 @@ GENERATED_FILE = "metric-generated.jsonl"
 REAL_FILE = "metric-real.jsonl"
 
 
-def run_generated(*, network: str, num: int, seed: int, trunc: float, teacher: str, detector_size: int | None,
-                  fid: str | None, fid_weights: str | None, batch: int, device_name: str, **judging: Any) -> None:
+def run_generated(*, networks: Sequence[str], num: int, seed: int, trunc: float, teacher: str,
+                  detector_size: int | None, fid: str | None, fid_weights: str | None, batch: int, device_name: str,
+                  **judging: Any) -> None:
     """Body of ``eval.py generated``; parameters are its options.
 
     Raises:
@@ -34,26 +36,55 @@ def run_generated(*, network: str, num: int, seed: int, trunc: float, teacher: s
     if fid_weights is not None and fid is None:
         raise click.UsageError("--fid-weights can only be given with --fid")
     with user_errors(data="--fid"):
-        snapshot = load_snapshot(network, device)
-        G_ema = snapshot["G_ema"]
-        own_px = G_ema.img_resolution
-        size_px = detector_size or (MASKRCNN_SIZE_PX if teacher == "maskrcnn" else own_px)
+        snapshots = [load_snapshot(network, device) for network in networks]
+        sizes = sorted({snapshot["G_ema"].img_resolution for snapshot in snapshots})
+        if detector_size is None and teacher == "unet" and len(sizes) > 1:
+            raise click.UsageError(f"--teacher=unet needs networks of one resolution, got {sizes}; or --detector-size")
+        size_px = detector_size or (MASKRCNN_SIZE_PX if teacher == "maskrcnn" else sizes[0])
         judge, description = make_teacher(teacher, size_px=size_px, device=device, **judging)
-        folder = _record_folder(snapshot["path"], "--network")
-        if fid is not None:
-            fidelity = Fidelity(fid_weights, device=device)
-            real = RealPictures(fid, own_px, (snapshot.get("training_set_kwargs") or {}).get("size_px"))
-        scores = scoring.score_generated(G_ema, judge, num=num, seed=seed, size_px=size_px, trunc=trunc, batch=batch)
-        if fid is not None:
-            scores["fidelity"] = dict(fidelity(G_ema, real, num, seed, trunc, batch), data=fid)
-    record = dict(protocol="generated", network=snapshot["path"], resolution=own_px, teacher=description,
-                  detector_size=size_px, seed=seed, trunc=trunc, **scores, **score_output.provenance())
-    click.echo(f"{scores['num_detected']} of {num} scenes with an object\n"
-               + score_output.score_table([("generated masks", scores)]), err=True)
-    click.echo(json.dumps(record))
-    with _writing("--network", folder):
-        if folder is not None:
-            score_output.append_record(folder, GENERATED_FILE, record)
+        folders = [_record_folder(snapshot["path"], "--network") for snapshot in snapshots]
+        fidelity = Fidelity(fid_weights, device=device) if fid is not None else None
+        records = []
+        for snapshot, folder in zip(snapshots, folders, strict=True):
+            shown = dict(size_px=size_px, trunc=trunc, batch=batch)
+            scores = _score_network(snapshot, judge, num, seed, shown, fidelity, fid)
+            record = dict(protocol="generated", network=snapshot["path"],
+                          resolution=snapshot["G_ema"].img_resolution, teacher=description, detector_size=size_px,
+                          seed=seed, trunc=trunc, **scores, **score_output.provenance())
+            click.echo(f"{record['network']}\n{record['num_detected']} of {num} scenes with an object\n"
+                       + score_output.score_table([("generated masks", record)]), err=True)
+            records.append(record)
+            if len(snapshots) == 1:
+                click.echo(json.dumps(record))
+            with _writing("--network", folder):  # At once, for the next network may take hours.
+                if folder is not None:
+                    score_output.append_record(folder, GENERATED_FILE, record)
+    if len(records) > 1:
+        over = _over_networks(records)
+        _say_spread(over, len(records), "networks")
+        click.echo(json.dumps(dict(networks=records, over_networks=over)))
+
+
+def _score_network(snapshot: Mapping[str, Any], judge: Teacher, num: int, seed: int, shown: dict[str, Any],
+                   fidelity: Fidelity | None, fid: str | None) -> dict[str, Any]:
+    """Scores of one generator's scenes, with FID and KID if wanted."""
+    G_ema, training_set = snapshot["G_ema"], snapshot.get("training_set_kwargs") or {}
+    labels = labels_of_training(training_set, G_ema.c_dim)
+    if fid is not None:  # Read now, so that what is wrong with it is said before the work.
+        real = CroppedPictures(fid, G_ema.img_resolution, training_set.get("size_px"))
+    scores = scoring.score_generated(G_ema, judge, num=num, seed=seed, labels=labels, **shown)
+    if fidelity is not None:
+        found = fidelity(G_ema, real, num, seed, shown["trunc"], shown["batch"], labels)
+        scores["fidelity"] = dict(found, data=fid)
+    return scores
+
+
+def _over_networks(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Mean and deviation over several networks of what one has."""
+    spread = dict(mean_and_deviation(records), **_over_models(records))
+    if all("fidelity" in record for record in records):
+        spread["fidelity"] = mean_and_deviation([record["fidelity"] for record in records])
+    return spread
 
 
 def run_real(*, models: Sequence[str], data: str, masks: str | None, teacher: str | None, detector_size: int | None,
@@ -129,12 +160,17 @@ def _say(record: Mapping[str, Any], names: Sequence[str]) -> None:
     """The table for people, on stderr."""
     rows = [*zip(names, record["models"], strict=True), *record["baselines"].items()]
     lines = [f"{record['num_detected']} of {record['num']} pictures with an object", score_output.score_table(rows)]
-    spread = (record.get("over_models") or {}).get("detected")
-    if spread:
-        lines.append(f"over {len(names)} models: IoU {spread['iou']['mean']:.3f} +- {spread['iou']['deviation']:.3f}")
     if record["polarity"] == "oracle":
         lines.append("Polarity chosen by the truth: no measure of an unsupervised method")
     click.echo("\n".join(lines), err=True)
+    if "over_models" in record:
+        _say_spread(record["over_models"], len(names), "models")
+
+
+def _say_spread(over: Mapping[str, Any], num: int, what: str) -> None:
+    if over["detected"]:
+        iou = over["detected"]["iou"]
+        click.echo(f"over {num} {what}: IoU {iou['mean']:.3f} +- {iou['deviation']:.3f}", err=True)
 
 
 def _record_folder(path: str | Path, option: str) -> Path | None:

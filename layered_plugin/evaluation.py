@@ -5,7 +5,7 @@ invented, and 0 if one of them is empty; the precision of an empty prediction is
 Polarity is part of the result: object pixels are True, and only `oracle_polarity` ever swaps them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -170,7 +170,7 @@ def _ratio(part: Any, whole: Any) -> np.ndarray:
     return np.divide(part, whole, out=np.ones(whole.shape), where=whole > 0)
 
 
-def mean_and_deviation(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
+def mean_and_deviation(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     """By name `mean` and population `deviation` over runs of every number (not truth value) that all records have.
 
     Raises:

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from layered_plugin.dataset import PictureDataset, random_crop, to_uint8
+from layered_plugin.labels import Labels
 from layered_plugin.progress import progress
-from layered_plugin.scoring import draw_labels
 
 KID_SUBSET = 1000  # torch-fidelity's; smaller where fewer pictures are at hand.
 
@@ -61,16 +61,17 @@ class Fidelity:
             raise FidelityError(f"{path}: damaged, or weights of another network; the file wanted is {wanted}") from err
 
     def __call__(self, G_ema: Any, real: torch.utils.data.Dataset, num: int, seed: int, trunc: float = 1.0,
-                 batch: int = 32) -> dict[str, Any]:
+                 batch: int = 32, labels: Labels | None = None) -> dict[str, Any]:
         """Compare generated composites with real pictures.
 
         Args:
             G_ema: Layered generator in evaluation mode.
-            real: Real pictures, each [3, H, W], uint8 tensors; see ``RealPictures``.
+            real: Real pictures, each [3, H, W], uint8 tensors; see ``CroppedPictures``.
             num: Number of composites.
             seed: Of the latents: the same scenes as in ``scoring.score_generated``; and of KID's subsets.
             trunc: Truncation psi.
             batch: Pictures at a time.
+            labels: Of the scenes; None = every class equally likely.
 
         Returns:
             `fid`, `kid` and `kid_std` (over subsets), the numbers of pictures, and `kid_subset`.
@@ -82,8 +83,8 @@ class Fidelity:
         num_real = len(real)  # type: ignore[arg-type]
         if min(num, num_real) < 2:
             raise FidelityError(f"needs at least 2 pictures on either side, got {num} generated and {num_real} real")
-        scenes = self._package.GenerativeModelModuleWrapper(_Composites(G_ema, trunc, num, seed, batch), G_ema.z_dim,
-                                                            "normal", num_classes=0)
+        composites = _Composites(G_ema, labels or Labels(G_ema.c_dim), trunc, num, seed, batch)
+        scenes = self._package.GenerativeModelModuleWrapper(composites, G_ema.z_dim, "normal", num_classes=0)
         subset = min(KID_SUBSET, num, num_real)
         found = self._package.calculate_metrics(
             input1=scenes, input1_model_num_samples=num, input2=_Counted(real), fid=True, kid=True, rng_seed=seed,
@@ -94,7 +95,7 @@ class Fidelity:
                     kid_std=found["kernel_inception_distance_std"], num_gen=num, num_real=num_real, kid_subset=subset)
 
 
-class RealPictures(torch.utils.data.Dataset):
+class CroppedPictures(torch.utils.data.Dataset):
     """Real pictures as training shows them: squeezed to a square, then cropped at random (section 3.4).
 
     Args:
@@ -138,16 +139,16 @@ class _Counted(torch.utils.data.Dataset):
 class _Composites(torch.nn.Module):
     """Latents to unshifted composites, uint8, with the labels of ``scoring.score_generated``; shows progress."""
 
-    def __init__(self, G_ema: Any, trunc: float, num: int, seed: int, batch: int) -> None:
+    def __init__(self, G_ema: Any, labels: Labels, trunc: float, num: int, seed: int, batch: int) -> None:
         super().__init__()
-        self.G_ema, self.trunc = G_ema, trunc
+        self.G_ema, self.labels, self.trunc = G_ema, labels, trunc
         self._device = next(G_ema.parameters()).device
-        self._draws = np.random.RandomState(seed)
+        self._draws = torch.Generator().manual_seed(seed)
         self._ticks = _ticks(-(-num // batch), "Batches of scenes for FID")
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         next(self._ticks, None)
-        c = draw_labels(self._draws, len(z), self.G_ema.c_dim).to(self._device)
+        c = self.labels.draw(len(z), self._draws).to(self._device)
         img = self.G_ema(z.to(self._device), c, noise_mode="const", truncation_psi=self.trunc)
         return to_uint8(img).to(z.device)
 

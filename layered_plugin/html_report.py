@@ -34,6 +34,7 @@ from layered_plugin.report_reading import (
     Picture,
     ReportError,
     find_model_runs,
+    find_siblings,
     is_of_run,
     read_gan_run,
     read_model_run,
@@ -102,8 +103,12 @@ def collect(run: Path, more: Sequence[Path], segmented: str | os.PathLike[str] |
     known = {folder.resolve(): folder for folder in [*folders, *more]}
     models = [read_model_run(folder) for folder in known.values()]
     generated = report_tables.read_generated(gan.folder) if gan else []
-    real = [report_tables.read_real(model.folder) for model in models]
-    records = [record for part in real for record in part]
+    real = [report_tables.read_real(model) for model in models]
+    siblings = find_siblings(gan.folder) if gan else []
+    generated_too = [record for folder in siblings for record in report_tables.read_generated(folder)]
+    real_too = [record for folder in siblings for model in find_model_runs(folder) if model.resolve() not in known
+                for record in report_tables.read_real(read_model_run(model))]
+    records = real_too + [record for part in real for record in part]
     own = [record for model, part in zip(models, real, strict=True) for record in part
            if gan is None or is_of_run(model.about["options"].get("network"), gan.folder)]
     over_time = layers_over_time(gan.folder) if gan else []
@@ -115,9 +120,9 @@ def collect(run: Path, more: Sequence[Path], segmented: str | os.PathLike[str] |
         config=json.dumps(shown_options(gan), indent=2) if gan else "",
         models=[_model_view(model, gan, scores) for model, scores in zip(models, real, strict=True)],
         segmented=read_segmented(Path(segmented)) if segmented is not None else None,
-        tables=[("Generated scenes", report_tables.generated_tables(generated)),
+        tables=[("Generated scenes", report_tables.generated_tables(generated_too + generated)),
                 ("Real pictures", report_tables.real_tables(records))],
-        commands=_commands(gan, models, generated, records),
+        commands=_commands(gan, models, generated_too + generated, records),
         missing=_missing(gan, run, models, generated, segmented),
         made=datetime.now(timezone.utc).date().isoformat())
 

@@ -9,6 +9,7 @@ import torch
 
 from layered_plugin.compose import Layers, composite
 from layered_plugin.encoder import Codes, Encoder, decode
+from layered_plugin.labels import Labels
 from layered_plugin.perturb import random_shift, shift_foreground
 
 
@@ -40,22 +41,24 @@ class DiscriminatorFeatures:
         return x.float()  # type: ignore[union-attr]
 
 
-def autoencoder_loss(gen_img: torch.Tensor, real_img: torch.Tensor,
-                     features: DiscriminatorFeatures) -> tuple[torch.Tensor, torch.Tensor]:
+def autoencoder_loss(gen_img: torch.Tensor, real_img: torch.Tensor, features: DiscriminatorFeatures,
+                     target: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """The two terms of Eq. 7, per picture.
 
     Args:
         gen_img: Reconstructions, [N, C, H, W], in about [-1, 1].
         real_img: Pictures, the same shape.
         features: D_feat.
+        target: Features of real_img, for whom they are at hand already.
 
     Returns:
         Mean absolute difference of the pixels, and mean squared difference of the features, [N] each. Both are means
         over the elements, where the equation has norms, so that their balance does not depend on the resolution.
     """
     l1 = (gen_img - real_img).abs().mean(dim=[1, 2, 3])
-    with torch.no_grad():
-        target = features(real_img)
+    if target is None:
+        with torch.no_grad():
+            target = features(real_img)
     return l1, (features(gen_img) - target).square().mean(dim=[1, 2, 3])
 
 
@@ -71,31 +74,48 @@ class EncoderTraining:
         mean_w_weight: Weight of the squared distance of the codes to the mean w, 0 = Eq. 7.
         lr: Learning rate of Adam.
         force_fp32: Compute generator and discriminator in float32?
+        labels: Of the generated pictures; None = every class equally likely.
     """
 
     def __init__(self, E: Encoder, G: Any, D: Any, *, feature_resolution: int = 16, feature_weight: float = 1.0,
-                 mean_w_weight: float = 0.0, lr: float = 1e-4, force_fp32: bool = True):
+                 mean_w_weight: float = 0.0, lr: float = 1e-4, force_fp32: bool = True,
+                 labels: Labels | None = None):
         self.E, self.G = E, G
+        self.labels = labels or Labels(G.c_dim)
         self.features = DiscriminatorFeatures(D, feature_resolution, dict(force_fp32=force_fp32))
         self.feature_weight = feature_weight
         self.mean_w_weight = mean_w_weight
         # The grouped convolution that fuses modulation is slow to differentiate on a CPU.
         self.synthesis_kwargs = dict(force_fp32=force_fp32, fused_modconv=False)
-        self.optimizer = torch.optim.Adam(E.parameters(), lr=lr, betas=(0.9, 0.999))
+        self.optimizer = torch.optim.Adam(E.parameters(), lr=lr, betas=(0.9, 0.999), fused=True)
         self.w_avg = G.mapping.w_avg.detach()
 
-    def reconstruction(self, codes: Codes, real_img: torch.Tensor) -> tuple[torch.Tensor, Layers, dict[str, float]]:
-        """Loss of codes for real pictures: scalar, the layers drawn, and the terms by name."""
+    def reconstruction(self, codes: Codes, real_img: torch.Tensor, target: torch.Tensor | None = None
+                       ) -> tuple[torch.Tensor, Layers, dict[str, float]]:
+        """Loss of codes for real pictures: scalar, the layers drawn, and the terms by name; target as in `step`."""
         layers = decode(self.G, codes, **self.synthesis_kwargs)
-        l1, feature = autoencoder_loss(composite(layers), real_img, self.features)
+        l1, feature = autoencoder_loss(composite(layers), real_img, self.features, target)
         loss = l1.mean() + self.feature_weight * feature.mean()
         if self.mean_w_weight > 0:
             loss = loss + self.mean_w_weight * (codes.ws - self.w_avg).square().mean()
         return loss, layers, dict(l1=l1.mean().item(), feature=feature.mean().item())
 
-    def step(self, real_img: torch.Tensor) -> dict[str, float]:
-        """One step on real pictures [N, 3, R, R] in [-1, 1]; returns the terms of the loss."""
-        loss, layers, terms = self.reconstruction(self.E(real_img), real_img)
+    @torch.no_grad()
+    def targets(self, real_img: torch.Tensor, batch: int = 100) -> torch.Tensor:
+        """D's features of real pictures that come again and again: the `target` of `step`."""
+        return torch.cat([self.features(part) for part in real_img.split(batch)])
+
+    def step(self, real_img: torch.Tensor, target: torch.Tensor | None = None) -> dict[str, float]:
+        """One step on real pictures.
+
+        Args:
+            real_img: [N, 3, R, R], in [-1, 1].
+            target: Their `targets`; None = compute them.
+
+        Returns:
+            The terms of the loss.
+        """
+        loss, layers, terms = self.reconstruction(self.E(real_img), real_img, target)
         self._update(loss)
         return dict(loss=loss.item(), **terms, coverage=layers.mask.mean().item())
 
@@ -110,10 +130,7 @@ class EncoderTraining:
         device = self.w_avg.device
         with torch.no_grad():
             z = torch.randn([num, self.G.z_dim], generator=generator).to(device)
-            c = torch.zeros([num, self.G.c_dim], device=device)
-            if self.G.c_dim > 0:
-                c[torch.arange(num), torch.randint(self.G.c_dim, [num], generator=generator)] = 1
-            ws = self.G.mapping(z, c)
+            ws = self.G.mapping(z, self.labels.draw(num, generator).to(device))
             shift = random_shift(num, max_px, generator=generator).to(device)
             still = self.G.synthesis(ws, noise_mode="const", return_layers=True, **self.synthesis_kwargs)
             known = shift_foreground(still, shift)
@@ -132,25 +149,6 @@ class EncoderTraining:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
-
-
-@torch.no_grad()
-def settle_batch_norm(net: torch.nn.Module, batches: list[torch.Tensor]) -> None:
-    """Set the running statistics of batch normalisation to the plain mean over these batches.
-
-    After a short training the moving averages lag behind the weights. The network is left in evaluation mode.
-    """
-    norms = [module for module in net.modules() if isinstance(module, torch.nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # Cumulative mean.
-    net.train()
-    for img in batches:
-        net(img)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    net.eval()
 
 
 def refine_codes(training: EncoderTraining, codes: Codes, real_img: torch.Tensor, steps: int,
@@ -174,8 +172,9 @@ def refine_codes(training: EncoderTraining, codes: Codes, real_img: torch.Tensor
     if max_shift > 0:
         groups.append(dict(params=[shift], lr=lr / 10))
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.999))
+    target = training.targets(real_img)
     for _ in range(steps):
-        loss = training.reconstruction(Codes(ws, shift), real_img)[0] * len(ws)
+        loss = training.reconstruction(Codes(ws, shift), real_img, target)[0] * len(ws)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

@@ -11,7 +11,7 @@ import torch
 
 from layered_plugin.pair_augment import crop_side, disturb, random_crop_flip, to_unit
 from layered_plugin.progress import progress
-from layered_plugin.unet import Fitting, UNet, make_unet
+from layered_plugin.unet import AnyUNet, Fitting, make_unet
 
 
 def train_judge(
@@ -22,7 +22,7 @@ def train_judge(
     batch: int = 32,
     seed: int = 0,
     device: torch.device | str = "cpu",
-) -> UNet:
+) -> AnyUNet:
     """Train a judge on pictures with true masks.
 
     Args:
@@ -57,7 +57,7 @@ def train_judge(
 
 
 @torch.no_grad()
-def judge_objects(judge: UNet, img: torch.Tensor, batch: int = 250) -> torch.Tensor:
+def judge_objects(judge: AnyUNet, img: torch.Tensor, batch: int = 250) -> torch.Tensor:
     """Ask the judge for the pixels of each object.
 
     Args:
@@ -76,12 +76,12 @@ def judge_objects(judge: UNet, img: torch.Tensor, batch: int = 250) -> torch.Ten
     return torch.cat(found)
 
 
-def judge_masks(judge: UNet, img: torch.Tensor, batch: int = 250) -> torch.Tensor:
+def judge_masks(judge: AnyUNet, img: torch.Tensor, batch: int = 250) -> torch.Tensor:
     """Ask the judge for object pixels, of any object; as ``judge_objects``, but [N, H, W]."""
     return judge_objects(judge, img, batch).any(dim=1)
 
 
-def save_judge(judge: UNet, dest: str | os.PathLike[str]) -> None:
+def save_judge(judge: AnyUNet, dest: str | os.PathLike[str]) -> None:
     """Write a judge's weights; the file appears under its name only when complete.
 
     Args:
@@ -98,7 +98,7 @@ def save_judge(judge: UNet, dest: str | os.PathLike[str]) -> None:
         partial.unlink(missing_ok=True)
 
 
-def load_judge(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> UNet:
+def load_judge(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> AnyUNet:
     """Read a judge in evaluation mode; no code from the file is run.
 
     Args:

@@ -19,7 +19,7 @@ import torch
 import torch.distributed
 from torch_utils import custom_ops, training_stats
 
-from layered_plugin import BASE, checkpoint, guards
+from layered_plugin import BASE, checkpoint, growing, guards
 from layered_plugin.pictures import PictureError
 from layered_plugin.training_loop import training_loop
 
@@ -32,7 +32,8 @@ def launch(config: dict[str, Any], outdir: str, desc: str) -> None:
     """Run the training that a config describes, to its end.
 
     Args:
-        config: Parameters of ``training_loop``; a config with run_dir goes on in that folder.
+        config: Parameters of ``training_loop``; a config with run_dir goes on in that folder. For a growing run,
+            also ``stages`` (``growing.plan``).
         outdir: Parent of the run folders.
         desc: What follows the number in the name of a new one.
 
@@ -117,7 +118,10 @@ def _run_attempts(rank: int, device: torch.device, config: dict[str, Any], outdi
                 print(f"Command: {shlex.join(['python', *sys.argv])}")
                 _write_options(config)
             try:
-                signal_name = training_loop(rank=rank, **dict(config, device=device))
+                if "stages" in config:
+                    signal_name = growing.train_stages(config, rank, device)
+                else:
+                    signal_name = training_loop(rank=rank, **dict(config, device=device))
             except guards.CollapsedError as err:
                 if config["on_collapse"] != "restart" or attempt == MAX_RESTARTS:
                     raise

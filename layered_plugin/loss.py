@@ -141,6 +141,10 @@ class LayeredLoss(StyleGAN2Loss):
             layers = shift_foreground(layers, random_shift(num_shifts, max_px, device=layers.mask.device))
         return composite(layers._replace(bg=jitter_contrast(layers.bg, self.bg_jitter)))
 
+    def adversarial_loss_G(self, gen_logits: torch.Tensor) -> torch.Tensor:
+        """What the generator minimises besides the mask terms, [N, 1]: the host's non-saturating logistic loss."""
+        return torch.nn.functional.softplus(-gen_logits)
+
     def run_G(self, z, c, sync):
         layers, ws = self.run_layers(z, c, sync)
         return self.perturb(layers), ws
@@ -161,7 +165,7 @@ class LayeredLoss(StyleGAN2Loss):
         gen_logits = self.run_D(self.perturb(layers), gen_c, sync=False)
         training_stats.report("Loss/scores/fake", gen_logits)
         training_stats.report("Loss/signs/fake", gen_logits.sign())
-        loss_gan = torch.nn.functional.softplus(-gen_logits)
+        loss_gan = self.adversarial_loss_G(gen_logits)
         training_stats.report("Loss/G/loss", loss_gan)
         num_objects = layers.mask.shape[1]
         mask = fold_objects(layers).mask  # [N * K, 1, H, W]

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,13 @@ from training.networks import Discriminator
 from layered_plugin.checkpoint import atomic_write, complete_run
 from layered_plugin.encoder import Encoder
 from layered_plugin.networks import LayeredGenerator
-from layered_plugin.unet import UNet
+from layered_plugin.unet import AnyUNet, make_unet
 
 FORMAT = 1
 KINDS = ("encoder", "chunks", "distill")
 NETWORKS = {"encoder": {"E", "G", "D"}, "chunks": {"E", "G", "D"}, "distill": {"unet"}}
-CLASSES = {"E": Encoder, "G": LayeredGenerator, "D": Discriminator, "unet": UNet}
+MAKERS: dict[str, Callable[..., torch.nn.Module]] = {"E": Encoder, "G": LayeredGenerator, "D": Discriminator,
+                                                    "unet": make_unet}
 
 
 class ModelError(Exception):
@@ -61,7 +62,7 @@ def save_model(folder: str | os.PathLike[str], kind: str, networks: Mapping[str,
     Args:
         folder: Where `model.safetensors` and `model.json` go.
         kind: One of ``KINDS``.
-        networks: By name out of ``CLASSES``.
+        networks: By name out of ``MAKERS``.
         meta: Further entries of the JSON file, such as resolution, options and command.
     """
     # Every chunk keeps its encoder in a file of its own.
@@ -81,7 +82,7 @@ def network_config(net: torch.nn.Module) -> dict[str, Any]:
     """Arguments that build a network anew."""
     if isinstance(net, Encoder):
         return net.config
-    if isinstance(net, UNet):
+    if isinstance(net, AnyUNet):
         return dict(channels=list(net.channels))
     return json.loads(json.dumps(net.init_kwargs))  # A persistent class of the base remembers its own.
 
@@ -139,6 +140,23 @@ def fill(net: torch.nn.Module, name: str, tensors: Mapping[str, torch.Tensor], p
     return net.eval().requires_grad_(False)
 
 
+def start_from(E: Encoder, G: torch.nn.Module, run: str | os.PathLike[str]) -> None:
+    """Give an encoder the weights of that of another run, trained for the same generator.
+
+    Raises:
+        ModelError: The run holds no encoder of a whole data set, or one of another generator or other options.
+    """
+    path = find_model(run)
+    meta = read_meta(path)
+    if meta["kind"] != "encoder":
+        raise ModelError(f"{path}: holds no encoder of a whole data set to start from")
+    if meta.get("generator") != fingerprint(G):
+        raise ModelError(f"{path}: its encoder was trained for another generator, {meta['options']['network']}")
+    if meta["networks"]["E"] != network_config(E):
+        raise ModelError(f"{path}: its encoder has other options: {meta['networks']['E']}, not {network_config(E)}")
+    fill(E, "E", load_tensors(path / "model.safetensors"), path)
+
+
 def load_model(path: str | os.PathLike[str], device: torch.device | str = "cpu"
                ) -> tuple[dict[str, Any], dict[str, torch.nn.Module]]:
     """Read a model.
@@ -160,7 +178,7 @@ def load_model(path: str | os.PathLike[str], device: torch.device | str = "cpu"
     networks = {}
     for name, config in meta["networks"].items():
         try:
-            net = CLASSES[name](**config)
+            net = MAKERS[name](**config)
         except (KeyError, TypeError, ValueError, RuntimeError, AssertionError, ArithmeticError) as err:
             raise ModelError(f"{folder / 'model.json'}: can't build network {name}: {err}") from err
         if meta["kind"] != "chunks" or name != "E":

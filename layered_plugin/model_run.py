@@ -64,7 +64,8 @@ class ModelRun:
         steps: Length.
         batch: Pictures a step, for the speed.
         saved: Networks, optimizers and schedules by name: their state is kept and restored.
-        generators: Sources of randomness by name; torch's default generator is kept as well.
+        generators: Sources of randomness by name; torch's default ones, of the CPU and of the current GPU, are kept
+            as well.
         save_every: Steps between training states.
         halted: Asked after each step whether to save and stop, as if by SIGTERM.
     """
@@ -90,9 +91,12 @@ class ModelRun:
         for name, generator in self.generators.items():
             generator.set_state(state["generators"][name])
         torch.set_rng_state(state["rng"])
+        if torch.cuda.is_initialized() and state.get("cuda_rng") is not None:  # None: so far without a GPU.
+            torch.cuda.set_rng_state(state["cuda_rng"])
 
     def _save(self) -> None:
         state = dict(step=self.step, seconds=self.seconds, rng=torch.get_rng_state(),
+                     cuda_rng=torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
                      saved={name: part.state_dict() for name, part in self.saved.items()},
                      generators={name: generator.get_state() for name, generator in self.generators.items()})
         with atomic_write(self.state_file) as file:

@@ -10,12 +10,13 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from layered_plugin.compose import composite, visible_masks
-from layered_plugin.device import has_fast_bf16
+from layered_plugin.device import must_fp32
 from layered_plugin.evaluation import iou
 from layered_plugin.judge import judge_objects
+from layered_plugin.labels import Labels
 from layered_plugin.progress import progress
-from layered_plugin.scoring import THRESHOLD, draw_labels
-from layered_plugin.unet import UNet
+from layered_plugin.scoring import THRESHOLD
+from layered_plugin.unet import AnyUNet
 
 
 def matched_iou(pred: torch.Tensor, target: torch.Tensor) -> float:
@@ -45,14 +46,14 @@ def matched_iou(pred: torch.Tensor, target: torch.Tensor) -> float:
 
 
 @torch.no_grad()
-def score_objects(G_ema: Any, judge: UNet, *, num: int, seed: int, batch: int = 32) -> dict[str, Any]:
+def score_objects(G_ema: Any, judge: AnyUNet, *, num: int, seed: int, batch: int = 32) -> dict[str, Any]:
     """Compare what is visible of each object in generated scenes with the objects that a judge sees.
 
     Args:
         G_ema: Layered generator of K objects, in evaluation mode.
         judge: Judge that tells objects apart, on the generator's device.
         num: Number of scenes.
-        seed: Of the latents.
+        seed: Of the latents, and of labels, every class equally likely.
         batch: Scenes at a time.
 
     Returns:
@@ -62,14 +63,14 @@ def score_objects(G_ema: Any, judge: UNet, *, num: int, seed: int, batch: int = 
         that at least two masks cover.
     """
     device = next(G_ema.parameters()).device
-    force_fp32 = device.type == "cpu" and not has_fast_bf16()
-    z_draws, c_draws = np.random.RandomState(seed), np.random.RandomState(seed)
+    force_fp32, labels = must_fp32(device), Labels(G_ema.c_dim)
+    z_draws, c_draws = np.random.RandomState(seed), torch.Generator().manual_seed(seed)
     rows = []
     starts = range(0, num, batch)
     for start in progress(starts, len(starts), "Batches of scenes"):
         count = min(batch, num - start)
         z = torch.from_numpy(z_draws.randn(count, G_ema.z_dim)).float().to(device)
-        c = draw_labels(c_draws, count, G_ema.c_dim).to(device)
+        c = labels.draw(count, c_draws).to(device)
         layers = G_ema(z, c, noise_mode="const", return_layers=True, force_fp32=force_fp32)
         truth = judge_objects(judge, composite(layers).float().clamp(-1, 1)).cpu()
         pred = (visible_masks(layers) >= THRESHOLD).cpu()

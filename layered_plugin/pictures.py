@@ -4,7 +4,9 @@ import lzma
 import os
 import zipfile
 import zlib
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import PIL.Image
@@ -13,6 +15,10 @@ import PIL.ImageOps
 # What Pillow and zipfile raise for files that are damaged, encrypted, missing, or too large to be honest.
 UNREADABLE = (OSError, ValueError, SyntaxError, KeyError, EOFError, RuntimeError, MemoryError, zlib.error,
               lzma.LZMAError, zipfile.BadZipFile, PIL.Image.DecompressionBombError)
+
+
+BATCH_PIXELS = 30_000_000  # Pictures, masks and layers are held at full size, at about 30 bytes a pixel.
+T = TypeVar("T")
 
 
 class PictureError(Exception):
@@ -34,7 +40,7 @@ class PictureSource:
         self._zip: zipfile.ZipFile | None = None
         self._zip_owner: int | None = None
         PIL.Image.init()
-        if self.path.is_file() and _is_picture(self.path.name):
+        if self.path.is_file() and is_picture_name(self.path.name):
             self.folder, self.names = self.path.parent, [self.path.name]
             return
         self.folder = self.path
@@ -45,7 +51,7 @@ class PictureSource:
                 found = self.archive().namelist()
         except UNREADABLE as err:
             raise PictureError(f"{self.path}: neither a folder nor a readable zip: {err}") from err
-        self.names = sorted(name for name in found if _is_picture(name))
+        self.names = sorted(name for name in found if is_picture_name(name))
         if not self.names:
             raise PictureError(f"{self.path}: holds no pictures")
 
@@ -97,6 +103,26 @@ class PictureSource:
         return dict(self.__dict__, _zip=None)
 
 
+def full_batches(items: Iterable[T], pixels: Callable[[T], int], batch: int) -> Iterator[list[T]]:
+    """Group what comes, as many at a time as asked for, but fewer of large pictures: memory stays bounded.
+
+    Args:
+        items: What holds a picture each.
+        pixels: Size of an item's picture.
+        batch: Items at a time, at most; a group ends early once it has ``BATCH_PIXELS``.
+    """
+    held: list[T] = []
+    num_pixels = 0
+    for item in items:
+        held.append(item)
+        num_pixels += pixels(item)
+        if len(held) == batch or num_pixels >= BATCH_PIXELS:
+            yield held
+            held, num_pixels = [], 0
+    if held:
+        yield held
+
+
 def to_rgb(picture: PIL.Image.Image) -> PIL.Image.Image:
     """A picture of any mode as 8-bit RGB; transparency is dropped, 16-bit gray keeps its upper 8 bits."""
     if picture.mode.startswith("I"):  # Pillow would clip at 255, and make nearly everything white.
@@ -108,7 +134,8 @@ def to_rgb(picture: PIL.Image.Image) -> PIL.Image.Image:
     return picture.convert("RGB")
 
 
-def _is_picture(name: str) -> bool:
+def is_picture_name(name: str) -> bool:
+    """Whether a file's name has the suffix of a format that Pillow knows, once ``PIL.Image.init()`` has run."""
     # Data sets made on a Mac carry a shadow of every file.
     hidden = name.startswith("__MACOSX/") or os.path.basename(name).startswith("._")
     return os.path.splitext(name)[1].lower() in PIL.Image.EXTENSION and not hidden

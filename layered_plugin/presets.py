@@ -26,6 +26,11 @@ LAYERED: dict[str, dict[str, Any]] = dict(
     demo=dict(base="auto", options=dict(
         resolution=32, kimg=24, batch=32, gamma=0.5, lr=0.002, cbase=512, cmax=32, w_dim=128, map_depth=4,
         mask_min=0.2, mask_size_weight=10, mask_border_weight=1, tick=1, snap=4, aug="noaug")),
+    # Sections 3 and 4 of the paper, setting (a) of its Table 1; the schedule is growing.SCHEDULE.
+    paper=dict(base="auto", options=dict(
+        grow=True, gan_loss="wgan-gp", gp_weight=10.0, drift_weight=0.001, aug="noaug", shift=0.125, crop=True,
+        mask_size_weight=2.0, mask_binary_weight=2.0, mask_border_weight=0.0, bg_jitter=0.0, style_mix=0.9,
+        generator="separate", mapping="separate", w_dim=512, map_depth=8, cbase=16384, cmax=512)),
     car=dict(base="auto", options=dict(mask_min=0.25)),
     chair=dict(base="auto", options=dict(mask_min=0.20)),
     horse=dict(base="auto", options=dict(mask_min=0.15)),

@@ -37,5 +37,6 @@ def progress(items: Iterable[T], total: int, label: str) -> Iterator[T]:
         yield item
         tenth = done * 10 // total
         if tenth > shown:
-            shown = tenth
-            print(f"{label}: {done}/{total} in {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+            shown, seconds = tenth, time.monotonic() - start
+            left = f", about {seconds / done * (total - done):.0f} s left" if done < total else ""
+            print(f"{label}: {done}/{total} in {seconds:.0f} s{left}", file=sys.stderr, flush=True)

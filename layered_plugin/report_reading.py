@@ -6,7 +6,7 @@ What is missing reads as empty; only what is damaged is an error.
 import base64
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,8 @@ from layered_plugin.pictures import UNREADABLE
 GAN_FILE = "training_options.json"
 GAN_OPTIONS: dict[str, Any] = dict(training_set_kwargs=dict, loss_kwargs=dict, resolution=int, total_kimg=(int, float))
 MODEL_FILES = ("model.json", "options.json")  # Of a finished run of invert.py, and of one still on its way.
+# Options that may differ between runs of a kind.
+OF_ONE_RUN = ("seed", "random_seed", "run_dir", "command", "network", "init", "device", "jobs", "base")
 
 
 class ReportError(Exception):
@@ -170,6 +172,35 @@ def find_model_runs(gan: Path) -> list[Path]:
         if isinstance(options, dict) and is_of_run(options.get("network"), gan):
             found.append(gan.parent / folder.name)
     return found
+
+
+def find_siblings(gan: Path) -> list[Path]:
+    """Training runs beside one that were asked for the same but for the seed, in the order of their names."""
+    own, found = _but_for_seed(read_json(gan / GAN_FILE)), []
+    for folder in sorted(path for path in gan.absolute().parent.iterdir() if (path / GAN_FILE).is_file()):
+        if folder.name != gan.absolute().name and _but_for_seed(read_json(folder / GAN_FILE)) == own:
+            found.append(gan.parent / folder.name)
+    return found
+
+
+def sibling_key(options: Mapping[str, Any]) -> str:
+    """What models share that were trained alike but for the seed: theirs, and that of their network's run.
+
+    Raises:
+        ReportError: The options of the network's run are damaged.
+    """
+    network = Path(str(options.get("network")))
+    run = network.parent if network.suffix == ".pkl" else network
+    kind: Any = re.sub(r"^\d+-|-seed\d+", "", run.name)  # All that is known of a run that is not there.
+    if (run / GAN_FILE).is_file():
+        kind = _but_for_seed(read_json(run / GAN_FILE))
+    return json.dumps([_but_for_seed(options), kind], sort_keys=True)
+
+
+def _but_for_seed(options: Any) -> Any:
+    if not isinstance(options, Mapping):
+        return options
+    return {name: _but_for_seed(value) for name, value in options.items() if name not in OF_ONE_RUN}
 
 
 def is_of_run(network: Any, gan: Path) -> bool:

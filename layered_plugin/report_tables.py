@@ -5,11 +5,12 @@ Computes no score. Only records of the same pictures and the same truth stand in
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from layered_plugin.report_reading import read_lines
+from layered_plugin.evaluation import mean_and_deviation
+from layered_plugin.report_reading import ModelRun, read_lines, sibling_key
 
 KINDS = {"encoder": "encoder", "chunks": "one encoder per chunk", "distill": "distilled U-Net"}
 GENERATED_KEYS = ("teacher", "detector_size", "num", "seed", "trunc")
@@ -68,10 +69,13 @@ def read_generated(folder: Path) -> list[dict[str, Any]]:
     return read_lines(folder / "metric-generated.jsonl", check)
 
 
-def read_real(folder: Path) -> list[dict[str, Any]]:
-    """Records of ``eval.py real`` in a model's folder, whose models bear its name; as `read_generated`."""
+def read_real(model: ModelRun) -> list[dict[str, Any]]:
+    """Records of ``eval.py real`` of a model, which bear its folder and its `sibling_key`; as `read_generated`."""
+    folder = model.folder
+
     def check(record: dict[str, Any]) -> dict[str, Any]:
-        record["models"] = [dict(record["models"][0], folder=str(folder))]
+        own = dict(folder=str(folder), siblings=sibling_key(model.about["options"]))
+        record["models"] = [dict(record["models"][0], **own)]
         return record if real_tables([record]) and record["command"] else {}
     return read_lines(folder / "metric-real.jsonl", check)
 
@@ -80,11 +84,16 @@ def generated_tables(records: Sequence[dict[str, Any]]) -> list[Table]:
     """Scores of generated masks, one table per way of judging, the latest first; of equal scorings the last counts."""
     tables = []
     for group in _groups(records, GENERATED_KEYS):
-        scored = []
-        for record in {record["network"]: record for record in group}.values():
-            name = record["network"].rsplit("/", 1)[-1]
-            scored += [_Scored(name, f"mask covers {record['coverage']:.3f} of the picture", False, record),
-                       _full_mask(record, name if len({record["network"] for record in group}) > 1 else "")]
+        latest = {record["network"]: record for record in group}
+        runs = {network.rpartition("/")[0] for network in latest}
+        scored: list[_Scored] = []
+        siblings: dict[str, list[_Scored]] = {}
+        for network, record in latest.items():
+            name = network.rsplit("/", 1 if len(runs) == 1 else 2)
+            one = _Scored("/".join(name[1:]), f"mask covers {record['coverage']:.3f} of the picture", False, record)
+            scored += [one, _full_mask(record, one.name if len(latest) > 1 else "")]
+            siblings.setdefault(name[-1], []).append(one)
+        scored += _means(siblings)
         last = group[-1]
         seen = f"{last['num_detected']} of {last['num']} generated scenes with an object"
         caption = f"{seen}, judged by {teacher_name(last['teacher'])}, at {last['detector_size']} px"
@@ -98,14 +107,17 @@ def real_tables(records: Sequence[dict[str, Any]]) -> list[Table]:
     tables = []
     for group in _groups(records, REAL_KEYS):
         models, baselines = {}, {}
+        siblings: dict[Any, dict[str, _Scored]] = {}
         for record in group:
             for model in record["models"]:
                 how = [KINDS.get(model["kind"], model["kind"]), "mirrored too" if record.get("flip") else "",
                        f"{record['refine']} refining steps" if record.get("refine") else ""]
                 note = ", ".join(part for part in how if part)
                 models[model["folder"], note] = _Scored(Path(model["folder"]).name, note, False, model)
+                siblings.setdefault((model.get("siblings"), note), {})[model["folder"]] = models[model["folder"], note]
             baselines.update(record["baselines"])
         scored = list(models.values())
+        means = _means({key: list(members.values()) for key, members in siblings.items() if key[0] is not None})
         rivals = [_Scored(BASELINES.get(name, name), "baseline", True, sets)
                   for name, sets in baselines.items()]
         if "full" not in baselines:
@@ -116,7 +128,7 @@ def real_tables(records: Sequence[dict[str, Any]]) -> list[Table]:
             notes.append("Object and background swapped where the truth says so: no measure of an unsupervised method.")
         caption = (f"{last['num_detected']} of {last['num']} pictures of {Path(last['data']).name} with an object, "
                    f"scored against {teacher_name(last['teacher'])}")
-        tables.append(_table(caption, notes, scored + sorted(rivals, key=lambda rival: -_iou(rival.sets)),
+        tables.append(_table(caption, notes, scored + means + sorted(rivals, key=lambda rival: -_iou(rival.sets)),
                              last["num_detected"] != last["num"]))
     return tables
 
@@ -154,6 +166,21 @@ def _full_mask(sets: dict[str, Any], note: str) -> _Scored:
     return _Scored(FULL_MASK, note or "everything is object", True, full)
 
 
+def _means(siblings: Mapping[Any, Sequence[_Scored]]) -> list[_Scored]:
+    """Mean and deviation of runs that differ in the seed alone, a row for each kind of which there are several."""
+    rows = []
+    for members in siblings.values():
+        if len(members) > 1:
+            sets: dict[str, Any] = {}
+            for which in ("detected", "all"):
+                found = [member.sets[which] for member in members]
+                sets[which] = None if None in found else mean_and_deviation(found)
+            note = f"mean \N{PLUS-MINUS SIGN} deviation, {members[0].note}" if len({one.note for one in members}) == 1 \
+                else "mean \N{PLUS-MINUS SIGN} deviation"
+            rows.append(_Scored(f"{len(members)} seeds", note, False, sets))
+    return rows
+
+
 def _iou(sets: dict[str, Any]) -> float:
     return float((sets["detected"] or sets["all"])["iou"])
 
@@ -178,6 +205,8 @@ def _table(caption: str, notes: list[str], scored: Sequence[_Scored], with_all: 
 
 
 def _cell(scores: dict[str, Any] | None, key: str) -> Cell:
+    if scores is not None and isinstance(scores.get(key), dict):
+        return Cell(f"{scores[key]['mean']:.3f}", f"\N{PLUS-MINUS SIGN} {scores[key]['deviation']:.3f}")
     if scores is None or scores.get(key) is None or math.isnan(scores[key]):
         return Cell("")
     interval = scores.get("iou_ci") if key == "iou" else None

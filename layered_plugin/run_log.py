@@ -9,9 +9,12 @@ from typing import Any
 
 import dnnlib
 import numpy as np
+import psutil
+import torch
 from tqdm import tqdm
 
 from layered_plugin.progress import on_terminal
+from layered_plugin.training_state import TrainingState
 
 
 class RunLog:
@@ -90,6 +93,42 @@ class RunLog:
         self.jsonl.close()
         if self.events is not None:
             self.events.close()
+
+
+def tick_stats(run: TrainingState, device: torch.device, start_time: float, tick_start_time: float,
+               tick_end_time: float, tick_nimg: int, maintenance_sec: float) -> dict[str, dict[str, float]]:
+    """The host's Progress, Timing and Resources statistics of a tick; ours: cpu_sec, resolution, fade.
+
+    Args:
+        run: State after the tick.
+        device: Where it trains.
+        start_time: When the loop began; times are seconds of ``time.time``.
+        tick_start_time: When the tick began, after the maintenance of the one before.
+        tick_end_time: When it ended.
+        tick_nimg: Pictures shown in it.
+        maintenance_sec: What the maintenance before it took.
+    """
+    total_sec, tick_sec = tick_end_time - start_time, tick_end_time - tick_start_time
+    on_cuda = device.type == "cuda"
+    values: dict[str, Any] = {
+        "Progress/tick": run.cur_tick,
+        "Progress/kimg": run.cur_nimg / 1000,
+        "Progress/resolution": run.G.img_resolution,
+        "Progress/fade": run.fade.alpha if run.fade is not None else 1,
+        "Progress/augment": float(run.augment_pipe.p) if run.augment_pipe is not None else 0,
+        "Timing/total_sec": total_sec,
+        "Timing/sec_per_tick": tick_sec,
+        "Timing/sec_per_kimg": tick_sec / tick_nimg * 1000,
+        "Timing/maintenance_sec": maintenance_sec,
+        "Timing/total_hours": total_sec / 3600,
+        "Timing/total_days": total_sec / 86400,
+        "Resources/cpu_sec": time.process_time(),
+        "Resources/cpu_mem_gb": psutil.Process().memory_info().rss / 2**30,
+        "Resources/peak_gpu_mem_gb": torch.cuda.max_memory_allocated(device) / 2**30 if on_cuda else 0,
+    }
+    if on_cuda:
+        torch.cuda.reset_peak_memory_stats(device)
+    return {name: dict(num=1, mean=float(value), std=0.0) for name, value in values.items()}
 
 
 def _summary_writer(run_dir: str | os.PathLike) -> Any:

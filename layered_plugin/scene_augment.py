@@ -43,7 +43,7 @@ def vary_shape(layers: Layers, prob: float, generator: torch.Generator) -> Layer
 
     The outline at angle t comes to lie at its old radius divided by 1 + a cos(k t + p) + b cos(l t + q), with random
     depths a <= 0.6 and b <= 0.3, 2 to 8 petals k, l = 1 to 3, after a stretch by up to 2 along a random axis and as
-    much a squeeze across it.
+    much a squeeze across it. An object that the border cuts is left as it is: bent, its straight cut would show.
 
     Args:
         layers: N scenes.
@@ -78,7 +78,9 @@ def vary_shape(layers: Layers, prob: float, generator: torch.Generator) -> Layer
     cos, sin = torch.cos(axis), torch.sin(axis)
     along, across = (cos * dx + sin * dy) * stretch, (cos * dy - sin * dx) / stretch
     bent = torch.stack([cos * along - sin * across, sin * along + cos * across], dim=3) * factor[..., None]
-    chosen = uniform(0, 1)[..., None] < prob
+    ends = torch.cat([layers.mask[:, :, [0, -1]].flatten(1), layers.mask[:, :, :, [0, -1]].flatten(1)], dim=1)
+    whole = (ends <= 0.5).all(dim=1)[:, None, None, None]
+    chosen = (uniform(0, 1)[..., None] < prob) & whole
     where = torch.where(chosen, center + bent, grid)
     fg = F.grid_sample(layers.fg, where, padding_mode="border", align_corners=False)
     mask = F.grid_sample(layers.mask, where, padding_mode="zeros", align_corners=False)

@@ -4,7 +4,7 @@ Pictures go by in batches; only their scores are kept. No files are written here
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,9 +14,10 @@ from torch.nn import functional as F
 
 from layered_plugin.compose import composite, union_mask
 from layered_plugin.dataset import to_square, to_uint8
-from layered_plugin.device import has_fast_bf16
+from layered_plugin.device import must_fp32
 from layered_plugin.evaluation import MaskEvaluation
-from layered_plugin.pictures import PictureSource, to_rgb
+from layered_plugin.labels import Labels
+from layered_plugin.pictures import PictureSource, full_batches, to_rgb
 from layered_plugin.progress import progress
 from layered_plugin.teachers import Teacher
 
@@ -93,16 +94,9 @@ class Extremes:
         self.worst = sorted([*self.worst, example], key=lambda one: one.iou)[:SHOWN]
 
 
-def draw_labels(draws: np.random.RandomState, num: int, c_dim: int) -> torch.Tensor:
-    """Conditioning labels, [num, c_dim]: every class equally likely; without columns for an unconditional network."""
-    if c_dim == 0:
-        return torch.zeros(num, 0)
-    return F.one_hot(torch.from_numpy(draws.randint(c_dim, size=num)), c_dim).float()
-
-
 @torch.no_grad()
 def score_generated(G_ema: Any, teacher: Teacher, *, num: int, seed: int, size_px: int | None = None,
-                    trunc: float = 1.0, batch: int = 32) -> dict[str, Any]:
+                    trunc: float = 1.0, batch: int = 32, labels: Labels | None = None) -> dict[str, Any]:
     """Compare the masks of generated scenes with what a teacher sees in their unshifted composites (Table 1).
 
     The mask of a scene of several objects is of all of them together.
@@ -116,6 +110,7 @@ def score_generated(G_ema: Any, teacher: Teacher, *, num: int, seed: int, size_p
             bilinearly; masks are binarised at 0.5 and then enlarged without smoothing; IoU is taken at this size.
         trunc: Truncation psi.
         batch: Scenes at a time.
+        labels: Of the scenes; None = every class equally likely.
 
     Returns:
         `num`, `num_detected`, `mean_iou` over the scenes in which the teacher sees the object (the paper's mIoU),
@@ -127,13 +122,14 @@ def score_generated(G_ema: Any, teacher: Teacher, *, num: int, seed: int, size_p
     """
     tally, coverage, teacher_coverage = Tally(), 0.0, 0.0
     device = next(G_ema.parameters()).device
-    force_fp32 = device.type == "cpu" and not has_fast_bf16()
-    z_draws, c_draws = np.random.RandomState(seed), np.random.RandomState(seed)
+    force_fp32 = must_fp32(device)
+    labels = labels or Labels(G_ema.c_dim)
+    z_draws, c_draws = np.random.RandomState(seed), torch.Generator().manual_seed(seed)
     starts = range(0, num, batch)
     for start in progress(starts, len(starts), "Batches of scenes"):
         count = min(batch, num - start)
         z = torch.from_numpy(z_draws.randn(count, G_ema.z_dim)).float().to(device)
-        c = draw_labels(c_draws, count, G_ema.c_dim).to(device)
+        c = labels.draw(count, c_draws).to(device)
         layers = G_ema(z, c, noise_mode="const", return_layers=True, truncation_psi=trunc, force_fp32=force_fp32)
         img, masks = composite(layers).float().clamp(-1, 1), union_mask(layers).float()
         if size_px is not None and size_px != img.shape[-1]:
@@ -154,7 +150,7 @@ def score_generated(G_ema: Any, teacher: Teacher, *, num: int, seed: int, size_p
 def score_real(segmenters: Sequence[Callable[..., Any]], source: PictureSource, names: Sequence[str],
                teacher: Teacher, *, baselines: Mapping[str, Callable[[np.ndarray], np.ndarray]],
                size_px: int | None = None, oracle_polarity: bool = False, flip: bool = False, refine: int = 0,
-               seed: int = 0, batch: int = 16) -> tuple[dict[str, Any], list[Extremes]]:
+               seed: int = 0, batch: int = 100) -> tuple[dict[str, Any], list[Extremes]]:
     """Compare masks of real pictures with a teacher's (Table 2), for several models and baselines at once.
 
     Args:
@@ -169,7 +165,7 @@ def score_real(segmenters: Sequence[Callable[..., Any]], source: PictureSource, 
         flip: Average each model's mask with that of the mirrored picture.
         refine: Steps on the codes of each picture; encoders only.
         seed: Of the bootstrap.
-        batch: Pictures at a time.
+        batch: Pictures at a time, at most; fewer if they are large. More at a time are refined quicker.
 
     Returns:
         `num`, `num_detected`; `models`, one per segmenter: the score sets of ``Tally.result`` and
@@ -182,10 +178,9 @@ def score_real(segmenters: Sequence[Callable[..., Any]], source: PictureSource, 
     runs = [_Run(segmenter, Tally(oracle_polarity)) for segmenter in segmenters]
     rivals = {name: Tally(oracle_polarity) for name in baselines}
     num_detected = 0
-    starts = range(0, len(names), batch)
-    for start in progress(starts, len(starts), "Batches of pictures"):
-        part = list(names[start : start + batch])
-        pictures = [np.asarray(to_rgb(source.open(name))) for name in part]
+    opened = ((name, np.asarray(to_rgb(source.open(name)))) for name in names)
+    batches = full_batches(opened, lambda item: item[1].shape[0] * item[1].shape[1], batch)
+    for part, pictures in _shown(batches, len(names)):
         truths = teacher(pictures, part)
         if size_px is not None:
             pictures = [to_square(PIL.Image.fromarray(picture), size_px).transpose(1, 2, 0) for picture in pictures]
@@ -199,6 +194,16 @@ def score_real(segmenters: Sequence[Callable[..., Any]], source: PictureSource, 
     result = dict(num=len(names), num_detected=num_detected, models=[run.result(seed) for run in runs],
                   baselines={name: rival.result(seed) for name, rival in rivals.items()})
     return result, [run.extremes for run in runs]
+
+
+def _shown(batches: Iterable[list[tuple[str, np.ndarray]]], num: int) -> Iterator[tuple[list[str], list[np.ndarray]]]:
+    """Names and pictures of each batch, with progress in pictures."""
+    ticks = iter(progress(range(num), num, "Pictures"))
+    for part in batches:
+        yield [name for name, _ in part], [picture for _, picture in part]
+        for _ in part:
+            next(ticks)
+    next(ticks, None)
 
 
 class _Run:

@@ -16,7 +16,7 @@ import numpy as np
 import PIL.Image
 
 from layered_plugin.checkpoint import atomic_write
-from layered_plugin.pictures import PictureError, PictureSource, to_rgb
+from layered_plugin.pictures import PictureError, PictureSource, full_batches, to_rgb
 from layered_plugin.progress import progress
 from layered_plugin.report import save_picture
 from layered_plugin.segmenter import ModelError, Segmentation, Segmenter
@@ -25,7 +25,6 @@ MANIFEST = "manifest.jsonl"
 SETTINGS = "segment.json"
 FOLDERS = ("masks", "cutouts", "backgrounds", "foregrounds", "reconstructions")
 SHEET_PICTURES, SHEET_COLUMNS, CELL_PX = 48, 8, 96
-BATCH_PIXELS = 30_000_000  # Pictures and layers are held at full size, at about 30 bytes a pixel.
 SHEET_GROUND = (208, 208, 208)  # Behind cut-outs.
 
 
@@ -144,17 +143,18 @@ def _results(segmenter: Segmenter, source: PictureSource, names: list[str], targ
              failed: dict[str, str], batch: int, **kwargs: Any
              ) -> Iterator[tuple[str, PIL.Image.Image, Segmentation] | None]:
     """Pictures with their results, as many at a time as fit into memory; None for each that `failed` now names."""
-    held: list[tuple[str, PIL.Image.Image]] = []
-    for name in names:
-        try:
-            held.append((name, _open(segmenter, source, name, targets[name])))
-        except (PictureError, ModelError) as err:
-            failed[name] = str(err)
-            yield None
-        if len(held) == batch or sum(picture.width * picture.height for _, picture in held) >= BATCH_PIXELS:
-            yield from _segment(segmenter, held, **kwargs)
-            held = []
-    yield from _segment(segmenter, held, **kwargs)
+    def opened() -> Iterator[tuple[str, PIL.Image.Image | None]]:
+        for name in names:
+            try:
+                yield name, _open(segmenter, source, name, targets[name])
+            except (PictureError, ModelError) as err:
+                failed[name] = str(err)
+                yield name, None
+
+    for part in full_batches(opened(), lambda item: item[1].width * item[1].height if item[1] else 0, batch):
+        good = [(name, picture) for name, picture in part if picture is not None]
+        yield from [None] * (len(part) - len(good))
+        yield from _segment(segmenter, good, **kwargs)
 
 
 def _open(segmenter: Segmenter, source: PictureSource, name: str, target: str) -> PIL.Image.Image:

@@ -17,11 +17,12 @@ from torch.nn import functional as F
 
 from layered_plugin.compose import composite
 from layered_plugin.dataset import to_float, to_square, to_uint8
-from layered_plugin.device import choose_device, has_fast_bf16
+from layered_plugin.device import choose_device, fast_half, must_fp32
 from layered_plugin.encoder import Codes, Encoder, decode
 from layered_plugin.inversion import EncoderTraining, refine_codes
 from layered_plugin.model_file import ModelError, fill, find_model, load_model, load_tensors
 from layered_plugin.pictures import to_rgb
+from layered_plugin.unet import fold_batch_norm
 
 __all__ = ["ModelError", "Segmentation", "Segmenter"]
 
@@ -55,7 +56,7 @@ class Segmenter:
         self.options: dict[str, Any] = meta.get("options", {})
         self.networks = networks
         self.device = device
-        self.force_fp32 = device == "cpu" and not has_fast_bf16()
+        self.force_fp32 = must_fp32(device)
         self._chunks: list[dict[str, Any]] = meta.get("chunks", [])
         self._chunk_of = {name: idx for idx, chunk in enumerate(self._chunks) for name in chunk["names"]}
         self._loaded_chunk: int | None = None
@@ -74,6 +75,8 @@ class Segmenter:
         """
         device = choose_device(device)
         meta, networks = load_model(path, device)
+        if "unet" in networks:
+            networks["unet"] = fold_batch_norm(networks["unet"])
         return cls(find_model(path), meta, networks, device)
 
     def __call__(self, images: Sequence[PIL.Image.Image | np.ndarray], names: Sequence[str] | None = None, *,
@@ -119,12 +122,15 @@ class Segmenter:
         return (f"{self.folder}: no chunk was trained on a picture named {name}; encoders of chunks know only their "
                 "own pictures: use invert.py train --mode=dataset, or distill")
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def _unet_mask(self, img: torch.Tensor, flip: bool) -> torch.Tensor:
-        unet = self.networks["unet"]
-        img = img.contiguous(memory_format=torch.channels_last)
-        mask = unet(img).sigmoid()
-        return (mask + unet(img.flip(3)).sigmoid().flip(3)) / 2 if flip else mask
+        mask = self._unet_opacity(img)
+        return (mask + self._unet_opacity(img.flip(3)).flip(3)) / 2 if flip else mask
+
+    def _unet_opacity(self, img: torch.Tensor) -> torch.Tensor:
+        with fast_half(img.device):
+            logits = self.networks["unet"](img.contiguous(memory_format=torch.channels_last))
+        return logits.float().sigmoid()
 
     def _invert_chunks(self, img: torch.Tensor, sizes: list[tuple[int, int]], names: Sequence[str], flip: bool,
                        refine: int) -> list[Segmentation]:
@@ -176,8 +182,10 @@ class Segmenter:
         return decode(self.networks["G"], codes, force_fp32=self.force_fp32)
 
     def _stretch_masks(self, mask: torch.Tensor, sizes: list[tuple[int, int]]) -> list[np.ndarray]:
-        return [F.interpolate(one[None], size=size, mode="bilinear")[0, 0].clamp(0, 1).cpu().numpy()
-                for one, size in zip(mask, sizes, strict=True)]
+        if len(set(sizes)) == 1:  # All at once.
+            stretched = mask if sizes[0] == mask.shape[2:] else F.interpolate(mask, size=sizes[0], mode="bilinear")
+            return [one.copy() for one in stretched[:, 0].clamp(0, 1).cpu().numpy()]  # None keeps the others alive.
+        return [self._stretch_masks(one[None], [size])[0] for one, size in zip(mask, sizes, strict=True)]
 
 
 def _to_picture(image: PIL.Image.Image | np.ndarray) -> PIL.Image.Image:

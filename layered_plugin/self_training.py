@@ -9,9 +9,10 @@ import copy
 
 import torch
 
+from layered_plugin.device import fast_half
 from layered_plugin.distill import PairFilter
 from layered_plugin.pair_augment import disturb, random_affine
-from layered_plugin.unet import UNet, fast_half
+from layered_plugin.unet import AnyUNet
 
 
 class SelfTraining:
@@ -24,7 +25,7 @@ class SelfTraining:
         decay: Of the teacher's moving average, a step.
     """
 
-    def __init__(self, unet: UNet, keep: PairFilter, seed: int, decay: float = 0.99):
+    def __init__(self, unet: AnyUNet, keep: PairFilter, seed: int, decay: float = 0.99):
         self.unet = unet
         self.teacher = copy.deepcopy(unet).eval().requires_grad_(False)
         self.keep = keep

@@ -15,7 +15,7 @@ import PIL.Image
 import torch
 
 from layered_plugin.judge import judge_masks, load_judge
-from layered_plugin.pictures import PictureError, PictureSource
+from layered_plugin.pictures import PictureError, PictureSource, to_rgb
 
 OBJECT_LEVEL = 128  # Gray value from which on a pixel of a mask file is object.
 OBJECTS = ("union", "one")
@@ -44,7 +44,7 @@ class Teacher(Protocol):
 
 
 class MaskTeacher:
-    """True masks: 8-bit gray files of a folder or zip, object where at least ``OBJECT_LEVEL``.
+    """True masks: gray files of a folder or zip, object where at least ``OBJECT_LEVEL`` of 8 bits, or half of 16.
 
     A mask belongs to the picture with the same name, folders included; only the suffix may differ. A mask without
     object pixels counts as no object.
@@ -100,7 +100,7 @@ class MaskTeacher:
             raise TeacherError(f"{self.path}: no mask for picture {name}")
         file = self._by_stem[_stem(name)]
         try:
-            values = np.asarray(self._source.open(file).convert("L"))
+            values = np.asarray(to_rgb(self._source.open(file)).convert("L"))
         except PictureError as err:
             raise TeacherError(str(err)) from err
         if values.shape != image.shape[:2]:

@@ -9,20 +9,20 @@ from typing import Any
 import torch
 
 from layered_plugin.dataset import RealPictures
-from layered_plugin.device import has_fast_bf16
+from layered_plugin.device import must_fp32
 from layered_plugin.distill import PairFilter, PairSampler
-from layered_plugin.inversion import settle_batch_norm
+from layered_plugin.labels import labels_of_training
 from layered_plugin.model_file import fingerprint, save_model
 from layered_plugin.model_run import ModelRun, forget_states
 from layered_plugin.report import picture_rows, save_picture
 from layered_plugin.self_training import SelfTraining
+from layered_plugin.settling import settle_on_real
 from layered_plugin.snapshots import load_snapshot
-from layered_plugin.unet import Fitting, UNet, make_unet
+from layered_plugin.unet import AnyUNet, Fitting, make_unet
 
-CHANNELS = (24, 48, 96)
+CHANNELS = (16, 32, 64, 128)
 SAMPLES = 12  # Columns of the pictures of a run.
 MIN_PART_REAL = 0.6  # Real targets keep parts and lose holes by a stricter rule than generated ones.
-SETTLE_BATCH, SETTLE_BATCHES = 100, 10
 
 
 def train_distilled(run_dir: Path, options: dict[str, Any], record: dict[str, Any]) -> str | None:
@@ -40,14 +40,16 @@ def train_distilled(run_dir: Path, options: dict[str, Any], record: dict[str, An
         CheckpointError, PictureError, ValueError, NonFiniteLossError: What the user can mend; the text names it.
     """
     device, seed, batch = options["device"], options["seed"], options["batch"]
-    G = load_snapshot(options["network"], device)["G_ema"]
+    snapshot = load_snapshot(options["network"], device)
+    G = snapshot["G_ema"]
     real = None
     if options["data"] is not None and options["adapt"] > 0:  # Read now, so that a bad picture is named at once.
         real = RealPictures(options["data"], G.img_resolution, seed, device)
     torch.manual_seed(seed)
     unet = make_unet(CHANNELS, seed=seed).to(device)
     sampler = PairSampler(G, options["shift"], PairFilter(options["min_coverage"], options["max_coverage"]), seed,
-                          vary=options["vary_shape"], force_fp32=device == "cpu" and not has_fast_bf16())
+                          vary=options["vary_shape"], force_fp32=must_fp32(device),
+                          labels=labels_of_training(snapshot.get("training_set_kwargs"), G.c_dim))
     img, mask = sampler.batch(SAMPLES)  # Also when resumed: the draws that follow must stay the same.
     if not (run_dir / "samples000000.png").is_file():
         save_picture(picture_rows({"picture": img, "mask": mask * 2 - 1}), run_dir / "samples000000.png")
@@ -67,12 +69,12 @@ def train_distilled(run_dir: Path, options: dict[str, Any], record: dict[str, An
     return None
 
 
-def _adapt(run_dir: Path, options: dict[str, Any], unet: UNet, sampler: PairSampler,
+def _adapt(run_dir: Path, options: dict[str, Any], unet: AnyUNet, sampler: PairSampler,
            real: RealPictures) -> str | None:
     """Self-training on real pictures, a quarter of each batch generated; the teacher's weights are the result."""
     num_gen = options["batch"] // 4
     num_real = options["batch"] - num_gen
-    settle_batch_norm(unet, [real.batch(SETTLE_BATCH) for _ in range(SETTLE_BATCHES)])
+    settled = settle_on_real(unet, real)
     keep = PairFilter(options["min_coverage"], options["max_coverage"], MIN_PART_REAL)
     teaching = SelfTraining(unet, keep, options["seed"] + 1)
     fitting = Fitting(unet, options["adapt"])
@@ -87,7 +89,7 @@ def _adapt(run_dir: Path, options: dict[str, Any], unet: UNet, sampler: PairSamp
     run = ModelRun(run_dir, "real", "Real pictures", options["adapt"], options["batch"],
                    dict(unet=unet, teacher=teaching.teacher, optimizer=fitting.optimizer, schedule=fitting.schedule),
                    dict(pairs=sampler.generator, teaching=teaching.generator))
-    real.start_at(SETTLE_BATCH * SETTLE_BATCHES + run.step * num_real)
+    real.start_at(settled + run.step * num_real)
     stopped = run.loop(step)
     if stopped is None:
         unet.load_state_dict(teaching.teacher.state_dict())

@@ -18,29 +18,20 @@ import torch
 from layered_plugin.checkpoint import CheckpointError
 from layered_plugin.compose import composite
 from layered_plugin.dataset import RealPictures, to_float, to_square
-from layered_plugin.device import has_fast_bf16
+from layered_plugin.device import must_fp32
 from layered_plugin.encoder import Encoder, decode
 from layered_plugin.guards import StopRequest
-from layered_plugin.inversion import EncoderTraining, settle_batch_norm
-from layered_plugin.model_file import (
-    ModelError,
-    fill,
-    find_model,
-    fingerprint,
-    load_tensors,
-    network_config,
-    read_meta,
-    save_model,
-    save_tensors,
-)
+from layered_plugin.inversion import EncoderTraining
+from layered_plugin.labels import labels_of_training
+from layered_plugin.model_file import fingerprint, save_model, save_tensors, start_from
 from layered_plugin.model_run import ModelRun, forget_states
 from layered_plugin.pictures import PictureSource
 from layered_plugin.progress import progress
 from layered_plugin.report import picture_rows, save_picture
+from layered_plugin.settling import settle_batch_norm, settle_on_real
 from layered_plugin.snapshots import load_snapshot
 
 SAMPLES = 12  # Columns of the pictures of a run.
-SETTLE_BATCH, SETTLE_BATCHES = 100, 10
 
 
 def train_encoder(run_dir: Path, options: dict[str, Any], record: dict[str, Any]) -> str | None:
@@ -78,24 +69,13 @@ def prepare(options: dict[str, Any]) -> tuple[EncoderTraining, dict[str, Any]]:
     E = Encoder(G.img_resolution, G.num_ws, G.w_dim, max_shift=options["max_shift"], from_mean=options["from_mean"])
     E.set_mean(G.mapping.w_avg)
     if options["init"] is not None:
-        _fill_from(E, G, find_model(options["init"]))
+        start_from(E, G, options["init"])
     E = E.to(device).requires_grad_(True)
     training = EncoderTraining(
         E, G, D, feature_resolution=options["feature_resolution"], feature_weight=options["feature_weight"],
-        mean_w_weight=options["mean_w_weight"], lr=options["lr"], force_fp32=device == "cpu" and not has_fast_bf16())
+        mean_w_weight=options["mean_w_weight"], lr=options["lr"], force_fp32=must_fp32(device),
+        labels=labels_of_training(snapshot.get("training_set_kwargs"), G.c_dim) if options["pretrain"] > 0 else None)
     return training, dict(E=E, G=G, D=D)
-
-
-def _fill_from(E: Encoder, G: torch.nn.Module, path: Path) -> None:
-    """Start from the encoder of another run."""
-    meta = read_meta(path)
-    if meta["kind"] != "encoder":
-        raise ModelError(f"{path}: holds no encoder of a whole data set to start from")
-    if meta.get("generator") != fingerprint(G):
-        raise ModelError(f"{path}: its encoder was trained for another generator, {meta['options']['network']}")
-    if meta["networks"]["E"] != network_config(E):
-        raise ModelError(f"{path}: its encoder has other options: {meta['networks']['E']}, not {network_config(E)}")
-    fill(E, "E", load_tensors(path / "model.safetensors"), path)
 
 
 def _train_dataset(run_dir: Path, options: dict[str, Any], record: dict[str, Any]) -> str | None:
@@ -113,7 +93,7 @@ def _train_dataset(run_dir: Path, options: dict[str, Any], record: dict[str, Any
     stopped = run.loop(lambda _step: training.step(real.batch(batch)))
     if stopped is not None:
         return stopped
-    settle_batch_norm(E, [real.batch(SETTLE_BATCH) for _ in range(SETTLE_BATCHES)])
+    settle_on_real(E, real)
     _save_samples(run_dir / f"samples{run.steps:06d}.png", networks, real.batch(SAMPLES))
     save_model(run_dir, "encoder", networks, dict(record, resolution=resolution, options=options,
                                                   generator=fingerprint(networks["G"])))
@@ -233,7 +213,13 @@ def train_chunk(run_dir: Path, file: str, names: list[str], options: dict[str, A
                    dict(E=E, optimizer=training.optimizer), dict(order=order),
                    halted=lambda: _halt is not None and _halt.is_set())
     E.train()
-    stopped = run.loop(lambda _step: training.step(img[torch.randperm(len(img), generator=order)[:batch]]))
+    target = training.targets(img)  # The pictures stay the same, and so do their features.
+
+    def step(_step: int) -> dict[str, float]:
+        chosen = torch.randperm(len(img), generator=order)[:batch].to(img.device)
+        return training.step(img[chosen], target[chosen])
+
+    stopped = run.loop(step)
     if stopped is not None:
         return stopped
     settle_batch_norm(E, [img])

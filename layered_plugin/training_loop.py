@@ -15,14 +15,15 @@ from typing import Any
 import dnnlib
 import legacy
 import numpy as np
-import psutil
 import torch
 from torch.nn.parallel import DistributedDataParallel
 from torch_utils import misc, training_stats
 
 from layered_plugin import BASE, checkpoint, guards, phases, report
 from layered_plugin.dataset import ResumableSampler, random_crop, to_float
-from layered_plugin.run_log import RunLog
+from layered_plugin.device import tune_cpu
+from layered_plugin.fading import Fade
+from layered_plugin.run_log import RunLog, tick_stats
 from layered_plugin.training_state import TrainingState, restore_rng
 
 
@@ -58,10 +59,12 @@ def training_loop(
     network_snapshot_ticks  = 50,       # How often snapshots and training states are saved, in ticks, None = never.
     resume_pkl              = None,     # Network pickle to start from (transfer learning), None = disable.
     resume_state            = None,     # Training state to continue from, None = start anew.
+    fade_kimg               = None,     # Kimg between which the highest blocks are faded in, [begin, end], None = none.
     cudnn_benchmark         = True,     # Let cuDNN choose the fastest algorithms?
     allow_tf32              = False,    # Allow TF32 in matrix products and convolutions?
     on_collapse             = "warn",   # What a lasting collapse does: "warn", or raise guards.CollapsedError.
     abort_fn                = None,     # Asked once per tick; True ends the run after the tick's snapshots.
+    training_set            = None,     # Pictures to train on, None = construct them from training_set_kwargs.
     progress_fn             = None,     # Called with (kimg done, total kimg) at the start and at every tick.
 ):
     """Train a layered generator; see the parameters.
@@ -77,7 +80,7 @@ def training_loop(
     start_time = time.time()
     device = torch.device(device)
     torch.manual_seed(random_seed * num_gpus + rank)
-    torch.set_flush_denormal(True)  # Adam's moments and the EMA run into denormals, which are slow.
+    tune_cpu()
     torch.backends.cudnn.benchmark = cudnn_benchmark
     torch.backends.cuda.matmul.allow_tf32 = allow_tf32
     torch.backends.cudnn.allow_tf32 = allow_tf32
@@ -86,7 +89,8 @@ def training_loop(
 
     # Load training set.
     say(f"StyleGAN2-ADA base: {BASE}\nLoading training set...")
-    training_set = dnnlib.util.construct_class_by_name(**training_set_kwargs)
+    if training_set is None:
+        training_set = dnnlib.util.construct_class_by_name(**training_set_kwargs)
     in_memory = training_set.preload(verbose=rank == 0)
     say(f"Pictures: {len(training_set)}  shape: {training_set.image_shape}  label: {training_set.label_shape}  "
         f"in memory: {'yes' if in_memory else 'no'}")
@@ -117,32 +121,42 @@ def training_loop(
         augment_pipe.p.fill_(augment_p)
         ada = phases.AdaSignal() if ada_target is not None else None
 
+    # Setup fading: G and D stay ordinary networks, what is trained is around them.
+    fade = None
+    if fade_kimg is not None:
+        half_kwargs = dict(common_kwargs, img_resolution=resolution // 2)
+        smaller_D = dnnlib.util.construct_class_by_name(**D_kwargs, **half_kwargs)
+        fade = Fade(G, D, smaller_D.train().requires_grad_(False).to(device), *fade_kimg)
+
     # Distribute across processes: all start from rank 0's weights and buffers.
     if num_gpus > 1:
         for tensor in [t for module in (G, D, G_ema) for t in misc.params_and_buffers(module)]:
             torch.distributed.broadcast(tensor.detach(), src=0)
-    modules = dict(G_mapping=G.mapping, G_synthesis=G.synthesis, D=D)
+    trained_D = D if fade is None else fade.D
+    modules = dict(G_mapping=G.mapping, G_synthesis=G.synthesis if fade is None else fade.synthesis, D=trained_D)
     modules = {name: _distribute(module, num_gpus, device) for name, module in modules.items()}
 
     # Setup training phases.
     loss = dnnlib.util.construct_class_by_name(device=device, augment_pipe=augment_pipe, **modules, **loss_kwargs)
     G_phases = phases.setup_phases("G", G, G_opt_kwargs, G_reg_interval)
-    D_phases = phases.setup_phases("D", D, D_opt_kwargs, D_reg_interval)
+    D_phases = phases.setup_phases("D", trained_D, D_opt_kwargs, D_reg_interval)
     all_phases = G_phases + D_phases
     run = TrainingState(G=G, D=D, G_ema=G_ema, G_opt=G_phases[0].opt, D_opt=D_phases[0].opt, pl_mean=loss.pl_mean,
-                        augment_pipe=augment_pipe, ada=ada)
+                        augment_pipe=augment_pipe, ada=ada, fade=fade)
+    has_grown = False
     if saved is not None:
-        run.unpack(saved, batch_size=batch_size, num_gpus=num_gpus)
+        has_grown = run.unpack(saved, batch_size=batch_size, num_gpus=num_gpus)
         if run.cur_nimg >= total_kimg * 1000:
             say(f"Already at kimg {run.cur_nimg / 1000:.1f} of {total_kimg}: nothing to do; give a larger --kimg.")
             return None
 
     # Export sample images, then set the random states as the last thing before the loop.
     view = report.SampleView(G_ema, training_set, random_seed, round(loss.shift * resolution)) if rank == 0 else None
-    if view is not None and saved is None:
+    if view is not None and (saved is None or has_grown):
         report.save_picture(view.reals(), Path(run_dir) / "reals.png")
-        report.save_picture(view.fakes(G_ema), Path(run_dir) / "fakes_init.png")
-    sampler = ResumableSampler(len(training_set), start=run.batch_idx * batch_size, rank=rank, num_replicas=num_gpus,
+        if saved is None:
+            report.save_picture(view.fakes(G_ema), Path(run_dir) / "fakes_init.png")
+    sampler = ResumableSampler(len(training_set), start=run.cur_nimg, rank=rank, num_replicas=num_gpus,
                                seed=random_seed)
     batches = iter(torch.utils.data.DataLoader(training_set, sampler=sampler, batch_size=batch_size // num_gpus,
                                                **data_loader_kwargs))
@@ -166,6 +180,9 @@ def training_loop(
             # Fetch training data, draw latents and labels.
             real_img, real_c = (tensor.to(device, non_blocking=True) for tensor in next(batches))
             real_img = to_float(random_crop(real_img, resolution))
+            if fade is not None:
+                fade.move_to(run.cur_nimg)
+                real_img = fade.blend_real(real_img)
             all_gen_z = torch.randn([len(all_phases), len(real_img), G.z_dim], device=device)
             picks = torch.randint(len(all_labels), [len(all_phases), len(real_img)])
             all_gen_c = all_labels[picks].to(device)
@@ -216,8 +233,8 @@ def training_loop(
             stats = all_stats.as_dict()
             guards.check_finite({name: stats[name] for name in stats if name.startswith("Loss/")}, "any",
                                 run.cur_nimg / 1000)
-            stats.update(_tick_stats(run, device, start_time, tick_start_time, tick_end_time,
-                                     run.cur_nimg - tick_start_nimg, maintenance_sec))
+            stats.update(tick_stats(run, device, start_time, tick_start_time, tick_end_time,
+                                    run.cur_nimg - tick_start_nimg, maintenance_sec))
             if log is not None:
                 log.tick(stats, run.cur_nimg)
             due_findings, lasting_findings = watch.update(stats, run.cur_nimg / 1000)
@@ -228,8 +245,9 @@ def training_loop(
             tick = run.cur_tick
             run.cur_tick += 1
             pictures = {}
+            G_shown = G_ema if fade is None else fade.baked(G_ema)
             if view is not None and image_snapshot_ticks and (ending or tick % image_snapshot_ticks == 0):
-                pictures = dict(fakes=view.fakes(G_ema), layers=view.layers(G_ema))
+                pictures = dict(fakes=view.fakes(G_shown), layers=view.layers(G_shown))
                 for name, picture in pictures.items():
                     report.save_picture(picture, Path(run_dir) / f"{name}{run.cur_nimg // 1000:06d}.png")
             if network_snapshot_ticks and (ending or tick % network_snapshot_ticks == 0):
@@ -242,7 +260,7 @@ def training_loop(
                     _save_snapshot(snapshot_pkl, run, training_set_kwargs)
                     checkpoint.save_training_state(run_dir, run.cur_nimg // 1000, packed)
                 if metrics:
-                    _evaluate(metrics, snapshot_pkl, G_ema, training_set_kwargs, num_gpus, rank, device)
+                    _evaluate(metrics, snapshot_pkl, G_shown, training_set_kwargs, num_gpus, rank, device)
 
             # Write logs.
             if log is not None:
@@ -312,33 +330,13 @@ def _all_labels(training_set) -> torch.Tensor:
     return torch.from_numpy(np.stack([training_set.get_label(idx) for idx in range(len(training_set))]))
 
 
-def _tick_stats(run, device, start_time, tick_start_time, tick_end_time, tick_nimg, maintenance_sec) -> dict:
-    """The host's Progress, Timing and Resources statistics of a tick."""
-    total_sec, tick_sec = tick_end_time - start_time, tick_end_time - tick_start_time
-    on_cuda = device.type == "cuda"
-    values = {
-        "Progress/tick": run.cur_tick,
-        "Progress/kimg": run.cur_nimg / 1000,
-        "Progress/augment": float(run.augment_pipe.p) if run.augment_pipe is not None else 0,
-        "Timing/total_sec": total_sec,
-        "Timing/sec_per_tick": tick_sec,
-        "Timing/sec_per_kimg": tick_sec / tick_nimg * 1000,
-        "Timing/maintenance_sec": maintenance_sec,
-        "Timing/total_hours": total_sec / 3600,
-        "Timing/total_days": total_sec / 86400,
-        "Resources/cpu_mem_gb": psutil.Process().memory_info().rss / 2**30,
-        "Resources/peak_gpu_mem_gb": torch.cuda.max_memory_allocated(device) / 2**30 if on_cuda else 0,
-    }
-    if on_cuda:
-        torch.cuda.reset_peak_memory_stats(device)
-    return {name: dict(num=1, mean=float(value), std=0.0) for name, value in values.items()}
-
-
 def _save_snapshot(path: Path, run: TrainingState, training_set_kwargs: dict) -> None:
     """Write the host's network pickle: CPU copies in evaluation mode."""
     data: dict[str, Any] = dict(training_set_kwargs=dict(training_set_kwargs))
     for name in ("G", "D", "G_ema", "augment_pipe"):
         module = getattr(run, name)
+        if run.fade is not None and name in ("G", "G_ema"):
+            module = run.fade.baked(module)
         data[name] = None if module is None else copy.deepcopy(module).eval().requires_grad_(False).cpu()
     checkpoint.save_network_pkl(path, data)
 

@@ -84,7 +84,7 @@ def make_gan(folder, kimgs=(0, 1, 2, 3, 4, 5, 6, 7), data="data/shapes.zip", com
 def make_model(folder, gan, kind="distill", finished=True, **options):
     """A run of invert.py."""
     folder.mkdir(parents=True)
-    given = dict(network=f"{gan}/network-snapshot-000007.pkl", data="data/shapes.zip", seed=3, steps=20, **options)
+    given = dict(network=f"{gan}/network-snapshot-000007.pkl", data="data/shapes.zip", seed=3, steps=20) | options
     about = dict(options=given, command=f"python invert.py {kind} --outdir={folder.parent}", date="2026-11-24")
     if finished:
         (folder / "model.json").write_text(json.dumps(dict(about, kind=kind, resolution=32)))

@@ -1,7 +1,6 @@
 """Benchmarks: the arithmetic of their scores and tables."""
 
 import json
-import math
 from pathlib import Path
 
 import pytest
@@ -28,17 +27,6 @@ def test_finished_runs_are_not_repeated_and_the_table_has_mean_and_deviation(tmp
 def test_unknown_setting_is_named():
     result = CliRunner().invoke(emergence.main, ["--data=a.zip", "--judge=b.pt", "--settings=shiftless"])
     assert result.exit_code == 2 and "got shiftless" in result.output
-
-
-def test_scores_are_taken_from_the_record_of_eval():
-    record = dict(protocol="generated", num=10, num_detected=8, coverage=0.3, teacher_coverage=0.2, all=dict(iou=0.8),
-                  detected=dict(iou=0.9, full_mask_iou=0.25), teacher=dict(weights="j.pt"), network="n.pkl", seed=1,
-                  base="bundled", command="c")
-    scores = emergence.flat_scores(record)
-    assert scores == dict(mean_iou=0.8, mean_iou_detected=0.9, detected=8, num=10, reference_iou=0.25, coverage=0.3,
-                          judge_coverage=0.2, judge="j.pt", network="n.pkl", seed=1, base="bundled", command="c")
-    nothing_seen = emergence.flat_scores(dict(record, num_detected=0, detected=None))
-    assert math.isnan(nothing_seen["reference_iou"]) and nothing_seen["mean_iou"] == 0.8
 
 
 def test_segmentation_trains_each_network_once_and_scores_all_together(tmp_path, monkeypatch):
@@ -85,7 +73,7 @@ def test_objects_trains_a_judge_and_generators_and_keeps_what_is_finished(tmp_pa
     assert (row["num"], row["train_seed"], len(row["coverage"])) == (5, 0, 2) and 0 <= row["matched_iou"] <= 1
     assert "--objects=2" in row["train_command"] and "--resolution=16" in row["train_command"]
     assert f"mean matched IoU {row['matched_iou']:.3f} +- 0.000" in result.stderr
-    monkeypatch.setattr(objects, "run_logged", lambda *_args: pytest.fail("a finished run was repeated"))
+    monkeypatch.setattr(objects, "Shell", lambda: pytest.fail("a finished run was repeated"))
     monkeypatch.setattr(objects, "train_judge", lambda *_args, **_kwargs: pytest.fail("the judge was trained again"))
     assert json.loads(CliRunner().invoke(objects.main, args).stdout)["results"] == record["results"]
 

@@ -73,7 +73,8 @@ def test_examples_are_accepted(source, data, tmp_path, monkeypatch):
 
 def test_config_has_exactly_the_loops_parameters(data):
     keys = set(dry(data, "--cfg=demo")) - {"base"}
-    assert keys == set(inspect.signature(training_loop).parameters) - {"rank", "abort_fn", "progress_fn"}
+    assert keys == set(inspect.signature(training_loop).parameters) - {
+        "rank", "training_set", "abort_fn", "progress_fn"}
 
 
 def test_dry_run_makes_no_folder(data, tmp_path):
@@ -140,6 +141,17 @@ def test_path_length_is_off_and_warned_about(data):
     assert "WARNING: --pl-weight" in result.stderr
 
 
+def test_wgan_gp_has_the_papers_weights_and_its_penalty_in_every_step(data):
+    options = dry(data, "--cfg=demo", "--gan-loss=wgan-gp")  # The preset's gamma is R1's: not an error, not used.
+    loss = options["loss_kwargs"]
+    assert loss["class_name"] == "layered_plugin.gan_loss.WganGpLoss"
+    assert (loss["gp_weight"], loss["drift_weight"]) == (10, 0.001) and "r1_gamma" not in loss
+    assert options["D_reg_interval"] is None
+    changed = dry(data, "--gan-loss=wgan-gp", "--gp-weight=1", "--drift-weight=0")["loss_kwargs"]
+    assert (changed["gp_weight"], changed["drift_weight"]) == (1, 0)
+    assert dry(data)["loss_kwargs"]["r1_gamma"] > 0 and dry(data)["D_reg_interval"] == 16
+
+
 def test_precision_follows_the_cpu(data, monkeypatch):
     for fast, expected in [(True, 4), (False, 0)]:
         monkeypatch.setattr(device, "has_fast_bf16", lambda fast=fast: fast)
@@ -165,6 +177,9 @@ def test_precision_follows_the_cpu(data, monkeypatch):
     (["--shift=0.7"], "--shift"),
     (["--cfg=cars"], "--cfg"),
     (["--kimg=0"], "--kimg"),
+    (["--gan-loss=wgan-gp", "--gamma=1"], "--gamma is R1's weight, which --gan-loss=wgan-gp has not; see --gp-weight"),
+    (["--gp-weight=1"], "--gp-weight needs --gan-loss=wgan-gp"),
+    (["--drift-weight=0", "--gan-loss=logistic"], "--drift-weight needs --gan-loss=wgan-gp"),
 ])
 def test_wrong_option_is_named_with_its_rule(data, args, words):
     result = invoke("--outdir=out", f"--data={data}", "-n", *args)

@@ -64,6 +64,28 @@ def test_preload_changes_no_picture(folder, in_memory, monkeypatch):
         assert (pictures[idx + 5][0] == plain[idx][0][:, :, ::-1]).all()
 
 
+def test_reduced_pictures_are_antialiased_and_come_from_memory(folder, monkeypatch):
+    noise = np.random.RandomState(0).randint(0, 256, [24, 24, 3], dtype=np.uint8)
+    PIL.Image.fromarray(noise).save(folder / "0.png")
+    pictures = PictureDataset(folder, size_px=24, xflip=True)
+    assert pictures.preload()
+    monkeypatch.setattr(pictures._source, "open", lambda _name: pytest.fail("read from disk again"))
+    smaller = pictures.reduced(8)
+    monkeypatch.setattr(smaller._source, "open", lambda _name: pytest.fail("read from disk again"))
+    assert smaller.preload() and pictures.reduced(24).preload()
+    assert smaller.image_shape == [3, 8, 8] and len(smaller) == 10 and pictures.reduced(24) is pictures
+    expected = to_square(PIL.Image.fromarray(noise), 8)
+    assert (smaller[0][0] == expected).all() and (smaller[5][0] == expected[:, :, ::-1]).all()
+    assert smaller[0][0].std() < 0.5 * noise.std()  # Every third pixel would keep the deviation.
+
+
+def test_reduced_pictures_are_read_where_memory_is_short(folder, monkeypatch):
+    monkeypatch.setattr(dataset, "CACHE_BYTES", 0)
+    pictures = PictureDataset(folder, size_px=24)
+    assert not pictures.preload() and not pictures.reduced(8).preload()
+    assert (pictures.reduced(8)[1][0] == 40 * 1 + 10).all()
+
+
 def test_subset_is_preloaded_alone(folder):
     (folder / "9.png").write_bytes(b"broken")
     pictures = PictureDataset(folder, size_px=8, max_size=2, random_seed=0)

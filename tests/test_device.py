@@ -1,5 +1,9 @@
 """Device and precision: the choice, its reason, and what is refused."""
 
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -28,3 +32,34 @@ def test_missing_device_is_refused(monkeypatch):
     assert device.choose_device("auto") == "cpu"
     with pytest.raises(ValueError, match="--device=cuda: .*; use --device=cpu"):
         device.choose_device("cuda")
+
+
+FAULTS = """
+import resource, sys, torch
+from layered_plugin.device import tune_cpu
+torch.set_num_threads(1)
+if sys.argv[1] == "tuned":
+    tune_cpu()
+def work():
+    for _ in range(20):
+        torch.ones(12_000_000)  # 48 MB, freed at once.
+work()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+work()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+def test_freed_memory_stays_with_a_tuned_process():
+    counts = {how: int(subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True,
+                                      check=True).stdout) for how in ("plain", "tuned")}
+    assert counts["tuned"] < 20 < 1000 < counts["plain"]
+
+
+def test_denormals_count_as_zero_in_a_tuned_process():
+    device.tune_cpu()
+    try:
+        assert (torch.full([64], 1e-30) * 1e-10 == 0).all()
+    finally:
+        torch.set_flush_denormal(False)

@@ -10,7 +10,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 from training.networks import Discriminator
 
-from layered_plugin import checkpoint
+from layered_plugin import checkpoint, gan_loss
 from layered_plugin.loss import LayeredLoss
 from layered_plugin.networks import LayeredGenerator
 from layered_plugin.phases import setup_phases
@@ -31,7 +31,12 @@ def draw_like_rank(rank: int, num: int):
     return random_shift
 
 
-def step(rank: int, world: int) -> dict[str, torch.Tensor]:
+def halfway(real_img: torch.Tensor, gen_img: torch.Tensor) -> torch.Tensor:
+    """Interpolates that do not depend on how the batch is shared out."""
+    return (real_img + gen_img) / 2
+
+
+def step(rank: int, world: int, loss_name: str) -> dict[str, torch.Tensor]:
     """Three optimizer steps of every phase on the rows of a rank; returns the weights."""
     import layered_plugin.loss as loss_module
 
@@ -46,9 +51,14 @@ def step(rank: int, world: int) -> dict[str, torch.Tensor]:
     modules = dict(G_mapping=G.mapping, G_synthesis=G.synthesis, D=D)
     if world > 1:
         modules = {name: DistributedDataParallel(net) for name, net in modules.items()}
-    loss = LayeredLoss("cpu", **modules, style_mixing_prob=0, bg_jitter=0, r1_gamma=1.0, mask_min=0.6)
+    plain = dict(style_mixing_prob=0, bg_jitter=0, mask_min=0.6)
+    if loss_name == "wgan-gp":
+        gan_loss.interpolate = halfway
+        loss = gan_loss.WganGpLoss("cpu", **modules, **plain)
+    else:
+        loss = LayeredLoss("cpu", **modules, r1_gamma=1.0, **plain)
     opt = dict(class_name="torch.optim.Adam", lr=0.01, betas=[0.0, 0.99], eps=1e-8)
-    phases = setup_phases("G", G, opt, None) + setup_phases("D", D, opt, 2)
+    phases = setup_phases("G", G, opt, None) + setup_phases("D", D, opt, None if loss_name == "wgan-gp" else 2)
     G.requires_grad_(False)
     D.requires_grad_(False)
     data = torch.Generator().manual_seed(5)
@@ -68,21 +78,25 @@ def step(rank: int, world: int) -> dict[str, torch.Tensor]:
             for letter, net in (("G", G), ("D", D)) for name, param in net.named_parameters()}
 
 
-def step_and_save(rank: int, folder: str) -> None:
+def step_and_save(rank: int, folder: str, loss_name: str) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/init", rank=rank, world_size=WORLD)
-    weights = step(rank, WORLD)
+    weights = step(rank, WORLD, loss_name)
     torch.save(weights, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
-def test_two_processes_step_to_the_weights_of_one(tmp_path, monkeypatch):
+@pytest.mark.parametrize("loss_name", ["logistic", "wgan-gp"])
+def test_two_processes_step_to_the_weights_of_one(loss_name, tmp_path, monkeypatch):
     import layered_plugin.loss as loss_module
 
-    monkeypatch.setattr(loss_module, "random_shift", loss_module.random_shift)  # Restored after the test.
-    torch.multiprocessing.start_processes(step_and_save, args=(str(tmp_path),), nprocs=WORLD, start_method="spawn")
+    # Restored after the test.
+    monkeypatch.setattr(loss_module, "random_shift", loss_module.random_shift)
+    monkeypatch.setattr(gan_loss, "interpolate", gan_loss.interpolate)
+    torch.multiprocessing.start_processes(step_and_save, args=(str(tmp_path), loss_name), nprocs=WORLD,
+                                          start_method="spawn")
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(WORLD)]
-    single = step(0, 1)
+    single = step(0, 1, loss_name)
     for name, value in single.items():
         assert torch.equal(ranks[0][name], ranks[1][name]), name
         assert torch.allclose(ranks[0][name], value, rtol=1e-3, atol=1e-4), name

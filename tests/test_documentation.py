@@ -6,6 +6,8 @@ import pytest
 from command_examples import find_command, find_examples, help_texts, parse
 
 ROOT = Path(__file__).resolve().parent.parent
+BENCHMARKS = ("ablation", "emergence", "growing", "judge", "objects", "scaling", "segmentation", "time_to_masks",
+              "training_throughput")
 
 
 @pytest.mark.parametrize("source", ["README.md", *sorted(f"docs/{path.name}" for path in ROOT.glob("docs/*.md"))])
@@ -14,10 +16,11 @@ def test_every_command_in_the_documentation_is_accepted(source):
         parse(find_command(name), args)
 
 
-@pytest.mark.parametrize("name", ["train_layered.py", "invert.py", "eval.py", "-m layered_plugin.shapes",
-                                  "-m layered_plugin.composites", "-m layered_plugin.generate",
-                                  "-m benchmarks.emergence", "-m benchmarks.judge", "-m benchmarks.objects",
-                                  "-m benchmarks.segmentation"])
+@pytest.mark.parametrize("name", [
+    "train_layered.py", "invert.py", "eval.py",
+    *(f"-m layered_plugin.{name}" for name in ("composites", "flops", "generate", "import_data", "shapes")),
+    *(f"-m benchmarks.{name}" for name in BENCHMARKS),
+])
 def test_every_help_has_examples_that_are_accepted(name):
     examples = [example for text in help_texts(find_command(name)) for example in find_examples(text)]
     assert len(examples) >= 1

@@ -5,6 +5,7 @@ import torch
 from tiny_models import make_generator
 from torch import nn
 
+from layered_plugin import device
 from layered_plugin import encoder as encoder_module
 from layered_plugin.compose import Layers, composite
 from layered_plugin.encoder import Codes, Encoder, decode, move_foreground
@@ -29,6 +30,17 @@ def test_the_head_sees_every_place_of_the_features(resolution, side):
     assert E.head.in_features == 512 * side * side
     assert E.body(torch.zeros(1, 3, resolution, resolution)).shape == (1, 512, side, side)
     assert E(torch.zeros(2, 3, resolution, resolution)).ws.shape == (2, 2, 4)
+
+
+def test_body_computes_in_half_precision_where_that_is_fast_and_codes_stay_float32(monkeypatch):
+    torch.manual_seed(0)
+    E, img, found = Encoder(32, num_ws=2, w_dim=4).eval(), torch.rand(4, 3, 32, 32) * 2 - 1, []
+    nn.init.normal_(E.head.weight)
+    for fast in (False, True):
+        monkeypatch.setattr(device, "has_fast_bf16", lambda fast=fast: fast)
+        found.append(E(img).ws)
+    assert found[0].dtype == found[1].dtype == torch.float32 and not torch.equal(*found)
+    assert (found[0] - found[1]).abs().max() < 0.05 * found[0].std()
 
 
 class Flat(nn.Module):

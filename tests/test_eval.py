@@ -14,6 +14,7 @@ import PIL.Image
 import pytest
 import torch
 from click.testing import CliRunner
+from tiny_models import make_gan_run
 
 import eval as eval_script
 from layered_plugin import baselines, eval_commands, score_output
@@ -22,6 +23,7 @@ from layered_plugin.eval_options import make_teacher
 from layered_plugin.judge import save_judge
 from layered_plugin.model_file import save_model
 from layered_plugin.networks import LayeredGenerator
+from layered_plugin.teachers import TeacherError
 from layered_plugin.unet import UNet
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -112,7 +114,7 @@ def test_examples_are_accepted(name, source, monkeypatch):
     for example in examples:
         result = invoke(name, *shlex.split(example))
         assert result.exit_code == 0, (example, result.output)
-    assert len(given) == len(examples) and (source != "help" or len(examples) == 3)
+    assert len(given) == len(examples) and (source != "help" or len(examples) >= 3)
 
 
 @pytest.mark.parametrize("name", ["generated", "real"])
@@ -142,7 +144,7 @@ def test_generated_adds_fid_and_kid_on_the_pictures_of_training(run, judge, pair
         def __init__(self, weights, device):
             self.weights = weights
 
-        def __call__(self, G_ema, real, num, seed, trunc, batch):
+        def __call__(self, G_ema, real, num, seed, trunc, batch, labels):
             assert real[0].shape == (3, 16, 16) and G_ema.img_resolution == 16  # Cropped from 18x18.
             return dict(fid=1.5, kid=0.5, num_gen=num, num_real=len(real))
 
@@ -151,6 +153,57 @@ def test_generated_adds_fid_and_kid_on_the_pictures_of_training(run, judge, pair
     record, _ = scored("generated", f"--network={run}", "--teacher=unet", f"--weights={judge}", "--num=3",
                        f"--fid={data}", "--fid-weights=inception.pth")
     assert record["fidelity"] == dict(fid=1.5, kid=0.5, num_gen=3, num_real=4, data=data)
+
+
+def test_several_networks_have_a_mean_and_a_deviation(run, judge, tmp_path):
+    other = make_gan_run(tmp_path / "00001-gan", seed=1)
+    (other / "training_options.json").write_text("{}")
+    (run / "metric-generated.jsonl").unlink(missing_ok=True)
+    args = ["--teacher=unet", f"--weights={judge}", "--num=20"]
+    found, stderr = scored("generated", f"--network={run}", f"--network={other}", *args)
+    single, _ = scored("generated", f"--network={other}", *args)
+    first, second = found["networks"]
+    assert {**second, "command": 0} == {**single, "command": 0} and first["network"] != second["network"]
+    for name in ("coverage", "mean_iou", "num_detected"):
+        values = [first[name], second[name]]
+        assert found["over_networks"][name]["mean"] == pytest.approx(np.mean(values))
+        assert found["over_networks"][name]["deviation"] == pytest.approx(np.std(values))
+    assert found["over_networks"]["all"]["iou"]["mean"] == pytest.approx(
+        (first["all"]["iou"] + second["all"]["iou"]) / 2)
+    assert "over 2 networks: IoU" in stderr and stderr.count("scenes with an object") == 2
+    assert lines(run / "metric-generated.jsonl") == [first]
+    assert lines(other / "metric-generated.jsonl") == [second, single]
+
+
+def test_scores_of_a_network_are_kept_if_the_next_one_fails(run, judge, tmp_path, monkeypatch):
+    other = make_gan_run(tmp_path / "00001-gan", seed=1)
+    (run / "metric-generated.jsonl").unlink(missing_ok=True)
+    calls, score = [], eval_commands.scoring.score_generated
+
+    def second_fails(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == 2:
+            raise TeacherError("no memory left")
+        return score(*args, **kwargs)
+
+    monkeypatch.setattr(eval_commands.scoring, "score_generated", second_fails)
+    result = invoke("generated", f"--network={run}", f"--network={other}", "--teacher=unet", f"--weights={judge}",
+                    "--num=4")
+    assert result.exit_code == 1 and "no memory left" in result.stderr
+    assert [line["num"] for line in lines(run / "metric-generated.jsonl")] == [4]
+
+
+def test_networks_of_two_resolutions_need_a_size_for_the_judge(run, judge, tmp_path):
+    torch.manual_seed(0)
+    G = LayeredGenerator(z_dim=8, c_dim=0, w_dim=8, img_resolution=8, img_channels=3,
+                         mapping_kwargs=dict(num_layers=1), synthesis_kwargs=dict(channel_base=64, channel_max=4))
+    data = dict(G=G, D=G, G_ema=G, training_set_kwargs=None, augment_pipe=None)
+    save_network_pkl(tmp_path / "small.pkl", data)
+    args = ["generated", f"--network={run}", f"--network={tmp_path / 'small.pkl'}", "--teacher=unet",
+            f"--weights={judge}", "--num=4"]
+    result = invoke(*args)
+    assert result.exit_code == 2 and "one resolution, got [8, 16]; or --detector-size" in result.stderr
+    assert len(scored(*args, "--detector-size=16")[0]["networks"]) == 2
 
 
 def test_real_scores_models_and_baselines_alike(model, pairs):

@@ -1,6 +1,7 @@
 """The report: every number from the records, all text escaped, gaps and damage named, nothing loaded from outside."""
 
 import inspect
+import json
 import re
 import shlex
 import shutil
@@ -196,6 +197,49 @@ def test_models_given_are_shown_and_those_of_another_network_are_noted(tmp_path,
     assert names == ["00002-minedistilled U-Net", "00003-othersdistilled U-Net"]
     (note,) = [text for text in page.texts("p") if text.startswith("Trained on another network")]
     assert note.endswith("runs/00001-a/network-snapshot-000007.pkl")
+
+
+def seeds(tmp_path):
+    """Three generators that differ in the seed and one in more, with a scored model of each."""
+    gans = []
+    for idx, iou in enumerate((0.6, 0.7, 0.8, 0.1)):
+        gan = make_gan(tmp_path / f"0000{idx}-shapes-seed{idx}", kimgs=(0, 7))
+        options = json.loads((gan / "training_options.json").read_text())
+        options.update(random_seed=idx, run_dir=str(gan), batch_size=32 if idx < 3 else 64)
+        options["training_set_kwargs"]["random_seed"] = idx
+        (gan / "training_options.json").write_text(json.dumps(options))
+        (gan / "metric-generated.jsonl").write_text(lines([generated_record(gan, iou)]))
+        model = make_model(tmp_path / f"0001{idx}-distill", gan, seed=idx)
+        (model / "metric-real.jsonl").write_text(lines([real_record(model, iou + 0.1)]))
+        gans.append(gan)
+    return gans
+
+
+def test_scores_of_other_seeds_have_a_mean_and_a_deviation(tmp_path):
+    page = Page(html_report.write_report(seeds(tmp_path)[1]))
+    rows = table_rows(page)
+    means = [row for row in rows if row[0] == "3 seeds"]
+    assert [row[1] for row in means] == ["0.700", "0.800"]
+    assert f"\N{PLUS-MINUS SIGN} {(2 / 3) ** 0.5 / 10:.3f}" in page.texts("span", class_="interval")
+    assert [row[:2] for row in rows if row[0].endswith("distill")] == [
+        ["00010-distill", "0.700"], ["00012-distill", "*0.900*"], ["00011-distill", "0.800"]]
+    own, name = [row[0] for row in rows if "seed1/" in row[0]], "00001-shapes-seed1/network-snapshot-000007.pkl"
+    assert own == [name] and not any("seed3" in row[0] for row in rows)
+    cards = dict(zip(page.texts("span", class_="label"), page.texts("span", class_="value"), strict=True))
+    assert (cards["mean IoU, generated"], cards["mean IoU, real"]) == ("0.700", "0.800"), "its own, not a sibling's"
+    assert [text for text in page.texts("h3") if text.startswith("0001")] == ["00011-distilldistilled U-Net"]
+
+
+def test_models_trained_otherwise_are_no_seeds_of_one(tmp_path):
+    gan = seeds(tmp_path)[0]
+    for idx in (1, 2):
+        about = json.loads((tmp_path / f"0001{idx}-distill" / "model.json").read_text())
+        about["options"]["steps"] = 100 + idx
+        (tmp_path / f"0001{idx}-distill" / "model.json").write_text(json.dumps(about))
+    page = Page(html_report.write_report(gan, models=[tmp_path / "00013-distill"]))
+    rows = table_rows(page)
+    assert [row[1] for row in rows if row[0] == "3 seeds"] == ["0.700"], "of generated scenes alone"
+    assert not any(row[0] in ("2 seeds", "4 seeds") for row in rows)
 
 
 def test_report_of_a_model_finds_the_training_run(runs):

@@ -19,7 +19,7 @@ from tiny_models import make_gan_run, make_model, make_pictures, small_resnet
 
 import invert
 import train_layered
-from layered_plugin import encoder, train_distilled, train_encoder
+from layered_plugin import encoder, settling
 from layered_plugin.checkpoint import save_network_pkl
 from layered_plugin.inversion import EncoderTraining
 from layered_plugin.model_file import load_tensors
@@ -35,8 +35,7 @@ TRAIN = ["train", "--steps=3", "--batch=2", "--feature-resolution=8", "--device=
 def _quick():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(encoder, "resnet18", small_resnet)
-        for module in (train_distilled, train_encoder):
-            patch.setattr(module, "SETTLE_BATCH", 4)
+        patch.setattr(settling, "SETTLE_BATCH", 4)
         yield
 
 

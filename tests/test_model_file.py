@@ -15,8 +15,8 @@ from tiny_models import Bomb, make_discriminator, make_encoder, make_generator, 
 
 from layered_plugin import encoder
 from layered_plugin.model_file import (
-    CLASSES,
     KINDS,
+    MAKERS,
     ModelError,
     fill,
     find_model,
@@ -31,7 +31,7 @@ from layered_plugin.segmenter import Segmenter
 from layered_plugin.unet import UNet, make_unet
 
 ROOT = Path(__file__).resolve().parent.parent
-NETWORKS = dict(unet=lambda: UNet((4, 8, 4)), E=lambda: make_encoder(make_generator()), G=make_generator,
+NETWORKS = dict(unet=lambda: make_unet((4, 8, 4, 6)), E=lambda: make_encoder(make_generator()), G=make_generator,
                 D=make_discriminator)
 
 
@@ -76,16 +76,21 @@ def test_models_give_the_same_results_in_a_fresh_process(tmp_path):
             np.testing.assert_array_equal(found[name], part)
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("name", MAKERS)
 def test_network_is_rebuilt_from_json_and_weights(tmp_path, name):
     net = NETWORKS[name]()
     save_tensors(tmp_path / "net.safetensors", {name: net})
     torch.manual_seed(99)
-    again = CLASSES[name](**json.loads(json.dumps(network_config(net))))
+    again = MAKERS[name](**json.loads(json.dumps(network_config(net))))
     assert fingerprint(again) != fingerprint(net)
     fill(again, name, load_tensors(tmp_path / "net.safetensors"), "net")
     assert fingerprint(again) == fingerprint(net)
     assert not again.training and not any(param.requires_grad for param in again.parameters())
+
+
+def test_unet_of_three_resolutions_is_rebuilt_as_such(tmp_path):
+    save_model(tmp_path, "distill", dict(unet=UNet((4, 8, 4))), dict(resolution=16))
+    assert type(load_model(tmp_path)[1]["unet"]) is UNet
 
 
 def test_fingerprint_tells_weights_apart_but_not_their_layout():

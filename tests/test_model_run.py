@@ -82,6 +82,39 @@ def test_second_ctrl_c_acts_at_once(tmp_path):
         toy.run.loop(lambda number: toy.step(number, 3, lambda: [kill("SIGINT")(), kill("SIGINT")()]))
 
 
+class Gpu:
+    """Stands for torch's default generator of a GPU."""
+
+    def __init__(self, monkeypatch):
+        self.generator = torch.Generator().manual_seed(5)
+        monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+        monkeypatch.setattr(torch.cuda, "get_rng_state", self.generator.get_state)
+        monkeypatch.setattr(torch.cuda, "set_rng_state", self.generator.set_state)
+
+    def draw(self):
+        return torch.rand(1, generator=self.generator).item()
+
+
+def test_run_goes_on_with_the_random_numbers_of_the_gpu(tmp_path, monkeypatch):
+    gpu = Gpu(monkeypatch)
+    toy = Toy(tmp_path / "parts")
+    toy.run.loop(lambda number: [gpu.draw(), toy.step(number, 3, kill("SIGTERM"))][1])
+    following = gpu.draw()
+    Gpu(monkeypatch).draw()
+    other = Gpu(monkeypatch)
+    Toy(tmp_path / "parts")
+    assert other.draw() == following
+
+
+def test_state_of_a_machine_without_gpu_is_read_on_one_with_it(tmp_path, monkeypatch, expected):
+    toy = Toy(tmp_path / "parts")
+    toy.run.loop(lambda number: toy.step(number, 3, kill("SIGTERM")))
+    gpu = Gpu(monkeypatch)
+    again = Toy(tmp_path / "parts")
+    assert gpu.draw() == Gpu(monkeypatch).draw()
+    assert again.run.loop(again.step) is None and again.result() == expected
+
+
 @pytest.mark.parametrize("at, start", [(1, 0), (2, 2), (5, 4)])
 def test_run_that_broke_off_goes_on_from_its_last_state(tmp_path, expected, at, start):
     def power_cut():

@@ -6,7 +6,8 @@ from torch import nn
 
 from layered_plugin.compose import composite
 from layered_plugin.encoder import Codes, decode
-from layered_plugin.inversion import refine_codes, settle_batch_norm
+from layered_plugin.inversion import refine_codes
+from layered_plugin.settling import settle_batch_norm
 
 
 def test_settled_statistics_are_the_plain_mean_over_the_batches():
@@ -67,6 +68,15 @@ def test_refined_pictures_do_not_influence_one_another():
         alone = refine_codes(training, Codes(*(part[idx:idx + 1] for part in codes)), img[idx:idx + 1], steps=5)
         assert torch.allclose(alone.ws[0], together.ws[idx], atol=2e-3)
         assert torch.allclose(alone.shift[0], together.shift[idx], atol=2e-4)
+
+
+def test_features_of_the_pictures_are_computed_once(monkeypatch):
+    training, _, _ = make()
+    codes, img = training.E.eval()(pictures()), pictures()
+    seen, features = [], training.features
+    monkeypatch.setattr(training, "features", lambda one: seen.append(torch.equal(one, img)) or features(one))
+    refine_codes(training, codes, img, steps=3)
+    assert seen == [True, False, False, False]
 
 
 def test_no_steps_leave_the_codes():

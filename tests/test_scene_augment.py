@@ -128,6 +128,15 @@ def test_so_many_are_bent(prob):
     assert changed.float().mean() == pytest.approx(prob, abs=0.08)
 
 
+@pytest.mark.parametrize("at", [(3.0, 12.0), (21.0, 12.0), (12.0, 3.0), (12.0, 21.0)])
+def test_object_cut_by_the_border_keeps_its_outline(at):
+    cut, whole = discs(20, at=at), discs(20)
+    both = Layers(*(torch.cat(parts) for parts in zip(cut, whole, strict=True)))
+    bent = vary_shape(both, 1.0, seeded())
+    assert torch.allclose(bent.mask[:20], cut.mask, atol=1e-5) and torch.allclose(bent.fg[:20], cut.fg, atol=1e-5)
+    assert ((bent.mask[20:] - whole.mask).abs().amax(dim=[1, 2, 3]) > 0.1).all()
+
+
 def test_none_are_bent_without_a_random_draw():
     layers, generator = discs(2), seeded()
     before = generator.get_state()

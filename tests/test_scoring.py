@@ -5,10 +5,10 @@ import PIL.Image
 import pytest
 import torch
 
-from layered_plugin import scoring
+from layered_plugin import pictures, scoring
 from layered_plugin.compose import Layers
 from layered_plugin.pictures import PictureSource
-from layered_plugin.scoring import Example, Extremes, draw_labels, score_generated, score_real
+from layered_plugin.scoring import Example, Extremes, score_generated, score_real
 from layered_plugin.segmenter import Segmentation
 
 # Generated scenes.
@@ -116,7 +116,6 @@ def test_truncation_and_labels_reach_the_generator():
     labels = torch.cat(G.labels)
     assert G.trunc == 0.7 and labels.shape == (50, 3)
     assert torch.equal(labels.sum(dim=1), torch.ones(50)) and labels.sum(dim=0).min() > 8
-    assert draw_labels(np.random.RandomState(0), 5, 0).shape == (5, 0)
 
 
 # Real pictures.
@@ -174,6 +173,19 @@ def test_real_scores_of_detected_and_of_all_pictures(source, batch):
     assert first["all"]["full_mask_iou"] == pytest.approx(0.5 * 4 / 5)
     assert {call[1:] for call in right.calls} == {(True, 4)} and sum(call[0] for call in right.calls) == 5
     assert [example.name for example in extremes[1].worst] == ["0.png", "1.png", "3.png", "4.png"]
+
+
+def test_refinement_gets_a_hundred_pictures_at_a_time_and_fewer_of_large_ones(tmp_path, monkeypatch, capsys):
+    source = PictureSource(write_pictures(tmp_path / "many", [(4, 4)] * 120))
+    segmenter = FakeSegmenter()
+    score_real([segmenter], source, source.names, left_half, baselines={}, refine=5)
+    assert segmenter.calls == [(100, False, 5), (20, False, 5)]
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1].startswith("Pictures: 120/120") and "s left" in said[0] and "s left" not in said[-1]
+    monkeypatch.setattr(pictures, "BATCH_PIXELS", 16 * 50)
+    segmenter.calls.clear()
+    score_real([segmenter], source, source.names, left_half, baselines={})
+    assert [call[0] for call in segmenter.calls] == [50, 50, 20]
 
 
 def test_network_size_squeezes_pictures_and_truth_first(source):

@@ -6,12 +6,13 @@ import pytest
 import torch
 from tiny_models import SIDE, make_model, picture, small_resnet
 
-from layered_plugin import encoder
+from layered_plugin import device, encoder
 from layered_plugin.compose import composite
 from layered_plugin.dataset import to_float, to_square, to_uint8
 from layered_plugin.encoder import decode
-from layered_plugin.model_file import ModelError, fingerprint, load_tensors
+from layered_plugin.model_file import ModelError, fingerprint, load_model, load_tensors, save_model
 from layered_plugin.segmenter import Segmenter
+from layered_plugin.unet import UNet
 
 KINDS = ["distill", "encoder"]
 
@@ -24,6 +25,12 @@ def models(tmp_path_factory):
         for kind in ("distill", "encoder", "chunks"):
             make_model(folder / kind, kind)
         yield folder
+
+
+@pytest.fixture(autouse=True)
+def _full_precision(monkeypatch):
+    """The same sums on every CPU."""
+    monkeypatch.setattr(device, "has_fast_bf16", lambda: False)
 
 
 @pytest.fixture
@@ -49,13 +56,30 @@ def test_results_have_the_pictures_own_size(load, kind, height, width):
     assert (found.error is None) == (kind == "distill")
 
 
-def test_distilled_mask_is_the_networks(load):
+def test_distilled_mask_is_the_networks(load, models):
     segmenter = load("distill")
     assert (segmenter.kind, segmenter.resolution, segmenter.options) == ("distill", SIDE, dict(seed=0))
-    expected = segmenter.networks["unet"](as_input(picture())).sigmoid()
+    expected = load_model(models / "distill")[1]["unet"](as_input(picture())).sigmoid()
     (found,) = segmenter([picture()])
     torch.testing.assert_close(torch.from_numpy(found.mask), expected[0, 0])
     assert found.mask.std() > 0
+
+
+def test_distilled_mask_is_much_the_same_in_half_precision(load, monkeypatch):
+    pictures = [picture(seed=seed) for seed in range(20)]
+    full = np.stack([found.mask for found in load("distill")(pictures)])
+    monkeypatch.setattr(device, "has_fast_bf16", lambda: True)
+    half = np.stack([found.mask for found in load("distill")(pictures)])
+    assert half.dtype == np.float32 and not np.array_equal(full, half)
+    assert ((full > 0.5) != (half > 0.5)).mean() < 0.02
+
+
+def test_model_of_three_resolutions_is_still_read(tmp_path):
+    unet = UNet((4, 6, 8)).eval()
+    save_model(tmp_path, "distill", dict(unet=unet), dict(resolution=SIDE))
+    (found,) = Segmenter.load(tmp_path, "cpu")([picture()])
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(found.mask), unet(as_input(picture())).sigmoid()[0, 0])
 
 
 def test_mask_of_a_larger_picture_is_stretched_bilinearly(load):

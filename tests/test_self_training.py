@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from layered_plugin import unet as unet_module
+from layered_plugin import device
 from layered_plugin.distill import PairFilter
 from layered_plugin.self_training import SelfTraining
 from layered_plugin.unet import Fitting, make_unet
@@ -17,7 +17,7 @@ ALL = PairFilter(min_coverage=0.0, max_coverage=1.0)
 @pytest.fixture(autouse=True)
 def _full_precision(monkeypatch):
     """The same sums on every CPU."""
-    monkeypatch.setattr(unet_module, "has_fast_bf16", lambda: False)
+    monkeypatch.setattr(device, "has_fast_bf16", lambda: False)
 
 
 def tiny(seed=0):

@@ -44,6 +44,12 @@ def test_true_mask_is_object_from_128_on(tmp_path, place, picture):
     assert mask.dtype == bool and mask.tolist() == [[False, False], [True, True]]
 
 
+def test_soft_mask_of_16_bits_is_object_from_half_on(tmp_path):
+    values = np.array([[0, 300], [0x7FFF, 0x8000], [0xC000, 0xFFFF]], np.uint16)
+    (mask,) = MaskTeacher(write_masks(tmp_path / "m", {"1.png": values}))([gray(3, 2)], ["1.png"])
+    assert mask.tolist() == [[False, False], [False, True], [True, True]]
+
+
 def test_true_mask_without_object_is_no_detection(tmp_path):
     masks = {"1.png": np.zeros((4, 6), np.uint8), "2.png": np.full((4, 6), 127, np.uint8)}
     assert MaskTeacher(write_masks(tmp_path / "m", masks))([gray()] * 2, ["1.png", "2.png"]) == [None, None]

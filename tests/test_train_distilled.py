@@ -8,7 +8,7 @@ import pytest
 from tiny_models import SIDE, default_options, make_gan_run, make_generator, make_pictures
 
 import invert
-from layered_plugin import train_distilled
+from layered_plugin import settling, train_distilled
 from layered_plugin.model_file import fingerprint, load_model
 from layered_plugin.pictures import PictureError
 from layered_plugin.unet import Fitting
@@ -23,8 +23,8 @@ def places(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr(train_distilled, "CHANNELS", (4, 4, 4))
-    monkeypatch.setattr(train_distilled, "SETTLE_BATCH", 4)
+    monkeypatch.setattr(train_distilled, "CHANNELS", (4, 4, 4, 4))
+    monkeypatch.setattr(settling, "SETTLE_BATCH", 4)
 
 
 def train(run_dir, places, **changes):

@@ -10,9 +10,9 @@ from click.testing import CliRunner
 from tiny_models import default_options, make_discriminator, make_gan_run, make_model, make_pictures, small_resnet
 
 import invert
-from layered_plugin import encoder, train_encoder
+from layered_plugin import encoder, settling, train_encoder
 from layered_plugin.checkpoint import save_network_pkl
-from layered_plugin.inversion import EncoderTraining
+from layered_plugin.inversion import DiscriminatorFeatures, EncoderTraining
 from layered_plugin.model_file import ModelError, fingerprint, load_model, load_tensors
 from layered_plugin.networks import LayeredGenerator
 from layered_plugin.pictures import PictureError
@@ -30,7 +30,7 @@ def places(tmp_path_factory):
 @pytest.fixture
 def _quick(monkeypatch):
     monkeypatch.setattr(encoder, "resnet18", small_resnet)
-    monkeypatch.setattr(train_encoder, "SETTLE_BATCH", 4)
+    monkeypatch.setattr(settling, "SETTLE_BATCH", 4)
 
 
 def options_of(places, **changes):
@@ -115,11 +115,30 @@ def test_finished_chunks_are_skipped(tmp_path, places, monkeypatch):
         (tmp_path / name).unlink()
     seen = []
     step = EncoderTraining.step
-    monkeypatch.setattr(EncoderTraining, "step", lambda self, img: seen.append(len(img)) or step(self, img))
+    monkeypatch.setattr(EncoderTraining, "step", lambda self, *args: seen.append(len(args[0])) or step(self, *args))
     train(tmp_path, places, mode="chunks", pretrain=0)
     assert seen == [2, 2, 2]  # Three steps: the second chunk alone.
     again = load_tensors(tmp_path / "chunk-00000.safetensors")
     assert all(torch.equal(first[key], again[key]) for key in first)
+
+
+@pytest.mark.usefixtures("_quick")
+def test_features_of_a_chunks_pictures_are_computed_once_and_belong_to_them(tmp_path, places, monkeypatch):
+    computed, step = [], EncoderTraining.step
+
+    def check(self, img, target):
+        assert torch.allclose(target, self.features(img), atol=1e-6)
+        computed.clear()
+        found = step(self, img, target)
+        assert len(computed) == 1, "those of the reconstruction alone"
+        return found
+
+    features = DiscriminatorFeatures.__call__
+    monkeypatch.setattr(DiscriminatorFeatures, "__call__",
+                        lambda self, img: computed.append(len(img)) or features(self, img))
+    monkeypatch.setattr(EncoderTraining, "step", check)
+    train(tmp_path, places, mode="chunks", pretrain=0)
+    assert computed == [2]
 
 
 @pytest.mark.usefixtures("_quick")

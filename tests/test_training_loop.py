@@ -107,6 +107,9 @@ VARIANTS = dict(
     rounds=dict(batch_gpu=4),
     two_objects=dict(G_kwargs=dict(class_name="layered_plugin.networks.LayeredGenerator", z_dim=8, w_dim=8,
                                    num_objects=2, synthesis_kwargs=dict(channel_base=64, channel_max=4))),
+    wgan_gp=dict(D_reg_interval=None, loss_kwargs=dict(class_name="layered_plugin.gan_loss.WganGpLoss"), batch_gpu=4,
+                 augment_kwargs=dict(class_name="training.augment.AugmentPipe", xflip=1, brightness=1), ada_target=0.0,
+                 ada_interval=3, ada_kimg=1),
 )
 
 
@@ -270,5 +273,5 @@ def test_parameters_are_the_hosts_and_ours():
              "batch_size", "batch_gpu", "ema_kimg", "ema_rampup", "G_reg_interval", "D_reg_interval", "augment_p",
              "ada_target", "ada_interval", "ada_kimg", "total_kimg", "kimg_per_tick", "image_snapshot_ticks",
              "network_snapshot_ticks", "resume_pkl", "cudnn_benchmark", "allow_tf32", "abort_fn", "progress_fn"}
-    ours = {"device", "resolution", "resume_state", "on_collapse"}
+    ours = {"device", "resolution", "resume_state", "on_collapse", "fade_kimg", "training_set"}
     assert set(inspect.signature(training_loop).parameters) == hosts | ours

@@ -1,19 +1,20 @@
 """The U-Net: what it computes, written out; seeds; the steps of its fitting."""
 
 import itertools
+import re
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from layered_plugin import unet as unet_module
-from layered_plugin.unet import Fitting, UNet, best_order, fast_half, make_unet
+from layered_plugin import device
+from layered_plugin.unet import FastUNet, Fitting, UNet, best_order, fold_batch_norm, make_unet
 
 
 @pytest.fixture(autouse=True)
 def _full_precision(monkeypatch):
     """The same sums on every CPU."""
-    monkeypatch.setattr(unet_module, "has_fast_bf16", lambda: False)
+    monkeypatch.setattr(device, "has_fast_bf16", lambda: False)
 
 
 @pytest.fixture(scope="module")
@@ -26,21 +27,37 @@ def unet():
     return net.eval().requires_grad_(False)
 
 
+@pytest.fixture(scope="module")
+def fast():
+    """As `unet`, a FastUNet."""
+    net = make_unet((3, 5, 4, 6), seed=0)
+    with torch.no_grad():
+        for _ in range(3):
+            net(torch.randn(4, 3, 16, 16))
+    return net.eval().requires_grad_(False)
+
+
+def convs(weights, name, x, places=((0, 1),)):
+    for conv, norm in places:
+        x = F.conv2d(x, weights[f"{name}.{conv}.weight"], padding=1)
+        mean, var = (weights[f"{name}.{norm}.running_{what}"].view(-1, 1, 1) for what in ("mean", "var"))
+        gain, bias = (weights[f"{name}.{norm}.{what}"].view(-1, 1, 1) for what in ("weight", "bias"))
+        x = ((x - mean) / (var + 1e-5).sqrt() * gain + bias).clamp(min=0)
+    return x
+
+
+def halve(x):
+    return torch.stack([x[:, :, i::2, j::2] for i in (0, 1) for j in (0, 1)]).amax(dim=0)
+
+
+def double(x):
+    return x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+
+
 def reference(weights, img):
     """Two convolutions each, max pooling down, nearest neighbours up, skip connections second."""
     def two_convs(name, x):
-        for conv, norm in ((0, 1), (3, 4)):
-            x = F.conv2d(x, weights[f"{name}.{conv}.weight"], padding=1)
-            mean, var = (weights[f"{name}.{norm}.running_{what}"].view(-1, 1, 1) for what in ("mean", "var"))
-            gain, bias = (weights[f"{name}.{norm}.{what}"].view(-1, 1, 1) for what in ("weight", "bias"))
-            x = ((x - mean) / (var + 1e-5).sqrt() * gain + bias).clamp(min=0)
-        return x
-
-    def halve(x):
-        return torch.stack([x[:, :, i::2, j::2] for i in (0, 1) for j in (0, 1)]).amax(dim=0)
-
-    def double(x):
-        return x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+        return convs(weights, name, x, ((0, 1), (3, 4)))
 
     x0 = two_convs("down0", img)
     x1 = two_convs("down1", halve(x0))
@@ -48,6 +65,55 @@ def reference(weights, img):
     x = two_convs("up1", torch.cat([double(x), x1], dim=1))
     x = two_convs("up0", torch.cat([double(x), x0], dim=1))
     return F.conv2d(x, weights["out.weight"], weights["out.bias"])
+
+
+def fast_reference(weights, img):
+    """One convolution at full resolution on either way; pixels of a 2x2 square become channels and back."""
+    def lift(name, x):
+        return F.conv2d(x, weights[f"{name}.weight"], weights[f"{name}.bias"])
+
+    def gather(x):
+        return torch.stack([x[:, :, i::2, j::2] for i in (0, 1) for j in (0, 1)], dim=2).flatten(1, 2)
+
+    def spread(x):
+        out = torch.zeros(len(x), x.shape[1] // 4, 2 * x.shape[2], 2 * x.shape[3])
+        for place in range(4):
+            out[:, :, place // 2::2, place % 2::2] = x[:, place::4]
+        return out
+
+    two = ((0, 1), (3, 4))
+    x0 = convs(weights, "down0", img)
+    x1 = convs(weights, "down1", gather(x0), two)
+    x2 = convs(weights, "down2", halve(x1), two)
+    x = convs(weights, "middle", halve(x2), two)
+    x = convs(weights, "up2", torch.cat([double(lift("lift2", x)), x2], dim=1))
+    x = convs(weights, "up1", torch.cat([double(lift("lift1", x)), x1], dim=1))
+    x = convs(weights, "up0", torch.cat([spread(lift("lift0", x)), x0], dim=1))
+    return lift("out", x)
+
+
+@pytest.mark.parametrize("height, width", [(16, 16), (8, 24), (8, 8)])
+def test_the_fast_one_computes_what_the_docstring_says(fast, height, width):
+    img = torch.rand(2, 3, height, width) * 2 - 1
+    logits = fast(img)
+    assert logits.shape == (2, 1, height, width)
+    assert torch.allclose(logits, fast_reference(fast.state_dict(), img), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["unet", "fast"])
+def test_folded_normalisation_changes_nothing_but_the_number_of_operations(name, request):
+    net = request.getfixturevalue(name)
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    folded, img = fold_batch_norm(net), torch.randn(3, 3, 16, 16)
+    assert torch.allclose(folded(img), net(img), atol=1e-5)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
+    assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
+
+
+def test_channels_choose_the_network():
+    assert type(make_unet((4, 4, 4))) is UNet and type(make_unet([4, 4, 4, 4])) is FastUNet
+    with pytest.raises(ValueError, match=r"3 or 4 numbers, but got \[4, 4\]"):
+        make_unet((4, 4))
 
 
 @pytest.mark.parametrize("height, width", [(16, 16), (8, 20), (4, 4)])
@@ -69,9 +135,10 @@ def test_logits_are_of_either_sign(unet):
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 6, 8), (1, 3, 8, 6), (1, 1, 8, 8), (3, 8, 8)])
-def test_another_shape_is_told_back(unet, shape):
-    with pytest.raises(ValueError, match="divisible by 4, but got " + str(list(shape)).replace("[", r"\[")):
-        unet(torch.zeros(shape))
+def test_another_shape_is_told_back(unet, fast, shape):
+    for net, factor in ((unet, 4), (fast, 8)):
+        with pytest.raises(ValueError, match=f"divisible by {factor}, but got " + re.escape(str(list(shape)))):
+            net(torch.zeros(shape))
 
 
 def test_weights_come_from_the_seed_and_the_global_generators_are_left_alone(monkeypatch):
@@ -95,17 +162,17 @@ def test_without_a_seed_weights_come_from_the_global_generator():
 
 @pytest.mark.parametrize("fast", [False, True])
 def test_half_precision_is_for_cpus_with_hardware_for_it(monkeypatch, fast):
-    monkeypatch.setattr(unet_module, "has_fast_bf16", lambda: fast)
+    monkeypatch.setattr(device, "has_fast_bf16", lambda: fast)
     conv = torch.nn.Conv2d(1, 1, 1)
-    with fast_half(torch.device("cpu")):
+    with device.fast_half(torch.device("cpu")):
         assert conv(torch.zeros(1, 1, 2, 2)).dtype == (torch.bfloat16 if fast else torch.float32)
-    assert fast_half(torch.device("cuda"))._enabled is False
+    assert device.fast_half(torch.device("cuda"))._enabled is False
 
 
 def test_half_precision_fits_much_the_same(monkeypatch):
     losses = []
     for fast in (False, True):
-        monkeypatch.setattr(unet_module, "has_fast_bf16", lambda fast=fast: fast)
+        monkeypatch.setattr(device, "has_fast_bf16", lambda fast=fast: fast)
         torch.manual_seed(0)
         unet = make_unet((4, 4, 4), seed=0)
         losses.append(Fitting(unet, steps=2).step(*pair()))

@@ -13,7 +13,7 @@ from layered_plugin.checkpoint import save_network_pkl
 from layered_plugin.encoder import Encoder
 from layered_plugin.model_file import fingerprint, save_model, save_tensors
 from layered_plugin.networks import LayeredGenerator
-from layered_plugin.unet import UNet
+from layered_plugin.unet import FastUNet
 
 SIDE = 16
 
@@ -62,7 +62,7 @@ def make_model(folder, kind="distill", seed=0, chunks=(("a.png", "b.png"), ("c.p
     folder.mkdir(parents=True)
     if kind == "distill":
         torch.manual_seed(seed)
-        unet = UNet((4, 4, 4)).eval()
+        unet = FastUNet((4, 4, 4, 4)).eval()
         nn.init.normal_(unet.out.weight, std=30)  # So that masks have both black and white.
         save_model(folder, kind, dict(unet=unet), dict(resolution=SIDE, options=dict(seed=seed)))
         return folder

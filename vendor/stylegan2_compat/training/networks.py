@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch_utils import misc, persistence
-from torch_utils.ops import bias_act, conv2d_resample, fma, upfirdn2d
+from torch_utils.ops import bias_act, conv2d_resample, scaled_bias_act, upfirdn2d
 
 FIR_TAPS = [1, 3, 3, 1]  # Default low-pass filter of every resampling layer.
 NO_KWARGS: dict[str, Any] = {}
@@ -100,6 +100,41 @@ def _grouped_modconv(x: Tensor, weight: Tensor, styles: Tensor, demod: Tensor | 
     return x.reshape(batch, -1, *x.shape[2:])
 
 
+def _modconv(
+    x: Tensor,
+    weight: Tensor,
+    styles: Tensor,
+    up: int,
+    down: int,
+    padding: int | Sequence[int],
+    resample_filter: Tensor | None,
+    demodulate: bool,
+    flip_weight: bool,
+    fused_modconv: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """`modulated_conv2d` without noise, up to a scale [N, O] of the result that is left to the caller; None = 1."""
+    batch = x.shape[0]
+    in_channels, *kernel = weight.shape[1:]
+    misc.assert_shape(x, [batch, in_channels, None, None])
+    misc.assert_shape(styles, [batch, in_channels])
+
+    # float16 overflows easily: bring weights and styles to unit range first. Both factors cancel in the demodulation.
+    if demodulate and x.dtype == torch.float16:
+        fan_in = in_channels * math.prod(kernel)
+        weight = weight / (weight.abs().amax(dim=[1, 2, 3], keepdim=True) * math.sqrt(fan_in))
+        styles = styles / styles.abs().amax(dim=1, keepdim=True)
+    demod = _demodulation(weight, styles) if demodulate else None
+
+    resample = dict(f=resample_filter, up=up, down=down, padding=padding, flip_weight=flip_weight)
+    if kernel == [1, 1] and up == down == 1 and padding == 0:
+        return _pointwise_modconv(x, weight, styles, demod), None
+    if fused_modconv and (batch == 1 or x.device.type != "cpu"):
+        # On the CPU a grouped convolution is slower than a plain one with two extra products, so batches skip it.
+        return _grouped_modconv(x, weight, styles, demod, **resample), None
+    x = scaled_bias_act.scaled_bias_act(x, styles)
+    return conv2d_resample.conv2d_resample(x=x, w=weight.to(x.dtype), **resample), demod
+
+
 def modulated_conv2d(
     x: Tensor,
     weight: Tensor,
@@ -119,7 +154,7 @@ def modulated_conv2d(
         x: Feature maps, [N, I, H, W], floating point.
         weight: Shared kernels, [O, I, k, k].
         styles: Scale of each input channel, [N, I].
-        noise: Added to the result; broadcastable to it; None adds nothing.
+        noise: Added to the result; [N, 1, H, W], [1, 1, H, W] or [H, W] of the result; None adds nothing.
         up: Integer up-sampling factor.
         down: Integer down-sampling factor.
         padding: Padding of the up-sampled input in pixels.
@@ -135,32 +170,12 @@ def modulated_conv2d(
     Raises:
         AssertionError: If the shapes of x, weight and styles do not agree.
     """
-    batch = x.shape[0]
-    in_channels, *kernel = weight.shape[1:]
-    misc.assert_shape(x, [batch, in_channels, None, None])
-    misc.assert_shape(styles, [batch, in_channels])
-
-    # float16 overflows easily: bring weights and styles to unit range first. Both factors cancel in the demodulation.
-    if demodulate and x.dtype == torch.float16:
-        fan_in = in_channels * math.prod(kernel)
-        weight = weight / (weight.abs().amax(dim=[1, 2, 3], keepdim=True) * math.sqrt(fan_in))
-        styles = styles / styles.abs().amax(dim=1, keepdim=True)
-    demod = _demodulation(weight, styles) if demodulate else None
-
-    resample = dict(f=resample_filter, up=up, down=down, padding=padding, flip_weight=flip_weight)
-    if kernel == [1, 1] and up == down == 1 and padding == 0:
-        x = _pointwise_modconv(x, weight, styles, demod)
-    elif fused_modconv and (batch == 1 or x.device.type != "cpu"):
-        # On the CPU a grouped convolution is slower than a plain one with two extra products, so batches skip it.
-        x = _grouped_modconv(x, weight, styles, demod, **resample)
-    else:
-        x = x * styles.to(x.dtype)[:, :, None, None]
-        x = conv2d_resample.conv2d_resample(x=x, w=weight.to(x.dtype), **resample)
-        if demod is not None:
-            demod = demod.to(x.dtype)[:, :, None, None]
-            return x * demod if noise is None else fma.fma(x, demod, noise.to(x.dtype))
-    # Out of place: the convolution may return a view that autograd does not let us change.
-    return x if noise is None else x + noise.to(x.dtype)
+    x, scale = _modconv(
+        x, weight, styles, up, down, padding, resample_filter, demodulate, flip_weight, fused_modconv
+    )
+    if scale is None and noise is None:
+        return x
+    return scaled_bias_act.scaled_bias_act(x, scale, noise)
 
 
 @persistence.persistent_class
@@ -396,20 +411,27 @@ class SynthesisLayer(torch.nn.Module):
         """
         side = self.resolution // self.up
         misc.assert_shape(x, [None, self.weight.shape[1], side, side])
-        x = modulated_conv2d(
-            x=x,
-            weight=self.weight,
-            styles=self.affine(w),
-            noise=self._noise(noise_mode, x.shape[0], x.device),
+        noise = self._noise(noise_mode, x.shape[0], x.device)
+        x, scale = _modconv(
+            x,
+            self.weight,
+            self.affine(w),
             up=self.up,
+            down=1,
             padding=self.padding,
             resample_filter=self.resample_filter,
+            demodulate=True,
             flip_weight=self.up == 1,
             fused_modconv=fused_modconv,
         )
-        clamp = _scaled_clamp(self.conv_clamp, gain)
-        return bias_act.bias_act(
-            x, self.bias.to(x.dtype), act=self.activation, gain=self.act_gain * gain, clamp=clamp
+        return scaled_bias_act.scaled_bias_act(
+            x,
+            scale,
+            noise,
+            self.bias,
+            act=self.activation,
+            gain=self.act_gain * gain,
+            clamp=_scaled_clamp(self.conv_clamp, gain),
         )
 
     def _noise(self, noise_mode: str, batch: int, device: torch.device) -> Tensor | None:
@@ -779,7 +801,9 @@ class MinibatchStdLayer(torch.nn.Module):
                 f" multiple of {self.num_channels}, but got shape {tuple(x.shape)}."
             )
         members = x.reshape(group, batch // group, self.num_channels, -1, height, width)  # [G, M, F, c, H, W]
-        deviation = (members.var(dim=0, correction=0) + 1e-8).sqrt().mean(dim=[2, 3, 4])  # [M, F]
+        # Not Tensor.var, which is slow along the outermost axis.
+        variance = (members - members.mean(dim=0)).square().mean(dim=0)
+        deviation = (variance + 1e-8).sqrt().mean(dim=[2, 3, 4])  # [M, F]
         features = deviation.repeat(group, 1)[:, :, None, None].expand(-1, -1, height, width)
         return torch.cat([x, features], dim=1)
 

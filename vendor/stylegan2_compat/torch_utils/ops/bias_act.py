@@ -8,6 +8,8 @@ from collections.abc import Callable
 import dnnlib
 import torch
 import torch.nn.functional as F
+from torch_utils.ops import compiled
+from torch_utils.ops.fused_bias_act import FusedBiasAct, fused_activation, layout_of, without_samples
 
 SQRT2 = math.sqrt(2)
 
@@ -68,7 +70,7 @@ def bias_act(
         alpha: Slope of "lrelu" for negative values; None = 0.2. The other activations have no shape parameter.
         gain: Factor after the activation; None = the activation's own (sqrt(2) for relu, lrelu and swish).
         clamp: Largest absolute value of the result, at least 0; None = no limit.
-        impl: "cuda" prefers a compiled implementation where there is one, "ref" excludes it.
+        impl: "cuda" prefers a compiled kernel, on the CPU too; "ref" excludes it.
 
     Returns:
         Tensor of x's shape, dtype and memory format; differentiable to any order.
@@ -140,7 +142,9 @@ class _BiasLeakyRelu(torch.autograd.Function):
         (y,) = ctx.saved_tensors
         need_x, need_b = ctx.needs_input_grad[:2]
         grad_x = _LeakyReluSlope.apply(grad, y, ctx.alpha, ctx.gain) if need_x or need_b else None
-        grad_b = grad_x.sum([axis for axis in range(y.ndim) if axis != ctx.dim]) if need_b else None
+        # An empty list of axes would mean all of them.
+        axes = [axis for axis in range(y.ndim) if axis != ctx.dim]
+        grad_b = (grad_x.sum(axes) if axes else grad_x) if need_b else None
         return grad_x if need_x else None, grad_b, None, None, None
 
 
@@ -160,5 +164,18 @@ class _LeakyReluSlope(torch.autograd.Function):
         return _LeakyReluSlope.apply(grad, y, ctx.alpha, ctx.gain), None, None, None
 
 
-# What each value of `impl` runs. A compiled kernel takes the place of the "cuda" entry.
-_implementations = {"ref": _bias_act_torch, "cuda": _bias_act_torch}
+def _bias_act_compiled(
+    x: torch.Tensor, b: torch.Tensor | None, dim: int, act: str, alpha: float, gain: float, clamp: float | None
+) -> torch.Tensor:
+    """The operation in one kernel; in PyTorch calls for tensors, parameters or machines that no kernel is for."""
+    settings = fused_activation(activation_funcs[act], alpha, gain, clamp)
+    nothing_to_do = act == "linear" and b is None and gain == 1 and clamp is None
+    layout = layout_of(x, min(1, x.ndim - 1) if b is None else dim)
+    if settings is None or nothing_to_do or layout is None or not compiled.supports(x):
+        return _bias_act_torch(x, b, dim, act, alpha, gain, clamp)
+    bias = None if b is None else b.to(compiled.compute_dtype(x)).contiguous()
+    return FusedBiasAct.apply(x, None, None, bias, without_samples(layout), settings)
+
+
+# What each value of `impl` runs.
+_implementations = {"ref": _bias_act_torch, "cuda": _bias_act_compiled}

@@ -1,12 +1,10 @@
-"""Pad, up-sample, filter and down-sample images in one linear operation.
-
-Zeros are never inserted: up-sampling is a strided transposed convolution, down-sampling a strided one."""
+"""Pad, up-sample, filter and down-sample images in one linear operation."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from torch_utils.ops.upfirdn2d_impl import out_size, upfirdn2d_compiled, upfirdn2d_torch
 
 _FilterLike = torch.Tensor | np.ndarray | Sequence | float | None
 
@@ -126,7 +124,7 @@ def upfirdn2d(
         padding: Padding of the up-sampled image, as parse_padding.
         flip_filter: False = convolution, True = correlation.
         gain: Factor on the result.
-        impl: "cuda" prefers a compiled implementation where there is one, "ref" excludes it.
+        impl: "cuda" prefers a compiled kernel, on the CPU too; "ref" excludes it.
 
     Returns:
         [N, C, OH, OW] of x's dtype, with OW = (W * up + padding - taps) // down + 1, OH alike;
@@ -145,7 +143,7 @@ def upfirdn2d(
     for axis, taps, size, u, d, p in zip(
         "xy", filter_size(f), (x.shape[3], x.shape[2]), ups, downs, (pads[:2], pads[2:]), strict=True
     ):
-        if _out_size(size, taps, u, d, p) < 1:
+        if out_size(size, taps, u, d, p) < 1:
             raise ValueError(
                 f"Expected argument `padding` to leave at least {taps} pixels along {axis}, but got {padding}"
             )
@@ -215,108 +213,5 @@ def downsample2d(
     return upfirdn2d(x, f, down=[dx, dy], padding=pads, flip_filter=flip_filter, gain=gain, impl=impl)
 
 
-def _out_size(size: int, taps: int, up: int, down: int, pads: tuple[int, int]) -> int:
-    """Pixels of the result along one axis."""
-    return (size * up + pads[0] + pads[1] - taps) // down + 1
-
-
-class _Resample(torch.autograd.Function):
-    """The linear map for a matrix of correlation taps; its transpose is the same map with other numbers."""
-
-    @staticmethod
-    def forward(ctx, x, taps, ups, downs, pads):
-        ctx.save_for_backward(taps)
-        ctx.geometry = (x.shape[2:], ups, downs, pads)
-        return _correlate(x, taps, ups, downs, pads)
-
-    @staticmethod
-    def backward(ctx, grad):
-        (taps,) = ctx.saved_tensors
-        (height, width), ups, downs, (px0, _, py0, _) = ctx.geometry
-        fh, fw = taps.shape
-        # Up- and down-sampling change places, and the padding makes the sizes meet: the first input pixel
-        # touches the first output pixel through the last tap.
-        px, py = fw - 1 - px0, fh - 1 - py0
-        pads = (
-            px,
-            width * ups[0] - grad.shape[3] * downs[0] + px0 + 1 - ups[0],
-            py,
-            height * ups[1] - grad.shape[2] * downs[1] + py0 + 1 - ups[1],
-        )
-        return _Resample.apply(grad, taps.flip([0, 1]), downs, ups, pads), None, None, None, None
-
-
-def _correlate(
-    x: torch.Tensor,
-    taps: torch.Tensor,
-    ups: tuple[int, int],
-    downs: tuple[int, int],
-    pads: tuple[int, int, int, int],
-) -> torch.Tensor:
-    """Evaluate the map: correlation of the zero-filled, padded image with taps [fh, fw], decimated."""
-    if x.device.type == "cpu" and x.is_contiguous():
-        # Every image counts as a channel of one sample: CPU convolutions are slow for few channels, as of colours.
-        y = _depthwise(x.flatten(0, 1)[None], taps, ups, downs, pads).contiguous()
-    else:
-        nhwc = x.is_contiguous(memory_format=torch.channels_last)
-        y = _depthwise(x, taps, ups, downs, pads)
-        y = y.contiguous(memory_format=torch.channels_last if nhwc else torch.contiguous_format)
-    # Not marked as a view, since autograd forbids changing a view from a custom function in place.
-    return torch.ops.aten._unsafe_view(y, [*x.shape[:2], *y.shape[2:]])
-
-
-def _depthwise(
-    x: torch.Tensor,
-    taps: torch.Tensor,
-    ups: tuple[int, int],
-    downs: tuple[int, int],
-    pads: tuple[int, int, int, int],
-) -> torch.Tensor:
-    """_correlate with one (transposed) convolution that has a group for each channel."""
-    channels = x.shape[1]
-    fh, fw = taps.shape
-    px0, px1, py0, py1 = pads
-    if ups == (1, 1):
-        weight = taps.expand(channels, 1, fh, fw)
-        if px0 == px1 >= 0 and py0 == py1 >= 0:
-            return F.conv2d(x, weight, stride=downs[::-1], padding=(py0, px0), groups=channels)
-        return F.conv2d(_pad(x, pads), weight, stride=downs[::-1], groups=channels)
-    # The transposed convolution gives every position where a tap meets a pixel; crop or pad to the wanted ones.
-    crops = (fw - 1 - px0, fw - ups[0] - px1, fh - 1 - py0, fh - ups[1] - py1)
-    cut = (max(min(crops[2:]), 0), max(min(crops[:2]), 0))
-    weight = taps.flip([0, 1]).expand(channels, 1, fh, fw)
-    full = F.conv_transpose2d(x, weight, stride=ups[::-1], padding=cut, groups=channels)
-    rest = (cut[1] - crops[0], cut[1] - crops[1], cut[0] - crops[2], cut[0] - crops[3])
-    return _pad(full, rest)[:, :, :: downs[1], :: downs[0]]
-
-
-def _pad(x: torch.Tensor, pads: tuple[int, int, int, int]) -> torch.Tensor:
-    """Pad with zeros where positive, then crop where negative; a crop may exceed the unpadded image."""
-    grow, shrink = [max(p, 0) for p in pads], [max(-p, 0) for p in pads]
-    if any(grow):
-        x = F.pad(x, grow)
-    return x[:, :, shrink[2] : x.shape[2] - shrink[3], shrink[0] : x.shape[3] - shrink[1]]
-
-
-def _upfirdn2d_torch(
-    x: torch.Tensor,
-    f: torch.Tensor,
-    ups: tuple[int, int],
-    downs: tuple[int, int],
-    pads: tuple[int, int, int, int],
-    flip_filter: bool,
-    gain: float,
-) -> torch.Tensor:
-    """The operation in PyTorch calls, for every device and dtype."""
-    # The gain is applied before the filter is rounded to x's precision.
-    taps = (f * gain ** (f.ndim / 2)).to(x.dtype)
-    if not flip_filter:
-        taps = taps.flip(list(range(taps.ndim)))
-    if taps.ndim == 2:
-        return _Resample.apply(x, taps, ups, downs, pads)
-    x = _Resample.apply(x, taps[None, :], (ups[0], 1), (downs[0], 1), (*pads[:2], 0, 0))
-    return _Resample.apply(x, taps[:, None], (1, ups[1]), (1, downs[1]), (0, 0, *pads[2:]))
-
-
-# What each value of `impl` runs. A compiled kernel takes the place of the "cuda" entry.
-_implementations = {"ref": _upfirdn2d_torch, "cuda": _upfirdn2d_torch}
+# What each value of `impl` runs.
+_implementations = {"ref": upfirdn2d_torch, "cuda": upfirdn2d_compiled}

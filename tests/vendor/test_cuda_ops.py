@@ -1,0 +1,122 @@
+"""CUDA sources of the compiled operations: they compile, their arithmetic is right, and on a GPU they run.
+
+Without a GPU the kernels run on the CPU: the source is compiled as C++ with each launch turned into loops over blocks
+and threads. That checks indices and arithmetic, not the device's compiler."""
+
+import ctypes
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch_utils.ops import bias_act, compiled, upfirdn2d
+from torch_utils.ops.scaled_bias_act import scaled_bias_act
+
+FOLDER = Path(compiled.__file__).parent
+SOURCES = {"bias_act.cu": ("bias_act_forward", "bias_act_backward"), "upfirdn2d.cu": ("upfirdn2d",)}
+CL, CF = torch.channels_last, torch.contiguous_format
+
+# The few names of CUDA that the sources use.
+_EMULATOR = """
+#define __global__ static
+typedef void* cudaStream_t;
+enum { cudaErrorNotSupported = 801 };
+inline int cudaGetLastError() { return 0; }
+struct Index { unsigned x; };
+static Index gridDim, blockDim, blockIdx, threadIdx;
+template <class Body> void emulate(unsigned grid, unsigned threads, const Body& body) {
+    gridDim.x = grid; blockDim.x = threads;
+    for (blockIdx.x = 0; blockIdx.x < grid; ++blockIdx.x)
+        for (threadIdx.x = 0; threadIdx.x < threads; ++threadIdx.x) body();
+}
+"""
+
+
+@pytest.mark.skipif(not shutil.which("nvcc"), reason="needs nvcc")
+@pytest.mark.parametrize("source", SOURCES)
+def test_nvcc_compiles_without_a_warning(source, tmp_path):
+    command = ["nvcc", "-c", "-std=c++17", "-Werror", "all-warnings", FOLDER / source, "-o", tmp_path / "object.o"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.fixture(scope="module")
+def emulated(tmp_path_factory):
+    """The kernels in a library that calls them from loops."""
+    if not shutil.which("g++"):
+        pytest.skip("needs g++")
+    folder = tmp_path_factory.mktemp("emulated")
+    kernels = SimpleNamespace()
+    for source, names in SOURCES.items():
+        launch = r"(\w+<T>)<<<grid, THREADS, 0, stream>>>(\(.*?\));"
+        code, count = re.subn(launch, r"emulate(grid, THREADS, [&] { \1\2; });", (FOLDER / source).read_text())
+        assert count >= 1
+        path = folder / f"{source}.cpp"
+        path.write_text(_EMULATOR + code)
+        flags = ["-O1", "-std=c++17", "-shared", "-fPIC", f"-I{FOLDER}"]
+        subprocess.run(["g++", *flags, path, "-o", path.with_suffix(".so")], check=True)
+        library = ctypes.CDLL(str(path.with_suffix(".so")))
+        for name in names:
+            setattr(kernels, name, getattr(library, name))
+    return kernels
+
+
+@pytest.fixture
+def like_cuda(emulated, monkeypatch):
+    """Let CPU tensors take the path of CUDA tensors: emulated kernels, sums by PyTorch."""
+
+    def run(work, name, *args):
+        assert getattr(emulated, name)(*args, None) == 0
+
+    monkeypatch.setattr(compiled, "_run", run)
+    monkeypatch.setattr(compiled, "_library", lambda kind: emulated)
+    monkeypatch.setattr(compiled, "FUSED_SUMS", ())
+
+
+def _check(func, tensors, tolerance, device="cpu", dtype=torch.float32):
+    tensors = [t.detach().to(device, dtype if t.ndim == 4 else None).requires_grad_() for t in tensors]
+    results = []
+    for impl in ("cuda", "ref"):
+        y = func(*tensors, impl=impl)
+        results.append([y, *torch.autograd.grad(y.float().square().mean(), tensors)])
+    for got, expected in zip(*results, strict=True):
+        torch.testing.assert_close(got, expected, rtol=tolerance, atol=tolerance)
+        assert got.is_contiguous() == expected.is_contiguous()
+
+
+def _check_all(layout, device, dtype, tolerance):
+    x = torch.randn(2, 5, 6, 7).contiguous(memory_format=layout)
+    for act in bias_act.activation_funcs:
+        b = torch.randn(5).to(dtype)
+        _check(lambda x, b, impl, act=act: bias_act.bias_act(x, b, act=act, clamp=2, impl=impl), [x, b], tolerance,
+               device, dtype)  # fmt: skip
+    factors = [torch.randn(2, 5), torch.randn(2, 1, 6, 7), torch.randn(5)]
+    _check(lambda *t, impl: scaled_bias_act(*t, act="lrelu", clamp=2, impl=impl), [x, *factors], tolerance,
+           device, dtype)  # fmt: skip
+    for taps in ([1, 3, 3, 1], [[1, 2, 4], [5, 7, 1]], list(range(1, 10))):
+        f = upfirdn2d.setup_filter(taps).to(device)
+        for up, down in ((1, 1), (2, 1), (1, 2), (3, 2)):
+            kwargs = dict(up=up, down=down, padding=[4, 5, 3, 6], gain=2)
+            _check(lambda x, impl, f=f, kwargs=kwargs: upfirdn2d.upfirdn2d(x, f, impl=impl, **kwargs), [x], tolerance,
+                   device, dtype)  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", [CF, CL])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)])
+def test_emulated_kernels_equal_reference(like_cuda, layout, dtype, tolerance):
+    _check_all(layout, "cpu", dtype, tolerance)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("layout", [CF, CL])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [(torch.float32, 1e-5), (torch.float64, 1e-9), (torch.float16, 5e-3), (torch.bfloat16, 3e-2)],
+)
+def test_kernels_on_a_gpu_equal_reference(layout, dtype, tolerance):
+    assert compiled.supports(torch.zeros(1, device="cuda"))
+    _check_all(layout, "cuda", dtype, tolerance)

@@ -1,0 +1,9 @@
+// Loops over independent pieces of work on the CPU.
+#pragma once
+#include <cstdint>
+
+// Pieces are numbered in memory order; each thread takes one run of them.
+template <class Body> void parallel(int64_t pieces, int threads, const Body& body) {
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1 && pieces > 1)
+    for (int64_t piece = 0; piece < pieces; ++piece) body(piece);
+}
