@@ -85,11 +85,14 @@ class FusedBiasAct(torch.autograd.Function):
         else:
             saved = (x, scale, noise, bias, None)
         ctx.save_for_backward(*saved)
+        ctx.set_materialize_grads(False)
         ctx.layout, ctx.act, ctx.noise_rows = layout, act, 0 if noise is None else noise.shape[0]
         return y
 
     @staticmethod
     def backward(ctx, grad):
+        if grad is None:  # The second derivative reaches an output that it does not depend on; zeros would go on.
+            return (None,) * 6
         x, scale, noise, bias, y = ctx.saved_tensors
         layout, act, needs = ctx.layout, ctx.act, ctx.needs_input_grad[:4]
         grad = grad.contiguous(memory_format=layout.memory_format)
@@ -118,6 +121,7 @@ class _SlopeProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx, grad, y, layout, act):
         ctx.save_for_backward(y)
+        ctx.set_materialize_grads(False)
         ctx.layout, ctx.act = layout, act
         out = torch.empty_like(grad)
         fields = _fields(without_samples(layout), act, out, None, y, grad)
@@ -126,6 +130,8 @@ class _SlopeProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
+        if grad is None:
+            return (None,) * 4
         (y,) = ctx.saved_tensors
         grad = grad.contiguous(memory_format=ctx.layout.memory_format)
         return _SlopeProduct.apply(grad, y, ctx.layout, ctx.act), None, None, None
@@ -137,6 +143,7 @@ class _Dot(torch.autograd.Function):
     @staticmethod
     def forward(ctx, a, x, layout):
         ctx.save_for_backward(a, x)
+        ctx.set_materialize_grads(False)
         ctx.layout = layout
         if a.device.type not in compiled.FUSED_SUMS:
             return (_rows(a, layout).to(compiled.compute_dtype(a)) * _rows(x, layout)).sum(dim=2)
@@ -148,6 +155,8 @@ class _Dot(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
+        if grad is None:
+            return (None,) * 3
         a, x = ctx.saved_tensors
         grad = grad.contiguous()
         return *(FusedBiasAct.apply(t, grad, None, None, ctx.layout, _PRODUCT) for t in (x, a)), None
