@@ -316,6 +316,10 @@ def main(ctx: click.Context, outdir: str, dry_run: bool, **opts: Any) -> None:
     python train_layered.py --outdir=runs --data=my-cars --cfg=car --resolution=64 --gpus=2
 
     \b
+    # The paper's own training: WGAN-GP, growing from 8x8 on its schedule.
+    python train_layered.py --outdir=runs --data=my-cars --cfg=paper --resolution=128
+
+    \b
     # Go on with the newest run in a folder, to a greater length.
     python train_layered.py --outdir=runs --resume=latest --kimg=60
     """

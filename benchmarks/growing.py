@@ -5,25 +5,24 @@ Section 4 of the paper trains progressively; here against full resolution. Resum
 
 import json
 import os
-import platform
 import shlex
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
-import torch
 
-from benchmarks import emergence
+from benchmarks.judged_runs import NUM_SCENES, SCENE_SEED, Shell, flat_scores
+from benchmarks.provenance import provenance
 from layered_plugin.checkpoint import atomic_write
 
 WAYS = ("full", "grow")
 
 
-def train(way: str, seed: int, data: str, kimg: float, schedule: str, options: tuple[str, ...], outdir: str) -> Path:
+def train(shell: Shell, way: str, seed: int, data: str, kimg: float, schedule: str, options: tuple[str, ...],
+          outdir: str) -> Path:
     """Train one way with one seed on one thread, or find it finished.
 
     Returns:
@@ -37,12 +36,12 @@ def train(way: str, seed: int, data: str, kimg: float, schedule: str, options: t
     if not finished.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         length = [f"--grow-schedule={schedule}"] if way == "grow" else ["--no-grow", f"--kimg={kimg:g}"]
-        command = [sys.executable, "train_layered.py", f"--outdir={folder}", f"--data={data}", "--cfg=demo",
+        command = ["train_layered.py", f"--outdir={folder}", f"--data={data}", "--cfg=demo",
                    f"--resolution={_resolution(schedule)}", f"--seed={seed}", "--snap=1", *options, *length]
-        emergence._call(command, folder / "train.log")
+        shell.call(command, folder / "train.log")
         run_dir = max(path for path in folder.iterdir() if path.is_dir())
         with atomic_write(finished) as file:
-            file.write(json.dumps(dict(run_dir=str(run_dir), command=shlex.join(["python", *command[1:]]))).encode())
+            file.write(json.dumps(dict(run_dir=str(run_dir), command=shlex.join(["python", *command]))).encode())
         print(f"{way} seed {seed}: trained in {curve(run_dir)[-1]['cpu_minutes']:.1f} CPU minutes", file=sys.stderr)
     return Path(json.loads(finished.read_text())["run_dir"])
 
@@ -65,14 +64,14 @@ def newest(points: list[dict[str, Any]], minutes: float) -> dict[str, Any] | Non
     return next((point for point in reversed(points) if point["cpu_minutes"] <= minutes), None)
 
 
-def score(point: dict[str, Any], judge: str, size_px: int, num: int) -> dict[str, Any]:
+def score(shell: Shell, point: dict[str, Any], judge: str, size_px: int, num: int) -> dict[str, Any]:
     """Add the judge's scores to a snapshot, at full resolution whatever its own; kept beside it."""
     network = Path(point["network"])
     file = network.with_suffix(".scores.json")
     if not file.is_file():
-        command = [sys.executable, "eval.py", "generated", f"--network={network}", "--teacher=unet",
-                   f"--weights={judge}", f"--num={num}", "--seed=1", f"--detector-size={size_px}"]
-        scores = emergence.flat_scores(json.loads(emergence._call(command, network.with_suffix(".log"))))
+        command = ["eval.py", "generated", f"--network={network}", "--teacher=unet", f"--weights={judge}",
+                   f"--num={num}", f"--seed={SCENE_SEED}", f"--detector-size={size_px}"]
+        scores = flat_scores(json.loads(shell.call(command, network.with_suffix(".log"))))
         with atomic_write(file) as handle:
             handle.write(json.dumps(scores, indent=2).encode())
     return dict(json.loads(file.read_text()), **point)
@@ -114,7 +113,7 @@ def _resolution(schedule: str) -> int:
 @click.option("--marks", help="Score so many times, evenly spaced", metavar="INT", type=click.IntRange(min=1),
               default=6, show_default=True)
 @click.option("--num", help="Scenes per score", metavar="INT", type=click.IntRange(min=1),
-              default=emergence.NUM_SCENES, show_default=True)
+              default=NUM_SCENES, show_default=True)
 @click.option("--option", "options", help="Further option of both; repeatable", metavar="--NAME=VALUE", multiple=True)
 @click.option("--jobs", help="Runs at a time, one thread each", metavar="INT", type=click.IntRange(min=1),
               default=os.cpu_count(), show_default=True)
@@ -131,20 +130,19 @@ def main(data: str, judge: str, schedule: str, kimg: float, seeds: int, marks: i
     python -m benchmarks.growing --data=data/plants.zip --judge=data/judge-plants.pt --seeds=3
     """
     size_px = _resolution(schedule)
+    shell = Shell()
     tasks = [(way, seed) for seed in range(seeds) for way in WAYS]
     with ThreadPoolExecutor(jobs) as pool:
-        runs = list(pool.map(lambda task: train(*task, data, kimg, schedule, options, outdir), tasks))
+        runs = list(pool.map(lambda task: train(shell, *task, data, kimg, schedule, options, outdir), tasks))
         curves = [curve(run) for run in runs]
         end = min(points[-1]["cpu_minutes"] for points in curves)
         wanted = [(way, seed, mark, point) for mark in np.linspace(end / marks, end, marks).tolist()
                   for (way, seed), points in zip(tasks, curves, strict=True) if (point := newest(points, mark))]
-        results = list(pool.map(lambda one: dict(score(one[3], judge, size_px, num), way=one[0], train_seed=one[1],
-                                                 minutes=one[2]), wanted))
+        results = list(pool.map(lambda one: dict(score(shell, one[3], judge, size_px, num), way=one[0],
+                                                 train_seed=one[1], minutes=one[2]), wanted))
     record = dict(results=results, runs=[json.loads((run.parent / "finished.json").read_text()) for run in runs],
                   total_cpu_minutes=[points[-1]["cpu_minutes"] for points in curves],
-                  date=date.today().isoformat(), torch=torch.__version__, machine=platform.machine(),
-                  cpu_capability=torch.backends.cpu.get_cpu_capability(), cores=os.cpu_count(),
-                  command=shlex.join(["python", "-m", "benchmarks.growing", *sys.argv[1:]]))
+                  **provenance("benchmarks.growing"))
     print(table(results), file=sys.stderr)
     print(json.dumps(record, indent=2))
 

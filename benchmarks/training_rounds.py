@@ -12,6 +12,7 @@ import warnings
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 import PIL.Image
@@ -129,7 +130,7 @@ class StepClock:
 
 
 def train_in_rounds(conn: Connection, sizes: Sizes, precision: str, ops: str, threads: int, folder: str,
-                    num_pictures: int = 1024, rank: int = 0, processes: int = 1) -> None:
+                    tuned: bool = True, num_pictures: int = 1024, rank: int = 0, processes: int = 1) -> None:
     """Target of a worker: train for ever; the process of rank 0 sends the times of each round.
 
     Args:
@@ -139,6 +140,7 @@ def train_in_rounds(conn: Connection, sizes: Sizes, precision: str, ops: str, th
         ops: As ``use_ops``.
         threads: Of this process.
         folder: Folder of this process alone, but for its parent, where processes find each other.
+        tuned: With the settings of the process that our loop makes (``device.tune_cpu``), or as it would be without.
         num_pictures: Size of the data set.
         rank: Of this process.
         processes: That train together.
@@ -151,5 +153,6 @@ def train_in_rounds(conn: Connection, sizes: Sizes, precision: str, ops: str, th
     config = training_config(sizes, precision, folder, num_pictures, processes)
     clock = StepClock(conn)
     callbacks = dict(progress_fn=clock.before_step, abort_fn=clock.after_step) if rank == 0 else {}
-    with use_ops(ops):
+    untuned = mock.patch("layered_plugin.training_loop.tune_cpu")
+    with use_ops(ops), contextlib.nullcontext() if tuned else untuned:
         training_loop(rank=rank, **config, **callbacks)

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import numpy as np
@@ -27,14 +27,24 @@ from layered_plugin.upstream import BUNDLED_DIR, ENV_NAME
 
 R1_INTERVAL = 16  # Steps, of training.
 BUNDLED = {ENV_NAME: str(BUNDLED_DIR)}
-# Precision and ops of each variant, and what it is.
+
+
+class Variant(NamedTuple):
+    """A way to compute the step."""
+
+    precision: str
+    ops: str  # As `training_rounds.use_ops` has them.
+    tuned: bool  # With the settings of the process that our loop makes?
+    what: str
+
+
 VARIANTS = dict(
-    bf16=("bf16", "compiled", "this base, compiled ops, bf16"),
-    fp32=("fp32", "compiled", "this base, compiled ops, fp32"),
-    reference=("fp32", "reference", "this base, reference ops, fp32"),
-    zeros=("fp32", "zeros", "zero-inserting reference, NCHW fp32: our code from upstream's formulas, "
-                            "not the official base"),
-    official=("fp32", "compiled", "the official base, fp32, its CPU path"),
+    bf16=Variant("bf16", "compiled", True, "this base, compiled ops, bf16"),
+    fp32=Variant("fp32", "compiled", True, "this base, compiled ops, fp32"),
+    reference=Variant("fp32", "reference", True, "this base, reference ops, fp32"),
+    zeros=Variant("fp32", "zeros", False,
+                  "zero-inserting reference, NCHW fp32: our code from upstream's formulas, not the official base"),
+    official=Variant("fp32", "compiled", False, "the official base, fp32, its CPU path"),
 )
 OURS = ("bf16", "fp32")  # What the others are compared with; --precision=auto is one of them.
 
@@ -55,8 +65,8 @@ def choose_variants(text: str | None) -> list[str]:
     return names
 
 
-def measure(names: Sequence[str], sizes: Sizes, num_rounds: int, seconds: float,
-            threads: int) -> tuple[dict[str, list[dict[str, Any]]], dict[str, float], list[list[dict[str, Any]]]]:
+def measure(names: Sequence[str], sizes: Sizes, num_rounds: int, seconds: float, threads: int,
+            tune_all: bool) -> tuple[dict[str, list[dict[str, Any]]], dict[str, float], list[list[dict[str, Any]]]]:
     """Let the variants, and the bare convolutions, work in turns.
 
     Returns:
@@ -76,9 +86,10 @@ def measure(names: Sequence[str], sizes: Sizes, num_rounds: int, seconds: float,
         bare, flops = start("convolutions", peak.measure_in_rounds, BUNDLED)
         workers = {}
         for name in progress(names, len(names), "Variants built"):
-            precision, ops, _what = VARIANTS[name]
+            variant = VARIANTS[name]
             env = {ENV_NAME: str(BASE.path)} if name == "official" else BUNDLED
-            workers[name], _started = start(name, train_in_rounds, env, precision=precision, ops=ops)
+            workers[name], _started = start(name, train_in_rounds, env, precision=variant.precision, ops=variant.ops,
+                                            tuned=variant.tuned or tune_all)
             workers[name].receive()  # The pair of steps that warms up.
         times: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
         speeds = []
@@ -121,13 +132,13 @@ def summarize(times: Mapping[str, list[dict[str, Any]]], flops: Mapping[str, flo
         speed = batch / float(np.median(steps[name]))
         ratios = {ours: steps[name] / steps[ours] for ours in OURS if ours in times}
         variants[name] = dict(
-            what=VARIANTS[name][2], pictures_per_sec=speed, pictures_per_sec_best=batch / min(steps[name]),
+            what=VARIANTS[name].what, pictures_per_sec=speed, pictures_per_sec_best=batch / min(steps[name]),
             step_ms={key: 1e3 * float(np.median(np.concatenate([result[key] for result in results])))
                      for key in ("with_r1", "without_r1")},
             times_as_long_as={ours: dict(median=float(np.median(each)), least=min(each), largest=max(each))
                               for ours, each in ratios.items()},
-            share_of_limit=speed / limit[VARIANTS[name][0]]["pictures_per_sec"],
-            share_of_typical=speed / limit[VARIANTS[name][0]]["typical_pictures_per_sec"],
+            share_of_limit=speed / limit[VARIANTS[name].precision]["pictures_per_sec"],
+            share_of_typical=speed / limit[VARIANTS[name].precision]["typical_pictures_per_sec"],
             peak_memory_mb=max(result["peak_memory_mb"] for result in results),
             rounds_step_seconds=list(steps[name]))
     return variants, dict(limit, gflops_per_picture=per_picture / 1e9)
@@ -168,14 +179,16 @@ def table(variants: Mapping[str, dict[str, Any]], limit: Mapping[str, Any]) -> s
               default=os.cpu_count(), show_default=True)
 @click.option("--variants", help=f"Some of {','.join(VARIANTS)}  [default: all there are]", metavar="LIST")
 @click.option("--plain", help="One ordinary generator, no layers", is_flag=True)
+@click.option("--tune-all", help="Our allocator settings for zeros and official", is_flag=True)
 def main(resolution: int, cbase: int, cmax: int, w_dim: int, batch: int, rounds: int, seconds: float, threads: int,
-         variants: str | None, plain: bool) -> None:
+         variants: str | None, plain: bool, tune_all: bool) -> None:
     """Time the training step of each variant in turns; JSON on stdout, the table on stderr.
 
     A step is all of an iteration of training: pictures from memory, generator and discriminator, R1 (one step in
     16), Adam, moving average, statistics. The limit is the time that its convolutions and matrix products alone
     would take at the speed of the fastest 3x3 convolution of these sizes in the same number format, measured in the
-    same rounds. `official` needs a checkout of the official base; without one, `zeros` is the nearest thing.
+    same rounds. `official` needs a checkout of the official base; without one, `zeros` is the nearest thing. Both go
+    without the settings of allocator and denormals that our loop makes, unless --tune-all.
 
     \b
     Examples:
@@ -186,7 +199,7 @@ def main(resolution: int, cbase: int, cmax: int, w_dim: int, batch: int, rounds:
     names = choose_variants(variants)
     auto, reason = choose_precision("auto", "cpu", "bundled")
     sizes = Sizes(resolution, cbase, cmax, w_dim, batch, plain)
-    times, flops, speeds = measure(names, sizes, rounds, seconds, threads)
+    times, flops, speeds = measure(names, sizes, rounds, seconds, threads, tune_all)
     rows = peak.best_speeds(speeds)
     found, limit = summarize(times, flops, rows, batch)
     print(table(found, limit), file=sys.stderr)
@@ -194,7 +207,8 @@ def main(resolution: int, cbase: int, cmax: int, w_dim: int, batch: int, rounds:
     print(json.dumps(dict(
         variants=found, auto=auto, auto_because=reason, limit=limit, not_measured=missing,
         gflops_by_phase={phase: num / 1e9 for phase, num in flops.items()}, convolutions=rows, **sizes._asdict(),
-        rounds=rounds, seconds=seconds, threads=threads, **provenance("benchmarks.training_throughput")), indent=2))
+        rounds=rounds, seconds=seconds, threads=threads, tune_all=tune_all,
+        **provenance("benchmarks.training_throughput")), indent=2))
 
 
 if __name__ == "__main__":

@@ -70,12 +70,16 @@ class PictureDataset(Dataset):
     def preload(self, verbose: bool = False) -> bool:
         """Decode every picture once and keep it, if all fit into ``CACHE_BYTES``; finds a bad picture early.
 
+        Pictures that are in memory already stay as they are.
+
         Args:
             verbose: Show progress on stderr.
 
         Returns:
             Whether the pictures are now in memory.
         """
+        if self._cache is not None:
+            return True
         shape = [len(self._fnames), *self.image_shape]
         if np.prod(shape, dtype=np.int64) > CACHE_BYTES:
             return False

@@ -45,23 +45,24 @@ def run_generated(*, networks: Sequence[str], num: int, seed: int, trunc: float,
         folders = [_record_folder(snapshot["path"], "--network") for snapshot in snapshots]
         fidelity = Fidelity(fid_weights, device=device) if fid is not None else None
         records = []
-        for snapshot in snapshots:
+        for snapshot, folder in zip(snapshots, folders, strict=True):
             shown = dict(size_px=size_px, trunc=trunc, batch=batch)
             scores = _score_network(snapshot, judge, num, seed, shown, fidelity, fid)
-            records.append(dict(protocol="generated", network=snapshot["path"],
-                                resolution=snapshot["G_ema"].img_resolution, teacher=description,
-                                detector_size=size_px, seed=seed, trunc=trunc, **scores, **score_output.provenance()))
-    for record in records:
-        click.echo(f"{record['network']}\n{record['num_detected']} of {num} scenes with an object\n"
-                   + score_output.score_table([("generated masks", record)]), err=True)
-    over = _over_networks(records)
-    if over is not None:
+            record = dict(protocol="generated", network=snapshot["path"],
+                          resolution=snapshot["G_ema"].img_resolution, teacher=description, detector_size=size_px,
+                          seed=seed, trunc=trunc, **scores, **score_output.provenance())
+            click.echo(f"{record['network']}\n{record['num_detected']} of {num} scenes with an object\n"
+                       + score_output.score_table([("generated masks", record)]), err=True)
+            records.append(record)
+            if len(snapshots) == 1:
+                click.echo(json.dumps(record))
+            with _writing("--network", folder):  # At once, for the next network may take hours.
+                if folder is not None:
+                    score_output.append_record(folder, GENERATED_FILE, record)
+    if len(records) > 1:
+        over = _over_networks(records)
         _say_spread(over, len(records), "networks")
-    click.echo(json.dumps(records[0] if over is None else dict(networks=records, over_networks=over)))
-    for record, folder in zip(records, folders, strict=True):
-        with _writing("--network", folder):
-            if folder is not None:
-                score_output.append_record(folder, GENERATED_FILE, record)
+        click.echo(json.dumps(dict(networks=records, over_networks=over)))
 
 
 def _score_network(snapshot: Mapping[str, Any], judge: Teacher, num: int, seed: int, shown: dict[str, Any],
@@ -78,10 +79,8 @@ def _score_network(snapshot: Mapping[str, Any], judge: Teacher, num: int, seed: 
     return scores
 
 
-def _over_networks(records: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Mean and deviation over several networks of what one has; None for one."""
-    if len(records) == 1:
-        return None
+def _over_networks(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Mean and deviation over several networks of what one has."""
     spread = dict(mean_and_deviation(records), **_over_models(records))
     if all("fidelity" in record for record in records):
         spread["fidelity"] = mean_and_deviation([record["fidelity"] for record in records])

@@ -32,7 +32,7 @@ SCHEDULE = (
     Stage(resolution=32,  kimg=1200, batch=64,  lr=0.001),
     Stage(resolution=64,  kimg=1200, batch=32,  lr=0.001),
     Stage(resolution=128, kimg=1200, batch=32,  lr=0.0015),
-)  # fmt: skip
+)
 FADE_SHARE = 0.5  # Of a stage, from its begin: 600,000 pictures of fading, then 600,000 without, as StyleGAN has it.
 
 

@@ -184,7 +184,7 @@ class Segmenter:
     def _stretch_masks(self, mask: torch.Tensor, sizes: list[tuple[int, int]]) -> list[np.ndarray]:
         if len(set(sizes)) == 1:  # All at once.
             stretched = mask if sizes[0] == mask.shape[2:] else F.interpolate(mask, size=sizes[0], mode="bilinear")
-            return list(stretched[:, 0].clamp(0, 1).cpu().numpy())
+            return [one.copy() for one in stretched[:, 0].clamp(0, 1).cpu().numpy()]  # None keeps the others alive.
         return [self._stretch_masks(one[None], [size])[0] for one, size in zip(mask, sizes, strict=True)]
 
 

@@ -50,8 +50,8 @@ class TrainingState:
 
         Returns:
             Whether the networks have grown: in a stage of a growing run, a state of half the resolution gives its
-            blocks to them by name. The blocks above stay as they were made, and the optimizers begin anew, as in the
-            paper on progressive growing.
+            blocks to them by name. The blocks above stay as they were made, and the optimizers begin anew: their
+            moments are of another loss.
 
         Raises:
             CheckpointError: The state is of a run with other networks, batch size or number of processes.

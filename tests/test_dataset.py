@@ -72,7 +72,7 @@ def test_reduced_pictures_are_antialiased_and_come_from_memory(folder, monkeypat
     monkeypatch.setattr(pictures._source, "open", lambda _name: pytest.fail("read from disk again"))
     smaller = pictures.reduced(8)
     monkeypatch.setattr(smaller._source, "open", lambda _name: pytest.fail("read from disk again"))
-    assert smaller.preload()
+    assert smaller.preload() and pictures.reduced(24).preload()
     assert smaller.image_shape == [3, 8, 8] and len(smaller) == 10 and pictures.reduced(24) is pictures
     expected = to_square(PIL.Image.fromarray(noise), 8)
     assert (smaller[0][0] == expected).all() and (smaller[5][0] == expected[:, :, ::-1]).all()

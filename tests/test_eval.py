@@ -23,6 +23,7 @@ from layered_plugin.eval_options import make_teacher
 from layered_plugin.judge import save_judge
 from layered_plugin.model_file import save_model
 from layered_plugin.networks import LayeredGenerator
+from layered_plugin.teachers import TeacherError
 from layered_plugin.unet import UNet
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -172,6 +173,24 @@ def test_several_networks_have_a_mean_and_a_deviation(run, judge, tmp_path):
     assert "over 2 networks: IoU" in stderr and stderr.count("scenes with an object") == 2
     assert lines(run / "metric-generated.jsonl") == [first]
     assert lines(other / "metric-generated.jsonl") == [second, single]
+
+
+def test_scores_of_a_network_are_kept_if_the_next_one_fails(run, judge, tmp_path, monkeypatch):
+    other = make_gan_run(tmp_path / "00001-gan", seed=1)
+    (run / "metric-generated.jsonl").unlink(missing_ok=True)
+    calls, score = [], eval_commands.scoring.score_generated
+
+    def second_fails(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == 2:
+            raise TeacherError("no memory left")
+        return score(*args, **kwargs)
+
+    monkeypatch.setattr(eval_commands.scoring, "score_generated", second_fails)
+    result = invoke("generated", f"--network={run}", f"--network={other}", "--teacher=unet", f"--weights={judge}",
+                    "--num=4")
+    assert result.exit_code == 1 and "no memory left" in result.stderr
+    assert [line["num"] for line in lines(run / "metric-generated.jsonl")] == [4]
 
 
 def test_networks_of_two_resolutions_need_a_size_for_the_judge(run, judge, tmp_path):

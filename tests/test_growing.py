@@ -292,8 +292,8 @@ def test_grown_snapshot_is_an_ordinary_one(run):
 
 def test_command_goes_on_to_a_greater_length(run):
     folder, _done = run
-    again = command(f"--outdir={folder.parent}", "--resume=latest", "--kimg=0.096")
-    assert again.returncode == 0, again.stderr
+    again = invoke(f"--outdir={folder.parent}", "--resume=latest", "--kimg=0.096")
+    assert again.exit_code == 0, again.output
     assert "Stage 1" not in again.stdout and "Stage 2 of 2: 16x16" in again.stdout
     assert states(folder)[-1]["cur_nimg"] == 96
 

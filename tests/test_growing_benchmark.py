@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 import eval as eval_command
 import train_layered
-from benchmarks import emergence, growing
+from benchmarks import growing
 from layered_plugin import run_log
 from layered_plugin.judge import save_judge
 from layered_plugin.shapes import main as shapes_command
@@ -60,14 +60,14 @@ def in_process(monkeypatch):
         types.SimpleNamespace(map=map)))
     monkeypatch.setattr(run_log.time, "process_time", lambda: 60.0)
 
-    def call(args, _log):
-        calls.append(args[1:])
-        command = {"train_layered.py": train_layered, "eval.py": eval_command}[args[1]].main
-        result = CliRunner().invoke(command, args[2:])
+    def call(_shell, args, _log):
+        calls.append(args)
+        command = {"train_layered.py": train_layered, "eval.py": eval_command}[args[0]].main
+        result = CliRunner().invoke(command, args[1:])
         assert result.exit_code == 0, result.output
         return result.stdout.strip().splitlines()[-1]
 
-    monkeypatch.setattr(emergence, "_call", call)
+    monkeypatch.setattr(growing.Shell, "call", call)
     return calls
 
 

@@ -96,6 +96,17 @@ def test_rounds_are_pairs_of_steps_of_the_real_loop(tmp_path, plain):
     assert not list(tmp_path.glob("*.pkl")) and not list(tmp_path.glob("*.pt"))
 
 
+@pytest.mark.parametrize("tuned", [False, True])
+def test_baselines_go_without_our_settings_of_the_process(tmp_path, tuned, monkeypatch):
+    made = []
+    monkeypatch.setattr("layered_plugin.training_loop.tune_cpu", lambda: made.append(True))
+    with pytest.raises(EOFError):
+        train_in_rounds(FakeConnection([]), TINY, "fp32", "zeros", 1, str(tmp_path), tuned=tuned, num_pictures=5)
+    assert made == [True] * tuned
+    assert [name for name, variant in training_throughput.VARIANTS.items() if not variant.tuned] == ["zeros",
+                                                                                                     "official"]
+
+
 def test_a_round_lasts_as_long_as_asked_for(monkeypatch):
     now = itertools.count()
     monkeypatch.setattr(training_rounds.time, "perf_counter", lambda: float(next(now)))
