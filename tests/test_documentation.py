@@ -6,7 +6,7 @@ import pytest
 from command_examples import find_command, find_examples, help_texts, parse
 
 ROOT = Path(__file__).resolve().parent.parent
-BENCHMARKS = ("ablation", "emergence", "growing", "judge", "objects", "scaling", "segmentation", "time_to_masks",
+BENCHMARKS = ("ablation", "emergence", "growing", "judge", "objects", "ops", "scaling", "segmentation", "time_to_masks",
               "training_throughput")
 
 

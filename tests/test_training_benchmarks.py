@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from torch_utils import custom_ops
+from torch_utils import native
 from training.networks import Discriminator
 
 from benchmarks import peak, scaling, training_rounds, training_throughput, worker, zero_insertion
@@ -185,8 +185,8 @@ def test_throughput_measures_variants_in_turns():
 def test_a_failed_build_does_not_pass_for_compiled_ops():
     with warnings.catch_warnings(), training_rounds.use_ops("compiled"):
         with pytest.raises(UserWarning, match="Cannot build"):
-            custom_ops.get_library("nothing", ["no-such-file.cpp"])
-    custom_ops.libraries.pop("nothing", None)
+            native.get_library("nothing", ["no-such-file.cpp"])
+    native.libraries.pop("nothing", None)
 
 
 @pytest.mark.parametrize(("given", "text"), [("fp32,fp16", "must be some of bf16,fp32"), ("fp32,fp32", "each once"),

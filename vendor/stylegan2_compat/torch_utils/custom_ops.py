@@ -4,11 +4,9 @@ Works around PyTorch versions that do not leave a loaded extension in `sys.modul
 """
 
 import contextlib
-import ctypes
 import glob
 import hashlib
 import os
-import platform
 import shutil
 import sys
 import time
@@ -20,13 +18,8 @@ from typing import Any
 
 verbosity = "brief"  # Messages while building: "none", "brief" (one line per plugin) or "full"
 
-# Loaded by get_library; None where that failed.
-libraries: dict[str, ctypes.CDLL | None] = {}
-
 _cached_plugins: dict[str, types.ModuleType] = {}
 _reference_depth = 0
-_BUILD_REMEDY = "Remedy: install g++ (Debian: apt install g++), ninja (pip install ninja) and, for CUDA, nvcc"
-_WRITE_REMEDY = "Remedy: set TORCH_EXTENSIONS_DIR to a folder that can be written and executed"
 _LOCK_WARNING_S = 300.0
 _LOCK_POLL_S = 0.1
 _MSVC_PATTERN = "C:/Program Files*/Microsoft Visual Studio/*/*/VC/Tools/MSVC/*/bin/Hostx64/x64"
@@ -76,96 +69,6 @@ def get_plugin(module_name: str, sources: Sequence[str], **build_kwargs: Any) ->
     sys.modules[module_name] = module
     _cached_plugins[module_name] = module
     return module
-
-
-def get_library(name: str, sources: Sequence[str], **build_kwargs: Any) -> ctypes.CDLL | None:
-    """Compile a library of plain C functions, or take it from an earlier build, and load it.
-
-    The build goes to a folder of PyTorch's extension directory that is named by the contents of the files, the flags
-    and the processor, so other versions and other machines on the same disk have folders of their own. A finished
-    build is loaded without a compiler. Of several processes one builds and the others wait.
-
-    Args:
-        name: Name of the library.
-        sources: Paths of the sources and of the headers that they include.
-        **build_kwargs: extra_cflags, extra_cuda_cflags, extra_ldflags: lists of flags for compiler and linker.
-
-    Returns:
-        The library; the same object at each call in a process. None if it cannot be built here, after one warning.
-    """
-    if name not in libraries:
-        try:
-            libraries[name] = ctypes.CDLL(_built_library(name, list(sources), build_kwargs))
-        except (RuntimeError, OSError, ImportError) as err:
-            reason = f"{type(err).__name__}: {err}".strip().splitlines()[0]
-            # The system's errors have a number; PyTorch raises OSError without one where CUDA is missing.
-            remedy = _WRITE_REMEDY if getattr(err, "errno", None) else _BUILD_REMEDY
-            warnings.warn(
-                f"Cannot build the compiled operations ({reason}), so the slower reference operations run. {remedy}",
-                stacklevel=2,
-            )
-            libraries[name] = None
-    return libraries[name]
-
-
-def _built_library(name: str, sources: list[str], build_kwargs: dict[str, Any]) -> str:
-    """Path of a finished build, which is made if there is none."""
-    digest = hashlib.sha256(repr((build_kwargs, platform.machine(), _processor())).encode())
-    for path in sources:
-        with open(path, "rb") as file:
-            digest.update(file.read())
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    root = os.environ.get("TORCH_EXTENSIONS_DIR") or os.path.join(cache, "torch_extensions")
-    folder = os.path.join(root, f"{name}-{digest.hexdigest()[:16]}")
-    library = os.path.join(folder, f"{name}.so")
-    if os.path.isfile(library):
-        return library
-    from filelock import FileLock
-    from torch.utils import cpp_extension
-
-    os.makedirs(folder, exist_ok=True)
-    with _announced(name), FileLock(os.path.join(folder, "building")):
-        if shutil.which("ninja") is None:
-            # pip installs it beside a Python whose folder is not always on the path.
-            os.environ["PATH"] += os.pathsep + os.path.dirname(sys.executable)
-        # Nothing is left to do if another process had the lock.
-        if not os.path.isfile(library):
-            pattern = os.path.join(glob.escape(folder), f"{name}_build*{cpp_extension.LIB_EXT}")
-            for leftover in glob.glob(pattern):
-                os.remove(leftover)
-            files = [path for path in sources if not path.endswith(".h")]
-            cpp_extension.load(
-                f"{name}_build", files, build_directory=folder, verbose=verbosity == "full", is_python_module=False,
-                **build_kwargs,
-            )  # fmt: skip
-            # PyTorch adds a version to the name if it has built something else under it in this process.
-            os.replace(glob.glob(pattern)[0], library)
-    return library
-
-
-@contextlib.contextmanager
-def _announced(name: str) -> Iterator[None]:
-    """Say on standard error, where it disturbs no result, that a build is going on."""
-    if verbosity != "none":
-        print(f"Building extension {name} (once per machine) ... ", end="", file=sys.stderr, flush=True)
-    try:
-        yield
-    except BaseException:
-        if verbosity != "none":
-            print("Failed!", file=sys.stderr, flush=True)
-        raise
-    if verbosity != "none":
-        print("Done.", file=sys.stderr, flush=True)
-
-
-def _processor() -> str:
-    """What native code depends on: the instructions that this machine knows."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            lines = file.read().splitlines()
-    except OSError:
-        return platform.processor()
-    return "".join(sorted({line for line in lines if line.startswith(("flags", "Features", "model name", "CPU part"))}))
 
 
 @contextlib.contextmanager

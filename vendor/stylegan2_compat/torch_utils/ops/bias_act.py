@@ -134,11 +134,14 @@ class _BiasLeakyRelu(torch.autograd.Function):
         if gain != 1:
             y.mul_(gain)
         ctx.save_for_backward(y)
+        ctx.set_materialize_grads(False)
         ctx.dim, ctx.alpha, ctx.gain = dim, alpha, gain
         return y
 
     @staticmethod
     def backward(ctx, grad):
+        if grad is None:  # The second derivative reaches an output that it does not depend on; zeros would go on.
+            return (None,) * 5
         (y,) = ctx.saved_tensors
         need_x, need_b = ctx.needs_input_grad[:2]
         grad_x = _LeakyReluSlope.apply(grad, y, ctx.alpha, ctx.gain) if need_x or need_b else None
@@ -154,12 +157,15 @@ class _LeakyReluSlope(torch.autograd.Function):
     @staticmethod
     def forward(ctx, grad, y, alpha, gain):
         ctx.save_for_backward(y)
+        ctx.set_materialize_grads(False)
         ctx.alpha, ctx.gain = alpha, gain
         out = torch.ops.aten.leaky_relu_backward(grad, y, alpha, False)
         return out.mul_(gain) if gain != 1 else out
 
     @staticmethod
     def backward(ctx, grad):
+        if grad is None:
+            return (None,) * 4
         (y,) = ctx.saved_tensors
         return _LeakyReluSlope.apply(grad, y, ctx.alpha, ctx.gain), None, None, None
 

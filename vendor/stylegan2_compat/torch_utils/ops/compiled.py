@@ -11,7 +11,7 @@ import struct
 import sys
 
 import torch
-from torch_utils import custom_ops
+from torch_utils import custom_ops, native
 
 _FOLDER = os.path.dirname(os.path.abspath(__file__))
 _HEADERS = ("portable.h", "bias_act.h", "upfirdn2d.h", "upfirdn2d_taps.h", "parallel.h")
@@ -86,9 +86,9 @@ def _library(kind: str) -> ctypes.CDLL | None:
     paths = [os.path.join(_FOLDER, name) for name in (*_SOURCES[kind], *_HEADERS)]
     if kind == "cuda":
         name = "stylegan2_ops_cuda{}{}".format(*torch.cuda.get_device_capability())
-        library = custom_ops.get_library(name, paths, extra_cuda_cflags=["-O3", "-std=c++17"])
+        library = native.get_library(name, paths, extra_cuda_cflags=["-O3", "-std=c++17"])
     else:
-        library = custom_ops.get_library(
+        library = native.get_library(
             "stylegan2_ops_cpu", paths, extra_cflags=_CFLAGS + _OPENMP, extra_ldflags=_OPENMP_LIBRARY
         )
     if library is None:

@@ -10,9 +10,9 @@ import torch
 from torch_utils.ops import compiled
 
 _LINEAR = 1  # As in bias_act.h
-_NO_SUMS, _ALL_SUMS = 0, 7  # As Sums in bias_act.h
+_NO_SUMS, _SUM_SCALE, _ALL_SUMS = 0, 2, 7  # As Sums in bias_act.h
 # By which of scale, noise and bias a gradient is wanted.
-_SUMS = {(False, False, False): 0, (False, False, True): 1, (True, False, False): 2}
+_SUMS = {(False, False, False): _NO_SUMS, (False, False, True): 1, (True, False, False): _SUM_SCALE}
 
 
 class Activation(NamedTuple):
@@ -24,6 +24,9 @@ class Activation(NamedTuple):
     alpha: float
     gain: float
     clamp: float | None
+
+
+_PRODUCT = Activation(lambda t, alpha: t, _LINEAR, True, 0.0, 1.0, None)  # x * scale, and nothing after it.
 
 
 def fused_activation(
@@ -82,11 +85,14 @@ class FusedBiasAct(torch.autograd.Function):
         else:
             saved = (x, scale, noise, bias, None)
         ctx.save_for_backward(*saved)
+        ctx.set_materialize_grads(False)
         ctx.layout, ctx.act, ctx.noise_rows = layout, act, 0 if noise is None else noise.shape[0]
         return y
 
     @staticmethod
     def backward(ctx, grad):
+        if grad is None:  # The second derivative reaches an output that it does not depend on; zeros would go on.
+            return (None,) * 6
         x, scale, noise, bias, y = ctx.saved_tensors
         layout, act, needs = ctx.layout, ctx.act, ctx.needs_input_grad[:4]
         grad = grad.contiguous(memory_format=layout.memory_format)
@@ -115,6 +121,7 @@ class _SlopeProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx, grad, y, layout, act):
         ctx.save_for_backward(y)
+        ctx.set_materialize_grads(False)
         ctx.layout, ctx.act = layout, act
         out = torch.empty_like(grad)
         fields = _fields(without_samples(layout), act, out, None, y, grad)
@@ -123,9 +130,36 @@ class _SlopeProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
+        if grad is None:
+            return (None,) * 4
         (y,) = ctx.saved_tensors
         grad = grad.contiguous(memory_format=ctx.layout.memory_format)
         return _SlopeProduct.apply(grad, y, ctx.layout, ctx.act), None, None, None
+
+
+class _Dot(torch.autograd.Function):
+    """Sum of a * x over the pixels of each channel of each sample, [n, channels]."""
+
+    @staticmethod
+    def forward(ctx, a, x, layout):
+        ctx.save_for_backward(a, x)
+        ctx.set_materialize_grads(False)
+        ctx.layout = layout
+        if a.device.type not in compiled.FUSED_SUMS:
+            return (_rows(a, layout).to(compiled.compute_dtype(a)) * _rows(x, layout)).sum(dim=2)
+        out = torch.empty([layout.n, layout.channels], dtype=compiled.compute_dtype(a))
+        unused = torch.empty_like(a)  # The kernel's main result; it must live until the kernel is done.
+        fields = _fields(layout, _PRODUCT, unused, x, None, a, grad_scale=out)
+        compiled.bias_act_backward(a, _LINEAR, _SUM_SCALE, *fields)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        if grad is None:
+            return (None,) * 3
+        a, x = ctx.saved_tensors
+        grad = grad.contiguous()
+        return *(FusedBiasAct.apply(t, grad, None, None, ctx.layout, _PRODUCT) for t in (x, a)), None
 
 
 def _fields(
@@ -176,9 +210,9 @@ def _spread(by_input, x, scale, noise_rows, layout, needs):
     if needs[0]:
         grad_x = by_input
         if scale is not None:
-            grad_x = _from_rows((rows * scale[:, :, None]).to(by_input.dtype), by_input, layout)
+            grad_x = FusedBiasAct.apply(by_input, scale, None, None, layout, _PRODUCT)
     if needs[1]:
-        grad_scale = (rows.to(wide) * _rows(x, layout)).sum(dim=2)
+        grad_scale = _Dot.apply(by_input, x, layout)
     if needs[2]:
         dims = [0, 1] if noise_rows < layout.n else [1]
         grad_noise = rows.sum(dim=dims, dtype=wide).reshape(noise_rows, layout.pixels)

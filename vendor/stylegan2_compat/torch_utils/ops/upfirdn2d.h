@@ -19,6 +19,7 @@ struct Reach {
 
 SHARED Reach reach(const Axis& axis, int64_t out) {
     const int64_t position = out * axis.down - axis.pad;  // Of the first tap, in the image with zeros
+    if (axis.up == 1) return {position, 0, axis.taps};
     const int64_t behind = position % axis.up;
     const int tap = int(behind > 0 ? axis.up - behind : -behind);
     return {(position + tap) / axis.up, tap, axis.taps > tap ? (axis.taps - tap + axis.up - 1) / axis.up : 0};

@@ -20,11 +20,14 @@ class _Resample(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, taps, ups, downs, pads):
         ctx.save_for_backward(taps)
+        ctx.set_materialize_grads(False)
         ctx.geometry = (x.shape[2:], ups, downs, pads)
         return _correlate(x, taps, ups, downs, pads)
 
     @staticmethod
     def backward(ctx, grad):
+        if grad is None:
+            return (None,) * 5
         (taps,) = ctx.saved_tensors
         size, ups, downs, pads = ctx.geometry
         pads = _transposed_pads(size, grad.shape[2:], taps.shape, ups, downs, pads)
@@ -133,6 +136,7 @@ class _CompiledResample(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, f, ups, downs, pads, flip_filter, gain):
         ctx.save_for_backward(f)
+        ctx.set_materialize_grads(False)
         ctx.geometry = (x.shape[2:], ups, downs, pads, flip_filter, gain)
         fw, fh = f.shape[-1], f.shape[0]
         n, c, height, width = x.shape
@@ -152,6 +156,8 @@ class _CompiledResample(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
+        if grad is None:
+            return (None,) * 7
         (f,) = ctx.saved_tensors
         size, ups, downs, pads, flip_filter, gain = ctx.geometry
         pads = _transposed_pads(size, grad.shape[2:], (f.shape[0], f.shape[-1]), ups, downs, pads)

@@ -54,6 +54,7 @@ template <class S> struct Row {
     int64_t phases, stride, chunks, first, last;  // first, last: input pixels that are touched, last excluded
     std::vector<int64_t> pixels;                  // [phases]: input pixel of the first tap
     std::vector<S> taps;                          // [chunks, phases, CHUNK], zero where there is none
+    std::vector<int> used;                        // [chunks]: how many of CHUNK taps are in use in any phase
 
     Row(const Axis& axis, const std::vector<S>& row) {
         int64_t a = axis.up, b = axis.down;
@@ -71,13 +72,8 @@ template <class S> struct Row {
             first = std::min(first, r.pixel);
             last = std::max(last, r.pixel + (axis.out_size - 1) / phases * stride + chunks * CHUNK);
         }
-    }
-
-    // How many taps of a chunk are in use in any phase.
-    int used(int64_t chunk) const {
-        int count = 1;
-        for (int64_t i = 0; i < phases * CHUNK; ++i)
-            if (taps[chunk * phases * CHUNK + i] != 0) count = std::max<int>(count, i % CHUNK + 1);
-        return count;
+        used.assign(chunks, 1);
+        for (int64_t i = 0; i < int64_t(taps.size()); ++i)
+            if (taps[i] != 0) used[i / (phases * CHUNK)] = std::max<int>(used[i / (phases * CHUNK)], i % CHUNK + 1);
     }
 };
