@@ -56,8 +56,10 @@ def test_networks_by_formula_compute_what_the_base_computes():
         img = G(torch.randn(4, 8), None)
         (grad,) = torch.autograd.grad(D(img, None).sum(), img, create_graph=True)
         grad.square().sum().backward()  # As R1 differentiates.
-        found = [img.detach(), grad.detach(), *(param.grad for net in (G, D) for param in net.parameters()
-                                                if param.grad is not None)]
+        # One way of computing leaves a gradient undefined where the other fills in zeros.
+        params = [param for net in (G, D) for param in net.parameters()]
+        found = [img.detach(), grad.detach(),
+                 *(torch.zeros_like(param) if param.grad is None else param.grad for param in params)]
         G.zero_grad()
         D.zero_grad()
         return found
