@@ -106,7 +106,8 @@ class SampleView:
         labels = np.stack([training_set.get_label(idx) for idx in picks])
         self.z = torch.from_numpy(draws.randn(num, G.z_dim)).to(device, torch.float32)
         self.c = torch.from_numpy(labels).to(device)
-        shift = draws.randint(-shift_px, shift_px + 1, [self.scenes * G.num_objects, 2])
+        num_objects = getattr(G, "num_objects", 1)  # The host's own generator has none.
+        shift = draws.randint(-shift_px, shift_px + 1, [self.scenes * num_objects, 2])
         self.shift = torch.from_numpy(shift).to(device)
 
     def reals(self) -> PIL.Image.Image:
