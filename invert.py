@@ -85,6 +85,8 @@ def common_options(command):
 @click.option("--from-mean", help="Add the codes to the mean w", type=bool, default=True, metavar="BOOL")
 @click.option("--mean-w-weight", help="Weight of the distance to the mean w", type=click.FloatRange(min=0),
               default=0.0, metavar="FLOAT")
+@click.option("--mask-border-weight", help="Weight of the mask along the border", type=click.FloatRange(min=0),
+              default=0.0, metavar="FLOAT")
 @click.option("--max-shift", help="Largest shift that E may apply, 0 = none", type=click.FloatRange(0, 0.5),
               default=0.2, metavar="FRAC")
 @click.option("--pretrain", help="Steps on generated pictures (dataset)", type=click.IntRange(min=0), default=0,
@@ -121,8 +123,8 @@ def train(ctx: click.Context, **opts: Any) -> None:
 @main.command("distill", context_settings=SETTINGS)
 @common_options
 @click.option("--data", help="Real pictures to adapt to, unlabelled", metavar="ZIP|DIR")
-@click.option("--steps", help="Steps on generated pairs", type=click.IntRange(min=1), default=300, metavar="INT")
-@click.option("--adapt", help="Steps on real pictures too, with --data", type=click.IntRange(min=0), default=400,
+@click.option("--steps", help="Steps on generated pairs", type=click.IntRange(min=1), default=600, metavar="INT")
+@click.option("--adapt", help="Steps on real pictures too, with --data", type=click.IntRange(min=0), default=1200,
               metavar="INT")
 @click.option("--batch", help="Pictures a step", type=click.IntRange(min=4), default=64, metavar="INT")
 @click.option("--shift", help="Largest shift of generated objects", type=click.FloatRange(0, 0.5), default=0.125,

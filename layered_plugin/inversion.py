@@ -10,7 +10,11 @@ import torch
 from layered_plugin.compose import Layers, composite
 from layered_plugin.encoder import Codes, Encoder, decode
 from layered_plugin.labels import Labels
+from layered_plugin.loss import mask_border_loss
 from layered_plugin.perturb import random_shift, shift_foreground
+
+# Options of ``invert.py train`` that say what codes are good; refinement goes by the same.
+LOSS_OPTIONS = ("feature_resolution", "feature_weight", "mean_w_weight", "mask_border_weight")
 
 
 class DiscriminatorFeatures:
@@ -72,19 +76,21 @@ class EncoderTraining:
         feature_resolution: Side of the discriminator's feature maps.
         feature_weight: Weight of their term; 1 = Eq. 7.
         mean_w_weight: Weight of the squared distance of the codes to the mean w, 0 = Eq. 7.
+        mask_border_weight: Weight of the mask along the border of the picture, 0 = Eq. 7.
         lr: Learning rate of Adam.
         force_fp32: Compute generator and discriminator in float32?
         labels: Of the generated pictures; None = every class equally likely.
     """
 
     def __init__(self, E: Encoder, G: Any, D: Any, *, feature_resolution: int = 16, feature_weight: float = 1.0,
-                 mean_w_weight: float = 0.0, lr: float = 1e-4, force_fp32: bool = True,
-                 labels: Labels | None = None):
+                 mean_w_weight: float = 0.0, mask_border_weight: float = 0.0, lr: float = 1e-4,
+                 force_fp32: bool = True, labels: Labels | None = None):
         self.E, self.G = E, G
         self.labels = labels or Labels(G.c_dim)
         self.features = DiscriminatorFeatures(D, feature_resolution, dict(force_fp32=force_fp32))
         self.feature_weight = feature_weight
         self.mean_w_weight = mean_w_weight
+        self.mask_border_weight = mask_border_weight
         # The grouped convolution that fuses modulation is slow to differentiate on a CPU.
         self.synthesis_kwargs = dict(force_fp32=force_fp32, fused_modconv=False)
         self.optimizer = torch.optim.Adam(E.parameters(), lr=lr, betas=(0.9, 0.999), fused=True)
@@ -98,6 +104,8 @@ class EncoderTraining:
         loss = l1.mean() + self.feature_weight * feature.mean()
         if self.mean_w_weight > 0:
             loss = loss + self.mean_w_weight * (codes.ws - self.w_avg).square().mean()
+        if self.mask_border_weight > 0:
+            loss = loss + self.mask_border_weight * mask_border_loss(layers.mask).mean()
         return loss, layers, dict(l1=l1.mean().item(), feature=feature.mean().item())
 
     @torch.no_grad()

@@ -19,7 +19,7 @@ from layered_plugin.compose import composite
 from layered_plugin.dataset import to_float, to_square, to_uint8
 from layered_plugin.device import choose_device, fast_half, must_fp32
 from layered_plugin.encoder import Codes, Encoder, decode
-from layered_plugin.inversion import EncoderTraining, refine_codes
+from layered_plugin.inversion import LOSS_OPTIONS, EncoderTraining, refine_codes
 from layered_plugin.model_file import ModelError, fill, find_model, load_model, load_tensors
 from layered_plugin.pictures import to_rgb
 from layered_plugin.unet import fold_batch_norm
@@ -172,9 +172,8 @@ class Segmenter:
             codes = E(img)
         if refine == 0:
             return codes
-        keys = ("feature_resolution", "feature_weight", "mean_w_weight")
         training = EncoderTraining(E, self.networks["G"], self.networks["D"], force_fp32=self.force_fp32,
-                                   **{key: self.options[key] for key in keys if key in self.options})
+                                   **{key: self.options[key] for key in LOSS_OPTIONS if key in self.options})
         return refine_codes(training, codes, img, refine)
 
     @torch.no_grad()

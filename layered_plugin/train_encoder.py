@@ -21,7 +21,7 @@ from layered_plugin.dataset import RealPictures, to_float, to_square
 from layered_plugin.device import must_fp32
 from layered_plugin.encoder import Encoder, decode
 from layered_plugin.guards import StopRequest
-from layered_plugin.inversion import EncoderTraining
+from layered_plugin.inversion import LOSS_OPTIONS, EncoderTraining
 from layered_plugin.labels import labels_of_training
 from layered_plugin.model_file import fingerprint, save_model, save_tensors, start_from
 from layered_plugin.model_run import ModelRun, forget_states
@@ -72,8 +72,8 @@ def prepare(options: dict[str, Any]) -> tuple[EncoderTraining, dict[str, Any]]:
         start_from(E, G, options["init"])
     E = E.to(device).requires_grad_(True)
     training = EncoderTraining(
-        E, G, D, feature_resolution=options["feature_resolution"], feature_weight=options["feature_weight"],
-        mean_w_weight=options["mean_w_weight"], lr=options["lr"], force_fp32=must_fp32(device),
+        E, G, D, **{name: options[name] for name in LOSS_OPTIONS if name in options}, lr=options["lr"],
+        force_fp32=must_fp32(device),
         labels=labels_of_training(snapshot.get("training_set_kwargs"), G.c_dim) if options["pretrain"] > 0 else None)
     return training, dict(E=E, G=G, D=D)
 

@@ -122,13 +122,14 @@ def test_defaults_are_the_papers():
     training, _, _ = make()
     group = training.optimizer.param_groups[0]
     assert (group["lr"], group["betas"]) == (1e-4, (0.9, 0.999)) and isinstance(training.optimizer, torch.optim.Adam)
-    assert (training.feature_weight, training.mean_w_weight) == (1.0, 0.0)
+    assert (training.feature_weight, training.mean_w_weight, training.mask_border_weight) == (1.0, 0.0, 0.0)
     assert len(group["params"]) == len(list(training.E.parameters()))
 
 
-@pytest.mark.parametrize("feature_weight, mean_w_weight", [(1.0, 0.0), (0.0, 0.0), (3.0, 0.5)])
-def test_a_step_is_one_of_adam_on_equation_7(feature_weight, mean_w_weight):
-    training, G, D = make(feature_weight=feature_weight, mean_w_weight=mean_w_weight, lr=0.01)
+@pytest.mark.parametrize("feature_weight, mean_w_weight, border", [(1.0, 0.0, 0.0), (0.0, 0.0, 0.0), (3.0, 0.5, 0.7)])
+def test_a_step_is_one_of_adam_on_equation_7(feature_weight, mean_w_weight, border):
+    training, G, D = make(feature_weight=feature_weight, mean_w_weight=mean_w_weight, mask_border_weight=border,
+                          lr=0.01)
     twin, img = copy.deepcopy(training.E), pictures()
     terms = training.step(img)
 
@@ -137,6 +138,9 @@ def test_a_step_is_one_of_adam_on_equation_7(feature_weight, mean_w_weight):
     x = (1 - layers.mask) * layers.bg + layers.mask * layers.fg
     l1, feature = (x - img).abs().mean(), (D.b16(None, x)[0] - D.b16(None, img)[0]).square().mean()
     loss = l1 + feature_weight * feature + mean_w_weight * (ws - G.mapping.w_avg).square().mean()
+    inside = torch.zeros_like(layers.mask, dtype=torch.bool)
+    inside[:, :, 1:-1, 1:-1] = True
+    loss = loss + border * layers.mask[~inside].mean()
     loss.backward()
     torch.optim.Adam(twin.parameters(), lr=0.01, betas=(0.9, 0.999)).step()
 
