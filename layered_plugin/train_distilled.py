@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from layered_plugin.dataset import RealPictures
-from layered_plugin.device import must_fp32
+from layered_plugin.device import must_fp32, tune_cpu
 from layered_plugin.distill import PairFilter, PairSampler
 from layered_plugin.labels import labels_of_training
 from layered_plugin.model_file import fingerprint, save_model
@@ -39,6 +39,7 @@ def train_distilled(run_dir: Path, options: dict[str, Any], record: dict[str, An
     Raises:
         CheckpointError, PictureError, ValueError, NonFiniteLossError: What the user can mend; the text names it.
     """
+    tune_cpu()
     device, seed, batch = options["device"], options["seed"], options["batch"]
     snapshot = load_snapshot(options["network"], device)
     G = snapshot["G_ema"]

@@ -18,7 +18,7 @@ import torch
 from layered_plugin.checkpoint import CheckpointError
 from layered_plugin.compose import composite
 from layered_plugin.dataset import RealPictures, to_float, to_square
-from layered_plugin.device import must_fp32
+from layered_plugin.device import must_fp32, tune_cpu
 from layered_plugin.encoder import Encoder, decode
 from layered_plugin.guards import StopRequest
 from layered_plugin.inversion import LOSS_OPTIONS, EncoderTraining
@@ -59,6 +59,7 @@ def prepare(options: dict[str, Any]) -> tuple[EncoderTraining, dict[str, Any]]:
         ModelError: ``init`` is no encoder, or was trained for another generator.
         ValueError: The discriminator has no features of the resolution asked for.
     """
+    tune_cpu()
     device = options["device"]
     snapshot = load_snapshot(options["network"], device)
     G, D = snapshot["G_ema"], snapshot["D"]
