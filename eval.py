@@ -91,6 +91,7 @@ def generated(**opts: Any) -> None:
 @click.option("--flip", help="Average with the mirrored picture", is_flag=True)
 @click.option("--refine", help="Steps on each picture's codes (encoders)", type=click.IntRange(min=0), default=0,
               metavar="STEPS")
+@click.option("--posterior", help="Correct masks pixel by pixel (encoders)", is_flag=True)
 @click.option("--baselines", help="none, all, installed, or names", default="installed", metavar="LIST")
 @click.option("--seed", help="Seed of the bootstrap", type=click.IntRange(min=0), default=0, metavar="INT")
 @click.option("--batch", help="Pictures at a time, at most", type=click.IntRange(min=1), default=100, metavar="INT")

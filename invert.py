@@ -87,6 +87,8 @@ def common_options(command):
               default=0.0, metavar="FLOAT")
 @click.option("--mask-border-weight", help="Weight of the mask along the border", type=click.FloatRange(min=0),
               default=0.0, metavar="FLOAT")
+@click.option("--mask-area-weight", help="Weight of the mean mask", type=click.FloatRange(min=0), default=0.0,
+              metavar="FLOAT")
 @click.option("--max-shift", help="Largest shift that E may apply, 0 = none", type=click.FloatRange(0, 0.5),
               default=0.2, metavar="FRAC")
 @click.option("--pretrain", help="Steps on generated pictures (dataset)", type=click.IntRange(min=0), default=0,
@@ -219,6 +221,8 @@ def _start_run(outdir: str, name: str, record: dict[str, Any]) -> Path:
 @click.option("--flip", help="Average with the mirrored picture", type=bool, default=False, metavar="BOOL")
 @click.option("--refine", help="Refine the codes of each picture", type=click.IntRange(min=0), default=0,
               metavar="STEPS")
+@click.option("--posterior", help="Correct masks pixel by pixel (encoders)", type=bool, default=False,
+              metavar="BOOL")
 @click.option("--device", help="Where to compute", type=DEVICES, default="auto")
 def segment(model: str, images: str, outdir: str, device: str, **opts: Any) -> None:
     """Segment real pictures: masks, cut-outs, a contact sheet, and with an encoder the layers as well.
@@ -240,6 +244,8 @@ def segment(model: str, images: str, outdir: str, device: str, **opts: Any) -> N
         segmenter = Segmenter.load(model, device)
         if opts["refine"] > 0 and segmenter.kind == "distill":
             raise click.UsageError(f"--refine needs an encoder; {model} is distilled and has no codes")
+        if opts["posterior"] and segmenter.kind == "distill":
+            raise click.UsageError(f"--posterior needs an encoder; {model} is distilled and draws no layers")
         source = PictureSource(images)
         try:
             outcome = segment_files(segmenter, source, outdir, **opts)

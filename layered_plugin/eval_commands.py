@@ -88,8 +88,8 @@ def _over_networks(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def run_real(*, models: Sequence[str], data: str, masks: str | None, teacher: str | None, detector_size: int | None,
-             num: int | None, eval_size: str, polarity: str, flip: bool, refine: int, baselines: str, seed: int,
-             batch: int, device_name: str, **judging: Any) -> None:
+             num: int | None, eval_size: str, polarity: str, flip: bool, refine: int, posterior: bool,
+             baselines: str, seed: int, batch: int, device_name: str, **judging: Any) -> None:
     """Body of ``eval.py real``; parameters are its options.
 
     Raises:
@@ -106,7 +106,7 @@ def run_real(*, models: Sequence[str], data: str, masks: str | None, teacher: st
     with user_errors(teacher="--masks"):
         source = PictureSource(data)
         segmenters = [Segmenter.load(model, device) for model in models]
-        _check_models(segmenters, eval_size, refine)
+        _check_models(segmenters, eval_size, refine, posterior)
         size_px = segmenters[0].resolution
         truth: Teacher
         if masks is not None:
@@ -120,15 +120,15 @@ def run_real(*, models: Sequence[str], data: str, masks: str | None, teacher: st
         scores, extremes = scoring.score_real(
             segmenters, source, source.names[:num], truth, baselines=rivals,
             size_px=size_px if eval_size == "net" else None, oracle_polarity=polarity == "oracle", flip=flip,
-            refine=refine, seed=seed, batch=batch)
+            refine=refine, posterior=posterior, seed=seed, batch=batch)
     about = [dict(model=str(path), kind=segmenter.kind, resolution=segmenter.resolution,
                   train_seed=segmenter.options.get("seed"), network=segmenter.options.get("network"))
              for path, segmenter in zip(models, segmenters, strict=True)]
     scored = [dict(what, **found) for what, found in zip(about, scores["models"], strict=True)]
     record = dict(protocol="real", data=data, num_data=len(source), num=scores["num"],
                   num_detected=scores["num_detected"], teacher=description, eval_size=eval_size, polarity=polarity,
-                  flip=flip, refine=refine, seed=seed, models=scored, baselines=scores["baselines"],
-                  **score_output.provenance())
+                  flip=flip, refine=refine, posterior=posterior, seed=seed, models=scored,
+                  baselines=scores["baselines"], **score_output.provenance())
     everything = dict(record, over_models=_over_models(scored)) if len(scored) > 1 else record
     _say(everything, [segmenter.folder.name for segmenter in segmenters])
     click.echo(json.dumps(everything))
@@ -140,13 +140,15 @@ def run_real(*, models: Sequence[str], data: str, masks: str | None, teacher: st
                 score_output.write_sheet(shown.worst, segmenter.folder / "real-worst.png")
 
 
-def _check_models(segmenters: Sequence[Segmenter], eval_size: str, refine: int) -> None:
+def _check_models(segmenters: Sequence[Segmenter], eval_size: str, refine: int, posterior: bool) -> None:
     sizes = sorted({segmenter.resolution for segmenter in segmenters})
     if eval_size == "net" and len(sizes) > 1:
         raise click.UsageError(f"--eval-size=net needs models of one resolution, got {sizes}; use --eval-size=gt")
     distilled = [segmenter.folder for segmenter in segmenters if segmenter.kind == "distill"]
     if refine and distilled:
         raise click.UsageError(f"--refine is for encoders, but {distilled[0]} is distilled and has no codes")
+    if posterior and distilled:
+        raise click.UsageError(f"--posterior is for encoders, but {distilled[0]} is distilled and draws no layers")
 
 
 def _over_models(scored: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Train an encoder so that the generator draws real pictures again (Eq. 7), and refine its codes picture by picture.
+"""Train an encoder so that the generator draws real pictures again (Eq. 7); refine its codes and masks per picture.
 
 Sections 3.3 and 4 of the paper; generator and discriminator stay frozen.
 """
@@ -14,7 +14,7 @@ from layered_plugin.loss import mask_border_loss
 from layered_plugin.perturb import random_shift, shift_foreground
 
 # Options of ``invert.py train`` that say what codes are good; refinement goes by the same.
-LOSS_OPTIONS = ("feature_resolution", "feature_weight", "mean_w_weight", "mask_border_weight")
+LOSS_OPTIONS = ("feature_resolution", "feature_weight", "mean_w_weight", "mask_border_weight", "mask_area_weight")
 
 
 class DiscriminatorFeatures:
@@ -77,20 +77,22 @@ class EncoderTraining:
         feature_weight: Weight of their term; 1 = Eq. 7.
         mean_w_weight: Weight of the squared distance of the codes to the mean w, 0 = Eq. 7.
         mask_border_weight: Weight of the mask along the border of the picture, 0 = Eq. 7.
+        mask_area_weight: Weight of the mean mask, 0 = Eq. 7: what the background explains as well is left to it.
         lr: Learning rate of Adam.
         force_fp32: Compute generator and discriminator in float32?
         labels: Of the generated pictures; None = every class equally likely.
     """
 
     def __init__(self, E: Encoder, G: Any, D: Any, *, feature_resolution: int = 16, feature_weight: float = 1.0,
-                 mean_w_weight: float = 0.0, mask_border_weight: float = 0.0, lr: float = 1e-4,
-                 force_fp32: bool = True, labels: Labels | None = None):
+                 mean_w_weight: float = 0.0, mask_border_weight: float = 0.0, mask_area_weight: float = 0.0,
+                 lr: float = 1e-4, force_fp32: bool = True, labels: Labels | None = None):
         self.E, self.G = E, G
         self.labels = labels or Labels(G.c_dim)
         self.features = DiscriminatorFeatures(D, feature_resolution, dict(force_fp32=force_fp32))
         self.feature_weight = feature_weight
         self.mean_w_weight = mean_w_weight
         self.mask_border_weight = mask_border_weight
+        self.mask_area_weight = mask_area_weight
         # The grouped convolution that fuses modulation is slow to differentiate on a CPU.
         self.synthesis_kwargs = dict(force_fp32=force_fp32, fused_modconv=False)
         self.optimizer = torch.optim.Adam(E.parameters(), lr=lr, betas=(0.9, 0.999), fused=True)
@@ -106,6 +108,8 @@ class EncoderTraining:
             loss = loss + self.mean_w_weight * (codes.ws - self.w_avg).square().mean()
         if self.mask_border_weight > 0:
             loss = loss + self.mask_border_weight * mask_border_loss(layers.mask).mean()
+        if self.mask_area_weight > 0:
+            loss = loss + self.mask_area_weight * layers.mask.mean()
         return loss, layers, dict(l1=l1.mean().item(), feature=feature.mean().item())
 
     @torch.no_grad()
@@ -189,3 +193,21 @@ def refine_codes(training: EncoderTraining, codes: Codes, real_img: torch.Tensor
         with torch.no_grad():
             shift.clamp_(-max_shift, max_shift)
     return Codes(ws.detach(), shift.detach())
+
+
+def posterior_mask(layers: Layers, img: torch.Tensor, noise: float = 0.05) -> torch.Tensor:
+    """Opacities by Bayes' rule: which of the two layers is each pixel of the picture likelier to show?
+
+    The drawn mask is the probability before the pixel is seen (Eq. 1), and a layer explains a pixel as well as Laplace
+    noise allows, which is what the L1 norm of Eq. 7 stands for. Ours, not the paper's.
+
+    Args:
+        layers: Scenes of one object, drawn for the pictures.
+        img: The pictures, [N, 3, H, W], in [-1, 1].
+        noise: Scale of the noise of a pixel's mean absolute difference, in the range of the pictures.
+
+    Returns:
+        [N, 1, H, W], in [0, 1].
+    """
+    bg, fg = ((img - layer).abs().mean(dim=1, keepdim=True) for layer in (layers.bg, layers.fg))
+    return torch.sigmoid(layers.mask.logit(eps=1e-4) + (bg - fg) / noise)

@@ -150,7 +150,7 @@ def score_generated(G_ema: Any, teacher: Teacher, *, num: int, seed: int, size_p
 def score_real(segmenters: Sequence[Callable[..., Any]], source: PictureSource, names: Sequence[str],
                teacher: Teacher, *, baselines: Mapping[str, Callable[[np.ndarray], np.ndarray]],
                size_px: int | None = None, oracle_polarity: bool = False, flip: bool = False, refine: int = 0,
-               seed: int = 0, batch: int = 100) -> tuple[dict[str, Any], list[Extremes]]:
+               posterior: bool = False, seed: int = 0, batch: int = 100) -> tuple[dict[str, Any], list[Extremes]]:
     """Compare masks of real pictures with a teacher's (Table 2), for several models and baselines at once.
 
     Args:
@@ -164,6 +164,7 @@ def score_real(segmenters: Sequence[Callable[..., Any]], source: PictureSource, 
         oracle_polarity: Let object and background be swapped where the truth says so, for all predictors.
         flip: Average each model's mask with that of the mirrored picture.
         refine: Steps on the codes of each picture; encoders only.
+        posterior: Correct each model's mask pixel by pixel; encoders only.
         seed: Of the bootstrap.
         batch: Pictures at a time, at most; fewer if they are large. More at a time are refined quicker.
 
@@ -187,7 +188,7 @@ def score_real(segmenters: Sequence[Callable[..., Any]], source: PictureSource, 
             truths = [None if truth is None else _squeeze(truth, size_px) for truth in truths]
         num_detected += sum(truth is not None for truth in truths)
         for run in runs:
-            run.add(part, pictures, truths, flip=flip, refine=refine)
+            run.add(part, pictures, truths, flip=flip, refine=refine, posterior=posterior)
         for name, rival in rivals.items():
             for picture, truth in zip(pictures, truths, strict=True):
                 rival.add(baselines[name](picture), truth)

@@ -37,7 +37,8 @@ class Outcome(NamedTuple):
 
 
 def segment_files(segmenter: Segmenter, source: PictureSource, outdir: str | os.PathLike[str], *, batch: int = 64,
-                  threshold: float = 0.5, soft: bool = False, flip: bool = False, refine: int = 0) -> Outcome:
+                  threshold: float = 0.5, soft: bool = False, flip: bool = False, refine: int = 0,
+                  posterior: bool = False) -> Outcome:
     """Segment every picture whose name the manifest does not list yet.
 
     Args:
@@ -49,6 +50,7 @@ def segment_files(segmenter: Segmenter, source: PictureSource, outdir: str | os.
         soft: Write opacities instead of 0 and 255?
         flip: As in `Segmenter`.
         refine: As in `Segmenter`.
+        posterior: As in `Segmenter`.
 
     Returns:
         What happened; a picture that can't be read or matched is left out and named.
@@ -61,13 +63,13 @@ def segment_files(segmenter: Segmenter, source: PictureSource, outdir: str | os.
     outdir = Path(outdir)
     outdir.mkdir(parents=True, exist_ok=True)
     _check_settings(outdir / SETTINGS, dict(model=str(segmenter.folder.resolve()), threshold=threshold, soft=soft,
-                                            flip=flip, refine=refine))
+                                            flip=flip, refine=refine, posterior=posterior))
     targets = target_names(source.names)
     before = read_manifest(outdir / MANIFEST)
     todo = [name for name in source.names if name not in before]
     failed: dict[str, str] = {}
     done = 0
-    results = _results(segmenter, source, todo, targets, failed, batch, flip=flip, refine=refine)
+    results = _results(segmenter, source, todo, targets, failed, batch, flip=flip, refine=refine, posterior=posterior)
     with open(outdir / MANIFEST, "a") as manifest:
         for found in progress(results, len(todo), "Pictures"):
             if found is None:

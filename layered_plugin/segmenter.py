@@ -19,7 +19,7 @@ from layered_plugin.compose import composite
 from layered_plugin.dataset import to_float, to_square, to_uint8
 from layered_plugin.device import choose_device, fast_half, must_fp32
 from layered_plugin.encoder import Codes, Encoder, decode
-from layered_plugin.inversion import LOSS_OPTIONS, EncoderTraining, refine_codes
+from layered_plugin.inversion import LOSS_OPTIONS, EncoderTraining, posterior_mask, refine_codes
 from layered_plugin.model_file import ModelError, fill, find_model, load_model, load_tensors
 from layered_plugin.pictures import to_rgb
 from layered_plugin.unet import fold_batch_norm
@@ -80,7 +80,7 @@ class Segmenter:
         return cls(find_model(path), meta, networks, device)
 
     def __call__(self, images: Sequence[PIL.Image.Image | np.ndarray], names: Sequence[str] | None = None, *,
-                 flip: bool = False, refine: int = 0) -> list[Segmentation]:
+                 flip: bool = False, refine: int = 0, posterior: bool = False) -> list[Segmentation]:
         """Segment pictures, all in one batch.
 
         Args:
@@ -89,6 +89,7 @@ class Segmenter:
             names: Names of the pictures in the data set; a model of chunks finds its encoder by them.
             flip: Average the mask with that of the mirrored picture?
             refine: Steps of gradient descent on the codes of each picture; encoders only.
+            posterior: Correct the mask pixel by pixel (`posterior_mask`); encoders only.
 
         Raises:
             ValueError: A picture has another shape or type, or an argument does not fit the model.
@@ -99,19 +100,21 @@ class Segmenter:
             return []
         if refine and self.kind == "distill":
             raise ValueError("Expected argument `refine` to be 0 for a distilled model, which has no codes")
+        if posterior and self.kind == "distill":
+            raise ValueError("Expected argument `posterior` to be False for a distilled model, which draws no layers")
         square = np.stack([to_square(picture, self.resolution) for picture in pictures])  # [N, 3, R, R]
         img = to_float(torch.from_numpy(square)).to(self.device)
         sizes = [(picture.height, picture.width) for picture in pictures]
         if self.kind == "distill":
             return [Segmentation(mask) for mask in self._stretch_masks(self._unet_mask(img, flip), sizes)]
         if self.kind == "encoder":
-            return self._invert(self.networks["E"], img, sizes, flip, refine)
+            return self._invert(self.networks["E"], img, sizes, flip, refine, posterior)
         if names is None:
             raise ValueError("Expected argument `names` for a model of chunks: each has an encoder of its own")
         if len(names) != len(images):
             raise ValueError(f"Expected argument `names` to have as many entries as `images`, "
                              f"but got {len(names)} and {len(images)}")
-        return self._invert_chunks(img, sizes, names, flip, refine)
+        return self._invert_chunks(img, sizes, names, flip, refine, posterior)
 
     def knows(self, name: str) -> bool:
         """Whether the model can segment a picture of this name: a model of chunks knows only its own."""
@@ -133,7 +136,7 @@ class Segmenter:
         return logits.float().sigmoid()
 
     def _invert_chunks(self, img: torch.Tensor, sizes: list[tuple[int, int]], names: Sequence[str], flip: bool,
-                       refine: int) -> list[Segmentation]:
+                       refine: int, posterior: bool) -> list[Segmentation]:
         for name in names:
             if not self.knows(name):
                 raise ModelError(self.unknown(name))
@@ -141,7 +144,7 @@ class Segmenter:
         for chunk in sorted({self._chunk_of[name] for name in names}):
             members = [pos for pos, name in enumerate(names) if self._chunk_of[name] == chunk]
             results = self._invert(self._chunk_encoder(chunk), img[members], [sizes[pos] for pos in members], flip,
-                                   refine)
+                                   refine, posterior)
             found.update(zip(members, results, strict=True))
         return [found[pos] for pos in range(len(names))]
 
@@ -154,12 +157,13 @@ class Segmenter:
         return self.networks["E"]
 
     def _invert(self, E: Encoder, img: torch.Tensor, sizes: list[tuple[int, int]], flip: bool,
-                refine: int) -> list[Segmentation]:
-        codes = self._codes(E, img, refine)
-        layers = self._draw(codes)
-        mask = layers.mask
+                refine: int, posterior: bool) -> list[Segmentation]:
+        layers = self._draw(self._codes(E, img, refine))
+        mask = posterior_mask(layers, img) if posterior else layers.mask
         if flip:
-            mask = (mask + self._draw(self._codes(E, img.flip(3), refine)).mask.flip(3)) / 2
+            mirrored = self._draw(self._codes(E, img.flip(3), refine))
+            other = posterior_mask(mirrored, img.flip(3)) if posterior else mirrored.mask
+            mask = (mask + other.flip(3)) / 2
         drawn = composite(layers)
         errors = (to_uint8(drawn).float() - to_uint8(img).float()).abs().mean(dim=[1, 2, 3]).tolist()
         masks = self._stretch_masks(mask, sizes)

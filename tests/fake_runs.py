@@ -119,7 +119,7 @@ def real_record(model, iou=0.8765, kind="distill", baselines=None, **more):
                all=scores(iou), reconstruction_error=None)
     return dict(protocol="real", data="data/shapes-test.zip", num_data=500, num=500, num_detected=500,
                 teacher=dict(kind="masks", path="data/shapes-test-masks.zip"), eval_size="gt", polarity="fixed",
-                flip=False, refine=0, seed=0, models=[own],
+                flip=False, refine=0, posterior=False, seed=0, models=[own],
                 baselines={name: dict(detected=scores(value), all=scores(value)) for name, value in rivals.items()},
                 command=f"python eval.py real --model={model}", date="2026-11-24") | more
 

@@ -310,6 +310,7 @@ def test_wrong_input_of_generated_is_named(run, judge, tmp_path, args, code, wor
     (["--data=none.zip", "--masks=MASKS"], 1, "--data: none.zip"),
     (["--masks=MASKS", "--baselines=otto"], 2, "got 'otto'"),
     (["--masks=MASKS", "--refine=2"], 2, "is distilled and has no codes"),
+    (["--masks=MASKS", "--posterior"], 2, "is distilled and draws no layers"),
     (["--masks=MASKS", "--model=none"], 1, "--model: none"),
     (["--masks=MASKS", "--model=TRUNCATED"], 1, "not a readable model file"),
     (["--masks=MASKS", "--model=OTHER", "--eval-size=net"], 2, "--eval-size=net needs models of one resolution"),

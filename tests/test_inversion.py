@@ -122,14 +122,16 @@ def test_defaults_are_the_papers():
     training, _, _ = make()
     group = training.optimizer.param_groups[0]
     assert (group["lr"], group["betas"]) == (1e-4, (0.9, 0.999)) and isinstance(training.optimizer, torch.optim.Adam)
-    assert (training.feature_weight, training.mean_w_weight, training.mask_border_weight) == (1.0, 0.0, 0.0)
+    assert (training.feature_weight, training.mean_w_weight) == (1.0, 0.0)
+    assert (training.mask_border_weight, training.mask_area_weight) == (0.0, 0.0)
     assert len(group["params"]) == len(list(training.E.parameters()))
 
 
-@pytest.mark.parametrize("feature_weight, mean_w_weight, border", [(1.0, 0.0, 0.0), (0.0, 0.0, 0.0), (3.0, 0.5, 0.7)])
-def test_a_step_is_one_of_adam_on_equation_7(feature_weight, mean_w_weight, border):
+@pytest.mark.parametrize("feature_weight, mean_w_weight, border, area", [
+    (1.0, 0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 0.0), (3.0, 0.5, 0.7, 0.0), (1.0, 0.0, 0.0, 0.3)])
+def test_a_step_is_one_of_adam_on_equation_7(feature_weight, mean_w_weight, border, area):
     training, G, D = make(feature_weight=feature_weight, mean_w_weight=mean_w_weight, mask_border_weight=border,
-                          lr=0.01)
+                          mask_area_weight=area, lr=0.01)
     twin, img = copy.deepcopy(training.E), pictures()
     terms = training.step(img)
 
@@ -140,7 +142,7 @@ def test_a_step_is_one_of_adam_on_equation_7(feature_weight, mean_w_weight, bord
     loss = l1 + feature_weight * feature + mean_w_weight * (ws - G.mapping.w_avg).square().mean()
     inside = torch.zeros_like(layers.mask, dtype=torch.bool)
     inside[:, :, 1:-1, 1:-1] = True
-    loss = loss + border * layers.mask[~inside].mean()
+    loss = loss + border * layers.mask[~inside].mean() + area * layers.mask.mean()
     loss.backward()
     torch.optim.Adam(twin.parameters(), lr=0.01, betas=(0.9, 0.999)).step()
 

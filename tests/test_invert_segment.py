@@ -39,8 +39,9 @@ def manifest(out):
     return [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("kind, args", [("distill", ["--flip=1", "--soft=1"]), ("encoder", ["--refine=2"]),
-                                        ("encoder", []), ("chunks", ["--batch=1"])])
+@pytest.mark.parametrize("kind, args", [
+    ("distill", ["--flip=1", "--soft=1"]), ("encoder", ["--refine=2", "--posterior=1"]), ("encoder", []),
+    ("chunks", ["--batch=1"])])
 def test_pictures_are_segmented_and_then_there_already(models, pictures, tmp_path, kind, args):
     if kind == "chunks":
         (pictures / "c.jpg").unlink()
@@ -95,6 +96,7 @@ def test_chunks_given_other_pictures_say_what_to_do(models, tmp_path):
     (["--threshold=0"], "--threshold"),
     (["--threshold=1"], "--threshold"),
     (["--refine=-1"], "--refine"),
+    (["--posterior=1"], "--posterior needs an encoder; MODELS/distill is distilled and draws no layers"),
     (["--refine=5"], "--refine needs an encoder; MODELS/distill is distilled and has no codes"),
     (["--batch=0"], "--batch"),
     (["--outdir=PICTURES"], "lies in --images=PICTURES"),

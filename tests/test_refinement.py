@@ -1,12 +1,15 @@
 """After an encoder's training: statistics settled over the pictures, codes refined picture by picture."""
 
+import math
+
+import pytest
 import torch
 from test_inversion import make, pictures, same, state
 from torch import nn
 
-from layered_plugin.compose import composite
+from layered_plugin.compose import Layers, composite
 from layered_plugin.encoder import Codes, decode
-from layered_plugin.inversion import refine_codes
+from layered_plugin.inversion import posterior_mask, refine_codes
 from layered_plugin.settling import settle_batch_norm
 
 
@@ -100,3 +103,30 @@ def test_an_encoder_without_shifts_gets_none_by_refinement():
     img = pictures(2)
     codes = training.E.eval()(img)
     assert refine_codes(training, codes, img, steps=3).shift.tolist() == [[0, 0], [0, 0]]
+
+
+# Posterior.
+
+@pytest.mark.parametrize("prior", [0.02, 0.5, 0.9])
+@pytest.mark.parametrize("pixel", [-0.4, 0.1, 0.6])
+def test_posterior_is_bayes_rule_with_laplace_noise(prior, pixel):
+    bg, fg, noise = -0.3, 0.5, 0.2
+    layers = Layers(torch.full([1, 3, 1, 1], bg), torch.full([1, 3, 1, 1], fg), torch.full([1, 1, 1, 1], prior))
+    object_ = prior * math.exp(-abs(pixel - fg) / noise)
+    ground = (1 - prior) * math.exp(-abs(pixel - bg) / noise)
+    found = posterior_mask(layers, torch.full([1, 3, 1, 1], pixel), noise=noise)
+    assert found.item() == pytest.approx(object_ / (object_ + ground), rel=1e-5)
+
+
+def test_posterior_of_layers_that_explain_a_picture_alike_is_the_mask():
+    torch.manual_seed(0)
+    same_layer, mask = torch.rand(2, 3, 4, 4), torch.rand(2, 1, 4, 4)
+    assert torch.allclose(posterior_mask(Layers(same_layer, same_layer, mask), torch.rand(2, 3, 4, 4)), mask, atol=2e-4)
+
+
+def test_posterior_stays_finite_where_the_mask_is_sure():
+    layers = Layers(torch.zeros(1, 3, 1, 2), torch.ones(1, 3, 1, 2), torch.tensor([0.0, 1.0]).reshape(1, 1, 1, 2))
+    sure = posterior_mask(layers, torch.tensor([0.0, 1.0]).expand(1, 3, 1, 2)).flatten()
+    swapped = posterior_mask(layers, torch.tensor([1.0, 0.0]).expand(1, 3, 1, 2)).flatten()
+    assert sure[0] < 1e-4 and sure[1] > 1 - 1e-4
+    assert swapped[0] > 0.5 and swapped[1] < 0.5, "a pixel that only the other layer explains overrules the mask"

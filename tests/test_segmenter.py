@@ -202,6 +202,23 @@ def test_distilled_model_has_nothing_to_refine(load):
         load("distill")([picture()], refine=1)
 
 
+def test_posterior_corrects_the_mask_and_leaves_the_layers(load):
+    segmenter, one = load("encoder"), picture()
+    (plain,), (fitted,) = segmenter([one]), segmenter([one], posterior=True)
+    for name in ("bg", "fg", "composite"):
+        np.testing.assert_array_equal(getattr(plain, name), getattr(fitted, name))
+    assert np.abs(plain.mask - fitted.mask).max() > 1e-3
+    mirrored = one.transpose(PIL.Image.Transpose.FLIP_LEFT_RIGHT)
+    (other,) = segmenter([mirrored], posterior=True)
+    (both,) = segmenter([one], posterior=True, flip=True)
+    np.testing.assert_allclose(both.mask, (fitted.mask + other.mask[:, ::-1]) / 2, atol=1e-5)
+
+
+def test_distilled_model_has_no_layers_for_a_posterior(load):
+    with pytest.raises(ValueError, match="`posterior` to be False for a distilled model"):
+        load("distill")([picture()], posterior=True)
+
+
 # Chunks.
 
 def test_each_picture_of_a_chunk_has_its_chunks_encoder(load):
