@@ -33,8 +33,7 @@ class Base(NamedTuple):
     size: float  # gamma_1
 
 
-BASES = {"border": Base(0.2, 2), "demo": Base(DEMO["mask_border_weight"], DEMO["mask_size_weight"]),
-         "paper-losses": Base(0, 2)}
+BASES = {"demo": Base(DEMO["mask_border_weight"], DEMO["mask_size_weight"]), "paper-losses": Base(0, 2)}
 SETTINGS: dict[str, dict[str, Any]] = {  # What differs from (a).
     "a": {}, "b": {"shift": 0}, "c": {"shift": 0.25}, "d": {"bg-jitter": 0.3}, "e": {"crop": 0}, "f": {},
     "g": {"generator": "single"},
@@ -87,7 +86,7 @@ def check_extra(options: tuple[str, ...]) -> None:
 @click.option("--seeds", help="Training seeds 0 to N - 1", metavar="N", type=click.IntRange(min=1), default=3)
 @click.option("--kimg", help="Length of each run", metavar="KIMG", type=click.FloatRange(min=0, min_open=True),
               default=DEMO["kimg"])
-@click.option("--base", help="Weights of the mask losses in (a)", type=click.Choice(list(BASES)), default="border")
+@click.option("--base", help="Weights of the mask losses in (a)", type=click.Choice(list(BASES)), default="demo")
 @click.option("--num", help="Scenes scored per run (paper: 10000)", metavar="INT", type=click.IntRange(min=1),
               default=NUM_SCENES)
 @click.option("--option", help="Further train_layered.py option; repeatable", metavar="--NAME=VALUE",
