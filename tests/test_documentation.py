@@ -6,8 +6,8 @@ import pytest
 from command_examples import find_command, find_examples, help_texts, parse
 
 ROOT = Path(__file__).resolve().parent.parent
-BENCHMARKS = ("ablation", "emergence", "growing", "judge", "objects", "ops", "scaling", "segmentation", "time_to_masks",
-              "training_throughput")
+BENCHMARKS = ("ablation", "emergence", "growing", "judge", "objects", "ops", "scaling", "segmentation", "step_profile",
+              "time_to_masks", "training_throughput")
 
 
 @pytest.mark.parametrize("source", ["README.md", *sorted(f"docs/{path.name}" for path in ROOT.glob("docs/*.md"))])
