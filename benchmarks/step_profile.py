@@ -3,6 +3,8 @@
 The real training loop runs under PyTorch's profiler, on random pictures and weights: speed does not depend on them.
 """
 
+import contextlib
+import io
 import json
 import sys
 import tempfile
@@ -85,7 +87,7 @@ def profile_step(sizes: Sizes, precision: str, num_steps: int, folder: str) -> t
     config["D_reg_interval"] = R1_INTERVAL
     training_stats.init_multiprocessing(rank=0, sync_device=None)
     watch = Stopwatch(num_steps)
-    with use_ops("compiled"):
+    with use_ops("compiled"), contextlib.redirect_stdout(io.StringIO()):
         training_loop(rank=0, **config, progress_fn=watch.before_step, abort_fn=watch.after_step)
     times = {event.key: event.self_cpu_time_total / 1e3 / num_steps for event in watch.profiler.key_averages()}
     total = 1e3 * watch.seconds / num_steps
