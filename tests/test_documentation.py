@@ -7,7 +7,7 @@ from command_examples import find_command, find_examples, help_texts, parse
 
 ROOT = Path(__file__).resolve().parent.parent
 BENCHMARKS = ("ablation", "emergence", "growing", "judge", "objects", "ops", "scaling", "segmentation", "step_profile",
-              "time_to_masks", "training_throughput")
+              "time_to_masks", "torch_compile", "training_throughput")
 
 
 @pytest.mark.parametrize("source", ["README.md", *sorted(f"docs/{path.name}" for path in ROOT.glob("docs/*.md"))])
