@@ -14,7 +14,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
 	@touch $@
 
-# The whole job on built-in pictures; finished steps are not repeated, `make clean` forgets them.
+# The whole job on built-in pictures; finished steps are not repeated.
 demo: $(INSTALLED)
 	$(PY) -m layered_plugin.demo
 
@@ -23,5 +23,7 @@ test: $(INSTALLED)
 	$(VENV)/bin/mypy
 	$(PY) -m pytest
 
+# Removes what the two commands have made; other data and runs stay.
 clean:
-	rm -rf $(VENV) data runs build
+	rm -rf $(VENV) build runs/demo data/judge-shapes-demo.pt data/shapes.zip data/shapes-masks.zip \
+		data/shapes-test.zip data/shapes-test-masks.zip

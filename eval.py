@@ -88,10 +88,10 @@ def generated(**opts: Any) -> None:
               default="gt")
 @click.option("--polarity", help="May the truth swap object and ground?", type=click.Choice(["fixed", "oracle"]),
               default="fixed")
-@click.option("--flip", help="Average with the mirrored picture", is_flag=True)
+@click.option("--flip", help="Average with the mirrored picture", type=bool, default=False, metavar="BOOL")
 @click.option("--refine", help="Steps on each picture's codes (encoders)", type=click.IntRange(min=0), default=0,
               metavar="STEPS")
-@click.option("--posterior", help="Correct masks pixel by pixel (encoders)", is_flag=True)
+@click.option("--posterior", help="Correct masks pixel by pixel (encoders)", type=bool, default=False, metavar="BOOL")
 @click.option("--baselines", help="none, all, installed, or names", default="installed", metavar="LIST")
 @click.option("--seed", help="Seed of the bootstrap", type=click.IntRange(min=0), default=0, metavar="INT")
 @click.option("--batch", help="Pictures at a time, at most", type=click.IntRange(min=1), default=100, metavar="INT")

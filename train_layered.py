@@ -108,7 +108,7 @@ def resume_config(resume: str, outdir: str, opts: dict[str, Any], given: set[str
 @click.option("--generator", help="Synthesis networks", type=click.Choice(["separate", "single"]),
               default="separate")
 @click.option("--mapping", help="Mapping networks", type=click.Choice(["separate", "shared"]), default="separate")
-@click.option("--resolution", help="Of the networks  [default: by --data]", type=int, metavar="PX")
+@click.option("--resolution", help="Of the networks  [default: by first picture]", type=int, metavar="PX")
 @click.option("--device", "device_name", help="Where to train", type=click.Choice(["auto", "cpu", "cuda", "mps"]),
               default="auto")
 @click.option("--precision", help="Of the large layers", type=click.Choice(device.PRECISIONS), default="auto")

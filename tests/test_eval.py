@@ -229,7 +229,7 @@ def test_real_scores_models_and_baselines_alike(model, pairs):
 def test_real_takes_options_on(model, pairs):
     file = model / "model.safetensors"
     record, stderr = scored("real", f"--model={file}", *pairs, "--num=2", "--eval-size=net", "--polarity=oracle",
-                            "--flip", "--baselines=none", "--batch=1")
+                            "--flip=1", "--baselines=none", "--batch=1")
     assert (record["num_data"], record["num"], record["eval_size"], record["flip"]) == (4, 2, "net", True)
     assert record["baselines"] == {} and record["polarity"] == "oracle"
     assert "no measure of an unsupervised method" in stderr
@@ -310,7 +310,7 @@ def test_wrong_input_of_generated_is_named(run, judge, tmp_path, args, code, wor
     (["--data=none.zip", "--masks=MASKS"], 1, "--data: none.zip"),
     (["--masks=MASKS", "--baselines=otto"], 2, "got 'otto'"),
     (["--masks=MASKS", "--refine=2"], 2, "is distilled and has no codes"),
-    (["--masks=MASKS", "--posterior"], 2, "is distilled and draws no layers"),
+    (["--masks=MASKS", "--posterior=1"], 2, "is distilled and draws no layers"),
     (["--masks=MASKS", "--model=none"], 1, "--model: none"),
     (["--masks=MASKS", "--model=TRUNCATED"], 1, "not a readable model file"),
     (["--masks=MASKS", "--model=OTHER", "--eval-size=net"], 2, "--eval-size=net needs models of one resolution"),
