@@ -92,6 +92,7 @@ def generated(**opts: Any) -> None:
 @click.option("--refine", help="Steps on each picture's codes (encoders)", type=click.IntRange(min=0), default=0,
               metavar="STEPS")
 @click.option("--posterior", help="Correct masks pixel by pixel (encoders)", type=bool, default=False, metavar="BOOL")
+@click.option("--prior", help="Distilled model that --refine keeps to", metavar="RUN")
 @click.option("--baselines", help="none, all, installed, or names", default="installed", metavar="LIST")
 @click.option("--seed", help="Seed of the bootstrap", type=click.IntRange(min=0), default=0, metavar="INT")
 @click.option("--batch", help="Pictures at a time, at most", type=click.IntRange(min=1), default=100, metavar="INT")

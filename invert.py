@@ -221,10 +221,11 @@ def _start_run(outdir: str, name: str, record: dict[str, Any]) -> Path:
 @click.option("--flip", help="Average with the mirrored picture", type=bool, default=False, metavar="BOOL")
 @click.option("--refine", help="Refine the codes of each picture", type=click.IntRange(min=0), default=0,
               metavar="STEPS")
+@click.option("--prior", help="Distilled model that --refine keeps to", metavar="RUN")
 @click.option("--posterior", help="Correct masks pixel by pixel (encoders)", type=bool, default=False,
               metavar="BOOL")
 @click.option("--device", help="Where to compute", type=DEVICES, default="auto")
-def segment(model: str, images: str, outdir: str, device: str, **opts: Any) -> None:
+def segment(model: str, images: str, outdir: str, device: str, prior: str | None, **opts: Any) -> None:
     """Segment real pictures: masks, cut-outs, a contact sheet, and with an encoder the layers as well.
 
     Files go to masks/, cutouts/ (and backgrounds/, foregrounds/, reconstructions/) under the pictures' own names, at
@@ -236,6 +237,11 @@ def segment(model: str, images: str, outdir: str, device: str, **opts: Any) -> N
     \b
     python invert.py segment --model=runs/00001-distill --images=my-cars --outdir=my-masks
     python invert.py segment --model=runs/00002-encoder --images=car.jpg --outdir=my-car --refine=100
+
+    \b
+    # An encoder's layers, with masks that keep to the distilled model's.
+    python invert.py segment --model=runs/00002-encoder --images=my-cars --outdir=my-layers --refine=60 \\
+        --prior=runs/00001-distill
     """
     if Path(images).is_dir() and Path(outdir).resolve().is_relative_to(Path(images).resolve()):
         raise click.UsageError(f"--outdir={outdir} lies in --images={images}, where its files would be taken for "
@@ -246,9 +252,15 @@ def segment(model: str, images: str, outdir: str, device: str, **opts: Any) -> N
             raise click.UsageError(f"--refine needs an encoder; {model} is distilled and has no codes")
         if opts["posterior"] and segmenter.kind == "distill":
             raise click.UsageError(f"--posterior needs an encoder; {model} is distilled and draws no layers")
+        keeps_to = None if prior is None else Segmenter.load(prior, device)
+        if keeps_to is not None:
+            try:
+                segmenter.check_prior(keeps_to, opts["refine"])
+            except ValueError as err:
+                raise click.UsageError(f"--prior: {err}") from err
         source = PictureSource(images)
         try:
-            outcome = segment_files(segmenter, source, outdir, **opts)
+            outcome = segment_files(segmenter, source, outdir, prior=keeps_to, **opts)
         except OSError as err:
             raise click.ClickException(f"--outdir: can't write to {outdir}: {err.strerror or err}") from err
     except USER_ERRORS as err:

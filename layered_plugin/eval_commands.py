@@ -89,7 +89,7 @@ def _over_networks(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def run_real(*, models: Sequence[str], data: str, masks: str | None, teacher: str | None, detector_size: int | None,
              num: int | None, eval_size: str, polarity: str, flip: bool, refine: int, posterior: bool,
-             baselines: str, seed: int, batch: int, device_name: str, **judging: Any) -> None:
+             prior: str | None, baselines: str, seed: int, batch: int, device_name: str, **judging: Any) -> None:
     """Body of ``eval.py real``; parameters are its options.
 
     Raises:
@@ -107,6 +107,10 @@ def run_real(*, models: Sequence[str], data: str, masks: str | None, teacher: st
         source = PictureSource(data)
         segmenters = [Segmenter.load(model, device) for model in models]
         _check_models(segmenters, eval_size, refine, posterior)
+        keeps_to = None if prior is None else Segmenter.load(prior, device)
+        if keeps_to is not None:
+            for segmenter in segmenters:
+                _check_prior(segmenter, keeps_to, refine)
         size_px = segmenters[0].resolution
         truth: Teacher
         if masks is not None:
@@ -120,14 +124,14 @@ def run_real(*, models: Sequence[str], data: str, masks: str | None, teacher: st
         scores, extremes = scoring.score_real(
             segmenters, source, source.names[:num], truth, baselines=rivals,
             size_px=size_px if eval_size == "net" else None, oracle_polarity=polarity == "oracle", flip=flip,
-            refine=refine, posterior=posterior, seed=seed, batch=batch)
+            refine=refine, posterior=posterior, prior=keeps_to, seed=seed, batch=batch)
     about = [dict(model=str(path), kind=segmenter.kind, resolution=segmenter.resolution,
                   train_seed=segmenter.options.get("seed"), network=segmenter.options.get("network"))
              for path, segmenter in zip(models, segmenters, strict=True)]
     scored = [dict(what, **found) for what, found in zip(about, scores["models"], strict=True)]
     record = dict(protocol="real", data=data, num_data=len(source), num=scores["num"],
                   num_detected=scores["num_detected"], teacher=description, eval_size=eval_size, polarity=polarity,
-                  flip=flip, refine=refine, posterior=posterior, seed=seed, models=scored,
+                  flip=flip, refine=refine, posterior=posterior, prior=prior, seed=seed, models=scored,
                   baselines=scores["baselines"], **score_output.provenance())
     everything = dict(record, over_models=_over_models(scored)) if len(scored) > 1 else record
     _say(everything, [segmenter.folder.name for segmenter in segmenters])
@@ -149,6 +153,13 @@ def _check_models(segmenters: Sequence[Segmenter], eval_size: str, refine: int, 
         raise click.UsageError(f"--refine is for encoders, but {distilled[0]} is distilled and has no codes")
     if posterior and distilled:
         raise click.UsageError(f"--posterior is for encoders, but {distilled[0]} is distilled and draws no layers")
+
+
+def _check_prior(segmenter: Segmenter, prior: Segmenter, refine: int) -> None:
+    try:
+        segmenter.check_prior(prior, refine)
+    except ValueError as err:
+        raise click.UsageError(f"--prior: {err}") from err
 
 
 def _over_models(scored: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

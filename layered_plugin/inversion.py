@@ -17,6 +17,9 @@ from layered_plugin.perturb import random_shift, shift_foreground
 LOSS_OPTIONS = ("feature_resolution", "feature_weight", "mean_w_weight", "mask_border_weight", "mask_area_weight")
 
 
+PRIOR_WEIGHT = 0.3  # Of the distance to another model's mask in refinement, beside the L1 norm of Eq. 7.
+
+
 class DiscriminatorFeatures:
     """Feature maps of a frozen discriminator at one resolution: D_feat of Eq. 7.
 
@@ -98,9 +101,12 @@ class EncoderTraining:
         self.optimizer = torch.optim.Adam(E.parameters(), lr=lr, betas=(0.9, 0.999), fused=True)
         self.w_avg = G.mapping.w_avg.detach()
 
-    def reconstruction(self, codes: Codes, real_img: torch.Tensor, target: torch.Tensor | None = None
-                       ) -> tuple[torch.Tensor, Layers, dict[str, float]]:
-        """Loss of codes for real pictures: scalar, the layers drawn, and the terms by name; target as in `step`."""
+    def reconstruction(self, codes: Codes, real_img: torch.Tensor, target: torch.Tensor | None = None,
+                       prior: torch.Tensor | None = None) -> tuple[torch.Tensor, Layers, dict[str, float]]:
+        """Loss of codes for real pictures: scalar, the layers drawn, and the terms by name.
+
+        Target as in `step`, prior as in `refine_codes`.
+        """
         layers = decode(self.G, codes, **self.synthesis_kwargs)
         l1, feature = autoencoder_loss(composite(layers), real_img, self.features, target)
         loss = l1.mean() + self.feature_weight * feature.mean()
@@ -110,6 +116,8 @@ class EncoderTraining:
             loss = loss + self.mask_border_weight * mask_border_loss(layers.mask).mean()
         if self.mask_area_weight > 0:
             loss = loss + self.mask_area_weight * layers.mask.mean()
+        if prior is not None:
+            loss = loss + PRIOR_WEIGHT * (layers.mask - prior).abs().mean()
         return loss, layers, dict(l1=l1.mean().item(), feature=feature.mean().item())
 
     @torch.no_grad()
@@ -164,7 +172,7 @@ class EncoderTraining:
 
 
 def refine_codes(training: EncoderTraining, codes: Codes, real_img: torch.Tensor, steps: int,
-                 lr: float = 0.02) -> Codes:
+                 lr: float = 0.02, prior: torch.Tensor | None = None) -> Codes:
     """Improve the codes of each picture by gradient descent on Eq. 7, the networks fixed.
 
     Args:
@@ -173,6 +181,7 @@ def refine_codes(training: EncoderTraining, codes: Codes, real_img: torch.Tensor
         real_img: The pictures, [N, 3, R, R], in [-1, 1].
         steps: Steps of Adam; pictures don't influence one another.
         lr: Learning rate.
+        prior: Masks that those of the codes should keep to, [N, 1, R, R], in [0, 1]; ours, not the paper's.
 
     Returns:
         Codes of the same shapes.
@@ -186,7 +195,7 @@ def refine_codes(training: EncoderTraining, codes: Codes, real_img: torch.Tensor
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.999))
     target = training.targets(real_img)
     for _ in range(steps):
-        loss = training.reconstruction(Codes(ws, shift), real_img, target)[0] * len(ws)
+        loss = training.reconstruction(Codes(ws, shift), real_img, target, prior)[0] * len(ws)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

@@ -112,7 +112,8 @@ def real_tables(records: Sequence[dict[str, Any]]) -> list[Table]:
             for model in record["models"]:
                 how = [KINDS.get(model["kind"], model["kind"]), "mirrored too" if record.get("flip") else "",
                        f"{record['refine']} refining steps" if record.get("refine") else "",
-                       "pixel by pixel" if record.get("posterior") else ""]
+                       "pixel by pixel" if record.get("posterior") else "",
+                       "kept to a distilled mask" if record.get("prior") else ""]
                 note = ", ".join(part for part in how if part)
                 models[model["folder"], note] = _Scored(Path(model["folder"]).name, note, False, model)
                 siblings.setdefault((model.get("siblings"), note), {})[model["folder"]] = models[model["folder"], note]

@@ -150,7 +150,8 @@ def score_generated(G_ema: Any, teacher: Teacher, *, num: int, seed: int, size_p
 def score_real(segmenters: Sequence[Callable[..., Any]], source: PictureSource, names: Sequence[str],
                teacher: Teacher, *, baselines: Mapping[str, Callable[[np.ndarray], np.ndarray]],
                size_px: int | None = None, oracle_polarity: bool = False, flip: bool = False, refine: int = 0,
-               posterior: bool = False, seed: int = 0, batch: int = 100) -> tuple[dict[str, Any], list[Extremes]]:
+               posterior: bool = False, prior: Any = None, seed: int = 0,
+               batch: int = 100) -> tuple[dict[str, Any], list[Extremes]]:
     """Compare masks of real pictures with a teacher's (Table 2), for several models and baselines at once.
 
     Args:
@@ -165,6 +166,7 @@ def score_real(segmenters: Sequence[Callable[..., Any]], source: PictureSource, 
         flip: Average each model's mask with that of the mirrored picture.
         refine: Steps on the codes of each picture; encoders only.
         posterior: Correct each model's mask pixel by pixel; encoders only.
+        prior: Distilled ``Segmenter`` to whose masks the refinement keeps; encoders only.
         seed: Of the bootstrap.
         batch: Pictures at a time, at most; fewer if they are large. More at a time are refined quicker.
 
@@ -188,7 +190,7 @@ def score_real(segmenters: Sequence[Callable[..., Any]], source: PictureSource, 
             truths = [None if truth is None else _squeeze(truth, size_px) for truth in truths]
         num_detected += sum(truth is not None for truth in truths)
         for run in runs:
-            run.add(part, pictures, truths, flip=flip, refine=refine, posterior=posterior)
+            run.add(part, pictures, truths, flip=flip, refine=refine, posterior=posterior, prior=prior)
         for name, rival in rivals.items():
             for picture, truth in zip(pictures, truths, strict=True):
                 rival.add(baselines[name](picture), truth)

@@ -38,7 +38,7 @@ class Outcome(NamedTuple):
 
 def segment_files(segmenter: Segmenter, source: PictureSource, outdir: str | os.PathLike[str], *, batch: int = 64,
                   threshold: float = 0.5, soft: bool = False, flip: bool = False, refine: int = 0,
-                  posterior: bool = False) -> Outcome:
+                  posterior: bool = False, prior: Segmenter | None = None) -> Outcome:
     """Segment every picture whose name the manifest does not list yet.
 
     Args:
@@ -51,6 +51,7 @@ def segment_files(segmenter: Segmenter, source: PictureSource, outdir: str | os.
         flip: As in `Segmenter`.
         refine: As in `Segmenter`.
         posterior: As in `Segmenter`.
+        prior: As in `Segmenter`.
 
     Returns:
         What happened; a picture that can't be read or matched is left out and named.
@@ -63,13 +64,15 @@ def segment_files(segmenter: Segmenter, source: PictureSource, outdir: str | os.
     outdir = Path(outdir)
     outdir.mkdir(parents=True, exist_ok=True)
     _check_settings(outdir / SETTINGS, dict(model=str(segmenter.folder.resolve()), threshold=threshold, soft=soft,
-                                            flip=flip, refine=refine, posterior=posterior))
+                                            flip=flip, refine=refine, posterior=posterior,
+                                            prior=None if prior is None else str(prior.folder.resolve())))
     targets = target_names(source.names)
     before = read_manifest(outdir / MANIFEST)
     todo = [name for name in source.names if name not in before]
     failed: dict[str, str] = {}
     done = 0
-    results = _results(segmenter, source, todo, targets, failed, batch, flip=flip, refine=refine, posterior=posterior)
+    results = _results(segmenter, source, todo, targets, failed, batch, flip=flip, refine=refine, posterior=posterior,
+                       prior=prior)
     with open(outdir / MANIFEST, "a") as manifest:
         for found in progress(results, len(todo), "Pictures"):
             if found is None:

@@ -80,7 +80,8 @@ class Segmenter:
         return cls(find_model(path), meta, networks, device)
 
     def __call__(self, images: Sequence[PIL.Image.Image | np.ndarray], names: Sequence[str] | None = None, *,
-                 flip: bool = False, refine: int = 0, posterior: bool = False) -> list[Segmentation]:
+                 flip: bool = False, refine: int = 0, posterior: bool = False,
+                 prior: "Segmenter | None" = None) -> list[Segmentation]:
         """Segment pictures, all in one batch.
 
         Args:
@@ -90,6 +91,7 @@ class Segmenter:
             flip: Average the mask with that of the mirrored picture?
             refine: Steps of gradient descent on the codes of each picture; encoders only.
             posterior: Correct the mask pixel by pixel (`posterior_mask`); encoders only.
+            prior: A distilled model of the same resolution, to whose masks the refinement keeps; with refine.
 
         Raises:
             ValueError: A picture has another shape or type, or an argument does not fit the model.
@@ -102,19 +104,21 @@ class Segmenter:
             raise ValueError("Expected argument `refine` to be 0 for a distilled model, which has no codes")
         if posterior and self.kind == "distill":
             raise ValueError("Expected argument `posterior` to be False for a distilled model, which draws no layers")
+        if prior is not None:
+            self.check_prior(prior, refine)
         square = np.stack([to_square(picture, self.resolution) for picture in pictures])  # [N, 3, R, R]
         img = to_float(torch.from_numpy(square)).to(self.device)
         sizes = [(picture.height, picture.width) for picture in pictures]
         if self.kind == "distill":
             return [Segmentation(mask) for mask in self._stretch_masks(self._unet_mask(img, flip), sizes)]
         if self.kind == "encoder":
-            return self._invert(self.networks["E"], img, sizes, flip, refine, posterior)
+            return self._invert(self.networks["E"], img, sizes, flip, refine, posterior, prior)
         if names is None:
             raise ValueError("Expected argument `names` for a model of chunks: each has an encoder of its own")
         if len(names) != len(images):
             raise ValueError(f"Expected argument `names` to have as many entries as `images`, "
                              f"but got {len(names)} and {len(images)}")
-        return self._invert_chunks(img, sizes, names, flip, refine, posterior)
+        return self._invert_chunks(img, sizes, names, flip, refine, posterior, prior)
 
     def knows(self, name: str) -> bool:
         """Whether the model can segment a picture of this name: a model of chunks knows only its own."""
@@ -124,6 +128,20 @@ class Segmenter:
         """What to say of a picture that the model does not know."""
         return (f"{self.folder}: no chunk was trained on a picture named {name}; encoders of chunks know only their "
                 "own pictures: use invert.py train --mode=dataset, or distill")
+
+    def check_prior(self, prior: "Segmenter", refine: int) -> None:
+        """Refuse a model that can't be the prior of this one's refinement.
+
+        Raises:
+            ValueError: Saying why.
+        """
+        if self.kind == "distill" or refine == 0:
+            raise ValueError("a prior is for an encoder's refinement: it needs refine of at least 1")
+        if prior.kind != "distill":
+            raise ValueError(f"{prior.folder}: only a distilled model can be the prior, this one holds an encoder")
+        if prior.resolution != self.resolution:
+            raise ValueError(f"{prior.folder}: is of {prior.resolution}x{prior.resolution}, but {self.folder} "
+                             f"of {self.resolution}x{self.resolution}")
 
     @torch.inference_mode()
     def _unet_mask(self, img: torch.Tensor, flip: bool) -> torch.Tensor:
@@ -136,7 +154,7 @@ class Segmenter:
         return logits.float().sigmoid()
 
     def _invert_chunks(self, img: torch.Tensor, sizes: list[tuple[int, int]], names: Sequence[str], flip: bool,
-                       refine: int, posterior: bool) -> list[Segmentation]:
+                       refine: int, posterior: bool, prior: "Segmenter | None") -> list[Segmentation]:
         for name in names:
             if not self.knows(name):
                 raise ModelError(self.unknown(name))
@@ -144,7 +162,7 @@ class Segmenter:
         for chunk in sorted({self._chunk_of[name] for name in names}):
             members = [pos for pos, name in enumerate(names) if self._chunk_of[name] == chunk]
             results = self._invert(self._chunk_encoder(chunk), img[members], [sizes[pos] for pos in members], flip,
-                                   refine, posterior)
+                                   refine, posterior, prior)
             found.update(zip(members, results, strict=True))
         return [found[pos] for pos in range(len(names))]
 
@@ -157,11 +175,11 @@ class Segmenter:
         return self.networks["E"]
 
     def _invert(self, E: Encoder, img: torch.Tensor, sizes: list[tuple[int, int]], flip: bool,
-                refine: int, posterior: bool) -> list[Segmentation]:
-        layers = self._draw(self._codes(E, img, refine))
+                refine: int, posterior: bool, prior: "Segmenter | None") -> list[Segmentation]:
+        layers = self._draw(self._codes(E, img, refine, prior))
         mask = posterior_mask(layers, img) if posterior else layers.mask
         if flip:
-            mirrored = self._draw(self._codes(E, img.flip(3), refine))
+            mirrored = self._draw(self._codes(E, img.flip(3), refine, prior))
             other = posterior_mask(mirrored, img.flip(3)) if posterior else mirrored.mask
             mask = (mask + other.flip(3)) / 2
         drawn = composite(layers)
@@ -171,14 +189,15 @@ class Segmenter:
                          for part in (layers.bg, layers.fg, drawn))
         return [Segmentation(*parts) for parts in zip(masks, bg, fg, whole, errors, strict=True)]
 
-    def _codes(self, E: Encoder, img: torch.Tensor, refine: int) -> Codes:
+    def _codes(self, E: Encoder, img: torch.Tensor, refine: int, prior: "Segmenter | None") -> Codes:
         with torch.no_grad():
             codes = E(img)
         if refine == 0:
             return codes
         training = EncoderTraining(E, self.networks["G"], self.networks["D"], force_fp32=self.force_fp32,
                                    **{key: self.options[key] for key in LOSS_OPTIONS if key in self.options})
-        return refine_codes(training, codes, img, refine)
+        known = None if prior is None else prior._unet_mask(img, flip=False).clone()  # No inference tensor.
+        return refine_codes(training, codes, img, refine, prior=known)
 
     @torch.no_grad()
     def _draw(self, codes: Codes):

@@ -40,12 +40,14 @@ def manifest(out):
 
 
 @pytest.mark.parametrize("kind, args", [
-    ("distill", ["--flip=1", "--soft=1"]), ("encoder", ["--refine=2", "--posterior=1"]), ("encoder", []),
+    ("distill", ["--flip=1", "--soft=1"]), ("encoder", ["--refine=2", "--posterior=1"]),
+    ("encoder", ["--refine=2", "--prior=MODELS/distill"]), ("encoder", []),
     ("chunks", ["--batch=1"])])
 def test_pictures_are_segmented_and_then_there_already(models, pictures, tmp_path, kind, args):
     if kind == "chunks":
         (pictures / "c.jpg").unlink()
     num, out = len(list(pictures.iterdir())), tmp_path / "out"
+    args = [arg.replace("MODELS", str(models)) for arg in args]
     done = segment(models / kind, pictures, out, *args)
     assert done.exit_code == 0, done.output
     assert f"{num} pictures segmented, 0 were there already, 0 failed: {out}/contact-sheet.png" in done.stderr
@@ -96,6 +98,7 @@ def test_chunks_given_other_pictures_say_what_to_do(models, tmp_path):
     (["--threshold=0"], "--threshold"),
     (["--threshold=1"], "--threshold"),
     (["--refine=-1"], "--refine"),
+    (["--prior=MODELS/distill"], "--prior: a prior is for an encoder's refinement: it needs refine of at least 1"),
     (["--posterior=1"], "--posterior needs an encoder; MODELS/distill is distilled and draws no layers"),
     (["--refine=5"], "--refine needs an encoder; MODELS/distill is distilled and has no codes"),
     (["--batch=0"], "--batch"),
@@ -104,7 +107,7 @@ def test_chunks_given_other_pictures_say_what_to_do(models, tmp_path):
 ])
 def test_wrong_option_is_named_with_its_rule(models, pictures, tmp_path, args, words):
     before = sorted(pictures.iterdir())
-    args = [arg.replace("PICTURES", str(pictures)) for arg in args]
+    args = [arg.replace("PICTURES", str(pictures)).replace("MODELS", str(models)) for arg in args]
     result = segment(models / "distill", pictures, tmp_path / "out", *args)
     assert result.exit_code == 2, result.output
     assert words.replace("MODELS", str(models)).replace("PICTURES", str(pictures)) in result.stderr

@@ -136,7 +136,7 @@ class FakeSegmenter:
     def __init__(self, blind=(), error=None):
         self.blind, self.error, self.calls = blind, error, []
 
-    def __call__(self, images, names, *, flip=False, refine=0, posterior=False):
+    def __call__(self, images, names, *, flip=False, refine=0, posterior=False, prior=None):
         self.calls.append((len(images), flip, refine))
         return [Segmentation(np.float32(image[:, :, 0] > 127) * (name not in self.blind), error=self.error)
                 for image, name in zip(images, names, strict=True)]

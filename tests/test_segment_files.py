@@ -91,8 +91,9 @@ def test_soft_masks_and_threshold(segment, models, out, tmp_path, soft, threshol
 
 def test_flip_and_refinement_are_handed_on(segment, models, out, tmp_path):
     folder = make_pictures(tmp_path / "pictures", ["a.png"])
-    segment(folder, "encoder", flip=True, refine=2, posterior=True, soft=True)
-    found = models["encoder"]([read(folder / "a.png")], flip=True, refine=2, posterior=True)[0].mask
+    segment(folder, "encoder", flip=True, refine=2, posterior=True, prior=models["distill"], soft=True)
+    found = models["encoder"]([read(folder / "a.png")], flip=True, refine=2, posterior=True,
+                              prior=models["distill"])[0].mask
     np.testing.assert_array_equal(np.asarray(read(out / "masks" / "a.png")), (found * 255).round())
 
 

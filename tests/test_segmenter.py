@@ -214,6 +214,36 @@ def test_posterior_corrects_the_mask_and_leaves_the_layers(load):
     np.testing.assert_allclose(both.mask, (fitted.mask + other.mask[:, ::-1]) / 2, atol=1e-5)
 
 
+def test_refinement_keeps_to_the_masks_of_a_prior(load):
+    segmenter, prior, pictures = load("encoder"), load("distill"), [picture(seed=seed) for seed in range(3)]
+    wanted = [found.mask for found in prior(pictures)]
+    free, kept = segmenter(pictures, refine=30), segmenter(pictures, refine=30, prior=prior)
+    distances = [[np.abs(found.mask - mask).mean() for found, mask in zip(each, wanted, strict=True)]
+                 for each in (free, kept)]
+    assert all(near < far for far, near in zip(*distances, strict=True))
+    mirrored = [one.transpose(PIL.Image.Transpose.FLIP_LEFT_RIGHT) for one in pictures]
+    both = segmenter(pictures, refine=3, prior=prior, flip=True)
+    sides = segmenter(pictures, refine=3, prior=prior), segmenter(mirrored, refine=3, prior=prior)
+    for found, plain, mirror in zip(both, *sides, strict=True):
+        np.testing.assert_allclose(found.mask, (plain.mask + mirror.mask[:, ::-1]) / 2, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind, prior, refine, words", [
+    ("distill", "distill", 0, "a prior is for an encoder's refinement"),
+    ("encoder", "distill", 0, "needs refine of at least 1"),
+    ("encoder", "encoder", 2, "only a distilled model can be the prior")])
+def test_misfit_of_a_prior_is_named(load, kind, prior, refine, words):
+    with pytest.raises(ValueError, match=words):
+        load(kind)([picture()], refine=refine, prior=load(prior))
+
+
+def test_prior_of_another_resolution_is_named(load):
+    prior = load("distill")
+    prior.resolution = 32
+    with pytest.raises(ValueError, match="is of 32x32, but .* of 16x16"):
+        load("encoder")([picture()], refine=2, prior=prior)
+
+
 def test_distilled_model_has_no_layers_for_a_posterior(load):
     with pytest.raises(ValueError, match="`posterior` to be False for a distilled model"):
         load("distill")([picture()], posterior=True)
