@@ -180,6 +180,8 @@ def main(ctx: click.Context, outdir: str, dry_run: bool, **opts: Any) -> None:
             raise click.UsageError(f"--gpus must be left out or be {world_size} under torchrun, got {opts['gpus']}")
         opts["gpus"] = int(world_size)
     resume = opts["resume"]
+    if resume and resume != "latest" and "://" not in resume:
+        resume = opts["resume"] = str(checkpoint.complete_run(resume))
     if resume == "latest" or (resume and Path(resume).is_dir()):
         desc, config = "", resume_config(resume, outdir, opts, given)
     else:

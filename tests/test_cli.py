@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from command_examples import check_options, find_examples
 
 import train_layered
-from layered_plugin import device, presets
+from layered_plugin import checkpoint, device, presets
 from layered_plugin.shapes import main as shapes_command
 from layered_plugin.training_loop import training_loop
 
@@ -42,6 +42,14 @@ def dry(data, *args):
     result = invoke("--outdir=out", f"--data={data}", "-n", *args)
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout)
+
+
+def fake_run(data, folder, **changes):
+    """A run folder that can be resumed, as a dry run sees it."""
+    folder.mkdir()
+    (folder / "training_options.json").write_text(json.dumps(dict(dry(data, "--device=cpu"), **changes)))
+    checkpoint.save_training_state(folder, 1, {})
+    return folder
 
 
 def command(*args, **kwargs):
@@ -223,6 +231,14 @@ def test_run_resumes_and_goes_on(data, tmp_path):
     for option in ("--mask-min=0.4", "--device=cpu"):
         refused = invoke(f"--outdir={tmp_path}", f"--resume={run}", option)
         assert refused.exit_code == 2 and f"{option.split('=')[0]} cannot change" in refused.stderr
+
+
+@pytest.mark.parametrize("name", ["00000", "00000-shapes", "00000-shapes-demo", "00000-shapes-demo/"])
+def test_beginning_of_a_run_folders_name_is_enough_to_resume(data, tmp_path, name):
+    run = fake_run(data, tmp_path / "00000-shapes-demo")
+    result = invoke(f"--outdir={tmp_path}", f"--resume={tmp_path}/{name}", "-n")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["run_dir"] == str(run)
 
 
 def test_broken_picture_is_named_without_a_traceback(data, tmp_path):
