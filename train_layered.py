@@ -181,7 +181,10 @@ def main(ctx: click.Context, outdir: str, dry_run: bool, **opts: Any) -> None:
         opts["gpus"] = int(world_size)
     resume = opts["resume"]
     if resume and resume != "latest" and "://" not in resume:
-        resume = opts["resume"] = str(checkpoint.complete_run(resume))
+        try:
+            resume = opts["resume"] = str(checkpoint.complete_run(resume))
+        except checkpoint.CheckpointError as err:
+            raise click.ClickException(f"--resume: {err}") from err
     if resume == "latest" or (resume and Path(resume).is_dir()):
         desc, config = "", resume_config(resume, outdir, opts, given)
     else:
