@@ -156,5 +156,5 @@ def _say_how_to_go_on(run_dir: str, signal_name: str | None) -> None:
     if grids:
         print(f"Layers (background, foreground, mask, cut-out, composite, shifted): {grids[-1]}")
     if signal_name is not None:
-        print(f"Stopped by {signal_name}; all is saved. Go on with: --outdir={Path(run_dir).parent} "
-              f"--resume={run_dir}")
+        go_on = ["python", "train_layered.py", f"--outdir={Path(run_dir).parent}", f"--resume={run_dir}"]
+        print(f"Stopped by {signal_name}; all is saved. Go on with: {shlex.join(go_on)}")

@@ -265,7 +265,7 @@ def test_sigterm_saves_says_how_to_go_on_and_exits_with_143(data, tmp_path, gpus
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 143, output
     assert "Stopped by SIGTERM; all is saved" in output and "Traceback" not in output
-    go_on = re.search(r"Go on with: (.*)$", output, re.MULTILINE)[1]
+    go_on = re.search(r"Go on with: python train_layered\.py (.*)$", output, re.MULTILINE)[1]
     result = invoke(*shlex.split(go_on), "--kimg=1001", "-n")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["resume_state"].startswith(str(tmp_path))
