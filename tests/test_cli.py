@@ -283,3 +283,4 @@ def test_collapse_restarts_with_the_next_seed(data, tmp_path):
     runs = sorted(tmp_path.iterdir())
     seeds = [json.loads((run / "training_options.json").read_text())["random_seed"] for run in runs]
     assert seeds == [0, 1] and "Starting anew with seed 1" in done.stdout
+    assert runs[1].name == runs[0].name.replace("00000", "00001").replace("seed0", "seed1")
