@@ -42,7 +42,8 @@ def find_collapse(stats: Mapping[str, Mapping[str, float]]) -> list[str]:
     """Name what is wrong with the layers of a tick.
 
     Args:
-        stats: Training statistics with the ``Layers/...`` entries of ``loss.report_layers``.
+        stats: Training statistics with the ``Layers/...`` entries of ``loss.report_layers``; mask_variation may be
+            missing.
 
     Returns:
         Findings, empty for healthy layers.
@@ -55,7 +56,7 @@ def find_collapse(stats: Mapping[str, Mapping[str, float]]) -> list[str]:
         findings.append("the mask is empty: raise --mask-min or --mask-size-weight")
     elif mean("all_fg") > 0.9:
         findings.append("the mask covers everything: restart with another --seed, fewer channels or a higher --gamma")
-    elif mean("mask_variation") < 0.01:
+    elif "Layers/mask_variation" in stats and mean("mask_variation") < 0.01:
         findings.append("the mask is the same for every z: restart with another --seed, or raise --gamma")
     elif mean("border") > mean("coverage"):
         findings.append("the mask is denser along the border than inside: the objects are probably in the background "

@@ -31,6 +31,15 @@ def test_healthy_layers_have_no_findings():
     assert find_collapse(stats()) == []
 
 
+@pytest.mark.parametrize("changes, num", [({}, 0), (dict(border=0.8, coverage=0.6), 1), (dict(difference=0.001), 1)])
+def test_variation_that_was_not_measured_is_no_finding(changes, num):
+    measured = stats(**changes)
+    measured["Layers/mask_variation"] = dict(num=0, mean=float("nan"), std=float("nan"))
+    assert len(find_collapse(measured)) == num
+    del measured["Layers/mask_variation"]
+    assert len(find_collapse(measured)) == num
+
+
 def test_watch_warns_once_and_gives_a_verdict_after_its_patience():
     watch, bad = CollapseWatch(warn_kimg=2, patience_kimg=10), stats(all_fg=1.0)
     found = {kimg: [len(part) for part in watch.update(bad, kimg)] for kimg in (1, 2, 3, 4, 10, 11)}
