@@ -18,7 +18,7 @@ except ImportError as err:  # An unusable base is the user's to mend: no traceba
     sys.exit(f"Error: {err}")
 from layered_plugin import checkpoint, device, presets
 from layered_plugin.launcher import launch
-from layered_plugin.training_config import check_together, setup_training_config
+from layered_plugin.training_config import check_together, choose_metrics, setup_training_config
 
 # Options that may change when a run is resumed; the others are the run's own.
 RESUME_OPTIONS = {"outdir", "resume", "dry_run", "kimg", "snap", "tick", "workers", "metrics", "on_collapse"}
@@ -49,8 +49,8 @@ def resume_config(resume: str, outdir: str, opts: dict[str, Any], given: set[str
     if "workers" in given:
         config["data_loader_kwargs"].update(num_workers=opts["workers"],
                                             prefetch_factor=2 if opts["workers"] > 0 else None)
-    if "metrics" in given:
-        config["metrics"] = [] if opts["metrics"] == "none" else opts["metrics"].split(",")
+    kept = ",".join(config["metrics"]) or "none"
+    config["metrics"] = choose_metrics(opts["metrics"] if "metrics" in given else kept)
     return config
 
 

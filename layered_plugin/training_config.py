@@ -50,9 +50,7 @@ def setup_training_config(*, data, gpus, snap, metrics, seed, cond, subset, mirr
         raise click.UsageError(f"--mask-overlap-weight={mask_overlap_weight:g} needs --objects of at least 2, got 1")
     device_name, half, block = _choose_precision(device_name, precision, fp32, nhwc)
     _check_augmentation(aug, p, target, augpipe)
-    metrics = [] if metrics in (None, "none") else metrics.split(",")
-    if metrics and BASE.name == "bundled":
-        raise click.UsageError("--metrics needs the official base (see vendor/README.md); use --metrics=none")
+    metrics = choose_metrics(metrics)
     if pl_weight > 0:
         click.echo("WARNING: --pl-weight: path-length regularization keeps the layers from emerging", err=True)
     if gan_loss == "wgan-gp":
@@ -122,6 +120,19 @@ def check_together(opts: dict[str, Any], given: set[str]) -> None:
             raise click.UsageError(f"--{name} stands in --grow-schedule; leave it out, or use --grow without one")
     if (opts["grow"] or opts["grow_schedule"] is not None) and opts["freezed"]:
         raise click.UsageError("--freezed is for transfer learning; a growing discriminator has no fixed first layers")
+
+
+def choose_metrics(text: str) -> list[str]:
+    """Resolve ``--metrics``: none, or names with commas, which the base has to know.
+
+    Raises:
+        click.UsageError: The bundled base has no metrics.
+    """
+    if text == "none":
+        return []
+    if BASE.name == "bundled":
+        raise click.UsageError("--metrics needs the official base (see vendor/README.md); use --metrics=none")
+    return text.split(",")
 
 
 def _probe(data: str, cond: bool, subset: int | None, resolution: int | None) -> _Pictures:

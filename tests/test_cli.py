@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from command_examples import check_options, find_examples
 
 import train_layered
-from layered_plugin import checkpoint, device, presets
+from layered_plugin import checkpoint, device, presets, training_config
 from layered_plugin.shapes import main as shapes_command
 from layered_plugin.training_loop import training_loop
 
@@ -239,6 +239,18 @@ def test_beginning_of_a_run_folders_name_is_enough_to_resume(data, tmp_path, nam
     result = invoke(f"--outdir={tmp_path}", f"--resume={tmp_path}/{name}", "-n")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["run_dir"] == str(run)
+
+
+@pytest.mark.parametrize("kept, given", [([], ["--metrics=fid50k_full"]), (["fid50k_full"], [])])
+def test_metrics_need_the_official_base_when_resumed_too(data, tmp_path, monkeypatch, kept, given):
+    run = fake_run(data, tmp_path / "00000-shapes", metrics=kept)
+    args = [f"--outdir={tmp_path}", f"--resume={run}", "-n"]
+    refused = invoke(*args, *given)
+    assert refused.exit_code == 2 and "--metrics needs the official base" in refused.stderr
+    assert json.loads(invoke(*args, "--metrics=none").stdout)["metrics"] == []
+    monkeypatch.setattr(training_config, "BASE", training_config.BASE._replace(name="official"))
+    assert json.loads(invoke(*args, *given).stdout)["metrics"] == ["fid50k_full"]
+    assert json.loads(invoke(*args, "--metrics=kid50k,is50k").stdout)["metrics"] == ["kid50k", "is50k"]
 
 
 def test_broken_picture_is_named_without_a_traceback(data, tmp_path):
