@@ -38,6 +38,11 @@ def resume_config(resume: str, outdir: str, opts: dict[str, Any], given: set[str
         config = json.loads(options_file.read_text())
     except (OSError, ValueError) as err:
         raise click.ClickException(f"--resume: cannot read {options_file}: {err}") from err
+    try:
+        device.check_count(config["device"], config["num_gpus"])
+    except ValueError as err:
+        raise click.ClickException(f"--resume: {run_dir} was trained with --device={config['device']}: {err}; "
+                                   "go on where they are, or start a new run") from err
     base = config.pop("base")
     if base != str(BASE):
         click.echo(f"WARNING: {run_dir} was made on the base {base}; going on with {BASE}", err=True)

@@ -49,6 +49,10 @@ def setup_training_config(*, data, gpus, snap, metrics, seed, cond, subset, mirr
     if mask_overlap_weight > 0 and objects == 1:
         raise click.UsageError(f"--mask-overlap-weight={mask_overlap_weight:g} needs --objects of at least 2, got 1")
     device_name, half, block = _choose_precision(device_name, precision, fp32, nhwc)
+    try:
+        device.check_count(device_name, gpus)
+    except ValueError as err:
+        raise click.UsageError(f"{err}; use fewer processes or --device=cpu") from err
     _check_augmentation(aug, p, target, augpipe)
     metrics = choose_metrics(metrics)
     if pl_weight > 0:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import PIL.Image
 import pytest
+import torch
 from click.testing import CliRunner
 from command_examples import check_options, find_examples
 
@@ -251,6 +252,49 @@ def test_metrics_need_the_official_base_when_resumed_too(data, tmp_path, monkeyp
     monkeypatch.setattr(training_config, "BASE", training_config.BASE._replace(name="official"))
     assert json.loads(invoke(*args, *given).stdout)["metrics"] == ["fid50k_full"]
     assert json.loads(invoke(*args, "--metrics=kid50k,is50k").stdout)["metrics"] == ["kid50k", "is50k"]
+
+
+@pytest.fixture
+def cuda_devices(monkeypatch):
+    """Let PyTorch see so many CUDA devices."""
+    def show(num):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: num > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: num)
+    return show
+
+
+@pytest.mark.parametrize("name", ["cuda", "auto"])
+def test_more_processes_than_gpus_are_refused(data, cuda_devices, monkeypatch, name):
+    cuda_devices(2)
+    args = ["--outdir=out", f"--data={data}", "-n", "--batch=32", f"--device={name}"]
+    refused = invoke(*args, "--gpus=4")
+    assert refused.exit_code == 2, refused.output
+    words = r"--gpus=4 needs 4 cuda devices, but PyTorch \S+ sees 2 here; use fewer processes or --device=cpu"
+    assert re.search(words, refused.stderr)
+    assert invoke(*args, "--gpus=2").exit_code == 0
+    assert invoke(*args[:-1], "--gpus=4", "--device=cpu").exit_code == 0
+    monkeypatch.setenv("WORLD_SIZE", "4")  # torchrun on two machines.
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert invoke(*args).exit_code == 0
+
+
+@pytest.mark.parametrize("seen, kept, words", [
+    (0, dict(device="cuda"), "--gpus=1 needs 1 cuda device, but PyTorch .* sees 0 here"),
+    (2, dict(device="cuda", num_gpus=4), "--gpus=4 needs 4 cuda devices, but PyTorch .* sees 2 here"),
+    (0, dict(device="mps"), "--gpus=1 needs 1 mps device, but PyTorch .* sees 0 here"),
+])
+def test_run_of_a_device_that_is_not_here_is_not_resumed(data, tmp_path, cuda_devices, monkeypatch, seen, kept, words):
+    cuda_devices(seen)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    run = fake_run(data, tmp_path / "00000-shapes", **kept)
+    args = [f"--outdir={tmp_path}", f"--resume={run}", "-n"]
+    refused = invoke(*args)
+    assert refused.exit_code == 1, refused.output
+    assert f"--resume: {run} was trained with --device={kept['device']}: --gpus" in refused.stderr
+    assert re.search(f"{words}; go on where they are, or start a new run", refused.stderr)
+    cuda_devices(4)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert invoke(*args).exit_code == 0
 
 
 def test_broken_picture_is_named_without_a_traceback(data, tmp_path):
