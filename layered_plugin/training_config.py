@@ -142,9 +142,9 @@ def choose_metrics(text: str) -> list[str]:
 def _probe(data: str, cond: bool, subset: int | None, resolution: int | None) -> _Pictures:
     try:
         probe = PictureDataset(path=data, size_px=4, use_labels=cond, max_size=subset)
+        native_px, has_labels = min(probe.native_size), probe.has_labels
     except PictureError as err:
         raise click.ClickException(f"--data: {err}") from err
-    native_px, has_labels = min(probe.native_size), probe.has_labels
     if resolution is None:
         resolution = 1 << (native_px.bit_length() - 1)
     found = _Pictures(probe.name, len(probe), resolution)

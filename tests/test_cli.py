@@ -207,6 +207,19 @@ def test_wrong_file_is_named(data, tmp_path, args, words):
     assert words in result.stderr and "Traceback" not in result.output
 
 
+@pytest.mark.parametrize("text, words", [
+    ("{", "dataset.json: damaged"),
+    ('{"labels": [["0.png", null]]}', "dataset.json: labels must be"),
+    ('{"labels": []}', "dataset.json: has labels but none for 0.png"),
+])
+def test_damaged_labels_are_named(tmp_path, text, words):
+    PIL.Image.new("RGB", (16, 16)).save(tmp_path / "0.png")
+    (tmp_path / "dataset.json").write_text(text)
+    result = invoke("--outdir=out", f"--data={tmp_path}", "--cond=1", "-n")
+    assert result.exit_code == 1 and isinstance(result.exception, SystemExit), result.output
+    assert f"Error: --data: {tmp_path}: {words}" in result.stderr
+
+
 def test_run_resumes_and_goes_on(data, tmp_path):
     done = command(f"--outdir={tmp_path}", f"--data={data}", *TINY)
     assert done.returncode == 0, done.stderr
