@@ -18,7 +18,7 @@ except ImportError as err:  # An unusable base is the user's to mend: no traceba
     sys.exit(f"Error: {err}")
 from layered_plugin import checkpoint, device, presets
 from layered_plugin.launcher import launch
-from layered_plugin.training_config import check_together, setup_training_config
+from layered_plugin.training_config import check_together, choose_metrics, setup_training_config
 
 # Options that may change when a run is resumed; the others are the run's own.
 RESUME_OPTIONS = {"outdir", "resume", "dry_run", "kimg", "snap", "tick", "workers", "metrics", "on_collapse"}
@@ -38,6 +38,11 @@ def resume_config(resume: str, outdir: str, opts: dict[str, Any], given: set[str
         config = json.loads(options_file.read_text())
     except (OSError, ValueError) as err:
         raise click.ClickException(f"--resume: cannot read {options_file}: {err}") from err
+    try:
+        device.check_count(config["device"], config["num_gpus"])
+    except ValueError as err:
+        raise click.ClickException(f"--resume: {run_dir} was trained with --device={config['device']}: {err}; "
+                                   "go on where they are, or start a new run") from err
     base = config.pop("base")
     if base != str(BASE):
         click.echo(f"WARNING: {run_dir} was made on the base {base}; going on with {BASE}", err=True)
@@ -49,8 +54,8 @@ def resume_config(resume: str, outdir: str, opts: dict[str, Any], given: set[str
     if "workers" in given:
         config["data_loader_kwargs"].update(num_workers=opts["workers"],
                                             prefetch_factor=2 if opts["workers"] > 0 else None)
-    if "metrics" in given:
-        config["metrics"] = [] if opts["metrics"] == "none" else opts["metrics"].split(",")
+    kept = ",".join(config["metrics"]) or "none"
+    config["metrics"] = choose_metrics(opts["metrics"] if "metrics" in given else kept)
     return config
 
 
@@ -180,6 +185,11 @@ def main(ctx: click.Context, outdir: str, dry_run: bool, **opts: Any) -> None:
             raise click.UsageError(f"--gpus must be left out or be {world_size} under torchrun, got {opts['gpus']}")
         opts["gpus"] = int(world_size)
     resume = opts["resume"]
+    if resume and resume != "latest" and "://" not in resume:
+        try:
+            resume = opts["resume"] = str(checkpoint.complete_run(resume))
+        except checkpoint.CheckpointError as err:
+            raise click.ClickException(f"--resume: {err}") from err
     if resume == "latest" or (resume and Path(resume).is_dir()):
         desc, config = "", resume_config(resume, outdir, opts, given)
     else:

@@ -88,12 +88,17 @@ def complete_run(path: str | os.PathLike[str]) -> Path:
     """A path as it is, or, where nothing has that name, the one folder whose name begins with it.
 
     Names of run folders are long: `runs/00001` or `runs/00001-distill` will do.
+
+    Raises:
+        CheckpointError: Several names begin with it.
     """
     path = Path(path)
     if path.exists() or not path.parent.is_dir():
         return path
-    found = [folder for folder in path.parent.iterdir() if folder.is_dir() and folder.name.startswith(path.name)]
-    return found[0] if len(found) == 1 else path
+    found = sorted(p for p in path.parent.iterdir() if p.is_dir() and p.name.startswith(path.name))
+    if len(found) > 1:
+        raise CheckpointError(f"{path}: fits {len(found)} run folders, such as {found[0]}; write more of the name")
+    return found[0] if found else path
 
 
 def find_run(outdir: str | os.PathLike, resume: str) -> Path:

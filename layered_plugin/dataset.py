@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import Sampler
 from training.dataset import Dataset
 
-from layered_plugin.pictures import PictureError, PictureSource
+from layered_plugin.pictures import UNREADABLE, PictureError, PictureSource
 from layered_plugin.progress import progress
 from layered_plugin.square import square_picture
 
@@ -98,15 +98,27 @@ class PictureDataset(Dataset):
             text = self._source.read("dataset.json")
         except (KeyError, FileNotFoundError):
             return None
-        labels = json.loads(text).get("labels")
-        if labels is None:
-            return None
-        by_name = dict(labels)
+        except UNREADABLE as err:
+            raise PictureError(f"{self._path}: dataset.json: damaged: {err}") from err
+        try:
+            labels = json.loads(text).get("labels")
+            if labels is None:
+                return None
+            by_name = dict(labels)
+        except (ValueError, TypeError, AttributeError) as err:
+            raise PictureError(f"{self._path}: dataset.json: damaged: {err}") from err
         missing = [fname for fname in self._fnames if fname not in by_name]
         if missing:
-            raise PictureError(f"{self._path}: dataset.json has labels but none for {missing[0]}")
-        values = np.array([by_name[fname] for fname in self._fnames])
-        return values.astype({1: np.int64, 2: np.float32}[values.ndim])
+            raise PictureError(f"{self._path}: dataset.json: has labels but none for {missing[0]}")
+        rule = "labels must be class indices from 0 on, or lists of numbers, all of one length"
+        try:
+            values = np.array([by_name[fname] for fname in self._fnames])
+            values = values.astype({1: np.int64, 2: np.float32}[values.ndim])
+        except (ValueError, TypeError, KeyError, OverflowError) as err:
+            raise PictureError(f"{self._path}: dataset.json: {rule}") from err
+        if not np.isfinite(values).all() or (values.ndim == 1 and values.min() < 0):
+            raise PictureError(f"{self._path}: dataset.json: {rule}")
+        return values
 
     def close(self) -> None:
         self._source.close()

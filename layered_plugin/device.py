@@ -4,6 +4,7 @@
 """
 
 import ctypes
+import os
 import platform
 
 import torch
@@ -28,6 +29,23 @@ def choose_device(name: str) -> str:
     if not available[name]:
         raise ValueError(f"--device={name}: PyTorch {torch.__version__} sees no such device here; use --device=cpu")
     return name
+
+
+def check_count(kind: str, processes: int) -> None:
+    """See that there are devices for so many processes; each needs a CUDA device of its own, others are shared.
+
+    Args:
+        kind: cpu, cuda or mps.
+        processes: Value of ``--gpus``; under torchrun those on this machine count.
+
+    Raises:
+        ValueError: There are too few.
+    """
+    needed = int(os.environ.get("LOCAL_WORLD_SIZE", processes)) if kind == "cuda" else 1
+    seen = dict(cuda=torch.cuda.device_count(), mps=int(torch.backends.mps.is_available()), cpu=1)[kind]
+    if seen < needed:
+        raise ValueError(f"--gpus={processes} needs {needed} {kind} device{'s' if needed > 1 else ''}, but PyTorch "
+                         f"{torch.__version__} sees {seen} here")
 
 
 def has_fast_bf16() -> bool:

@@ -11,6 +11,8 @@ from types import FrameType
 WARN_KIMG = 4  # Shorter than this is how every run begins.
 PATIENCE_KIMG = 20  # A collapse this long does not recover; many runs pass a degenerate state before 20 kimg.
 
+STRONGER_PENALTY = "a higher --gamma (wgan-gp: --gp-weight)"
+
 
 class NonFiniteLossError(Exception):
     """A loss is infinite or not a number; the text names quantity, phase and kimg."""
@@ -34,15 +36,16 @@ def check_finite(stats: Mapping[str, Mapping[str, float]], phase: str, kimg: flo
     bad = [name for name, value in stats.items() if value["num"] > 0 and not math.isfinite(value["mean"])]
     if bad:
         raise NonFiniteLossError(f"{', '.join(bad)} not finite in phase {phase} at kimg {kimg:.1f}. Resume from the "
-                                 "last training state, or start anew with a lower --lr, a higher --gamma or "
-                                 "--precision=fp32.")
+                                 f"last training state, or start a new run with a lower --lr, {STRONGER_PENALTY} "
+                                 "or --precision=fp32.")
 
 
 def find_collapse(stats: Mapping[str, Mapping[str, float]]) -> list[str]:
     """Name what is wrong with the layers of a tick.
 
     Args:
-        stats: Training statistics with the ``Layers/...`` entries of ``loss.report_layers``.
+        stats: Training statistics with the ``Layers/...`` entries of ``loss.report_layers``; mask_variation may be
+            missing.
 
     Returns:
         Findings, empty for healthy layers.
@@ -52,16 +55,19 @@ def find_collapse(stats: Mapping[str, Mapping[str, float]]) -> list[str]:
 
     findings = []
     if mean("all_bg") > 0.9:
-        findings.append("the mask is empty: raise --mask-min or --mask-size-weight")
+        findings.append("the mask is empty: start a new run with a higher --mask-min or --mask-size-weight")
     elif mean("all_fg") > 0.9:
-        findings.append("the mask covers everything: restart with another --seed, fewer channels or a higher --gamma")
-    elif mean("mask_variation") < 0.01:
-        findings.append("the mask is the same for every z: restart with another --seed, or raise --gamma")
+        findings.append("the mask covers everything: start a new run with another --seed, a lower --cbase or "
+                        f"{STRONGER_PENALTY}")
+    elif "Layers/mask_variation" in stats and mean("mask_variation") < 0.01:
+        findings.append(f"the mask is the same for every z: start a new run with another --seed or {STRONGER_PENALTY}")
     elif mean("border") > mean("coverage"):
-        findings.append("the mask is denser along the border than inside: the objects are probably in the background "
-                        "layer; restart with another --seed, and see that --shift is not 0")
+        findings.append("the mask is denser along the border than inside, so the objects are probably in the "
+                        "background layer: start a new run with --mask-border-weight=1 --mask-size-weight=10, or "
+                        "another --seed, and a --shift above 0")
     if mean("difference") < 0.02:
-        findings.append("foreground and background are the same picture: see that --shift is not 0")
+        findings.append("foreground and background are the same picture: start a new run with another --seed and a "
+                        "--shift above 0")
     return findings
 
 

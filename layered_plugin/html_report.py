@@ -16,7 +16,7 @@ import jinja2
 
 from layered_plugin import report_tables
 from layered_plugin.charts import Chart
-from layered_plugin.checkpoint import atomic_write, complete_run
+from layered_plugin.checkpoint import CheckpointError, atomic_write, complete_run
 from layered_plugin.report_facts import Fact, gan_facts, key_numbers, lead, model_facts, shown_options, title
 from layered_plugin.report_figures import (
     gan_charts,
@@ -79,8 +79,8 @@ def write_report(run: str | os.PathLike[str], dest: str | os.PathLike[str] | Non
     Raises:
         ReportError: A folder is none of these, a file is damaged, or the report can't be written.
     """
-    run = complete_run(run)
-    page = render(collect(run, [complete_run(model) for model in models], segmented))
+    run = _complete("RUN", run)
+    page = render(collect(run, [_complete("--model", model) for model in models], segmented))
     path = Path(dest) if dest is not None else run / "report.html"
     try:
         with atomic_write(path) as file:
@@ -88,6 +88,13 @@ def write_report(run: str | os.PathLike[str], dest: str | os.PathLike[str] | Non
     except OSError as err:
         raise ReportError(f"--dest: can't write {path}: {err.strerror or err}") from err
     return path
+
+
+def _complete(option: str, path: str | os.PathLike[str]) -> Path:
+    try:
+        return complete_run(path)
+    except CheckpointError as err:
+        raise ReportError(f"{option}: {err}") from err
 
 
 def render(view: dict[str, Any]) -> str:

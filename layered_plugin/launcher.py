@@ -61,6 +61,13 @@ def make_run_dir(outdir: str, desc: str) -> str:
     return str(run_dir)
 
 
+def next_desc(run_dir: str, seed: int) -> str:
+    """Description of a run that starts anew with another seed: that of its folder, with the seed in it replaced."""
+    desc = re.sub(r"^\d+-", "", Path(run_dir).name)
+    changed, found = re.subn(r"-seed\d+(?=(-resumecustom)?$)", f"-seed{seed}", desc)
+    return changed if found else f"{desc}-seed{seed}"
+
+
 def _spawn(config: dict[str, Any], outdir: str, desc: str) -> None:
     with tempfile.TemporaryDirectory() as temp_dir, guards.StopRequest() as stop:
         init_method = Path(temp_dir, "init").absolute().as_uri()
@@ -126,6 +133,7 @@ def _run_attempts(rank: int, device: torch.device, config: dict[str, Any], outdi
                 if config["on_collapse"] != "restart" or attempt == MAX_RESTARTS:
                     raise
                 config = dict(config, random_seed=config["random_seed"] + 1, run_dir=None, resume_state=None)
+                desc = next_desc(run_dir, config["random_seed"])
                 if rank == 0:
                     print(f"Collapsed {err}\nStarting anew with seed {config['random_seed']}.")
                 continue
@@ -156,5 +164,5 @@ def _say_how_to_go_on(run_dir: str, signal_name: str | None) -> None:
     if grids:
         print(f"Layers (background, foreground, mask, cut-out, composite, shifted): {grids[-1]}")
     if signal_name is not None:
-        print(f"Stopped by {signal_name}; all is saved. Go on with: --outdir={Path(run_dir).parent} "
-              f"--resume={run_dir}")
+        go_on = ["python", "train_layered.py", f"--outdir={Path(run_dir).parent}", f"--resume={run_dir}"]
+        print(f"Stopped by {signal_name}; all is saved. Go on with: {shlex.join(go_on)}")

@@ -193,8 +193,8 @@ def report_layers(layers: Layers) -> None:
     ``coverage``: mean mask. ``border``: mean mask along the outermost pixels. ``binarity``: share of mask pixels
     outside [0.1, 0.9]. ``all_bg``, ``all_fg``: share of scenes with a mask that covers less than 1 % or more than
     99 %. ``mask_variation``: standard deviation of a mask pixel over the batch, averaged over the pixels: 0 = the
-    same mask for every z. ``difference``: mean absolute difference between foreground and background. Means are over
-    all objects.
+    same mask for every z; left out for a single scene. ``difference``: mean absolute difference between foreground
+    and background. Means are over all objects.
     """
     objects = fold_objects(layers)
     mask = objects.mask.detach()
@@ -205,5 +205,6 @@ def report_layers(layers: Layers) -> None:
     per_scene = coverage.view(len(layers.mask), -1)  # [N, K]
     training_stats.report("Layers/all_bg", (per_scene < 0.01).any(dim=1).float())
     training_stats.report("Layers/all_fg", (per_scene > 0.99).any(dim=1).float())
-    training_stats.report("Layers/mask_variation", layers.mask.detach().std(dim=0, unbiased=False).mean())
+    if len(layers.mask) > 1:
+        training_stats.report("Layers/mask_variation", layers.mask.detach().std(dim=0, unbiased=False).mean())
     training_stats.report("Layers/difference", (objects.fg - objects.bg).detach().abs().mean(dim=[1, 2, 3]))

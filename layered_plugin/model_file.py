@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 from training.networks import Discriminator
 
-from layered_plugin.checkpoint import atomic_write, complete_run
+from layered_plugin.checkpoint import CheckpointError, atomic_write, complete_run
 from layered_plugin.encoder import Encoder
 from layered_plugin.networks import LayeredGenerator
 from layered_plugin.unet import AnyUNet, make_unet
@@ -38,7 +38,10 @@ def find_model(path: str | os.PathLike[str]) -> Path:
     Raises:
         ModelError: There is no model, or not yet.
     """
-    path = complete_run(path)
+    try:
+        path = complete_run(path)
+    except CheckpointError as err:
+        raise ModelError(str(err)) from err
     folder = path if path.is_dir() else path.parent
     if path.exists() and (folder / "options.json").is_file() and not (folder / "model.json").is_file():
         raise ModelError(f"{path}: this run is not finished; go on with invert.py and --resume={folder}")

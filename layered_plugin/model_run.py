@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from layered_plugin.checkpoint import CheckpointError, atomic_write, load_training_state
+from layered_plugin.checkpoint import CheckpointError, atomic_write, complete_run, load_training_state
 from layered_plugin.guards import NonFiniteLossError, StopRequest
 from layered_plugin.launcher import make_run_dir
 from layered_plugin.model_file import write_json
@@ -30,13 +30,13 @@ def find_model_run(outdir: str, resume: str, command: str) -> tuple[Path, dict[s
 
     Args:
         outdir: Parent of the run folders.
-        resume: "latest" = the newest such run under outdir; else a run folder.
+        resume: "latest" = the newest such run under outdir; else a run folder, or the beginning of its name.
         command: Name of the command, "train" or "distill".
 
     Raises:
         CheckpointError: There is none, or its options can't be read.
     """
-    candidates = sorted(Path(outdir).glob("[0-9]*-*")) if resume == "latest" else [Path(resume)]
+    candidates = sorted(Path(outdir).glob("[0-9]*-*")) if resume == "latest" else [complete_run(resume)]
     found = []
     for run_dir in candidates:
         try:

@@ -63,11 +63,12 @@ def segment_files(segmenter: Segmenter, source: PictureSource, outdir: str | os.
     """
     outdir = Path(outdir)
     outdir.mkdir(parents=True, exist_ok=True)
+    before = read_manifest(outdir / MANIFEST)
     _check_settings(outdir / SETTINGS, dict(model=str(segmenter.folder.resolve()), threshold=threshold, soft=soft,
                                             flip=flip, refine=refine, posterior=posterior,
-                                            prior=None if prior is None else str(prior.folder.resolve())))
+                                            prior=None if prior is None else str(prior.folder.resolve())),
+                    bool(before))
     targets = target_names(source.names)
-    before = read_manifest(outdir / MANIFEST)
     todo = [name for name in source.names if name not in before]
     failed: dict[str, str] = {}
     done = 0
@@ -93,9 +94,9 @@ def segment_files(segmenter: Segmenter, source: PictureSource, outdir: str | os.
     return Outcome(done, len(source.names) - len(todo), failed)
 
 
-def _check_settings(path: Path, settings: dict[str, Any]) -> None:
-    """Refuse to mix results of different calls in one folder; the first call's settings are kept there."""
-    if not path.is_file():
+def _check_settings(path: Path, settings: dict[str, Any], has_results: bool) -> None:
+    """Refuse to mix results of different calls in one folder; the settings of the first with results are kept there."""
+    if not has_results or not path.is_file():
         with atomic_write(path) as file:
             file.write(json.dumps(settings, indent=2).encode())
         return

@@ -49,10 +49,12 @@ def setup_training_config(*, data, gpus, snap, metrics, seed, cond, subset, mirr
     if mask_overlap_weight > 0 and objects == 1:
         raise click.UsageError(f"--mask-overlap-weight={mask_overlap_weight:g} needs --objects of at least 2, got 1")
     device_name, half, block = _choose_precision(device_name, precision, fp32, nhwc)
+    try:
+        device.check_count(device_name, gpus)
+    except ValueError as err:
+        raise click.UsageError(f"{err}; use fewer processes or --device=cpu") from err
     _check_augmentation(aug, p, target, augpipe)
-    metrics = [] if metrics in (None, "none") else metrics.split(",")
-    if metrics and BASE.name == "bundled":
-        raise click.UsageError("--metrics needs the official base (see vendor/README.md); use --metrics=none")
+    metrics = choose_metrics(metrics)
     if pl_weight > 0:
         click.echo("WARNING: --pl-weight: path-length regularization keeps the layers from emerging", err=True)
     if gan_loss == "wgan-gp":
@@ -124,12 +126,25 @@ def check_together(opts: dict[str, Any], given: set[str]) -> None:
         raise click.UsageError("--freezed is for transfer learning; a growing discriminator has no fixed first layers")
 
 
+def choose_metrics(text: str) -> list[str]:
+    """Resolve ``--metrics``: none, or names with commas, which the base has to know.
+
+    Raises:
+        click.UsageError: The bundled base has no metrics.
+    """
+    if text == "none":
+        return []
+    if BASE.name == "bundled":
+        raise click.UsageError("--metrics needs the official base (see vendor/README.md); use --metrics=none")
+    return text.split(",")
+
+
 def _probe(data: str, cond: bool, subset: int | None, resolution: int | None) -> _Pictures:
     try:
         probe = PictureDataset(path=data, size_px=4, use_labels=cond, max_size=subset)
+        native_px, has_labels = min(probe.native_size), probe.has_labels
     except PictureError as err:
         raise click.ClickException(f"--data: {err}") from err
-    native_px, has_labels = min(probe.native_size), probe.has_labels
     if resolution is None:
         resolution = 1 << (native_px.bit_length() - 1)
     found = _Pictures(probe.name, len(probe), resolution)

@@ -83,6 +83,9 @@ def test_beginning_of_a_run_folders_name_will_do(tmp_path):
     (tmp_path / "00002-file").write_text("")
     assert checkpoint.complete_run(tmp_path / "00000-cars") == tmp_path / "00000-cars-demo-32px"
     assert checkpoint.complete_run(tmp_path / "00001") == tmp_path / "00001-distill-cars"
-    for kept in ("00001-distill-cars", "0000", "00002", "cars"):  # Whole, not unique, no folder, not the beginning.
+    for kept in ("00001-distill-cars", "00002", "cars"):  # Whole, no folder, not the beginning.
         assert checkpoint.complete_run(tmp_path / kept) == tmp_path / kept
     assert checkpoint.complete_run(tmp_path / "gone" / "00000") == tmp_path / "gone" / "00000"
+    (tmp_path / "00000-birds").mkdir()
+    with pytest.raises(CheckpointError, match="00000: fits 2 run folders, such as .*00000-birds; write more"):
+        checkpoint.complete_run(tmp_path / "00000")

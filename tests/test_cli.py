@@ -13,11 +13,12 @@ from pathlib import Path
 
 import PIL.Image
 import pytest
+import torch
 from click.testing import CliRunner
 from command_examples import check_options, find_examples
 
 import train_layered
-from layered_plugin import device, presets
+from layered_plugin import checkpoint, device, presets, training_config
 from layered_plugin.shapes import main as shapes_command
 from layered_plugin.training_loop import training_loop
 
@@ -42,6 +43,14 @@ def dry(data, *args):
     result = invoke("--outdir=out", f"--data={data}", "-n", *args)
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout)
+
+
+def fake_run(data, folder, **changes):
+    """A run folder that can be resumed, as a dry run sees it."""
+    folder.mkdir()
+    (folder / "training_options.json").write_text(json.dumps(dict(dry(data, "--device=cpu"), **changes)))
+    checkpoint.save_training_state(folder, 1, {})
+    return folder
 
 
 def command(*args, **kwargs):
@@ -198,6 +207,19 @@ def test_wrong_file_is_named(data, tmp_path, args, words):
     assert words in result.stderr and "Traceback" not in result.output
 
 
+@pytest.mark.parametrize("text, words", [
+    ("{", "dataset.json: damaged"),
+    ('{"labels": [["0.png", null]]}', "dataset.json: labels must be"),
+    ('{"labels": []}', "dataset.json: has labels but none for 0.png"),
+])
+def test_damaged_labels_are_named(tmp_path, text, words):
+    PIL.Image.new("RGB", (16, 16)).save(tmp_path / "0.png")
+    (tmp_path / "dataset.json").write_text(text)
+    result = invoke("--outdir=out", f"--data={tmp_path}", "--cond=1", "-n")
+    assert result.exit_code == 1 and isinstance(result.exception, SystemExit), result.output
+    assert f"Error: --data: {tmp_path}: {words}" in result.stderr
+
+
 def test_run_resumes_and_goes_on(data, tmp_path):
     done = command(f"--outdir={tmp_path}", f"--data={data}", *TINY)
     assert done.returncode == 0, done.stderr
@@ -225,6 +247,69 @@ def test_run_resumes_and_goes_on(data, tmp_path):
         assert refused.exit_code == 2 and f"{option.split('=')[0]} cannot change" in refused.stderr
 
 
+@pytest.mark.parametrize("name", ["00000", "00000-shapes", "00000-shapes-demo", "00000-shapes-demo/"])
+def test_beginning_of_a_run_folders_name_is_enough_to_resume(data, tmp_path, name):
+    run = fake_run(data, tmp_path / "00000-shapes-demo")
+    result = invoke(f"--outdir={tmp_path}", f"--resume={tmp_path}/{name}", "-n")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["run_dir"] == str(run)
+
+
+@pytest.mark.parametrize("kept, given", [([], ["--metrics=fid50k_full"]), (["fid50k_full"], [])])
+def test_metrics_need_the_official_base_when_resumed_too(data, tmp_path, monkeypatch, kept, given):
+    run = fake_run(data, tmp_path / "00000-shapes", metrics=kept)
+    args = [f"--outdir={tmp_path}", f"--resume={run}", "-n"]
+    refused = invoke(*args, *given)
+    assert refused.exit_code == 2 and "--metrics needs the official base" in refused.stderr
+    assert json.loads(invoke(*args, "--metrics=none").stdout)["metrics"] == []
+    monkeypatch.setattr(training_config, "BASE", training_config.BASE._replace(name="official"))
+    assert json.loads(invoke(*args, *given).stdout)["metrics"] == ["fid50k_full"]
+    assert json.loads(invoke(*args, "--metrics=kid50k,is50k").stdout)["metrics"] == ["kid50k", "is50k"]
+
+
+@pytest.fixture
+def cuda_devices(monkeypatch):
+    """Let PyTorch see so many CUDA devices."""
+    def show(num):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: num > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: num)
+    return show
+
+
+@pytest.mark.parametrize("name", ["cuda", "auto"])
+def test_more_processes_than_gpus_are_refused(data, cuda_devices, monkeypatch, name):
+    cuda_devices(2)
+    args = ["--outdir=out", f"--data={data}", "-n", "--batch=32", f"--device={name}"]
+    refused = invoke(*args, "--gpus=4")
+    assert refused.exit_code == 2, refused.output
+    words = r"--gpus=4 needs 4 cuda devices, but PyTorch \S+ sees 2 here; use fewer processes or --device=cpu"
+    assert re.search(words, refused.stderr)
+    assert invoke(*args, "--gpus=2").exit_code == 0
+    assert invoke(*args[:-1], "--gpus=4", "--device=cpu").exit_code == 0
+    monkeypatch.setenv("WORLD_SIZE", "4")  # torchrun on two machines.
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert invoke(*args).exit_code == 0
+
+
+@pytest.mark.parametrize("seen, kept, words", [
+    (0, dict(device="cuda"), "--gpus=1 needs 1 cuda device, but PyTorch .* sees 0 here"),
+    (2, dict(device="cuda", num_gpus=4), "--gpus=4 needs 4 cuda devices, but PyTorch .* sees 2 here"),
+    (0, dict(device="mps"), "--gpus=1 needs 1 mps device, but PyTorch .* sees 0 here"),
+])
+def test_run_of_a_device_that_is_not_here_is_not_resumed(data, tmp_path, cuda_devices, monkeypatch, seen, kept, words):
+    cuda_devices(seen)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    run = fake_run(data, tmp_path / "00000-shapes", **kept)
+    args = [f"--outdir={tmp_path}", f"--resume={run}", "-n"]
+    refused = invoke(*args)
+    assert refused.exit_code == 1, refused.output
+    assert f"--resume: {run} was trained with --device={kept['device']}: --gpus" in refused.stderr
+    assert re.search(f"{words}; go on where they are, or start a new run", refused.stderr)
+    cuda_devices(4)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert invoke(*args).exit_code == 0
+
+
 def test_broken_picture_is_named_without_a_traceback(data, tmp_path):
     folder = tmp_path / "pictures"
     folder.mkdir()
@@ -249,7 +334,7 @@ def test_sigterm_saves_says_how_to_go_on_and_exits_with_143(data, tmp_path, gpus
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 143, output
     assert "Stopped by SIGTERM; all is saved" in output and "Traceback" not in output
-    go_on = re.search(r"Go on with: (.*)$", output, re.MULTILINE)[1]
+    go_on = re.search(r"Go on with: python train_layered\.py (.*)$", output, re.MULTILINE)[1]
     result = invoke(*shlex.split(go_on), "--kimg=1001", "-n")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["resume_state"].startswith(str(tmp_path))
@@ -267,3 +352,4 @@ def test_collapse_restarts_with_the_next_seed(data, tmp_path):
     runs = sorted(tmp_path.iterdir())
     seeds = [json.loads((run / "training_options.json").read_text())["random_seed"] for run in runs]
     assert seeds == [0, 1] and "Starting anew with seed 1" in done.stdout
+    assert runs[1].name == runs[0].name.replace("00000", "00001").replace("seed0", "seed1")

@@ -139,6 +139,41 @@ def test_missing_label_is_named(folder):
         pictures.get_label(0)
 
 
+NOT_LABELS = "dataset.json: labels must be class indices from 0 on, or lists of numbers, all of one length"
+
+
+@pytest.mark.parametrize("text, words", [
+    ("", "dataset.json: damaged"),
+    ('{"labels": [', "dataset.json: damaged"),
+    ("[1, 2]", "dataset.json: damaged"),
+    ('{"labels": 3}', "dataset.json: damaged"),
+    ('{"labels": [["0.png"]]}', "dataset.json: damaged"),
+    ('{"labels": [["0.png", 1], ["sub/1.png", 0]]}', "dataset.json: has labels but none for 1.png"),
+    ('{"labels": [["0.png", 1], ["1.png", null]]}', NOT_LABELS),
+    ('{"labels": [["0.png", 1], ["1.png", -1]]}', NOT_LABELS),
+    ('{"labels": [["0.png", 1], ["1.png", "car"]]}', NOT_LABELS),
+    ('{"labels": [["0.png", 1], ["1.png", 100000000000000000000]]}', NOT_LABELS),
+    ('{"labels": [["0.png", [1, 0]], ["1.png", [1]]]}', NOT_LABELS),
+    ('{"labels": [["0.png", [1, 0]], ["1.png", [1, null]]]}', NOT_LABELS),
+    ('{"labels": [["0.png", [[1]]], ["1.png", [[0]]]]}', NOT_LABELS),
+])
+def test_damaged_labels_are_named(tmp_path, text, words):
+    folder = tmp_path / "things"
+    folder.mkdir()
+    for idx in range(2):
+        PIL.Image.new("RGB", (8, 8)).save(folder / f"{idx}.png")
+    (folder / "dataset.json").write_text(text)
+    with pytest.raises(PictureError) as error:
+        PictureDataset(folder, use_labels=True).get_label(0)
+    assert str(error.value).startswith(f"{folder}: {words}")
+
+
+def test_labels_that_can_not_be_read_are_named(folder):
+    (folder / "dataset.json").mkdir()
+    with pytest.raises(PictureError, match="things: dataset.json: damaged"):
+        PictureDataset(folder, size_px=8, use_labels=True).get_label(0)
+
+
 def test_pickles_for_worker_processes(folder):
     pictures = pickle.loads(pickle.dumps(PictureDataset(as_zip(folder), size_px=8)))
     assert pictures[1][0].shape == (3, 8, 8)

@@ -1,11 +1,13 @@
 """Guards: collapse findings, patience, non-finite losses, signals."""
 
 import os
+import re
 import signal
 
 import pytest
 
-from layered_plugin import guards
+import train_layered
+from layered_plugin import guards, presets
 from layered_plugin.guards import CollapseWatch, NonFiniteLossError, StopRequest, check_finite, find_collapse
 
 HEALTHY = dict(coverage=0.25, border=0.05, binarity=0.9, all_bg=0.0, all_fg=0.0, mask_variation=0.3, difference=0.5)
@@ -27,8 +29,35 @@ def test_each_collapse_is_found_with_a_remedy(changes, words):
     assert len(findings) == 1 and words in findings[0] and "--" in findings[0]
 
 
+@pytest.mark.parametrize("changes", [dict(all_bg=1.0), dict(all_fg=1.0), dict(mask_variation=0.0), dict(border=1.0),
+                                     dict(difference=0.0)])
+def test_remedies_are_options_of_a_new_run(changes):
+    """A resumed run keeps these options; and --gan-loss=wgan-gp refuses --gamma."""
+    (text,) = find_collapse(stats(**changes))
+    remedy = text.partition(": ")[2]
+    options = set(re.findall(r"--[a-z-]+", remedy))
+    assert "start a new run with " in remedy and options <= {param.opts[0] for param in train_layered.main.params}
+    assert ("--gamma" in options) == ("wgan-gp: --gp-weight" in remedy)
+
+
+def test_remedy_for_objects_in_the_background_is_the_demos():
+    (text,) = find_collapse(stats(border=1.0))
+    demo = presets.preset_options("demo")
+    for name in ("mask_border_weight", "mask_size_weight"):
+        assert f"--{name.replace('_', '-')}={demo[name]}" in text
+
+
 def test_healthy_layers_have_no_findings():
     assert find_collapse(stats()) == []
+
+
+@pytest.mark.parametrize("changes, num", [({}, 0), (dict(border=0.8, coverage=0.6), 1), (dict(difference=0.001), 1)])
+def test_variation_that_was_not_measured_is_no_finding(changes, num):
+    measured = stats(**changes)
+    measured["Layers/mask_variation"] = dict(num=0, mean=float("nan"), std=float("nan"))
+    assert len(find_collapse(measured)) == num
+    del measured["Layers/mask_variation"]
+    assert len(find_collapse(measured)) == num
 
 
 def test_watch_warns_once_and_gives_a_verdict_after_its_patience():
@@ -46,7 +75,8 @@ def test_watch_begins_anew_after_a_recovery():
 
 def test_non_finite_loss_names_quantity_phase_and_kimg():
     losses = {"Loss/D/loss": dict(num=4, mean=float("nan"), std=0.0), "Loss/G/loss": dict(num=4, mean=1.0, std=0.0)}
-    with pytest.raises(NonFiniteLossError, match=r"^Loss/D/loss not finite in phase Dmain at kimg 3\.5"):
+    words = r"^Loss/D/loss not finite in phase Dmain at kimg 3\.5.* a higher --gamma \(wgan-gp: --gp-weight\)"
+    with pytest.raises(NonFiniteLossError, match=words):
         check_finite(losses, "Dmain", 3.5)
 
 

@@ -170,6 +170,14 @@ def test_reported_layer_statistics_match_their_definitions():
     assert collector.mean("Layers/mask_variation") == pytest.approx(expected_variation, abs=1e-6)
 
 
+def test_masks_of_a_single_scene_say_nothing_of_variation():
+    collector = training_stats.Collector(regex="Layers/.*", keep_previous=False)
+    report_layers(Layers(*torch.rand(2, 1, 3, 4, 4), torch.ones(1, 1, 4, 4)))
+    collector.update()
+    stats = {name: stat for name, stat in collector.as_dict().items() if stat["num"] > 0}
+    assert stats["Layers/coverage"]["mean"] == 1 and "Layers/mask_variation" not in stats
+
+
 def test_border_loss_is_the_mean_of_the_outermost_pixels():
     mask = torch.rand(3, 1, 5, 6)
     expected = []

@@ -207,6 +207,8 @@ def test_runs_are_numbered_and_found_by_their_command(tmp_path):
     assert find_model_run(tmp_path / "out", "latest", "distill") == (dirs[2], record("distill", number=2))
     assert find_model_run(tmp_path / "out", "latest", "train") == (dirs[3], record("train", number=3))
     assert find_model_run(tmp_path / "elsewhere", str(dirs[0]), "distill") == (dirs[0], record("distill", number=0))
+    found = find_model_run(tmp_path, str(tmp_path / "out" / "00002"), "distill")  # The beginning of the name.
+    assert found == (dirs[2], record("distill", number=2))
 
 
 def test_other_things_beside_the_runs_are_passed_over(tmp_path):

@@ -338,3 +338,16 @@ def test_results_of_another_call_are_not_mixed_in(segment, tmp_path, options, na
     assert segment(folder).done == 1
     with pytest.raises(ModelError, match=f"holds results with {name} = .*choose another --outdir"):
         segment(folder, **options)
+
+
+@pytest.mark.parametrize("text", [None, "{"])
+def test_call_without_any_result_does_not_bind_the_next(segment, out, tmp_path, text):
+    folder = make_pictures(tmp_path / "pictures", ["known.png"])
+    with pytest.raises(ModelError):
+        segment(folder, kind="chunks")  # These encoders know other pictures.
+    assert (out / "segment.json").is_file() and manifest(out) == []
+    if text is not None:
+        (out / "segment.json").write_text(text)
+    assert segment(folder, threshold=0.3).done == 1
+    with pytest.raises(ModelError, match="holds results with threshold = 0.3, not 0.5"):
+        segment(folder)
