@@ -17,10 +17,11 @@ import torch
 from benchmarks.judged_runs import ASKED_FILE, Shell, check_same, dry_run, write_asked
 from benchmarks.provenance import provenance
 from layered_plugin.checkpoint import atomic_write
+from layered_plugin.dataset import to_float
 from layered_plugin.judge import judge_objects, load_judge, save_judge, train_judge
 from layered_plugin.object_scores import matched_iou, score_objects
 from layered_plugin.occlusion import MAX_OBJECTS
-from layered_plugin.pair_augment import center_crop, crop_side, to_unit
+from layered_plugin.pair_augment import center_crop, crop_side
 from layered_plugin.picture_zip import read_pairs
 from layered_plugin.report_reading import read_gan_run
 from layered_plugin.snapshots import load_snapshot
@@ -56,7 +57,7 @@ def prepare_judge(data: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, n
     if record_file.is_file():
         return judge, json.loads(record_file.read_text())
     side = crop_side(test[0].shape[-1])
-    pred = judge_objects(judge, center_crop(to_unit(test[0]), side))
+    pred = judge_objects(judge, center_crop(to_float(torch.from_numpy(test[0])), side))
     target = center_crop(torch.from_numpy(test[1]), side) > 0
     ious = [matched_iou(ours, theirs) for ours, theirs in zip(pred, target, strict=True)]
     record = dict(weights=str(weights), steps=steps, test_num=len(ious), matched_iou=float(np.mean(ious)))
