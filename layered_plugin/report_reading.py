@@ -46,7 +46,7 @@ class GanRun(NamedTuple):
     warnings: list[str]
 
 
-class ModelRun(NamedTuple):
+class ModelRecord(NamedTuple):
     """A run of invert.py train or distill."""
 
     folder: Path
@@ -141,7 +141,7 @@ def read_gan_run(folder: Path) -> GanRun:
     return GanRun(folder, options, rows, seconds, commands, list(dict.fromkeys(warnings)))
 
 
-def read_model_run(folder: Path) -> ModelRun:
+def read_model_run(folder: Path) -> ModelRecord:
     """Options and statistics of a run of invert.py, finished or not.
 
     Raises:
@@ -159,7 +159,7 @@ def read_model_run(folder: Path) -> ModelRun:
             name = row.pop("stage", "training") if file.parent == folder else file.parent.name
             stats.setdefault(name, []).append(row)
     rising = {name: _rising(rows, "step") for name, rows in stats.items()}
-    return ModelRun(folder, about, path.name == "model.json", rising)
+    return ModelRecord(folder, about, path.name == "model.json", rising)
 
 
 def find_model_runs(gan: Path) -> list[Path]:
