@@ -98,8 +98,8 @@ def main(data: str, judge: str, settings: str, seeds: int, kimg: float, base: st
          jobs: int, outdir: str) -> None:
     """Train the paper's seven settings with several seeds, score their masks, write its Table 1 and Figure 3.
 
-    Interrupted, the same command goes on: finished runs are kept, an unfinished one is resumed. --settings and --seeds
-    may grow; for other --data, --base or --kimg choose another --outdir. Results are table1.md, table1.csv,
+    Interrupted, the same command goes on: finished runs are kept, an unfinished one is resumed. --settings, --seeds
+    and --jobs may change; for any other option choose another --outdir. Results are table1.md, table1.csv,
     table1.json and figure3.png in --outdir; the JSON is also standard output, everything else standard error.
 
     \b

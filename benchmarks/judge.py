@@ -12,9 +12,10 @@ import click
 import numpy as np
 import torch
 
+from layered_plugin.dataset import to_float
 from layered_plugin.evaluation import mask_scores
 from layered_plugin.judge import judge_masks, save_judge, train_judge
-from layered_plugin.pair_augment import center_crop, crop_side, to_unit
+from layered_plugin.pair_augment import center_crop, crop_side
 from layered_plugin.picture_zip import read_pairs
 
 
@@ -61,7 +62,7 @@ def main(
 
     # Half covered counts as object.
     side = crop_side(test_pictures.shape[-1])
-    pred = judge_masks(judge, center_crop(to_unit(test_pictures), side)).cpu()
+    pred = judge_masks(judge, center_crop(to_float(torch.from_numpy(test_pictures)), side)).cpu()
     target = center_crop(torch.from_numpy(test_truth), side) >= 128
     scores = mask_scores(pred, target)
     scores = {name: value if isinstance(value, bool) else round(value, 4) for name, value in scores.items()}

@@ -125,8 +125,7 @@ def train_and_score(run: JudgedRun, shell: Shell) -> dict[str, Any]:
         click.ClickException: A command failed, or the folder is of another run.
     """
     run.folder.mkdir(parents=True, exist_ok=True)
-    with atomic_write(run.folder / ASKED_FILE) as file:
-        file.write(json.dumps(run.asked, indent=2).encode())
+    write_asked(run.folder, run.asked)
     begun = [path for path in sorted(run.folder.glob("[0-9]*-*")) if training_states(path)]
     train = run.train_args if not begun else [*run.train_args[:2], f"--resume={begun[-1]}"]
     shell.call(train, run.folder / "train.log", _say_tenths(run))
@@ -167,7 +166,7 @@ def judged_results(runs: Sequence[JudgedRun], jobs: int) -> list[dict[str, Any]]
         SystemExit: Ctrl-C or SIGTERM; the trainings have saved.
     """
     for run in runs:
-        _check_same(run)
+        check_same(run.folder, run.asked)
     todo = [run for run in runs if not (run.folder / RESULT_FILE).is_file()]
     if todo:
         _check_usable(runs, todo[0])
@@ -214,17 +213,36 @@ def _check_usable(runs: Sequence[JudgedRun], run: JudgedRun) -> None:
         raise click.ClickException(f"--judge: {err}") from err
     if any((other.folder / ASKED_FILE).is_file() for other in runs):
         return
+    dry_run(run.train_args)
+
+
+def dry_run(train_args: Sequence[str]) -> None:
+    """Have a training's options checked.
+
+    Raises:
+        click.ClickException: They are refused; the text says why.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        Shell().call([*run.train_args, "--dry-run"], Path(folder) / "train.log")
+        Shell().call([*train_args, "--dry-run"], Path(folder) / "train.log")
 
 
-def _check_same(run: JudgedRun) -> None:
-    """See that what a folder holds is of this very run."""
-    file = run.folder / ASKED_FILE
-    found = json.loads(file.read_text()) if file.is_file() else run.asked
-    if found != run.asked:
-        differs = ", ".join(option for option in found if option not in run.asked) or "fewer options"
-        raise click.ClickException(f"--outdir: {run.folder} was made with {differs}; choose another --outdir")
+def write_asked(folder: Path, asked: Sequence[str]) -> None:
+    """Note in a folder the options that its results depend on."""
+    with atomic_write(folder / ASKED_FILE) as file:
+        file.write(json.dumps(asked, indent=2).encode())
+
+
+def check_same(folder: Path, asked: Sequence[str]) -> None:
+    """See that what a folder holds was made with these very options; a new one is fine.
+
+    Raises:
+        click.ClickException: It was made with others; the text names them.
+    """
+    file = folder / ASKED_FILE
+    found = json.loads(file.read_text()) if file.is_file() else asked
+    if found != asked:
+        differs = ", ".join(option for option in found if option not in asked) or "fewer options"
+        raise click.ClickException(f"--outdir: {folder} was made with {differs}; choose another --outdir")
 
 
 def _say_tenths(run: JudgedRun) -> Callable[[str], None]:

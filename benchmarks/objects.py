@@ -6,6 +6,7 @@ Resumable: a finished judge and finished runs are kept.
 import json
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,16 @@ import click
 import numpy as np
 import torch
 
-from benchmarks.judged_runs import Shell
+from benchmarks.judged_runs import ASKED_FILE, Shell, check_same, dry_run, write_asked
 from benchmarks.provenance import provenance
 from layered_plugin.checkpoint import atomic_write
+from layered_plugin.dataset import to_float
 from layered_plugin.judge import judge_objects, load_judge, save_judge, train_judge
 from layered_plugin.object_scores import matched_iou, score_objects
 from layered_plugin.occlusion import MAX_OBJECTS
-from layered_plugin.pair_augment import center_crop, crop_side, to_unit
+from layered_plugin.pair_augment import center_crop, crop_side
 from layered_plugin.picture_zip import read_pairs
+from layered_plugin.report_reading import read_gan_run
 from layered_plugin.snapshots import load_snapshot
 from layered_plugin.unet import AnyUNet
 
@@ -54,7 +57,7 @@ def prepare_judge(data: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, n
     if record_file.is_file():
         return judge, json.loads(record_file.read_text())
     side = crop_side(test[0].shape[-1])
-    pred = judge_objects(judge, center_crop(to_unit(test[0]), side))
+    pred = judge_objects(judge, center_crop(to_float(torch.from_numpy(test[0])), side))
     target = center_crop(torch.from_numpy(test[1]), side) > 0
     ious = [matched_iou(ours, theirs) for ours, theirs in zip(pred, target, strict=True)]
     record = dict(weights=str(weights), steps=steps, test_num=len(ious), matched_iou=float(np.mean(ious)))
@@ -63,15 +66,26 @@ def prepare_judge(data: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, n
     return judge, record
 
 
-def run_once(data: str, num_objects: int, judge: AnyUNet, options: list[str], seed: int, num: int,
-             folder: Path) -> dict[str, Any]:
-    """Train a generator with one seed, or go on training it, score its last snapshot, and keep the result."""
+def train_args(data: str, num_objects: int, options: Sequence[str], seed: int, folder: Path) -> list[str]:
+    """Command of a new training."""
+    return ["train_layered.py", f"--outdir={folder}", f"--data={data}", "--cfg=demo", f"--objects={num_objects}",
+            f"--seed={seed}", *options]
+
+
+def run_once(train: list[str], judge: AnyUNet, seed: int, num: int, folder: Path) -> dict[str, Any]:
+    """Train a generator, or go on training it, score its last snapshot, and keep the result.
+
+    Args:
+        train: Result of ``train_args``.
+        judge: Judge that tells objects apart.
+        seed: That of the training.
+        num: Scenes to score.
+        folder: Of this run alone.
+    """
     result_file = folder / "result.json"
     if result_file.is_file():
         return json.loads(result_file.read_text())
     folder.mkdir(parents=True, exist_ok=True)
-    train = ["train_layered.py", f"--outdir={folder}", f"--data={data}", "--cfg=demo",
-             f"--objects={num_objects}", f"--seed={seed}", *options]
     resumable = any(folder.glob("*/training-state-*.pt"))
     shell = Shell()
     try:
@@ -80,11 +94,11 @@ def run_once(data: str, num_objects: int, judge: AnyUNet, options: list[str], se
         shell.stop()
         raise
     run_dir = max(path for path in folder.iterdir() if path.is_dir())
-    stats = json.loads((run_dir / "stats.jsonl").read_text().splitlines()[-1])
+    run = read_gan_run(run_dir)
     snapshot = load_snapshot(run_dir)
     result = dict(score_objects(snapshot["G_ema"], judge, num=num, seed=SCORE_SEED), train_seed=seed,
-                  network=snapshot["path"], kimg=stats["Progress/kimg"]["mean"],
-                  train_minutes=stats["Timing/total_sec"]["mean"] / 60,
+                  network=snapshot["path"], kimg=run.stats[-1]["Progress/kimg"],
+                  train_minutes=run.seconds / 60,
                   train_command=shlex.join(["python", *train]))
     with atomic_write(result_file) as file:
         file.write(json.dumps(result, indent=2).encode())
@@ -122,8 +136,8 @@ def main(data: str, labels: str, test_data: str, test_labels: str, seeds: int, o
          judge_steps: int, num: int, outdir: str) -> None:
     """Train generators of several objects with --cfg=demo, and score them object by object.
 
-    The number of objects is that of the label pictures. JSON goes to stdout, the table to stderr. Another --outdir is
-    needed for other options.
+    The number of objects is that of the label pictures. JSON goes to stdout, the table to stderr. --seeds may
+    change; for any other option choose another --outdir.
 
     \b
     Example:
@@ -131,14 +145,22 @@ def main(data: str, labels: str, test_data: str, test_labels: str, seeds: int, o
         --test-data=data/shapes2-test.zip --test-labels=data/shapes2-test-labels.zip --option=--mask-min=0.08 \\
         --option=--mask-overlap-weight=5
     """
+    folder = Path(outdir)
+    asked = [f"--data={data}", f"--labels={labels}", f"--test-data={test_data}", f"--test-labels={test_labels}",
+             f"--judge-steps={judge_steps}", f"--num={num}", *options]
+    check_same(folder, asked)
     real = read_objects("--data, --labels", data, labels)
     test = read_objects("--test-data, --test-labels", test_data, test_labels)
-    folder = Path(outdir)
-    folder.mkdir(parents=True, exist_ok=True)
+    folders = [folder / f"seed{seed}" for seed in range(seeds)]
+    commands = [train_args(data, real[1].shape[1], options, seed, path) for seed, path in enumerate(folders)]
+    if not (folder / ASKED_FILE).is_file():
+        dry_run(commands[0])
+        folder.mkdir(parents=True, exist_ok=True)
+        write_asked(folder, asked)
     judge, judge_record = prepare_judge(real, test, judge_steps, folder)
     print(f"judge on real pictures: mean matched IoU {judge_record['matched_iou']:.3f}", file=sys.stderr)
-    results = [run_once(data, real[1].shape[1], judge, list(options), seed, num, folder / f"seed{seed}")
-               for seed in range(seeds)]
+    results = [run_once(command, judge, seed, num, path)
+               for seed, (command, path) in enumerate(zip(commands, folders, strict=True))]
     print(table(results), file=sys.stderr)
     print(json.dumps(dict(judge=judge_record, results=results, **provenance("benchmarks.objects")), indent=2))
 

@@ -50,9 +50,9 @@ def main(resolution: int, batch: int, cbase: int, cmax: int, w_dim: int, rounds:
     python -m benchmarks.segmenting_speed --cbase=1024 --cmax=64 --w-dim=128
     """
     torch.manual_seed(0)
-    force_fp32 = must_fp32("cpu")
     G = LayeredGenerator(z_dim=w_dim, c_dim=0, w_dim=w_dim, img_resolution=resolution, img_channels=3,
                          synthesis_kwargs=dict(channel_base=cbase, channel_max=cmax)).eval()
+    force_fp32 = must_fp32(G)
     E = Encoder(resolution, G.num_ws, G.w_dim, max_shift=0.2).eval()
     unet = fold_batch_norm(make_unet(CHANNELS, seed=0))  # As Segmenter has it.
     img = torch.rand(batch, 3, resolution, resolution).contiguous(memory_format=torch.channels_last) * 2 - 1

@@ -54,9 +54,14 @@ def has_fast_bf16() -> bool:
     return any(capabilities.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
 
 
-def must_fp32(device: torch.device | str) -> bool:
-    """Whether the base's networks, whose blocks may be in half precision, have to compute in float32 there."""
-    return torch.device(device).type == "cpu" and not has_fast_bf16()
+def must_fp32(net: torch.nn.Module) -> bool:
+    """Whether a network of the base has to compute in float32 on its device, even if trained in half precision.
+
+    On a CPU only bfloat16 is fast, and that only with hardware for it. Training on a GPU makes float16 blocks.
+    """
+    half = {block.half_dtype for block in net.modules() if hasattr(block, "half_dtype")}  # Upstream: none.
+    on_cpu = next(net.parameters()).device.type == "cpu"
+    return on_cpu and not (has_fast_bf16() and half == {"bfloat16"})
 
 
 def fast_half(device: torch.device | str) -> torch.autocast:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from layered_plugin.dataset import PictureDataset, random_crop, to_uint8
+from layered_plugin.device import must_fp32
 from layered_plugin.labels import Labels
 from layered_plugin.progress import progress
 
@@ -143,13 +144,15 @@ class _Composites(torch.nn.Module):
         super().__init__()
         self.G_ema, self.labels, self.trunc = G_ema, labels, trunc
         self._device = next(G_ema.parameters()).device
+        self._force_fp32 = must_fp32(G_ema)
         self._draws = torch.Generator().manual_seed(seed)
         self._ticks = _ticks(-(-num // batch), "Batches of scenes for FID")
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         next(self._ticks, None)
         c = self.labels.draw(len(z), self._draws).to(self._device)
-        img = self.G_ema(z.to(self._device), c, noise_mode="const", truncation_psi=self.trunc)
+        img = self.G_ema(z.to(self._device), c, noise_mode="const", truncation_psi=self.trunc,
+                         force_fp32=self._force_fp32)
         return to_uint8(img).to(z.device)
 
 

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import conv_flop_count, flop_registry
 
 import layered_plugin  # noqa: F401 - activates the base
-from layered_plugin import phases
+from layered_plugin import growing, phases
 
 
 class FlopCounter(TorchDispatchMode):
@@ -110,9 +110,27 @@ def gpu_hours(flops_per_picture: float, kimg: float, tflops: float) -> float:
     return kimg * 1e3 * flops_per_picture / (tflops * 1e12) / 3600
 
 
+def _numbers(config: dict[str, Any]) -> dict[str, Any]:
+    """Count a step, as the command shows it."""
+    flops = count_step_flops(config)
+    return dict(resolution=config["resolution"],
+                gflops_by_phase={name: value / 1e9 for name, value in flops.by_phase.items()},
+                intervals=flops.intervals, gflops_per_picture=flops.per_picture / 1e9)
+
+
+def _stages(config: dict[str, Any]) -> list[dict[str, Any]]:
+    """Count a step of each stage of a growing run, beside the stage's length."""
+    stages, begin = [], 0.0
+    for idx in range(len(config["stages"])):
+        stage = growing.stage_config(config, idx)
+        stages.append(dict(_numbers(stage), kimg=stage["total_kimg"] - begin))
+        begin = stage["total_kimg"]
+    return stages
+
+
 @click.command()
 @click.option("--options", help="Output of train_layered.py -n, - = piped in", metavar="JSON", required=True)
-@click.option("--kimg", help="Lengths to estimate  [default: the run's]", metavar="KIMG", multiple=True,
+@click.option("--kimg", help="Lengths, not of a growing run  [default: the run's]", metavar="KIMG", multiple=True,
               type=click.FloatRange(min=0, min_open=True))
 @click.option("--tflops", help="Assumed sustained speed", metavar="TFLOPS", default=20.0, show_default=True,
               type=click.FloatRange(min=0, min_open=True))
@@ -120,7 +138,7 @@ def main(options: str, kimg: tuple[float, ...], tflops: float) -> None:
     """Estimate how many GPU hours a training takes, from the operations of one step.
 
     The count is exact for matrix products and convolutions; the speed is yours to assume: that of large
-    convolutions on your GPU, times the share of it that training reaches.
+    convolutions on your GPU, times the share of it that training reaches. A growing run is counted stage by stage.
 
     \b
     Examples:
@@ -131,7 +149,12 @@ def main(options: str, kimg: tuple[float, ...], tflops: float) -> None:
         with click.open_file(options) as file:
             config = json.load(file)
         c_dim_needed = config["training_set_kwargs"]["use_labels"]
-        flops = count_step_flops(config)
+        total_kimg = float(config["total_kimg"])
+        if "stages" in config and kimg:
+            raise click.UsageError("--kimg: the stages of a growing run have their own lengths; set them in "
+                                   "train_layered.py")
+        stages = _stages(config) if "stages" in config else []
+        numbers: dict[str, Any] = dict(stages=stages) if stages else _numbers(config)
     except OSError as err:
         raise click.ClickException(f"--options: cannot be read ({err})") from err
     except (ValueError, KeyError, TypeError) as err:
@@ -139,11 +162,13 @@ def main(options: str, kimg: tuple[float, ...], tflops: float) -> None:
                                    f"or a training_options.json ({type(err).__name__}: {err})") from err
     if c_dim_needed:
         click.echo("WARNING: counted without labels, whose share is small", err=True)
-    click.echo(json.dumps(dict(
-        resolution=config["resolution"], gflops_by_phase={name: value / 1e9 for name, value in flops.by_phase.items()},
-        intervals=flops.intervals, gflops_per_picture=flops.per_picture / 1e9, assumed_tflops=tflops,
-        gpu_hours={f"{length:g} kimg": gpu_hours(flops.per_picture, length, tflops)
-                   for length in kimg or (config["total_kimg"],)}), indent=2))
+    if stages:
+        hours = {f"{total_kimg:g} kimg": sum(gpu_hours(stage["gflops_per_picture"] * 1e9, stage["kimg"], tflops)
+                                             for stage in stages)}
+    else:
+        hours = {f"{length:g} kimg": gpu_hours(numbers["gflops_per_picture"] * 1e9, length, tflops)
+                 for length in kimg or (total_kimg,)}
+    click.echo(json.dumps(dict(numbers, assumed_tflops=tflops, gpu_hours=hours), indent=2))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import torch
 from layered_plugin.checkpoint import CheckpointError
 from layered_plugin.compose import Layers
 from layered_plugin.device import choose_device
+from layered_plugin.picture_zip import check_zips
 from layered_plugin.progress import progress
 from layered_plugin.report import save_picture
 from layered_plugin.scene_files import draw_sheet, to_pictures, write_scenes
@@ -190,13 +191,8 @@ def _zip_pair(pictures: str | None, masks: str | None) -> list[str]:
         if masks is not None:
             raise click.UsageError("--masks-zip can only be given with --zip")
         return []
-    pair = [pictures, masks or f"{pictures[:-len('.zip')]}-masks.zip"]
-    for option, path in zip(("--zip", "--masks-zip"), pair, strict=True):
-        if not path.lower().endswith(".zip"):
-            raise click.UsageError(f"{option} must end in .zip, got {path}")
-    if Path(pair[0]) == Path(pair[1]):
-        raise click.UsageError(f"--masks-zip must differ from --zip, got {masks} for both")
-    return pair
+    pair = {"--zip": pictures, "--masks-zip": masks or f"{pictures[:-len('.zip')]}-masks.zip"}
+    return list(check_zips(pair).values())
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from layered_plugin.report_reading import (
     GAN_FILE,
     MODEL_FILES,
     GanRun,
-    ModelRun,
+    ModelRecord,
     Picture,
     ReportError,
     find_model_runs,
@@ -148,7 +148,7 @@ def _find_runs(run: Path) -> tuple[GanRun | None, list[Path]]:
     return (read_gan_run(found) if found else None), [run]
 
 
-def _model_view(model: ModelRun, gan: GanRun | None, scores: Sequence[dict[str, Any]]) -> ModelView:
+def _model_view(model: ModelRecord, gan: GanRun | None, scores: Sequence[dict[str, Any]]) -> ModelView:
     opts = model.about["options"]
     notes, missing = [], []
     if gan is not None and not is_of_run(opts.get("network"), gan.folder):
@@ -169,7 +169,7 @@ def _model_view(model: ModelRun, gan: GanRun | None, scores: Sequence[dict[str, 
         model_charts(model), sample_pictures(model), sheets, missing)
 
 
-def _commands(gan: GanRun | None, models: Sequence[ModelRun], generated: Sequence[dict[str, Any]],
+def _commands(gan: GanRun | None, models: Sequence[ModelRecord], generated: Sequence[dict[str, Any]],
               real: Sequence[dict[str, Any]]) -> list[Fact]:
     """What was run, in the order of the work, each once, with what it did."""
     found = [("Training the generator", command) for command in (gan.commands if gan else [])]
@@ -187,7 +187,7 @@ def _line(script: str, *args: str) -> str:
     return shlex.join(["python", script, *args])
 
 
-def _missing(gan: GanRun | None, run: Path, models: Sequence[ModelRun], generated: Sequence[Any],
+def _missing(gan: GanRun | None, run: Path, models: Sequence[ModelRecord], generated: Sequence[Any],
              segmented: Any) -> dict[str, Missing]:
     """What each section lacks."""
     lacks = {}

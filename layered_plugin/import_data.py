@@ -13,7 +13,7 @@ import click
 
 from layered_plugin import real_sources, segmented_sources
 from layered_plugin.archives import Archive
-from layered_plugin.picture_zip import PictureZipWriter
+from layered_plugin.picture_zip import PictureZipWriter, check_zips
 from layered_plugin.pictures import PictureError
 from layered_plugin.progress import progress
 from layered_plugin.real_sources import Entry
@@ -80,15 +80,11 @@ def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def _temp_dir(dest: str, masks: str | None, source: str) -> Path:
+def _result_folder(dest: str, masks: str | None, source: str) -> Path:
     """Check the options that name files; return the folder of the result, made if missing."""
-    for option, path in (("--dest", dest), ("--masks", masks)):
-        if path is not None and not path.lower().endswith(".zip"):
-            raise click.UsageError(f"{option} must end in .zip, got {path}")
-        if path is not None and Path(path).resolve() == Path(source).resolve():
+    for option, path in check_zips({"--dest": dest, "--masks": masks}).items():
+        if Path(path).resolve() == Path(source).resolve():
             raise click.UsageError(f"{option} must differ from --source, got {path} for both")
-    if dest == masks:
-        raise click.UsageError(f"--masks must differ from --dest, got {masks} for both")
     if not Path(source).exists():
         raise click.ClickException(f"--source: no such file or folder: {source}")
     try:
@@ -139,7 +135,7 @@ def lsun(source: str, dest: str, size: int, fit: str, num: int) -> None:
     Example:
     python -m layered_plugin.import_data lsun --source=downloads/car --dest=data/car-64.zip --size=72
     """
-    temp_dir = _temp_dir(dest, None, source)
+    temp_dir = _result_folder(dest, None, source)
     with _user_errors(), real_sources.lsun(Path(source), num, temp_dir) as (total, entries):
         write_entries(entries, total, dest, None, size, fit)
 
@@ -158,7 +154,7 @@ def folders(source: str, dest: str, size: int, fit: str, class_name: str | None)
     python -m layered_plugin.import_data folders --source=downloads/animals --dest=data/animals.zip
     python -m layered_plugin.import_data folders --source=downloads/animals.tar.gz --class=horse --dest=data/horse.zip
     """
-    temp_dir = _temp_dir(dest, None, source)
+    temp_dir = _result_folder(dest, None, source)
     with _user_errors(), Archive(source, temp_dir) as archive:
         classes, entries = real_sources.class_folders(archive, class_name)
         numbered = ", ".join(f"{number} {name}" for number, name in enumerate(classes))
@@ -193,7 +189,7 @@ def cub(ctx: click.Context, source: str, dest: str, size: int, fit: str, masks: 
     """
     if not crop_box and ctx.get_parameter_source("margin") is click.core.ParameterSource.COMMANDLINE:
         raise click.UsageError("--margin needs --crop-box")
-    temp_dir = _temp_dir(dest, masks, source)
+    temp_dir = _result_folder(dest, masks, source)
     with _user_errors(), segmented_sources.cub(Path(source), temp_dir, split, masks is not None,
                                                margin if crop_box else None) as entries:
         write_entries(entries, len(entries), dest, masks, size, fit)
@@ -218,7 +214,7 @@ def flowers(source: str, dest: str, size: int, fit: str, masks: str | None, spli
         --masks=data/flowers-test-masks.zip --split=test
     python -m layered_plugin.import_data flowers --source=downloads --dest=data/flowers.zip --size=144 --fit=crop
     """
-    temp_dir = _temp_dir(dest, masks, source)
+    temp_dir = _result_folder(dest, masks, source)
     with _user_errors(), segmented_sources.flowers(Path(source), temp_dir, split, masks is not None) as entries:
         write_entries(entries, len(entries), dest, masks, size, fit)
 

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from layered_plugin.pair_augment import crop_side, disturb, random_crop_flip, to_unit
+from layered_plugin.checkpoint import atomic_write
+from layered_plugin.dataset import to_float
+from layered_plugin.pair_augment import crop_side, disturb, random_crop_flip
 from layered_plugin.progress import progress
 from layered_plugin.unet import AnyUNet, Fitting, make_unet
 
@@ -50,7 +52,7 @@ def train_judge(
     crop = crop_side(pictures.shape[-1])
     for _ in progress(range(steps), steps, "judge"):
         chosen = torch.randint(len(pictures), (batch,), generator=generator).numpy()
-        img, target = to_unit(pictures[chosen]), torch.from_numpy(masks[chosen]) / 255.0
+        img, target = to_float(torch.from_numpy(pictures[chosen])), torch.from_numpy(masks[chosen]) / 255.0
         img, target = random_crop_flip(img, target, crop, generator)
         fitting.step(disturb(img, generator), target)
     return judge.eval()
@@ -90,12 +92,8 @@ def save_judge(judge: AnyUNet, dest: str | os.PathLike[str]) -> None:
     """
     dest = Path(dest)
     dest.parent.mkdir(parents=True, exist_ok=True)
-    partial = dest.with_name(f".{dest.name}.{os.getpid()}.part")
-    try:
-        torch.save({"channels": list(judge.channels), "weights": judge.state_dict()}, partial)
-        os.replace(partial, dest)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_write(dest) as file:
+        torch.save({"channels": list(judge.channels), "weights": judge.state_dict()}, file)
 
 
 def load_judge(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> AnyUNet:

@@ -63,7 +63,7 @@ def score_objects(G_ema: Any, judge: AnyUNet, *, num: int, seed: int, batch: int
         that at least two masks cover.
     """
     device = next(G_ema.parameters()).device
-    force_fp32, labels = must_fp32(device), Labels(G_ema.c_dim)
+    force_fp32, labels = must_fp32(G_ema), Labels(G_ema.c_dim)
     z_draws, c_draws = np.random.RandomState(seed), torch.Generator().manual_seed(seed)
     rows = []
     starts = range(0, num, batch)

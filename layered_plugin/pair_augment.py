@@ -5,21 +5,15 @@ The disturbances stand for what sets generated pictures apart from photographs: 
 
 import math
 
-import numpy as np
 import torch
 from torch.nn import functional as F
 
-MARGIN = 1.125  # side of the stored pictures by the side of the crops trained on, as in the benchmarks
+from layered_plugin.dataset import CROP_MARGIN
 
 
 def crop_side(size: int) -> int:
     """Side of the crops trained on, for stored pictures of the given side: size / 1.125, a multiple of 4."""
-    return int(size / MARGIN) // 4 * 4
-
-
-def to_unit(pictures: np.ndarray) -> torch.Tensor:
-    """Turn uint8 pictures into float32 in [-1, 1], shape unchanged; 0 becomes -1 and 255 becomes 1."""
-    return torch.from_numpy(pictures).float() / 127.5 - 1.0
+    return int(size / CROP_MARGIN) // 4 * 4
 
 
 def center_crop(values: torch.Tensor, side: int) -> torch.Tensor:

@@ -7,7 +7,7 @@ import io
 import json
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -93,7 +93,7 @@ class PictureZipWriter:
         os.replace(self._partial, self.dest)
 
 
-def check_zips(paths: dict[str, str | None]) -> dict[str, str]:
+def check_zips(paths: Mapping[str, str | None]) -> dict[str, str]:
     """Check the options of a command that name zips to be written.
 
     Args:
@@ -112,7 +112,7 @@ def check_zips(paths: dict[str, str | None]) -> dict[str, str]:
         if not path.lower().endswith(".zip"):
             raise click.UsageError(f"{option} must end in .zip, got {path}")
         for other in given:
-            if Path(given[other]) == Path(path):
+            if Path(given[other]).resolve() == Path(path).resolve():
                 raise click.UsageError(f"{option} must differ from {other}, got {path} for both")
         given[option] = path
     return given

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import dnnlib
 
-from layered_plugin.report_reading import GanRun, ModelRun
+from layered_plugin.report_reading import GanRun, ModelRecord
 from layered_plugin.report_tables import KINDS, best_real
 
 Fact = tuple[str, str]  # Name and value.
@@ -21,7 +21,7 @@ class Card(NamedTuple):
     note: str
 
 
-def title(gan: GanRun | None, models: Sequence[ModelRun]) -> str:
+def title(gan: GanRun | None, models: Sequence[ModelRecord]) -> str:
     """Name of the data, or of the run if it has none."""
     path = gan.options["training_set_kwargs"].get("path") if gan else models[0].about["options"].get("data")
     return Path(path).stem if path else (gan or models[0]).folder.name
@@ -91,7 +91,7 @@ def shown_options(gan: GanRun) -> dict[str, Any]:
     return {name: value.split(" (")[0] if name == "base" else value for name, value in gan.options.items()}
 
 
-def model_facts(model: ModelRun) -> list[Fact]:
+def model_facts(model: ModelRecord) -> list[Fact]:
     """How a model was trained."""
     opts = model.about["options"]
     seconds = sum(rows[-1]["seconds"] for rows in model.stats.values())

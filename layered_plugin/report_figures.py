@@ -15,7 +15,7 @@ from layered_plugin.charts import Chart, Line, line_chart
 from layered_plugin.pictures import UNREADABLE
 from layered_plugin.report_reading import (
     GanRun,
-    ModelRun,
+    ModelRecord,
     Picture,
     ReportError,
     numbered_pictures,
@@ -42,7 +42,7 @@ GAN_CHARTS: tuple[tuple[str, tuple[str, str] | None, dict[str, str]], ...] = (
     ("Augmentation", None, {"probability": "Progress/augment"}))
 
 
-class Example(NamedTuple):
+class SegmentedExample(NamedTuple):
     """One segmented picture: itself, its mask, its reconstruction."""
 
     name: str
@@ -56,8 +56,8 @@ class Segmented(NamedTuple):
     folder: str
     num: int
     sheet: Picture | None
-    best: list[Example]
-    worst: list[Example]
+    best: list[SegmentedExample]
+    worst: list[SegmentedExample]
 
 
 def gan_charts(gan: GanRun) -> list[Chart]:
@@ -81,7 +81,7 @@ def gan_charts(gan: GanRun) -> list[Chart]:
     return charts
 
 
-def model_charts(model: ModelRun) -> list[Chart]:
+def model_charts(model: ModelRecord) -> list[Chart]:
     """Losses of each stage, then shares and speed; for chunks the loss of each."""
     if model.kind == "chunks":
         lines = {name: _line(rows, "step", "loss") for name, rows in model.stats.items()}
@@ -115,7 +115,7 @@ def layers_over_time(folder: Path) -> list[Picture]:
             for kimg, path in (found[pick] for pick in picks)]
 
 
-def sample_pictures(model: ModelRun) -> list[Picture]:
+def sample_pictures(model: ModelRecord) -> list[Picture]:
     """The first and the last picture sheet that a model's training drew; for chunks those of its first chunk."""
     folder = min(model.folder.glob("chunk-*/"), default=model.folder) if model.kind == "chunks" else model.folder
     found = numbered_pictures(folder, "samples")
@@ -158,13 +158,13 @@ def _entry(entry: dict[str, Any]) -> dict[str, Any]:
     return dict(name=str(entry["name"]), file=str(file), error=None if error is None else float(error))
 
 
-def _example(folder: Path, entry: dict[str, Any]) -> Example:
+def _example(folder: Path, entry: dict[str, Any]) -> SegmentedExample:
     shown = [_small(folder / "cutouts" / entry["file"], f"Picture {entry['name']}"),
              _small(folder / "masks" / entry["file"], f"Mask of {entry['name']}")]
     path = folder / "reconstructions" / entry["file"]
     if path.is_file():
         shown.append(_small(path, f"Reconstruction of {entry['name']}"))
-    return Example(entry["name"], f"{entry['error']:.2f}", shown)
+    return SegmentedExample(entry["name"], f"{entry['error']:.2f}", shown)
 
 
 def _small(path: Path, alt: str) -> Picture:

@@ -41,12 +41,12 @@ class GanRun(NamedTuple):
     folder: Path
     options: dict[str, Any]
     stats: list[dict[str, float]]  # Mean of each quantity, one entry a tick; kimg rises.
-    seconds: float  # Over all starts of a resumed run.
+    seconds: float  # Over all stages and starts.
     commands: list[str]
     warnings: list[str]
 
 
-class ModelRun(NamedTuple):
+class ModelRecord(NamedTuple):
     """A run of invert.py train or distill."""
 
     folder: Path
@@ -133,16 +133,15 @@ def read_gan_run(folder: Path) -> GanRun:
         if not isinstance(options.get(key), kind):
             raise ReportError(f"{folder / GAN_FILE}: has no {key!r}; is it of train_layered.py?")
     rows = _rising(read_lines(folder / "stats.jsonl", _tick), "Progress/kimg")
-    totals = [row["Timing/total_sec"] for row in rows]
-    # The clock starts anew whenever a run is resumed.
-    ends = [now for now, then in zip(totals, totals[1:], strict=False) if then < now] + totals[-1:]
+    # Not of total_sec, which starts anew with each stage of a growing run and whenever a run is resumed.
+    seconds = sum(row["Timing/maintenance_sec"] + row["Timing/sec_per_tick"] for row in rows)
     log = _read_text(folder / "log.txt")
     commands = [options["command"]] if "command" in options else re.findall(r"^Command: (.+)$", log, re.M)
     warnings = [line.removeprefix("WARNING: ") for line in log.splitlines() if line.startswith("WARNING: ")]
-    return GanRun(folder, options, rows, sum(ends), commands, list(dict.fromkeys(warnings)))
+    return GanRun(folder, options, rows, seconds, commands, list(dict.fromkeys(warnings)))
 
 
-def read_model_run(folder: Path) -> ModelRun:
+def read_model_run(folder: Path) -> ModelRecord:
     """Options and statistics of a run of invert.py, finished or not.
 
     Raises:
@@ -160,7 +159,7 @@ def read_model_run(folder: Path) -> ModelRun:
             name = row.pop("stage", "training") if file.parent == folder else file.parent.name
             stats.setdefault(name, []).append(row)
     rising = {name: _rising(rows, "step") for name, rows in stats.items()}
-    return ModelRun(folder, about, path.name == "model.json", rising)
+    return ModelRecord(folder, about, path.name == "model.json", rising)
 
 
 def find_model_runs(gan: Path) -> list[Path]:
@@ -216,7 +215,7 @@ def is_of_run(network: Any, gan: Path) -> bool:
 
 def _tick(row: dict[str, Any]) -> dict[str, float]:
     means = {name: float(value["mean"]) for name, value in row.items() if name != "timestamp"}
-    for name in ("Progress/kimg", "Timing/total_sec", "Layers/coverage"):
+    for name in ("Progress/kimg", "Timing/maintenance_sec", "Timing/sec_per_tick", "Layers/coverage"):
         means[name]
     return dict(means, timestamp=float(row["timestamp"]))
 

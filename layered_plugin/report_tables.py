@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from layered_plugin.evaluation import mean_and_deviation
-from layered_plugin.report_reading import ModelRun, read_lines, sibling_key
+from layered_plugin.report_reading import ModelRecord, read_lines, sibling_key
 
 KINDS = {"encoder": "encoder", "chunks": "one encoder per chunk", "distill": "distilled U-Net"}
 GENERATED_KEYS = ("teacher", "detector_size", "num", "seed", "trunc")
@@ -69,7 +69,7 @@ def read_generated(folder: Path) -> list[dict[str, Any]]:
     return read_lines(folder / "metric-generated.jsonl", check)
 
 
-def read_real(model: ModelRun) -> list[dict[str, Any]]:
+def read_real(model: ModelRecord) -> list[dict[str, Any]]:
     """Records of ``eval.py real`` of a model, which bear its folder and its `sibling_key`; as `read_generated`."""
     folder = model.folder
 

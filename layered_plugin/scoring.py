@@ -122,7 +122,7 @@ def score_generated(G_ema: Any, teacher: Teacher, *, num: int, seed: int, size_p
     """
     tally, coverage, teacher_coverage = Tally(), 0.0, 0.0
     device = next(G_ema.parameters()).device
-    force_fp32 = must_fp32(device)
+    force_fp32 = must_fp32(G_ema)
     labels = labels or Labels(G_ema.c_dim)
     z_draws, c_draws = np.random.RandomState(seed), torch.Generator().manual_seed(seed)
     starts = range(0, num, batch)

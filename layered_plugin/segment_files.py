@@ -23,7 +23,6 @@ from layered_plugin.segmenter import ModelError, Segmentation, Segmenter
 
 MANIFEST = "manifest.jsonl"
 SETTINGS = "segment.json"
-FOLDERS = ("masks", "cutouts", "backgrounds", "foregrounds", "reconstructions")
 SHEET_PICTURES, SHEET_COLUMNS, CELL_PX = 48, 8, 96
 SHEET_GROUND = (208, 208, 208)  # Behind cut-outs.
 

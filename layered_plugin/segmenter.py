@@ -56,7 +56,6 @@ class Segmenter:
         self.options: dict[str, Any] = meta.get("options", {})
         self.networks = networks
         self.device = device
-        self.force_fp32 = must_fp32(device)
         self._chunks: list[dict[str, Any]] = meta.get("chunks", [])
         self._chunk_of = {name: idx for idx, chunk in enumerate(self._chunks) for name in chunk["names"]}
         self._loaded_chunk: int | None = None
@@ -194,14 +193,16 @@ class Segmenter:
             codes = E(img)
         if refine == 0:
             return codes
-        training = EncoderTraining(E, self.networks["G"], self.networks["D"], force_fp32=self.force_fp32,
+        G, D = self.networks["G"], self.networks["D"]
+        training = EncoderTraining(E, G, D, force_fp32=must_fp32(G),
                                    **{key: self.options[key] for key in LOSS_OPTIONS if key in self.options})
         known = None if prior is None else prior._unet_mask(img, flip=False).clone()  # No inference tensor.
         return refine_codes(training, codes, img, refine, prior=known)
 
     @torch.no_grad()
     def _draw(self, codes: Codes):
-        return decode(self.networks["G"], codes, force_fp32=self.force_fp32)
+        G = self.networks["G"]
+        return decode(G, codes, force_fp32=must_fp32(G))
 
     def _stretch_masks(self, mask: torch.Tensor, sizes: list[tuple[int, int]]) -> list[np.ndarray]:
         if len(set(sizes)) == 1:  # All at once.

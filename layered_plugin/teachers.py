@@ -14,6 +14,7 @@ import numpy as np
 import PIL.Image
 import torch
 
+from layered_plugin.dataset import to_float
 from layered_plugin.judge import judge_masks, load_judge
 from layered_plugin.pictures import PictureError, PictureSource, to_rgb
 
@@ -139,7 +140,7 @@ class UNetTeacher:
     def __call__(self, images: list[np.ndarray], names: list[str]) -> list[np.ndarray | None]:
         """See ``Teacher``."""
         pixels = [np.asarray(_resized(PIL.Image.fromarray(image), self._size)) for image in images]
-        img = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1  # [N, 3, S, S]
+        img = to_float(torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2))  # [N, 3, S, S]
         masks = judge_masks(self._judge, img).cpu().numpy().astype(np.uint8) * 255
         found = [np.asarray(_resized(PIL.Image.fromarray(mask), (image.shape[1], image.shape[0])))
                  for mask, image in zip(masks, images, strict=True)]

@@ -49,7 +49,7 @@ def train_distilled(run_dir: Path, options: dict[str, Any], record: dict[str, An
     torch.manual_seed(seed)
     unet = make_unet(CHANNELS, seed=seed).to(device)
     sampler = PairSampler(G, options["shift"], PairFilter(options["min_coverage"], options["max_coverage"]), seed,
-                          vary=options["vary_shape"], force_fp32=must_fp32(device),
+                          vary=options["vary_shape"], force_fp32=must_fp32(G),
                           labels=labels_of_training(snapshot.get("training_set_kwargs"), G.c_dim))
     img, mask = sampler.batch(SAMPLES)  # Also when resumed: the draws that follow must stay the same.
     if not (run_dir / "samples000000.png").is_file():

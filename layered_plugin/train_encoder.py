@@ -74,7 +74,7 @@ def prepare(options: dict[str, Any]) -> tuple[EncoderTraining, dict[str, Any]]:
     E = E.to(device).requires_grad_(True)
     training = EncoderTraining(
         E, G, D, **{name: options[name] for name in LOSS_OPTIONS if name in options}, lr=options["lr"],
-        force_fp32=must_fp32(device),
+        force_fp32=must_fp32(G),
         labels=labels_of_training(snapshot.get("training_set_kwargs"), G.c_dim) if options["pretrain"] > 0 else None)
     return training, dict(E=E, G=G, D=D)
 

@@ -56,8 +56,10 @@ def save_picture(path, width=12, height=9):
     PIL.Image.fromarray(np.full((height, width, 3), 90, np.uint8)).save(path)
 
 
-def tick(kimg, seconds, **more):
-    values = {"Progress/kimg": kimg, "Timing/total_sec": seconds, "Timing/sec_per_kimg": 4.0, "Loss/G/loss": 0.7 + kimg,
+def tick(kimg, seconds, maintenance=0.5, **more):
+    """A line of stats.jsonl; `seconds` since the tick before, or since the start."""
+    values = {"Progress/kimg": kimg, "Timing/sec_per_tick": seconds - maintenance,
+              "Timing/maintenance_sec": maintenance, "Timing/sec_per_kimg": 4.0, "Loss/G/loss": 0.7 + kimg,
               "Loss/D/loss": 1.3, "Loss/mask/size": 0.01, "Loss/mask/binary": 0.2, "Loss/mask/border": 0.1,
               "Layers/coverage": 0.25 + kimg / 100, "Layers/border": 0.01, "Layers/binarity": 0.9,
               "Progress/augment": 0.0, **more}
@@ -75,7 +77,7 @@ def make_gan(folder, kimgs=(0, 1, 2, 3, 4, 5, 6, 7), data="data/shapes.zip", com
     log = "Run folder: x\nCommand: python train_layered.py --outdir=runs --data=data/shapes.zip --cfg=demo\ntick 0\n"
     (folder / "log.txt").write_text(log if command else "Run folder: x\n")
     if kimgs:
-        (folder / "stats.jsonl").write_text(lines([tick(kimg, 10.0 + 60 * kimg) for kimg in kimgs]))
+        (folder / "stats.jsonl").write_text(lines([tick(kimg, 60.0 if kimg else 10.0) for kimg in kimgs]))
     for kimg in kimgs:
         save_picture(folder / f"layers{kimg:06d}.png", 40 + kimg)
     return folder

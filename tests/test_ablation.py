@@ -118,6 +118,8 @@ def test_help_explains_every_option():
     shown = CliRunner().invoke(ablation.main, ["--help"])
     assert shown.exit_code == 0
     check_options(ablation.main, shown.output)
+    assert ("--settings, --seeds and --jobs may change; for any other option choose another --outdir"
+            in " ".join(shown.output.split()))
 
 
 @pytest.mark.parametrize("option, text", [

@@ -65,7 +65,8 @@ def test_objects_trains_a_judge_and_generators_and_keeps_what_is_finished(tmp_pa
             f"--test-data={tmp_path}/test.zip", f"--test-labels={tmp_path}/test-labels.zip", "--judge-steps=2",
             "--num=5", f"--outdir={tmp_path}/out"]
     options = ["resolution=16", "cbase=64", "cmax=4", "w-dim=8", "batch=4", "kimg=0.008", "device=cpu"]
-    result = CliRunner().invoke(objects.main, [*args, *(f"--option=--{option}" for option in options)])
+    asked = [*args, *(f"--option=--{option}" for option in options)]
+    result = CliRunner().invoke(objects.main, asked)
     assert result.exit_code == 0, result.output
     record = json.loads(result.stdout)
     assert record["judge"]["test_num"] == 8 and 0 <= record["judge"]["matched_iou"] <= 1
@@ -75,7 +76,22 @@ def test_objects_trains_a_judge_and_generators_and_keeps_what_is_finished(tmp_pa
     assert f"mean matched IoU {row['matched_iou']:.3f} +- 0.000" in result.stderr
     monkeypatch.setattr(objects, "Shell", lambda: pytest.fail("a finished run was repeated"))
     monkeypatch.setattr(objects, "train_judge", lambda *_args, **_kwargs: pytest.fail("the judge was trained again"))
-    assert json.loads(CliRunner().invoke(objects.main, args).stdout)["results"] == record["results"]
+    assert json.loads(CliRunner().invoke(objects.main, asked).stdout)["results"] == record["results"]
+    for other, differs in ((asked[:-1], "--device=cpu"), ([*asked, "--num=6"], "--num=5"),
+                           ([*asked, "--judge-steps=3"], "--judge-steps=2"),
+                           ([*asked, f"--data={tmp_path}/test.zip"], f"--data={tmp_path}/train.zip")):
+        result = CliRunner().invoke(objects.main, other)
+        assert result.exit_code == 1
+        assert f"--outdir: {tmp_path}/out was made with {differs}; choose another --outdir" in result.output
+
+
+def test_a_wrong_option_of_objects_is_told_before_anything_is_made(tmp_path):
+    shapes_command([f"--dest={tmp_path}/a.zip", f"--labels={tmp_path}/l.zip", "--objects=2", "--num=2", "--size=18"],
+                   standalone_mode=False)
+    pair = [f"--{test}{kind}={tmp_path}/{name}.zip" for test in ("", "test-")
+            for kind, name in (("data", "a"), ("labels", "l"))]
+    result = CliRunner().invoke(objects.main, [*pair, "--option=--mask-mim=0.1", f"--outdir={tmp_path}/out"])
+    assert result.exit_code == 1 and "--mask-mim" in result.output and not (tmp_path / "out").exists()
 
 
 def test_labels_of_single_objects_are_refused(tmp_path):

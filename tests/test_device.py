@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from layered_plugin import device
+from layered_plugin.networks import LayeredGenerator
 
 
 @pytest.mark.parametrize("kind, base, fast, expected", [
@@ -32,6 +33,22 @@ def test_missing_device_is_refused(monkeypatch):
     assert device.choose_device("auto") == "cpu"
     with pytest.raises(ValueError, match="--device=cuda: .*; use --device=cpu"):
         device.choose_device("cuda")
+
+
+@pytest.mark.parametrize("kind, fast, half, forced", [
+    ("cpu", False, "float16", True), ("cpu", True, "float16", True), ("cpu", False, "bfloat16", True),
+    ("cpu", True, "bfloat16", False), ("cpu", True, None, True), ("meta", False, "float16", False),
+])
+def test_a_cpu_computes_in_half_precision_only_where_it_is_bfloat16_with_hardware(kind, fast, half, forced,
+                                                                                  monkeypatch):
+    monkeypatch.setattr(device, "has_fast_bf16", lambda: fast)
+    G = LayeredGenerator(z_dim=4, c_dim=0, w_dim=4, img_resolution=16, img_channels=3,
+                         synthesis_kwargs=dict(channel_base=64, channel_max=4, num_fp16_res=2,
+                                               half_dtype=half or "float16"))
+    if half is None:  # As upstream's own blocks.
+        for block in G.modules():
+            vars(block).pop("half_dtype", None)
+    assert device.must_fp32(G.to(kind)) == forced
 
 
 FAULTS = """

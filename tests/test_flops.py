@@ -12,6 +12,8 @@ import train_layered
 from layered_plugin import flops
 from layered_plugin.flops import FlopCounter, count_step_flops, gpu_hours
 
+GROWN = ("--resolution=16", "--grow", "--kimg=8")
+
 
 def make_config(tmp_path, *options):
     """What train_layered.py -n prints for a tiny network."""
@@ -99,6 +101,32 @@ def test_command_reads_the_dry_run(tmp_path):
                                   "1200 kimg": pytest.approx(gpu_hours(per_picture, 1200, 0.5))}
     piped = CliRunner().invoke(flops.main, ["--options=-"], input=json.dumps(config))
     assert list(json.loads(piped.stdout)["gpu_hours"]) == ["25000 kimg"]
+
+
+def test_a_growing_run_is_the_sum_of_its_stages(tmp_path):
+    grown = make_config(tmp_path, *GROWN)
+    apart = [count_step_flops(make_config(tmp_path, f"--resolution={px}")).per_picture for px in (8, 16)]
+    result = CliRunner().invoke(flops.main, ["--options=-", "--tflops=0.5"], input=json.dumps(grown))
+    assert result.exit_code == 0, result.output
+    shown = json.loads(result.stdout)
+    assert [(stage["resolution"], stage["kimg"]) for stage in shown["stages"]] == [(8, 4), (16, 4)]
+    assert [stage["gflops_per_picture"] * 1e9 for stage in shown["stages"]] == pytest.approx(apart, rel=0.02)
+    assert shown["gpu_hours"] == {"8 kimg": pytest.approx(gpu_hours(sum(apart), 4, 0.5), rel=0.02)}
+
+
+@pytest.mark.parametrize("total, lengths", [(10, [4, 6]), (3, [3, 0])])
+def test_a_growing_run_of_another_length_is_longer_in_its_last_stage_or_ends_early(tmp_path, total, lengths):
+    grown = make_config(tmp_path, *GROWN)
+    result = CliRunner().invoke(flops.main, ["--options=-"], input=json.dumps(dict(grown, total_kimg=total)))
+    shown = json.loads(result.stdout)
+    assert [stage["kimg"] for stage in shown["stages"]] == lengths and list(shown["gpu_hours"]) == [f"{total} kimg"]
+
+
+def test_other_lengths_of_a_growing_run_are_refused(tmp_path):
+    grown = make_config(tmp_path, *GROWN)
+    result = CliRunner().invoke(flops.main, ["--options=-", "--kimg=8"], input=json.dumps(grown))
+    assert result.exit_code == 2
+    assert "--kimg: the stages of a growing run have their own lengths; set them in train_layered.py" in result.output
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"training_set_kwargs": {"use_labels": false}}'])

@@ -66,6 +66,7 @@ def test_help_explains_every_option(name):
     (["lsun", "--source=a", "--dest=a.tar"], "--dest must end in .zip, got a.tar"),
     (["lsun", "--source=a.zip", "--dest=a.zip"], "--dest must differ from --source"),
     (["cub", "--source=a", "--dest=a.zip", "--masks=a.zip"], "--masks must differ from --dest"),
+    (["cub", "--source=a", "--dest=a.zip", "--masks=./a.zip"], "--masks must differ from --dest, got ./a.zip for both"),
     (["cub", "--source=a", "--dest=a.zip", "--margin=0.5"], "--margin needs --crop-box"),
     (["cub", "--source=a", "--dest=a.zip", "--split=val"], "--split"),
     (["flowers", "--source=a", "--dest=a.zip", "--fit=stretch"], "--fit"),

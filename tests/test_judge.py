@@ -9,10 +9,11 @@ import torch
 from click.testing import CliRunner
 
 from benchmarks.judge import main
+from layered_plugin.dataset import to_float
 from layered_plugin.evaluation import mean_iou
 from layered_plugin.judge import judge_masks, judge_objects, load_judge, save_judge, train_judge
 from layered_plugin.object_scores import matched_iou
-from layered_plugin.pair_augment import center_crop, crop_side, disturb, random_crop_flip, to_unit
+from layered_plugin.pair_augment import center_crop, crop_side, disturb, random_crop_flip
 from layered_plugin.picture_zip import PictureZipWriter
 from layered_plugin.unet import UNet
 
@@ -34,13 +35,13 @@ def judge() -> UNet:
 
 def test_training_finds_the_objects_of_unseen_pictures(judge: UNet) -> None:
     pictures, masks = _squares(32, seed=1)
-    pred = judge_masks(judge, center_crop(to_unit(pictures), 16))
+    pred = judge_masks(judge, center_crop(to_float(torch.from_numpy(pictures)), 16))
     assert mean_iou(pred, center_crop(torch.from_numpy(masks), 16) >= 128) > 0.9
     assert not judge.training
 
 
 def test_masks_do_not_depend_on_the_batch_size(judge: UNet) -> None:
-    img = center_crop(to_unit(_squares(7, seed=2)[0]), 16)
+    img = center_crop(to_float(torch.from_numpy(_squares(7, seed=2)[0])), 16)
     assert torch.equal(judge_masks(judge, img, batch=2), judge_masks(judge, img, batch=7))
 
 
@@ -54,7 +55,8 @@ def test_a_judge_of_two_objects_tells_them_apart_in_any_order(tmp_path: Path) ->
         pictures[idx, 0, 4:14, 3:8], pictures[idx, 1, 4:14, 10:15] = 220, 220
     save_judge(train_judge(pictures, masks, steps=60, batch=8), tmp_path / "judge.pt")
     judge = load_judge(tmp_path / "judge.pt")
-    img, truth = center_crop(to_unit(pictures[:16]), 16), center_crop(torch.from_numpy(masks[:16]), 16) > 0
+    img = center_crop(to_float(torch.from_numpy(pictures[:16])), 16)
+    truth = center_crop(torch.from_numpy(masks[:16]), 16) > 0
     found = judge_objects(judge, img)
     assert found.shape == (16, 2, 16, 16)
     assert np.mean([matched_iou(pred, target) for pred, target in zip(found, truth, strict=True)]) > 0.8
@@ -98,7 +100,7 @@ def test_wrong_arguments_are_named(change: dict, text: str) -> None:
 
 def test_saved_judge_gives_the_same_logits(judge: UNet, tmp_path: Path) -> None:
     save_judge(judge, tmp_path / "new" / "judge.pt")
-    img = center_crop(to_unit(_squares(2)[0]), 16)
+    img = center_crop(to_float(torch.from_numpy(_squares(2)[0])), 16)
     with torch.no_grad():
         assert torch.equal(load_judge(tmp_path / "new" / "judge.pt")(img), judge(img))
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["judge.pt"]
@@ -115,10 +117,6 @@ def test_crops_are_an_eighth_smaller_and_divisible_by_four(size: int, side: int)
     assert crop_side(size) == side
 
 
-def test_pictures_span_minus_one_to_one() -> None:
-    assert to_unit(np.array([0, 255], np.uint8)).tolist() == [-1.0, 1.0]
-
-
 def test_picture_and_mask_are_cropped_and_mirrored_together() -> None:
     values = torch.arange(200.0).repeat(18 * 18 * 64 // 200 + 1)[: 18 * 18 * 64].reshape(64, 1, 18, 18)
     img, target = random_crop_flip(values.expand(-1, 3, -1, -1), values, 16, torch.Generator().manual_seed(0))
@@ -130,7 +128,7 @@ def test_picture_and_mask_are_cropped_and_mirrored_together() -> None:
 
 
 def test_disturbed_pictures_stay_in_range_and_keep_the_scene() -> None:
-    img = to_unit(_squares(16)[0])
+    img = to_float(torch.from_numpy(_squares(16)[0]))
     changed = disturb(img, torch.Generator().manual_seed(0))
     assert changed.abs().max() <= 1
     assert not torch.equal(changed, img)

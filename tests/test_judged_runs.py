@@ -45,7 +45,7 @@ def make_begun(folder):
     (folder / "training-state-000001.pt").write_bytes(b"")
     (folder / "training_options.json").write_text(json.dumps(dict(
         training_set_kwargs={}, loss_kwargs={}, resolution=16, total_kimg=2)))
-    row = {"Progress/kimg": 2, "Timing/total_sec": 90, "Layers/coverage": 0.2}
+    row = {"Progress/kimg": 2, "Timing/maintenance_sec": 20, "Timing/sec_per_tick": 70, "Layers/coverage": 0.2}
     (folder / "stats.jsonl").write_text(json.dumps({**{key: dict(mean=value) for key, value in row.items()},
                                                     "timestamp": 1.0}) + "\n")
 

@@ -82,6 +82,7 @@ def test_seeds_give_other_pictures() -> None:
 @pytest.mark.parametrize("arguments, text", [
     (["--dest=a.tar"], "--dest must end in .zip, got a.tar"),
     (["--dest=a.zip", "--masks=a.zip"], "--masks must differ from --dest"),
+    (["--dest=a.zip", "--masks=b/../a.zip"], "--masks must differ from --dest"),
     (["--dest=a.zip", "--num=0"], "--num"),
     (["--dest=a.zip", "--size=4"], "--size"),
     (["--dest=a.zip", "--masks=b.zip", "--labels=b.zip"], "--labels must differ from --masks, got b.zip for both"),
