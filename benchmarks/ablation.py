@@ -18,8 +18,8 @@ from benchmarks.ablation_output import draw_figure, write_table
 from benchmarks.judged_runs import NUM_SCENES, JudgedRun, judged_results
 from benchmarks.provenance import provenance
 from layered_plugin.checkpoint import CheckpointError
+from layered_plugin.grids import save_picture
 from layered_plugin.presets import LAYERED
-from layered_plugin.report import save_picture
 from layered_plugin.teachers import TeacherError
 
 DEMO = LAYERED["demo"]["options"]

@@ -15,7 +15,7 @@ from layered_plugin.compose import composite
 from layered_plugin.dataset import to_uint8
 from layered_plugin.evaluation import mean_and_deviation
 from layered_plugin.generate import draw_layers, seed_codes
-from layered_plugin.report import picture_rows
+from layered_plugin.grids import picture_rows
 from layered_plugin.snapshots import load_snapshot
 from layered_plugin.teachers import UNetTeacher
 

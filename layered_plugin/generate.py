@@ -18,9 +18,9 @@ import torch
 from layered_plugin.checkpoint import CheckpointError
 from layered_plugin.compose import Layers
 from layered_plugin.device import choose_device
+from layered_plugin.grids import save_picture
 from layered_plugin.picture_zip import check_zips
 from layered_plugin.progress import progress
-from layered_plugin.report import save_picture
 from layered_plugin.scene_files import draw_sheet, to_pictures, write_scenes
 from layered_plugin.snapshots import load_snapshot
 

@@ -14,8 +14,8 @@ import torch
 
 from layered_plugin.compose import Layers, composite, fold_objects, union_mask, visible_masks
 from layered_plugin.dataset import to_uint8
+from layered_plugin.grids import picture_rows
 from layered_plugin.picture_zip import PictureZipWriter
-from layered_plugin.report import picture_rows
 
 Scene = dict[str, np.ndarray]  # Folder to picture.
 

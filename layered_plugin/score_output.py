@@ -17,7 +17,7 @@ import PIL.ImageFont
 import torch
 
 from layered_plugin import BASE
-from layered_plugin.report import GAP_PX, MARGIN_PX, save_picture
+from layered_plugin.grids import GAP_PX, MARGIN_PX, save_picture
 from layered_plugin.scoring import THRESHOLD, Example
 
 CELL_PX = 108  # Three times the 36 pixels of the built-in data.

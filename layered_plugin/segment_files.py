@@ -16,9 +16,9 @@ import numpy as np
 import PIL.Image
 
 from layered_plugin.checkpoint import atomic_write
+from layered_plugin.grids import save_picture
 from layered_plugin.pictures import PictureError, PictureSource, full_batches, to_rgb
 from layered_plugin.progress import progress
-from layered_plugin.report import save_picture
 from layered_plugin.segmenter import ModelError, Segmentation, Segmenter
 
 MANIFEST = "manifest.jsonl"

@@ -11,10 +11,10 @@ import torch
 from layered_plugin.dataset import RealPictures
 from layered_plugin.device import must_fp32, tune_cpu
 from layered_plugin.distill import PairFilter, PairSampler
+from layered_plugin.grids import picture_rows, save_picture
 from layered_plugin.labels import labels_of_training
 from layered_plugin.model_file import fingerprint, save_model
 from layered_plugin.model_run import ModelRun, forget_states
-from layered_plugin.report import picture_rows, save_picture
 from layered_plugin.self_training import SelfTraining
 from layered_plugin.settling import settle_on_real
 from layered_plugin.snapshots import load_snapshot

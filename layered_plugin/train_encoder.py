@@ -20,6 +20,7 @@ from layered_plugin.compose import composite
 from layered_plugin.dataset import RealPictures, to_float, to_square
 from layered_plugin.device import must_fp32, tune_cpu
 from layered_plugin.encoder import Encoder, decode
+from layered_plugin.grids import picture_rows, save_picture
 from layered_plugin.guards import StopRequest
 from layered_plugin.inversion import LOSS_OPTIONS, EncoderTraining
 from layered_plugin.labels import labels_of_training
@@ -27,7 +28,6 @@ from layered_plugin.model_file import fingerprint, save_model, save_tensors, sta
 from layered_plugin.model_run import ModelRun, forget_states
 from layered_plugin.pictures import PictureSource
 from layered_plugin.progress import progress
-from layered_plugin.report import picture_rows, save_picture
 from layered_plugin.settling import settle_batch_norm, settle_on_real
 from layered_plugin.snapshots import load_snapshot
 

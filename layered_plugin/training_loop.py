@@ -19,7 +19,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 from torch_utils import misc, training_stats
 
-from layered_plugin import BASE, checkpoint, guards, phases, report
+from layered_plugin import BASE, checkpoint, grids, guards, phases
 from layered_plugin.dataset import ResumableSampler, random_crop, to_float
 from layered_plugin.device import tune_cpu
 from layered_plugin.fading import Fade
@@ -151,11 +151,11 @@ def training_loop(
             return None
 
     # Export sample images, then set the random states as the last thing before the loop.
-    view = report.SampleView(G_ema, training_set, random_seed, round(loss.shift * resolution)) if rank == 0 else None
+    view = grids.SampleView(G_ema, training_set, random_seed, round(loss.shift * resolution)) if rank == 0 else None
     if view is not None and (saved is None or has_grown):
-        report.save_picture(view.reals(), Path(run_dir) / "reals.png")
+        grids.save_picture(view.reals(), Path(run_dir) / "reals.png")
         if saved is None:
-            report.save_picture(view.fakes(G_ema), Path(run_dir) / "fakes_init.png")
+            grids.save_picture(view.fakes(G_ema), Path(run_dir) / "fakes_init.png")
     sampler = ResumableSampler(len(training_set), start=run.cur_nimg, rank=rank, num_replicas=num_gpus,
                                seed=random_seed)
     batches = iter(torch.utils.data.DataLoader(training_set, sampler=sampler, batch_size=batch_size // num_gpus,
@@ -249,7 +249,7 @@ def training_loop(
             if view is not None and image_snapshot_ticks and (ending or tick % image_snapshot_ticks == 0):
                 pictures = dict(fakes=view.fakes(G_shown), layers=view.layers(G_shown))
                 for name, picture in pictures.items():
-                    report.save_picture(picture, Path(run_dir) / f"{name}{run.cur_nimg // 1000:06d}.png")
+                    grids.save_picture(picture, Path(run_dir) / f"{name}{run.cur_nimg // 1000:06d}.png")
             if network_snapshot_ticks and (ending or tick % network_snapshot_ticks == 0):
                 if num_gpus > 1:
                     for module in (G, D, G_ema):

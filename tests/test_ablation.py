@@ -19,9 +19,9 @@ from tiny_models import make_gan_run
 import train_layered
 from benchmarks import ablation
 from benchmarks.ablation_output import GAP_PX, PAPER, SCENES, csv_text, draw_figure, markdown, table_rows
+from layered_plugin.grids import GAP_PX as ROW_GAP_PX
+from layered_plugin.grids import MARGIN_PX
 from layered_plugin.judge import save_judge
-from layered_plugin.report import GAP_PX as ROW_GAP_PX
-from layered_plugin.report import MARGIN_PX
 from layered_plugin.shapes import main as shapes_command
 from layered_plugin.unet import make_unet
 

@@ -9,7 +9,7 @@ import torch
 from torch_utils import training_stats
 from training import networks as base
 
-from layered_plugin import report
+from layered_plugin import grids
 from layered_plugin.compose import Layers, composite, fold_objects, unfold_objects, union_mask, visible_masks
 from layered_plugin.loss import LayeredLoss, mask_overlap_loss, report_layers
 from layered_plugin.networks import LayeredGenerator
@@ -223,6 +223,6 @@ def test_layer_grid_has_rows_for_each_object():
     mask = torch.zeros(2, 2, 8, 8)
     mask[:, 1] = 1
     layers = Layers(black, torch.cat([torch.zeros_like(black), white], dim=1), mask)
-    sheet = report.layer_grid(layers, shifted=torch.zeros(2, 3, 8, 8), cell_px=16)
-    cells = np.asarray(sheet)[8::16 + report.GAP_PX, report.MARGIN_PX + 8, 0]
+    sheet = grids.layer_grid(layers, shifted=torch.zeros(2, 3, 8, 8), cell_px=16)
+    cells = np.asarray(sheet)[8::16 + grids.GAP_PX, grids.MARGIN_PX + 8, 0]
     assert cells.tolist() == [0, 128, 0, 0, 255, 255, 255, 255, 128]
