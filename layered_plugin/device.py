@@ -64,10 +64,10 @@ def must_fp32(net: torch.nn.Module) -> bool:
     return on_cpu and not (has_fast_bf16() and half == {"bfloat16"})
 
 
-def fast_half(device: torch.device | str) -> torch.autocast:
+def fast_half(device: torch.device | str, enabled: bool = True) -> torch.autocast:
     """Context that computes convolutions in bfloat16 on a CPU with hardware for it, and changes nothing elsewhere."""
     kind = torch.device(device).type
-    return torch.autocast(kind, dtype=torch.bfloat16, enabled=kind == "cpu" and has_fast_bf16())
+    return torch.autocast(kind, dtype=torch.bfloat16, enabled=enabled and kind == "cpu" and has_fast_bf16())
 
 
 def choose_precision(name: str, device: str, base_name: str) -> tuple[str, str]:

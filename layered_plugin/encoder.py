@@ -70,7 +70,8 @@ class Encoder(nn.Module):
         if list(img.shape[1:]) != [3, config["resolution"], config["resolution"]]:
             raise ValueError(f"Expected argument `img` to be [N, 3, {config['resolution']}, {config['resolution']}], "
                              f"but got {list(img.shape)}")
-        with fast_half(img.device):
+        # Where the last stage strides over a single pixel, oneDNN leaves part of the bfloat16 gradient unwritten.
+        with fast_half(img.device, enabled=config["resolution"] >= 32):
             features = self.body(img.contiguous(memory_format=torch.channels_last))
         out = self.head(features.float().flatten(1))
         ws = out[:, :config["num_ws"] * config["w_dim"]].unflatten(1, (config["num_ws"], config["w_dim"]))

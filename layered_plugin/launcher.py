@@ -3,6 +3,7 @@
 One process, ``--gpus=N`` processes spawned here, or processes started by torchrun.
 """
 
+import gc
 import json
 import os
 import re
@@ -108,6 +109,7 @@ def _run_rank(rank: int, config: dict[str, Any], outdir: str, desc: str, init_me
         sys.exit(1)
     finally:
         if num_gpus > 1:
+            gc.collect()  # What still holds the group would tear its threads down at exit, which aborts the process.
             torch.distributed.destroy_process_group()
     if signal_name is not None:
         sys.exit(128 + getattr(signal, signal_name, signal.SIGTERM))

@@ -181,3 +181,13 @@ def test_decode_passes_arguments_on(monkeypatch):
     G.synthesis.register_forward_pre_hook(lambda _module, _args, kwargs: seen.update(kwargs), with_kwargs=True)
     decode(G, Codes(torch.randn(1, G.num_ws, G.w_dim), torch.zeros(1, 2)), force_fp32=True, fused_modconv=False)
     assert seen == dict(noise_mode="const", return_layers=True, force_fp32=True, fused_modconv=False)
+
+
+def test_encoders_of_small_pictures_compute_in_float32(monkeypatch):
+    """Where the last stage sees a single pixel, oneDNN leaves part of the bfloat16 weight gradient unwritten."""
+    monkeypatch.setattr("layered_plugin.device.has_fast_bf16", lambda: True)
+    for side, dtype in ((16, torch.float32), (32, torch.bfloat16)):
+        E, seen = Encoder(side, 4, 8), []
+        E.body.register_forward_hook(lambda _net, _args, out, seen=seen: seen.append(out.dtype))
+        E(torch.zeros(2, 3, side, side))
+        assert seen == [dtype]
