@@ -9,6 +9,7 @@ import io
 import json
 import time
 import warnings
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,13 +44,23 @@ class Sizes(NamedTuple):
     plain: bool = False  # One ordinary generator in place of the layered one.
 
 
-def use_ops(name: str) -> contextlib.AbstractContextManager[Any]:
-    """While it lasts, training computes with the ``compiled`` ops, the ``reference`` ops or ``zeros`` inserted."""
-    if name == "compiled":  # Nothing else may pass for them.
+@contextlib.contextmanager
+def use_ops(name: str) -> Iterator[None]:
+    """While it lasts, training computes in the way of that name.
+
+    ``compiled`` ops; the same with ``two-passes`` of D, one for real and one for generated pictures; ``reference`` ops;
+    ``zeros`` inserted, also with two passes, as upstream has it.
+    """
+    if name in ("compiled", "two-passes"):  # Nothing else may pass for them.
         warnings.filterwarnings("error", message="Cannot build the compiled operations")
-    if name == "reference":
-        return custom_ops.reference_ops()  # Of the bundled base; the official one has no such thing.
-    return zero_insertion.installed() if name == "zeros" else contextlib.nullcontext()
+    with contextlib.ExitStack() as stack:
+        if name == "reference":
+            stack.enter_context(custom_ops.reference_ops())  # Of the bundled base; the official one has no such thing.
+        if name == "zeros":
+            stack.enter_context(zero_insertion.installed())
+        if name in ("two-passes", "zeros"):
+            stack.enter_context(mock.patch.object(StyleGAN2Loss, "_may_join", return_value=False))
+        yield
 
 
 class PlainLoss(StyleGAN2Loss):
@@ -137,7 +148,7 @@ def train_in_rounds(conn: Connection, sizes: Sizes, precision: str, ops: str, th
         conn: To the command.
         sizes: Networks and batch.
         precision: Value of ``--precision``.
-        ops: As ``use_ops``.
+        ops: Name for ``use_ops``.
         threads: Of this process.
         folder: Folder of this process alone, but for its parent, where processes find each other.
         tuned: With the settings of the process that our loop makes (``device.tune_cpu``), or as it would be without.

@@ -41,6 +41,7 @@ class Variant(NamedTuple):
 VARIANTS = dict(
     bf16=Variant("bf16", "compiled", True, "this base, compiled ops, bf16"),
     fp32=Variant("fp32", "compiled", True, "this base, compiled ops, fp32"),
+    apart=Variant("bf16", "two-passes", True, "this base, compiled ops, bf16, real and generated pictures apart"),
     reference=Variant("fp32", "reference", True, "this base, reference ops, fp32"),
     zeros=Variant("fp32", "zeros", False,
                   "zero-inserting reference, NCHW fp32: our code from upstream's formulas, not the official base"),

@@ -3,6 +3,7 @@
 import itertools
 import json
 import warnings
+from unittest import mock
 
 import click
 import numpy as np
@@ -96,6 +97,18 @@ def test_rounds_are_pairs_of_steps_of_the_real_loop(tmp_path, plain):
     penalties = [line["Loss/r1_penalty"]["mean"] for line in lines]  # Stays on the steps without R1.
     assert penalties[::2] == penalties[1::2] and len(set(penalties)) == 3
     assert not list(tmp_path.glob("*.pkl")) and not list(tmp_path.glob("*.pt"))
+
+
+def test_variants_differ_in_the_passes_of_the_discriminator(tmp_path):
+    batches = {}
+    for ops in ("compiled", "two-passes", "zeros"):
+        with mock.patch.object(Discriminator, "__call__", autospec=True,
+                               side_effect=torch.nn.Module.__call__) as call, pytest.raises(EOFError):
+            train_in_rounds(FakeConnection([]), TINY, "fp32", ops, 1, str(tmp_path / ops), num_pictures=5)
+        batches[ops] = [len(one.args[1]) for one in call.call_args_list]
+    # The summary of D; then twice G, D, and R1 once.
+    assert sorted(batches["compiled"]) == [4] * 4 + [8] * 2
+    assert batches["two-passes"] == batches["zeros"] == [4] * 8
 
 
 @pytest.mark.parametrize("tuned", [False, True])

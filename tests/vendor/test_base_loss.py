@@ -10,6 +10,7 @@ from torch.nn.functional import softplus
 from torch_utils import misc, training_stats
 from training import loss as loss_module
 from training.loss import Loss, StyleGAN2Loss
+from training.networks import Discriminator
 
 N, Z, W, NUM_WS, SIDE = 4, 3, 5, 6, 4
 PHASES = ["Gmain", "Greg", "Gboth", "Dmain", "Dreg", "Dboth"]
@@ -169,6 +170,46 @@ def test_Dmain_is_the_logistic_loss(reports):
     assert "Loss/r1_penalty" not in reports
 
 
+def real_setup(batch, group_size, c_dim=0, **kwargs):
+    """The loss with a real discriminator, whose minibatch statistics let the samples of a group see each other."""
+    setup = Setup(**kwargs)
+    torch.manual_seed(3)
+    D = Discriminator(c_dim=c_dim, img_resolution=SIDE * 2, img_channels=3, channel_base=64, channel_max=8,
+                      epilogue_kwargs=dict(mbstd_group_size=group_size))
+    calls = []
+    D.register_forward_hook(lambda _D, inputs, _logits: calls.append(len(inputs[0])))
+    z, real = torch.randn(batch, Z).double(), torch.randn(batch, 3, SIDE * 2, SIDE * 2)
+    gen_c, real_c = torch.randn(2, batch, c_dim)
+    draw = torch.nn.Linear(Z, real[0].numel(), dtype=torch.float64)
+    setup.loss.D = D
+    setup.loss.run_G = lambda z, c, sync: (draw(z).float().reshape(-1, *real.shape[1:]), None)
+    return setup.loss, D, calls, dict(real_img=real, real_c=real_c, gen_z=z, gen_c=gen_c)
+
+
+@pytest.mark.parametrize("c_dim", [0, 3])
+@pytest.mark.parametrize("batch, group_size, passes", [(8, 4, [16]), (8, 8, [16]), (6, 3, [12]), (6, 2, [12]),
+                                                       (8, None, [8, 8]), (2, 4, [2, 2])])
+def test_Dmain_keeps_statistics_of_real_and_generated_apart(batch, group_size, passes, c_dim):
+    loss, D, calls, inputs = real_setup(batch, group_size, c_dim, augment_pipe=lambda img: img.flip(3))
+    loss.accumulate_gradients("Dmain", sync=True, gain=3.0, **inputs)
+    assert calls == passes  # One pass wherever the groups stay pure.
+    fake = D(loss.run_G(inputs["gen_z"], None, True)[0].flip(3), inputs["gen_c"])
+    real = D(inputs["real_img"].flip(3), inputs["real_c"])
+    expected = torch.autograd.grad(3 * (softplus(fake).mean() + softplus(-real).mean()), list(D.parameters()))
+    for (name, param), grad in zip(D.named_parameters(), expected, strict=True):
+        assert torch.allclose(param.grad, grad, rtol=1e-4, atol=1e-6), name
+
+
+def test_Dmain_reports_each_kind_under_its_name(reports):
+    loss, D, _calls, inputs = real_setup(8, 4)
+    loss.accumulate_gradients("Dmain", sync=True, gain=1.0, **inputs)
+    with torch.no_grad():
+        fake, real = D(loss.run_G(inputs["gen_z"], None, True)[0], None), D(inputs["real_img"], None)
+    for name, expected in {"scores/fake": fake, "signs/fake": fake.sign(), "scores/real": real,
+                           "signs/real": real.sign(), "D/loss": softplus(fake) + softplus(-real)}.items():
+        torch.testing.assert_close(reports[f"Loss/{name}"][0], expected, rtol=1e-4, atol=1e-6)
+
+
 def test_Dreg_is_r1_only(reports):
     setup = Setup(r1_gamma=3.0)
     found = setup.run("Dreg", 16.0)
@@ -254,7 +295,7 @@ def test_second_mapping_pass_leaves_the_running_mean_alone():
         ("Gmain", [("M", True), ("S", True), ("D", False)]),
         ("Greg", [("M", True), ("S", True)]),
         ("Gboth", [("M", False), ("S", False), ("D", False), ("M", True), ("S", True)]),
-        ("Dmain", [("M", False), ("S", False), ("D", False), ("D", True)]),
+        ("Dmain", [("M", False), ("S", False), ("D", True)]),
         ("Dreg", [("D", True)]),
         ("Dboth", [("M", False), ("S", False), ("D", False), ("D", True)]),
     ],

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 from torch_utils import misc, training_stats
 from torch_utils.ops import conv2d_gradfix
+from training.networks import MinibatchStdLayer
 
 PHASES = ("Gmain", "Greg", "Gboth", "Dmain", "Dreg", "Dboth")
 
@@ -35,7 +36,7 @@ class StyleGAN2Loss(Loss):
         device: torch.device,
         G_mapping: torch.nn.Module,
         G_synthesis: torch.nn.Module,
-        D: torch.nn.Module,
+        D: torch.nn.Module,  # Only MinibatchStdLayer may let the samples of a batch see each other.
         augment_pipe: torch.nn.Module | None = None,  # Applied to real and generated images, None = disable.
         style_mixing_prob: float = 0.9,  # Probability of a second latent from a random layer on, 0 = disable.
         r1_gamma: float = 10,  # Weight of R1, 0 = disable.
@@ -129,6 +130,9 @@ class StyleGAN2Loss(Loss):
             self._accumulate_G_main(gen_z, gen_c, sync and not does_Gpl, gain)
         if does_Gpl:
             self._accumulate_path_length(gen_z, gen_c, sync, gain)
+        if does_Dmain and not does_r1 and self._may_join(len(real_img)):
+            self._accumulate_D_joint(real_img, real_c, gen_z, gen_c, sync, gain)
+            return
         gen_loss = self._accumulate_D_gen(gen_z, gen_c, gain) if does_Dmain else None
         if does_Dmain or does_r1:
             self._accumulate_D_real(real_img, real_c, gen_loss, does_r1, sync, gain)
@@ -164,6 +168,29 @@ class StyleGAN2Loss(Loss):
         training_stats.report("Loss/G/reg", loss)
         # Zero times the image gives every parameter a gradient, which data parallelism relies on.
         (gen_img[:, 0, 0, 0] * 0 + loss).mean().mul(gain).backward()
+
+    def _may_join(self, batch: int) -> bool:
+        """Whether D judges each sample of two alternating batches as it would in a batch of its own.
+
+        Sample n of the 2N is in statistics group n mod (2N / group size). If N is a multiple of the group size, that
+        divisor is even, and samples at even places share groups with each other alone: the groups they had before.
+        """
+        groups = [layer.group_size for layer in self.D.modules() if isinstance(layer, MinibatchStdLayer)]
+        return all(group is not None and batch % group == 0 for group in groups)
+
+    def _accumulate_D_joint(
+        self, real_img: Tensor, real_c: Tensor, gen_z: Tensor, gen_c: Tensor, sync: bool, gain: float
+    ) -> None:
+        """Dmain in one pass: small layers are computed faster in larger batches."""
+        gen_img, _ = self.run_G(gen_z, gen_c, sync=False)
+        img = torch.stack([gen_img, real_img.detach()], dim=1).flatten(0, 1)
+        logits = self.run_D(img, torch.stack([gen_c, real_c], dim=1).flatten(0, 1), sync=sync)
+        gen_logits, real_logits = logits.unflatten(0, (-1, 2)).unbind(dim=1)  # [N, 1] each
+        _report_scores("fake", gen_logits)
+        _report_scores("real", real_logits)
+        loss = softplus(gen_logits) + softplus(-real_logits)
+        training_stats.report("Loss/D/loss", loss)
+        loss.mean().mul(gain).backward()
 
     def _accumulate_D_gen(self, gen_z: Tensor, gen_c: Tensor, gain: float) -> Tensor:
         """Minimise the logits of generated images; returns the loss per sample for the report."""
