@@ -17,7 +17,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch_utils import training_stats
 
 from benchmarks.provenance import provenance
-from benchmarks.training_rounds import Sizes, training_config, use_ops
+from benchmarks.training_rounds import Sizes, size_options, training_config, use_ops
 from layered_plugin.device import PRECISIONS
 from layered_plugin.flops import count_step_flops
 from layered_plugin.training_loop import training_loop
@@ -104,11 +104,7 @@ def table(kinds: Mapping[str, float], total: float) -> str:
 
 
 @click.command(context_settings=dict(show_default=True))
-@click.option("--resolution", help="Side of the pictures", metavar="PX", type=int, default=32)
-@click.option("--cbase", help="Channels x resolution", metavar="INT", type=int, default=1024)
-@click.option("--cmax", help="Most channels of a layer", metavar="INT", type=int, default=64)
-@click.option("--w-dim", help="Width of z and of each half of w", metavar="INT", type=int, default=128)
-@click.option("--batch", help="Pictures of a step", metavar="INT", type=click.IntRange(min=2), default=32)
+@size_options
 @click.option("--precision", help="Number format of the convolutions", type=click.Choice(PRECISIONS), default="auto")
 @click.option("--steps", help="Steps profiled", metavar="INT", type=click.IntRange(min=1), default=R1_INTERVAL)
 @click.option("--threads", help="Of the step", metavar="INT", type=click.IntRange(min=1), default=1)

@@ -16,7 +16,7 @@ import torch._inductor.config
 from torch.nn.functional import softplus
 
 from benchmarks.provenance import provenance
-from benchmarks.training_rounds import Sizes, training_config
+from benchmarks.training_rounds import Sizes, size_options, training_config
 from layered_plugin.device import PRECISIONS, tune_cpu
 
 
@@ -67,11 +67,7 @@ class GeneratorStep:
 
 
 @click.command(context_settings=dict(show_default=True))
-@click.option("--resolution", help="Side of the pictures", metavar="PX", type=int, default=32)
-@click.option("--cbase", help="Channels x resolution", metavar="INT", type=int, default=1024)
-@click.option("--cmax", help="Most channels of a layer", metavar="INT", type=int, default=64)
-@click.option("--w-dim", help="Width of z and of each half of w", metavar="INT", type=int, default=128)
-@click.option("--batch", help="Pictures of a step", metavar="INT", type=click.IntRange(min=2), default=32)
+@size_options
 @click.option("--precision", help="Number format of the convolutions", type=click.Choice(PRECISIONS), default="auto")
 @click.option("--steps", help="Steps of a measurement", metavar="INT", type=click.IntRange(min=1), default=8)
 @click.option("--threads", help="Of the step", metavar="INT", type=click.IntRange(min=1), default=1)

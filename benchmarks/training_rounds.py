@@ -9,12 +9,13 @@ import io
 import json
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
+import click
 import numpy as np
 import PIL.Image
 import torch
@@ -42,6 +43,20 @@ class Sizes(NamedTuple):
     w_dim: int
     batch: int
     plain: bool = False  # One ordinary generator in place of the layered one.
+
+
+def size_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options that ``Sizes`` is made of."""
+    options = [
+        click.option("--resolution", help="Side of the pictures", metavar="PX", type=int, default=32),
+        click.option("--cbase", help="Channels x resolution", metavar="INT", type=int, default=1024),
+        click.option("--cmax", help="Most channels of a layer", metavar="INT", type=int, default=64),
+        click.option("--w-dim", help="Width of z and of each half of w", metavar="INT", type=int, default=128),
+        click.option("--batch", help="Pictures of a step", metavar="INT", type=click.IntRange(min=2), default=32),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks import peak
 from benchmarks.provenance import provenance
-from benchmarks.training_rounds import Sizes, train_in_rounds
+from benchmarks.training_rounds import Sizes, size_options, train_in_rounds
 from benchmarks.worker import Worker
 from layered_plugin import BASE
 from layered_plugin.device import choose_precision
@@ -164,25 +164,18 @@ def table(variants: Mapping[str, dict[str, Any]], limit: Mapping[str, Any]) -> s
     return "\n".join(lines)
 
 
-@click.command()
-@click.option("--resolution", help="Side of the pictures", metavar="PX", type=int, default=32, show_default=True)
-@click.option("--cbase", help="Channels x resolution", metavar="INT", type=int, default=1024, show_default=True)
-@click.option("--cmax", help="Most channels of a layer", metavar="INT", type=int, default=64, show_default=True)
-@click.option("--w-dim", help="Width of z and of each half of w", metavar="INT", type=int, default=128,
-              show_default=True)
-@click.option("--batch", help="Pictures of a step", metavar="INT", type=click.IntRange(min=2), default=32,
-              show_default=True)
-@click.option("--rounds", help="Turns of each variant", metavar="INT", type=click.IntRange(min=1), default=7,
-              show_default=True)
+@click.command(context_settings=dict(show_default=True))
+@size_options
+@click.option("--rounds", help="Turns of each variant", metavar="INT", type=click.IntRange(min=1), default=7)
 @click.option("--seconds", help="Of a turn, but no less than two steps", metavar="SEC",
-              type=click.FloatRange(min=0), default=3, show_default=True)
+              type=click.FloatRange(min=0), default=3)
 @click.option("--threads", help="Threads of each variant", metavar="INT", type=click.IntRange(min=1),
-              default=os.cpu_count(), show_default=True)
+              default=os.cpu_count())
 @click.option("--variants", help=f"Some of {','.join(VARIANTS)}  [default: all there are]", metavar="LIST")
 @click.option("--plain", help="One ordinary generator, no layers", is_flag=True)
 @click.option("--tune-all", help="Our allocator settings for zeros and official", is_flag=True)
-def main(resolution: int, cbase: int, cmax: int, w_dim: int, batch: int, rounds: int, seconds: float, threads: int,
-         variants: str | None, plain: bool, tune_all: bool) -> None:
+def main(rounds: int, seconds: float, threads: int, variants: str | None, plain: bool, tune_all: bool,
+         **widths: int) -> None:
     """Time the training step of each variant in turns; JSON on stdout, the table on stderr.
 
     A step is all of an iteration of training: pictures from memory, generator and discriminator, R1 (one step in
@@ -199,10 +192,10 @@ def main(resolution: int, cbase: int, cmax: int, w_dim: int, batch: int, rounds:
     """
     names = choose_variants(variants)
     auto, reason = choose_precision("auto", "cpu", "bundled")
-    sizes = Sizes(resolution, cbase, cmax, w_dim, batch, plain)
+    sizes = Sizes(**widths, plain=plain)
     times, flops, speeds = measure(names, sizes, rounds, seconds, threads, tune_all)
     rows = peak.best_speeds(speeds)
-    found, limit = summarize(times, flops, rows, batch)
+    found, limit = summarize(times, flops, rows, sizes.batch)
     print(table(found, limit), file=sys.stderr)
     missing = {} if BASE.name == "official" else dict(official=f"no checkout: {ENV_NAME} is not set")
     print(json.dumps(dict(
