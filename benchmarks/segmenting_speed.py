@@ -19,8 +19,8 @@ from layered_plugin.compose import composite
 from layered_plugin.device import fast_half, must_fp32
 from layered_plugin.encoder import Encoder, decode
 from layered_plugin.networks import LayeredGenerator
-from layered_plugin.train_distilled import CHANNELS
-from layered_plugin.unet import fold_batch_norm, make_unet
+from layered_plugin.train_distilled import make_segmenting_unet
+from layered_plugin.unet import fold_batch_norm
 
 
 def seconds(work: Callable[[], object], rounds: int) -> list[float]:
@@ -54,7 +54,7 @@ def main(resolution: int, batch: int, cbase: int, cmax: int, w_dim: int, rounds:
                          synthesis_kwargs=dict(channel_base=cbase, channel_max=cmax)).eval()
     force_fp32 = must_fp32(G)
     E = Encoder(resolution, G.num_ws, G.w_dim, max_shift=0.2).eval()
-    unet = fold_batch_norm(make_unet(CHANNELS, seed=0))  # As Segmenter has it.
+    unet = fold_batch_norm(make_segmenting_unet(resolution, seed=0))  # As Segmenter has it.
     img = torch.rand(batch, 3, resolution, resolution).contiguous(memory_format=torch.channels_last) * 2 - 1
 
     def distilled() -> torch.Tensor:

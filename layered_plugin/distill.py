@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from layered_plugin.compose import Layers, composite, fold_objects, unfold_objects, union_mask
 from layered_plugin.labels import Labels
-from layered_plugin.pair_augment import disturb, random_affine
+from layered_plugin.pair_augment import detail_of, disturb, random_affine
 from layered_plugin.perturb import random_shift, shift_foreground
 from layered_plugin.scene_augment import clean_edges, vary_shape
 
@@ -92,6 +92,7 @@ class PairSampler:
         self.G = G
         self.labels = labels or Labels(G.c_dim)
         self.max_px = round(shift * G.img_resolution)
+        self.detail = detail_of(G.img_resolution)
         self.keep = keep
         self.vary = vary
         self.force_fp32 = force_fp32
@@ -105,7 +106,7 @@ class PairSampler:
         z = torch.randn([num, self.G.z_dim], generator=self.generator).to(device)
         ws = self.G.mapping(z, self.labels.draw(num, self.generator).to(device))
         layers = self.G.synthesis(ws, noise_mode="random", return_layers=True, force_fp32=self.force_fp32)
-        objects = vary_shape(clean_edges(fold_objects(layers)), self.vary, self.generator)
+        objects = vary_shape(clean_edges(fold_objects(layers), 3 * self.detail), self.vary, self.generator)
         if self.max_px > 0:
             shift = random_shift(len(objects.mask), self.max_px, generator=self.generator).to(device)
             objects = shift_foreground(objects, shift)
@@ -133,4 +134,4 @@ class PairSampler:
             pictures.append(img)
             masks.append(mask)
         img, mask = random_affine(torch.cat(pictures)[:num], torch.cat(masks)[:num], self.generator)
-        return disturb(img, self.generator), mask
+        return disturb(img, self.generator, self.detail), mask

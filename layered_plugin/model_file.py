@@ -19,7 +19,7 @@ from training.networks import Discriminator
 from layered_plugin.checkpoint import CheckpointError, atomic_write, complete_run
 from layered_plugin.encoder import Encoder
 from layered_plugin.networks import LayeredGenerator
-from layered_plugin.unet import AnyUNet, make_unet
+from layered_plugin.unet import FastUNet, UNet, make_unet
 
 FORMAT = 1
 KINDS = ("encoder", "chunks", "distill")
@@ -85,7 +85,9 @@ def network_config(net: torch.nn.Module) -> dict[str, Any]:
     """Arguments that build a network anew."""
     if isinstance(net, Encoder):
         return net.config
-    if isinstance(net, AnyUNet):
+    if isinstance(net, FastUNet):
+        return dict(channels=list(net.channels), deep=len(net.deep))
+    if isinstance(net, UNet):
         return dict(channels=list(net.channels))
     return json.loads(json.dumps(net.init_kwargs))  # A persistent class of the base remembers its own.
 

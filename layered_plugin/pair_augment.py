@@ -48,24 +48,34 @@ def random_crop_flip(
     return together[:, :3], together[:, 3:]
 
 
-def disturb(img: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def detail_of(resolution: int) -> int:
+    """How many times as fine as at 32x32, where widths in pixels were chosen, pictures of this side are; at least 1."""
+    return max(1, resolution // 32)
+
+
+def disturb(img: torch.Tensor, generator: torch.Generator, detail: int = 1) -> torch.Tensor:
     """Vary colour, brightness, sharpness and noise, so that generated and real pictures look alike.
 
     Args:
         img: [N, 3, H, W], in [-1, 1].
         generator: Source of randomness, on the CPU.
+        detail: How many times as fine as at 32x32 the pictures are, a divisor of H and W. Blurs are so many times as
+            wide, and half of the pictures keep only the detail of 32x32: what is finer, a generator draws worst.
 
     Returns:
         [N, 3, H, W], in [-1, 1], on the device of img.
     """
     num = len(img)
+    if detail > 1:
+        coarse = F.interpolate(F.avg_pool2d(img, detail), scale_factor=detail, mode="bilinear")
+        img = torch.where((torch.rand(num, 1, 1, 1, generator=generator) < 0.5).to(img.device), coarse, img)
     gain = 1 + 0.2 * (2 * torch.rand(num, 3, 1, 1, generator=generator) - 1)
     offset = 0.2 * (2 * torch.rand(num, 1, 1, 1, generator=generator) - 1)
     # A mix with the mean of the neighbours: 0 = sharp, 0.7 = as soft as an early generator's pictures.
     soft = (0.7 * torch.rand(num, 1, 1, 1, generator=generator)) * (
         torch.rand(num, 1, 1, 1, generator=generator) < 0.5
     )
-    blurred = F.avg_pool2d(F.pad(img, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    blurred = F.avg_pool2d(F.pad(img, [detail] * 4, mode="replicate"), 2 * detail + 1, stride=1)
     noise = 0.06 * torch.rand(num, 1, 1, 1, generator=generator) * torch.randn(img.shape, generator=generator)
     soft, gain, offset, noise = (value.to(img.device) for value in (soft, gain, offset, noise))
     return ((img + soft * (blurred - img)) * gain + offset + noise).clamp(-1, 1)

@@ -11,7 +11,7 @@ import torch
 
 from layered_plugin.device import fast_half
 from layered_plugin.distill import PairFilter
-from layered_plugin.pair_augment import disturb, random_affine
+from layered_plugin.pair_augment import detail_of, disturb, random_affine
 from layered_plugin.unet import AnyUNet
 
 
@@ -60,7 +60,7 @@ class SelfTraining:
         img, mask = self.keep(img, self.targets(img))
         if len(img) > 0:
             img, mask = random_affine(img, mask, self.generator, shift=0.05)
-            img = disturb(img, self.generator)
+            img = disturb(img, self.generator, detail_of(img.shape[-1]))
         return img, mask
 
     @torch.no_grad()

@@ -15,6 +15,7 @@ from layered_plugin.grids import picture_rows, save_picture
 from layered_plugin.labels import labels_of_training
 from layered_plugin.model_file import fingerprint, save_model
 from layered_plugin.model_run import ModelRun, forget_states
+from layered_plugin.pair_augment import detail_of
 from layered_plugin.self_training import SelfTraining
 from layered_plugin.settling import settle_on_real
 from layered_plugin.snapshots import load_snapshot
@@ -23,6 +24,11 @@ from layered_plugin.unet import AnyUNet, Fitting, make_unet
 CHANNELS = (16, 32, 64, 128)
 SAMPLES = 12  # Columns of the pictures of a run.
 MIN_PART_REAL = 0.6  # Real targets keep parts and lose holes by a stricter rule than generated ones.
+
+
+def make_segmenting_unet(resolution: int, seed: int) -> AnyUNet:
+    """The distilled segmenter, untrained: its coarsest level has no more than 4x4 pixels from 32x32 pictures on."""
+    return make_unet(CHANNELS, seed=seed, deep=detail_of(resolution).bit_length() - 1)
 
 
 def train_distilled(run_dir: Path, options: dict[str, Any], record: dict[str, Any]) -> str | None:
@@ -47,7 +53,7 @@ def train_distilled(run_dir: Path, options: dict[str, Any], record: dict[str, An
     if options["data"] is not None and options["adapt"] > 0:  # Read now, so that a bad picture is named at once.
         real = RealPictures(options["data"], G.img_resolution, seed, device)
     torch.manual_seed(seed)
-    unet = make_unet(CHANNELS, seed=seed).to(device)
+    unet = make_segmenting_unet(G.img_resolution, seed).to(device)
     sampler = PairSampler(G, options["shift"], PairFilter(options["min_coverage"], options["max_coverage"]), seed,
                           vary=options["vary_shape"], force_fp32=must_fp32(G),
                           labels=labels_of_training(snapshot.get("training_set_kwargs"), G.c_dim))

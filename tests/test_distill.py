@@ -177,6 +177,18 @@ def test_a_batch_is_scenes_filtered_and_augmented():
     assert (sampler.drawn, sampler.kept) == (6, 6)
 
 
+def test_widths_in_pixels_grow_with_the_generators_resolution():
+    G = LayeredGenerator(z_dim=4, c_dim=0, w_dim=4, img_resolution=64, img_channels=3,
+                         synthesis_kwargs=dict(channel_base=64, channel_max=2)).eval().requires_grad_(False)
+    G.synthesis.fg.b64.torgb.weight[3] *= 50  # So that masks have an inside.
+    sampler, twin = (PairSampler(G, 0.0, ALL, seed=1) for _ in range(2))
+    drawn = G(torch.randn([4, 4], generator=twin.generator), None, return_layers=True)
+    edges = clean_edges(drawn, 6)
+    assert not torch.equal(edges.fg, clean_edges(drawn, 3).fg)
+    pairs = random_affine(*ALL(composite(edges).clamp(-1, 1), drawn.mask), twin.generator)
+    assert torch.equal(sampler.batch(4)[0], disturb(pairs[0], twin.generator, detail=2))
+
+
 def test_it_draws_until_enough_pairs_serve(monkeypatch):
     monkeypatch.setattr(distill, "random_affine", lambda img, mask, _generator: (img, mask))
     sampler = PairSampler(make_generator(), 0.125, PairFilter(min_coverage=0.4, max_coverage=0.6), seed=0)

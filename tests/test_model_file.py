@@ -31,8 +31,8 @@ from layered_plugin.segmenter import Segmenter
 from layered_plugin.unet import UNet, make_unet
 
 ROOT = Path(__file__).resolve().parent.parent
-NETWORKS = dict(unet=lambda: make_unet((4, 8, 4, 6)), E=lambda: make_encoder(make_generator()), G=make_generator,
-                D=make_discriminator)
+NETWORKS = dict(unet=lambda: make_unet((4, 8, 4, 6), deep=1), E=lambda: make_encoder(make_generator()),
+                G=make_generator, D=make_discriminator)
 
 
 @pytest.fixture

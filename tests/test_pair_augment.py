@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from layered_plugin import pair_augment
-from layered_plugin.pair_augment import center_crop, disturb, random_affine
+from layered_plugin.pair_augment import center_crop, detail_of, disturb, random_affine
 
 STILL = dict(angle=0.0, scale=1.0, stretch=1.0, shift=0.0)
 LEAST, MIDDLE, MOST = 0.0, 0.5, 1.0  # Random numbers for: the limit downwards, none, the limit upwards.
@@ -125,7 +125,8 @@ def test_pictures_and_masks_move_together_and_keep_their_ranges():
 
 
 @pytest.mark.parametrize("augment", [lambda img, seed: random_affine(img, img[:, :1], seeded(seed))[0],
-                                     lambda img, seed: disturb(img, seeded(seed))])
+                                     lambda img, seed: disturb(img, seeded(seed)),
+                                     lambda img, seed: disturb(img, seeded(seed), detail=2)])
 def test_seeds_repeat_and_the_global_generator_is_left_alone(augment):
     img, before = noise(4), torch.get_rng_state()
     assert torch.equal(augment(img, 1), augment(img, 1))
@@ -136,7 +137,8 @@ def test_seeds_repeat_and_the_global_generator_is_left_alone(augment):
 
 
 @pytest.mark.parametrize("augment", [lambda img: random_affine(img, img[:, :1], seeded())[0],
-                                     lambda img: disturb(img, seeded())])
+                                     lambda img: disturb(img, seeded()),
+                                     lambda img: disturb(img, seeded(), detail=2)])
 def test_pictures_may_be_on_another_device_than_the_generator(augment):
     assert augment(torch.zeros(2, 3, 8, 8, device="meta")).device.type == "meta"
 
@@ -152,6 +154,27 @@ def test_disturbances_by_formula(monkeypatch):
     blurred = sum(padded[:, :, i:i + 5, j:j + 5] for i in range(3) for j in range(3)) / 9
     expected = (img.numpy() + 0.7 * (blurred - img.numpy())) * 1.2 - 0.2
     assert np.allclose(out.numpy(), expected.clip(-1, 1), atol=1e-5)
+
+
+def test_finer_pictures_are_blurred_wider_and_half_of_them_lose_their_detail(monkeypatch):
+    img = noise(2, size=8)
+    chosen = torch.tensor([0.4, 0.5]).view(2, 1, 1, 1)  # The first is.
+    half = torch.full([2, 3, 1, 1], 0.5)
+    draws = iter([chosen, half, half[:, :1], torch.ones(2, 1, 1, 1), torch.zeros(2, 1, 1, 1), torch.zeros(2, 1, 1, 1)])
+    with monkeypatch.context() as patch:
+        patch.setattr(pair_augment.torch, "rand", lambda *_shape, generator: next(draws))
+        out = disturb(img, seeded(), detail=2)  # As soft as can be, nothing else.
+    means = img[:1].unfold(2, 2, 2).unfold(3, 2, 2).mean(dim=[4, 5])
+    coarse = torch.nn.functional.interpolate(means, size=(8, 8), mode="bilinear")
+    sharp = torch.cat([coarse, img[1:]]).numpy()
+    padded = np.pad(sharp, [(0, 0), (0, 0), (2, 2), (2, 2)], mode="edge")
+    blurred = sum(padded[:, :, i:i + 8, j:j + 8] for i in range(5) for j in range(5)) / 25
+    assert np.allclose(out.numpy(), sharp + 0.7 * (blurred - sharp), atol=1e-5)
+
+
+@pytest.mark.parametrize("resolution, detail", [(8, 1), (32, 1), (64, 2), (128, 4)])
+def test_detail_is_counted_from_32(resolution, detail):
+    assert detail_of(resolution) == detail
 
 
 @pytest.mark.parametrize("size, side, start", [(18, 16, 1), (9, 8, 0), (8, 8, 0), (9, 4, 2)])

@@ -5,6 +5,7 @@ import os
 import signal
 
 import pytest
+import torch
 from tiny_models import SIDE, default_options, make_gan_run, make_generator, make_pictures
 
 import invert
@@ -25,6 +26,16 @@ def places(tmp_path_factory):
 def _quick(monkeypatch):
     monkeypatch.setattr(train_distilled, "CHANNELS", (4, 4, 4, 4))
     monkeypatch.setattr(settling, "SETTLE_BATCH", 4)
+
+
+@pytest.mark.parametrize("resolution, coarsest", [(16, 2), (32, 4), (64, 4), (128, 4)])
+def test_the_coarsest_level_sees_the_whole_picture(resolution, coarsest):
+    unet = train_distilled.make_segmenting_unet(resolution, seed=0)
+    sides = []
+    for module in unet.modules():
+        module.register_forward_hook(lambda _module, _inputs, out: sides.append(out.shape[-1]))
+    unet.eval()(torch.zeros(1, 3, resolution, resolution))
+    assert min(sides) == coarsest
 
 
 def train(run_dir, places, **changes):

@@ -27,14 +27,24 @@ def unet():
     return net.eval().requires_grad_(False)
 
 
+def make_fast(deep):
+    net = make_unet((3, 5, 4, 6), seed=0, deep=deep)
+    with torch.no_grad():
+        for _ in range(3):
+            net(torch.randn(4, 3, 32, 32))
+    return net.eval().requires_grad_(False)
+
+
 @pytest.fixture(scope="module")
 def fast():
     """As `unet`, a FastUNet."""
-    net = make_unet((3, 5, 4, 6), seed=0)
-    with torch.no_grad():
-        for _ in range(3):
-            net(torch.randn(4, 3, 16, 16))
-    return net.eval().requires_grad_(False)
+    return make_fast(deep=0)
+
+
+@pytest.fixture(scope="module")
+def deep():
+    """As `fast`, with two levels more."""
+    return make_fast(deep=2)
 
 
 def convs(weights, name, x, places=((0, 1),)):
@@ -81,30 +91,36 @@ def fast_reference(weights, img):
             out[:, :, place // 2::2, place % 2::2] = x[:, place::4]
         return out
 
+    def deepen(x, level):
+        if f"deep.{level}.0.weight" not in weights:
+            return x
+        return x + double(deepen(convs(weights, f"deep.{level}", halve(x), two), level + 1))
+
     two = ((0, 1), (3, 4))
     x0 = convs(weights, "down0", img)
     x1 = convs(weights, "down1", gather(x0), two)
     x2 = convs(weights, "down2", halve(x1), two)
-    x = convs(weights, "middle", halve(x2), two)
+    x = deepen(convs(weights, "middle", halve(x2), two), 0)
     x = convs(weights, "up2", torch.cat([double(lift("lift2", x)), x2], dim=1))
     x = convs(weights, "up1", torch.cat([double(lift("lift1", x)), x1], dim=1))
     x = convs(weights, "up0", torch.cat([spread(lift("lift0", x)), x0], dim=1))
     return lift("out", x)
 
 
-@pytest.mark.parametrize("height, width", [(16, 16), (8, 24), (8, 8)])
-def test_the_fast_one_computes_what_the_docstring_says(fast, height, width):
-    img = torch.rand(2, 3, height, width) * 2 - 1
-    logits = fast(img)
+@pytest.mark.parametrize("name, height, width", [("fast", 16, 16), ("fast", 8, 24), ("fast", 8, 8), ("deep", 32, 32),
+                                                 ("deep", 64, 32)])
+def test_the_fast_one_computes_what_the_docstring_says(name, height, width, request):
+    net, img = request.getfixturevalue(name), torch.rand(2, 3, height, width) * 2 - 1
+    logits = net(img)
     assert logits.shape == (2, 1, height, width)
-    assert torch.allclose(logits, fast_reference(fast.state_dict(), img), atol=1e-5)
+    assert torch.allclose(logits, fast_reference(net.state_dict(), img), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["unet", "fast"])
+@pytest.mark.parametrize("name", ["unet", "fast", "deep"])
 def test_folded_normalisation_changes_nothing_but_the_number_of_operations(name, request):
     net = request.getfixturevalue(name)
     before = {key: value.clone() for key, value in net.state_dict().items()}
-    folded, img = fold_batch_norm(net), torch.randn(3, 3, 16, 16)
+    folded, img = fold_batch_norm(net), torch.randn(3, 3, 32, 32)
     assert torch.allclose(folded(img), net(img), atol=1e-5)
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
     assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
@@ -114,6 +130,8 @@ def test_channels_choose_the_network():
     assert type(make_unet((4, 4, 4))) is UNet and type(make_unet([4, 4, 4, 4])) is FastUNet
     with pytest.raises(ValueError, match=r"3 or 4 numbers, but got \[4, 4\]"):
         make_unet((4, 4))
+    with pytest.raises(ValueError, match="`deep` to be 0 with 3 channels, but got 1"):
+        make_unet((4, 4, 4), deep=1)
 
 
 @pytest.mark.parametrize("height, width", [(16, 16), (8, 20), (4, 4)])
@@ -135,8 +153,8 @@ def test_logits_are_of_either_sign(unet):
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 6, 8), (1, 3, 8, 6), (1, 1, 8, 8), (3, 8, 8)])
-def test_another_shape_is_told_back(unet, fast, shape):
-    for net, factor in ((unet, 4), (fast, 8)):
+def test_another_shape_is_told_back(unet, fast, deep, shape):
+    for net, factor in ((unet, 4), (fast, 8), (deep, 32)):
         with pytest.raises(ValueError, match=f"divisible by {factor}, but got " + re.escape(str(list(shape)))):
             net(torch.zeros(shape))
 
