@@ -3,7 +3,7 @@
 One process, ``--gpus=N`` processes spawned here, or processes started by torchrun.
 """
 
-import gc
+import atexit
 import json
 import os
 import re
@@ -101,18 +101,29 @@ def _run_rank(rank: int, config: dict[str, Any], outdir: str, desc: str, init_me
     training_stats.init_multiprocessing(rank=rank, sync_device=device if num_gpus > 1 else None)
     if rank != 0:
         custom_ops.verbosity = "none"
+    code = 0
     try:
         signal_name = _run_attempts(rank, device, config, outdir, desc)
+        if signal_name is not None:
+            code = 128 + getattr(signal, signal_name, signal.SIGTERM)
+        if num_gpus > 1:
+            torch.distributed.barrier()  # The first to leave with a code has the others stopped.
     except USER_ERRORS as err:
         # Any process may be the one that meets a bad file, so each speaks for itself.
         click.echo(f"Error: {err}" if rank == 0 else f"Error in process {rank}: {err}", err=True)
-        sys.exit(1)
+        code = 1
     finally:
         if num_gpus > 1:
-            gc.collect()  # What still holds the group would tear its threads down at exit, which aborts the process.
             torch.distributed.destroy_process_group()
-    if signal_name is not None:
-        sys.exit(128 + getattr(signal, signal_name, signal.SIGTERM))
+    if num_gpus > 1:
+        # DistributedDataParallel keeps gloo's threads alive (PyTorch 2.14), and a regular exit now and then aborts on
+        # them after all is done: leave without tearing the rest down.
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    if code != 0:
+        sys.exit(code)
 
 
 def _run_attempts(rank: int, device: torch.device, config: dict[str, Any], outdir: str, desc: str) -> str | None:

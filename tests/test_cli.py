@@ -72,7 +72,8 @@ def test_examples_are_accepted(source, data, tmp_path, monkeypatch):
     assert len(examples) >= 1
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()
-    for name in ("data/shapes.zip", "data/shapes2.zip", "data/plants.zip", "data/plants-lit.zip", "my-cars"):
+    for name in ("data/shapes.zip", "data/shapes2.zip", "data/plants.zip", "data/plants-lit.zip",
+                 "data/plants-lit-64.zip", "data/vegetables-lit.zip", "data/vehicles-lit.zip", "my-cars", "my-plants"):
         (tmp_path / name).write_bytes(data.read_bytes())
     for args in examples:
         if not any(arg.startswith("--resume") for arg in args):
