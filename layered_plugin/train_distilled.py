@@ -27,7 +27,7 @@ MIN_PART_REAL = 0.6  # Real targets keep parts and lose holes by a stricter rule
 
 
 def make_segmenting_unet(resolution: int, seed: int) -> AnyUNet:
-    """The distilled segmenter, untrained: its coarsest level has no more than 4x4 pixels from 32x32 pictures on."""
+    """The distilled segmenter, untrained; from 32x32 on, its coarsest level has 4x4 pixels at every resolution."""
     return make_unet(CHANNELS, seed=seed, deep=detail_of(resolution).bit_length() - 1)
 
 

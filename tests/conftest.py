@@ -13,3 +13,12 @@ torch.set_num_threads(1)
 def _seed() -> None:
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def process_as_before():
+    """Undo what a training does to its process: threads, and denormals, of which NumPy warns when next asked."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_flush_denormal(False)
+    torch.set_num_threads(threads)

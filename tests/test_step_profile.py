@@ -3,20 +3,12 @@
 import json
 
 import pytest
-import torch
 from click.testing import CliRunner
 
 from benchmarks import step_profile
 
+pytestmark = pytest.mark.usefixtures("process_as_before")
 TINY = ["--resolution=8", "--cbase=32", "--cmax=4", "--w-dim=8", "--batch=4", "--steps=2", "--threads=1"]
-
-
-@pytest.fixture(autouse=True)
-def _as_before():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_flush_denormal(False)
-    torch.set_num_threads(threads)
 
 
 def test_operations_are_sorted_by_name_and_none_is_lost():

@@ -3,21 +3,13 @@
 import json
 
 import pytest
-import torch
 from click.testing import CliRunner
 
 from benchmarks import torch_compile
 from benchmarks.training_rounds import Sizes
 
+pytestmark = pytest.mark.usefixtures("process_as_before")
 TINY = Sizes(resolution=8, cbase=32, cmax=4, w_dim=8, batch=4)
-
-
-@pytest.fixture(autouse=True)
-def _as_before():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_flush_denormal(False)
-    torch.set_num_threads(threads)
 
 
 def test_step_differentiates_the_synthesis_alone():

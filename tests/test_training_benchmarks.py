@@ -18,6 +18,7 @@ from benchmarks.simulated import SimulatedPictures
 from benchmarks.training_rounds import Sizes, StepClock, train_in_rounds, training_config
 from layered_plugin.networks import LayeredGenerator
 
+pytestmark = pytest.mark.usefixtures("process_as_before")
 TINY = Sizes(resolution=8, cbase=32, cmax=4, w_dim=8, batch=4)
 TINY_OPTIONS = ["--resolution=8", "--cbase=32", "--cmax=4", "--w-dim=8", "--batch=4", "--threads=1", "--seconds=0"]
 
@@ -35,13 +36,6 @@ class FakeConnection:
         if not self.rounds:
             raise EOFError
         return self.rounds.pop(0)
-
-
-@pytest.fixture(autouse=True)
-def _denormals():
-    """The loop flushes denormals, of which NumPy warns when it is next asked for the smallest one."""
-    yield
-    torch.set_flush_denormal(False)
 
 
 def test_networks_by_formula_compute_what_the_base_computes():
