@@ -12,7 +12,7 @@ import signal
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 import dnnlib
@@ -116,14 +116,21 @@ def _run_rank(rank: int, config: dict[str, Any], outdir: str, desc: str, init_me
         if num_gpus > 1:
             torch.distributed.destroy_process_group()
     if num_gpus > 1:
-        # DistributedDataParallel keeps gloo's threads alive (PyTorch 2.14), and a regular exit now and then aborts on
-        # them after all is done: leave without tearing the rest down.
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        leave_process(code)
     if code != 0:
         sys.exit(code)
+
+
+def leave_process(code: int) -> NoReturn:
+    """End a process that has used DistributedDataParallel over gloo.
+
+    PyTorch 2.14 keeps gloo's threads alive even when the group is destroyed, and a regular exit now and then aborts on
+    them after all is done. So Python tidies up, and what is left of C++ is not torn down.
+    """
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _run_attempts(rank: int, device: torch.device, config: dict[str, Any], outdir: str, desc: str) -> str | None:

@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from training.networks import Discriminator
 
 from layered_plugin import checkpoint, gan_loss
+from layered_plugin.launcher import leave_process
 from layered_plugin.loss import LayeredLoss
 from layered_plugin.networks import LayeredGenerator
 from layered_plugin.phases import setup_phases
@@ -84,6 +85,7 @@ def step_and_save(rank: int, folder: str, loss_name: str) -> None:
     weights = step(rank, WORLD, loss_name)
     torch.save(weights, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
+    leave_process(0)
 
 
 @pytest.mark.parametrize("loss_name", ["logistic", "wgan-gp"])

@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch_utils import misc, training_stats
 
+from layered_plugin.launcher import leave_process
+
 
 @pytest.fixture(autouse=True)
 def _empty(monkeypatch) -> None:
@@ -155,6 +157,7 @@ def _worker(rank: int, folder: str) -> None:
         grads.append(ddp.module.weight.grad.item())
     torch.save({"stats": stats, "error": error, "grads": grads}, Path(folder) / f"{rank}.pt")
     torch.distributed.destroy_process_group()
+    leave_process(0)
 
 
 def test_two_processes_share_statistics_and_are_compared(tmp_path: Path) -> None:
