@@ -18,7 +18,8 @@ except ImportError as err:  # An unusable base is the user's to mend: no traceba
     sys.exit(f"Error: {err}")
 from layered_plugin import checkpoint, device, presets
 from layered_plugin.launcher import launch
-from layered_plugin.training_config import check_together, choose_metrics, setup_training_config
+from layered_plugin.loss import SIZE_OVER
+from layered_plugin.training_config import Ramp, check_together, choose_metrics, setup_training_config
 
 # Options that may change when a run is resumed; the others are the run's own.
 RESUME_OPTIONS = {"outdir", "resume", "dry_run", "kimg", "snap", "tick", "workers", "metrics", "on_collapse"}
@@ -74,7 +75,7 @@ def resume_config(resume: str, outdir: str, opts: dict[str, Any], given: set[str
 @click.option("--mirror", help="Mirror the pictures too", type=bool, default=False, metavar="BOOL")
 # Base config.
 @click.option("--cfg", help="Base config", type=click.Choice(presets.NAMES), default="auto")
-@click.option("--gamma", help="R1 weight  [default: by --cfg]", type=click.FloatRange(min=0), metavar="FLOAT")
+@click.option("--gamma", help="R1 weight  [default: by --cfg]", type=Ramp(), metavar="FLOAT[:END]")
 @click.option("--kimg", help="Training length  [default: by --cfg]", type=click.FloatRange(min=0, min_open=True),
               metavar="KIMG")
 @click.option("--batch", help="Total batch size  [default: by --cfg]", type=click.IntRange(min=1), metavar="INT")
@@ -94,16 +95,26 @@ def resume_config(resume: str, outdir: str, opts: dict[str, Any], given: set[str
 @click.option("--workers", help="DataLoader processes for large data", type=click.IntRange(min=0), default=3,
               metavar="INT")
 # Layered model.
-@click.option("--shift", help="Largest shift, of the resolution (delta)", type=click.FloatRange(0, 0.5),
-              default=0.125, metavar="FRAC")
+@click.option("--shift", help="Largest shift, of the resolution (delta)", type=Ramp(high=0.5), default="0.125",
+              metavar="FRAC[:END]")
 @click.option("--mask-min", help="Mask coverage that costs nothing (eta)", type=click.FloatRange(0, 1), default=0.25,
               metavar="FRAC")
 @click.option("--mask-size-weight", help="Weight of the mask size (gamma_1)", type=click.FloatRange(min=0),
               default=2.0, metavar="FLOAT")
-@click.option("--mask-binary-weight", help="Weight of binarisation (gamma_2)", type=click.FloatRange(min=0),
-              default=2.0, metavar="FLOAT")
-@click.option("--mask-border-weight", help="Weight of the mask along the border", type=click.FloatRange(min=0),
-              default=0.0, metavar="FLOAT")
+@click.option("--mask-size-over", help="Eq. 3 for each picture, or the batch's mean", type=click.Choice(SIZE_OVER),
+              default="picture")
+@click.option("--mask-max", help="Largest mask coverage that costs nothing", type=click.FloatRange(0, 1), default=1.0,
+              metavar="FRAC")
+@click.option("--mask-binary-weight", help="Weight of binarisation (gamma_2)", type=Ramp(), default="2",
+              metavar="FLOAT[:END]")
+@click.option("--mask-border-weight", help="Weight of the mask along the border", type=Ramp(), default="0",
+              metavar="FLOAT[:END]")
+@click.option("--mask-variety", help="Least deviation of masks over a batch", type=Ramp(high=0.5), default="0",
+              metavar="FRAC[:END]")
+@click.option("--mask-variety-weight", help="Weight of too little deviation", type=click.FloatRange(min=0),
+              default=10.0, metavar="FLOAT")
+@click.option("--range-weight", help="Weight of layers outside [-1, 1]", type=click.FloatRange(min=0), default=0.0,
+              metavar="FLOAT")
 @click.option("--mask-overlap-weight", help="Weight of the overlap of objects", type=click.FloatRange(min=0),
               default=0.0, metavar="FLOAT")
 @click.option("--bg-jitter", help="Background contrast jitter, 0 = off", type=click.FloatRange(0, 1), default=0.3,
@@ -129,8 +140,8 @@ def resume_config(resume: str, outdir: str, opts: dict[str, Any], given: set[str
 @click.option("--w-dim", help="Width of z and of each part of w", type=click.IntRange(min=1), default=512,
               metavar="INT")
 @click.option("--map-depth", help="Mapping layers  [default: by --cfg]", type=click.IntRange(min=1), metavar="INT")
-@click.option("--lr", help="Learning rate  [default: by --cfg]", type=click.FloatRange(min=0, min_open=True),
-              metavar="FLOAT")
+@click.option("--lr", help="Learning rate  [default: by --cfg]", type=Ramp(min_open=True), metavar="FLOAT[:END]")
+@click.option("--d-lr", help="Of the discriminator  [default: --lr]", type=Ramp(min_open=True), metavar="FLOAT[:END]")
 @click.option("--tick", help="Progress interval", type=click.FloatRange(min=0, min_open=True), default=4.0,
               metavar="KIMG")
 @click.option("--on-collapse", help="If the layers stay collapsed", type=click.Choice(["warn", "stop", "restart"]),

@@ -137,7 +137,8 @@ def stage_config(config: dict[str, Any], idx: int) -> dict[str, Any]:
     plain = {key: value for key, value in config.items() if key != "stages"}
     return dict(
         plain, resolution=stage["resolution"], batch_size=stage["batch_size"], batch_gpu=stage["batch_gpu"],
-        total_kimg=end, fade_kimg=None if idx == 0 else [begin, begin + FADE_SHARE * stage["kimg"]],
+        total_kimg=end, ramp_kimg=config["total_kimg"],
+        fade_kimg=None if idx == 0 else [begin, begin + FADE_SHARE * stage["kimg"]],
         training_set_kwargs=dict(config["training_set_kwargs"], size_px=size_px),
         G_opt_kwargs=dict(config["G_opt_kwargs"], lr=stage["lr"]),
         D_opt_kwargs=dict(config["D_opt_kwargs"], lr=stage["lr"]))

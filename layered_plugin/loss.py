@@ -9,25 +9,82 @@ from training.loss import StyleGAN2Loss
 
 from layered_plugin.compose import Layers, composite, fold_objects
 from layered_plugin.perturb import jitter_contrast, random_shift, shift_foreground
+from layered_plugin.phases import ramp
+
+SIZE_OVER = ("picture", "batch")  # What eq. 3 takes the mean opacity over.
 
 
-def mask_size_loss(mask: torch.Tensor, min_coverage: float) -> torch.Tensor:
+def mask_size_loss(mask: torch.Tensor, min_coverage: float, over: str = "picture") -> torch.Tensor:
     """Penalize masks that cover less than a minimum share of the image (Eq. 3).
 
     Args:
         mask: Foreground opacity, [N, 1, H, W], in [0, 1].
         min_coverage: Smallest mean opacity that costs nothing (the paper's eta), in [0, 1].
+        over: What the mean opacity is taken over: each ``picture``, as the equation is printed, or the ``batch``, as
+            the paper's text explains it: then small objects cost nothing among large ones.
 
     Returns:
-        Hinge per image, [N]; zero where the mean is at least min_coverage. The expectation is the caller's.
+        Hinge per image, [N], the same for all images of a batch; zero where the mean is at least min_coverage. The
+        expectation is the caller's.
 
     Raises:
-        ValueError: If mask is not [N, 1, H, W] or min_coverage is outside [0, 1].
+        ValueError: If mask is not [N, 1, H, W], min_coverage is outside [0, 1], or over is neither.
     """
     _check_mask(mask)
     if not 0 <= min_coverage <= 1:
         raise ValueError(f"Expected argument `min_coverage` to be in [0, 1], but got {min_coverage}")
-    return (min_coverage - mask.mean(dim=[1, 2, 3])).clamp(min=0)
+    return (min_coverage - _mean_mask(mask, over)).clamp(min=0)
+
+
+def mask_excess_loss(mask: torch.Tensor, max_coverage: float, over: str = "picture") -> torch.Tensor:
+    """Penalize masks that cover more than a maximum share of the image; ours, the counterpart of Eq. 3.
+
+    Args:
+        mask: Foreground opacity, [N, 1, H, W], in [0, 1].
+        max_coverage: Largest mean opacity that costs nothing, in [0, 1].
+        over: As for ``mask_size_loss``.
+
+    Returns:
+        Hinge per image, [N]; zero where the mean is at most max_coverage.
+
+    Raises:
+        ValueError: As for ``mask_size_loss``.
+    """
+    return mask_size_loss(1 - mask, 1 - max_coverage, over)
+
+
+def mask_variety_loss(mask: torch.Tensor, min_variety: float, cells: int = 8) -> torch.Tensor:
+    """Penalize batches whose masks are alike; ours, not the paper's.
+
+    Compared are mean masks of ``cells`` x ``cells`` parts of the picture, so that noisy outlines are no variety.
+
+    Args:
+        mask: Foreground opacity, [N, 1, H, W], in [0, 1], N at least 2.
+        min_variety: Least deviation of a part over the batch, averaged over the parts, that costs nothing.
+        cells: Parts of the picture along each axis.
+
+    Returns:
+        Hinge of the batch, no dimensions.
+
+    Raises:
+        ValueError: If mask is not [N, 1, H, W].
+    """
+    _check_mask(mask)
+    parts = torch.nn.functional.adaptive_avg_pool2d(mask, cells).flatten(1)  # [N, cells * cells]
+    # The root of a variance has no slope at zero, where a batch of equal masks is.
+    return (min_variety - (parts.var(dim=0, unbiased=False) + 1e-6).sqrt().mean()).clamp(min=0)
+
+
+def layer_range_loss(layers: Layers) -> torch.Tensor:
+    """Penalize layers that leave [-1, 1] where no picture is shown to the discriminator to say so; ours.
+
+    Args:
+        layers: N scenes of K objects.
+
+    Returns:
+        Mean of max(0, |x| - 1) over the background's and foregrounds' values, per scene, [N].
+    """
+    return (torch.cat([layers.bg, layers.fg], dim=1).abs() - 1).clamp(min=0).mean(dim=[1, 2, 3])
 
 
 def mask_binary_loss(mask: torch.Tensor) -> torch.Tensor:
@@ -79,6 +136,14 @@ def mask_overlap_loss(mask: torch.Tensor) -> torch.Tensor:
     return pairs.mean(dim=[1, 2])
 
 
+def _mean_mask(mask: torch.Tensor, over: str) -> torch.Tensor:
+    """Mean opacity of each picture or of the batch, [N]."""
+    if over not in SIZE_OVER:
+        raise ValueError(f"Expected argument `over` to be one of {SIZE_OVER}, but got {over!r}")
+    means = mask.mean(dim=[1, 2, 3])
+    return means if over == "picture" else means.mean().expand_as(means)
+
+
 def _check_mask(mask: torch.Tensor) -> None:
     if mask.ndim != 4 or mask.shape[1] != 1:
         raise ValueError(f"Expected argument `mask` to be [N, 1, H, W], but got {list(mask.shape)}")
@@ -105,17 +170,31 @@ class LayeredLoss(StyleGAN2Loss):
         mask_border_weight  = 0,        # Weight of the mask along the border, 0 = disable.
         mask_overlap_weight = 0,        # Weight of the overlap of several objects' masks, 0 = disable.
         bg_jitter           = 0.3,      # Half width of the background's contrast factor, 0 = disable.
+        mask_size_over      = "picture",    # What Eq. 3 takes the mean mask over: "picture" or "batch".
+        mask_max            = 1,        # Largest mask coverage that costs nothing, weighted as Eq. 3, 1 = disable.
+        mask_variety        = 0,        # Deviation of a mask's parts over the batch that costs nothing, 0 = disable.
+        mask_variety_weight = 10,       # Weight of the term for it.
+        range_weight        = 0,        # Weight of layers outside [-1, 1], 0 = disable.
     ):
         super().__init__(device=device, G_mapping=G_mapping, G_synthesis=G_synthesis, D=D, augment_pipe=augment_pipe,
                          style_mixing_prob=style_mixing_prob, r1_gamma=r1_gamma, pl_batch_shrink=pl_batch_shrink,
                          pl_decay=pl_decay, pl_weight=pl_weight)
-        self.shift = shift
         self.mask_min = mask_min
         self.mask_size_weight = mask_size_weight
-        self.mask_binary_weight = mask_binary_weight
-        self.mask_border_weight = mask_border_weight
         self.mask_overlap_weight = mask_overlap_weight
         self.bg_jitter = bg_jitter
+        self.mask_size_over = mask_size_over
+        self.mask_max = mask_max
+        self.mask_variety_weight = mask_variety_weight
+        self.range_weight = range_weight
+        self._ramps = dict(r1_gamma=r1_gamma, shift=shift, mask_binary_weight=mask_binary_weight,
+                           mask_border_weight=mask_border_weight, mask_variety=mask_variety)
+        self.set_progress(0)
+
+    def set_progress(self, progress: float) -> None:
+        """Give each parameter that changes over the run its value at a share of it, in [0, 1]; see ``phases.ramp``."""
+        for name, values in self._ramps.items():
+            setattr(self, name, ramp(values, progress))
 
     def run_layers(self, z, c, sync) -> tuple[Layers, torch.Tensor]:
         """Draw the unperturbed layers, with the host's style mixing: one crossover for the whole batch."""
@@ -169,7 +248,8 @@ class LayeredLoss(StyleGAN2Loss):
         training_stats.report("Loss/G/loss", loss_gan)
         num_objects = layers.mask.shape[1]
         mask = fold_objects(layers).mask  # [N * K, 1, H, W]
-        loss_size = mask_size_loss(mask, self.mask_min)
+        loss_size = torch.stack([mask_size_loss(one, self.mask_min, self.mask_size_over)
+                                 for one in layers.mask.split(1, dim=1)], dim=1).flatten()  # [N * K]
         loss_binary = mask_binary_loss(mask)
         training_stats.report("Loss/mask/size", loss_size)
         loss_border = mask_border_loss(mask)
@@ -178,12 +258,31 @@ class LayeredLoss(StyleGAN2Loss):
         report_layers(layers)
         mask_terms = (self.mask_size_weight * loss_size + self.mask_binary_weight * loss_binary
                       + self.mask_border_weight * loss_border)  # [N * K]
-        loss = loss_gan.mean() + mask_terms.mean() * num_objects
+        loss = loss_gan.mean() + mask_terms.mean() * num_objects + self._variety_terms(layers)
         if num_objects > 1:
             loss_overlap = mask_overlap_loss(layers.mask)
             training_stats.report("Loss/mask/overlap", loss_overlap)
             loss = loss + self.mask_overlap_weight * loss_overlap.mean()
         loss.mul(gain).backward()
+
+    def _variety_terms(self, layers: Layers) -> torch.Tensor | float:
+        """The terms for varied and sound layers that are on, weighted; each object counts, as in the mask terms."""
+        terms: torch.Tensor | float = 0.0
+        masks = layers.mask.split(1, dim=1)
+        if self.mask_max < 1:
+            loss_excess = torch.stack([mask_excess_loss(mask, self.mask_max, self.mask_size_over)
+                                       for mask in masks]).sum(dim=0)  # [N]
+            training_stats.report("Loss/mask/excess", loss_excess)
+            terms = terms + self.mask_size_weight * loss_excess.mean()
+        if self.mask_variety > 0 and len(layers.mask) > 1:
+            loss_variety = torch.stack([mask_variety_loss(mask, self.mask_variety) for mask in masks]).sum()
+            training_stats.report("Loss/mask/variety", loss_variety)
+            terms = terms + self.mask_variety_weight * loss_variety
+        if self.range_weight > 0:
+            loss_range = layer_range_loss(layers)
+            training_stats.report("Loss/layers/range", loss_range)
+            terms = terms + self.range_weight * loss_range.mean()
+        return terms
 
 
 @torch.no_grad()

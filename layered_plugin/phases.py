@@ -1,5 +1,6 @@
 """Parts of a training step: the host's phases with lazy regularization, the weights' moving average, ADA's signal."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import dnnlib
@@ -16,6 +17,32 @@ class Phase(NamedTuple):
     interval: int  # Runs every so many iterations.
 
 
+def ramp(values: float | Sequence[float], progress: float) -> float:
+    """Value of a setting at a share of the run.
+
+    Args:
+        values: A number, which holds throughout; or two: the first holds for the first half of the run, then it
+            goes straight to the second, which it has at the end.
+        progress: Share of the run, in [0, 1]; beyond 1 the last value holds.
+    """
+    if isinstance(values, int | float):
+        return values
+    begin, end = values
+    return begin + (end - begin) * min(max(2 * progress - 1, 0), 1)
+
+
+def set_learning_rate(phases: Sequence[Phase], lr: float | Sequence[float], progress: float) -> None:
+    """Move the learning rate of a network's phases on to a share of the run, if it changes at all; see ``ramp``."""
+    if isinstance(lr, int | float):
+        return
+    for group in phases[0].opt.param_groups:  # The phases have one optimizer, corrected for the longest interval.
+        group["lr"] = ramp(lr, progress) * _lazy_ratio(phases[-1].interval if len(phases) > 1 else None)
+
+
+def _lazy_ratio(reg_interval: int | None) -> float:
+    return 1 if reg_interval is None else reg_interval / (reg_interval + 1)
+
+
 def setup_phases(letter: str, module: torch.nn.Module, opt_kwargs: dict[str, Any],
                  reg_interval: int | None) -> list[Phase]:
     """Make the phases of G or D; main and regularization share one optimizer.
@@ -23,13 +50,13 @@ def setup_phases(letter: str, module: torch.nn.Module, opt_kwargs: dict[str, Any
     Args:
         letter: "G" or "D".
         module: Network whose parameters are optimized.
-        opt_kwargs: class_name and arguments of the optimizer.
+        opt_kwargs: class_name and arguments of the optimizer; lr may change over the run, see ``ramp``.
         reg_interval: Regularize every so many iterations, with lr and betas corrected as in StyleGAN2's lazy
             regularization; None = in every iteration.
     """
-    kwargs = dict(opt_kwargs)
+    kwargs = dict(opt_kwargs, lr=ramp(opt_kwargs["lr"], 0))
     if reg_interval is not None:
-        ratio = reg_interval / (reg_interval + 1)
+        ratio = _lazy_ratio(reg_interval)
         kwargs["lr"] = kwargs["lr"] * ratio
         if "betas" in kwargs:
             kwargs["betas"] = [beta**ratio for beta in kwargs["betas"]]

@@ -9,6 +9,29 @@ from layered_plugin.dataset import CROP_MARGIN, PictureDataset
 from layered_plugin.pictures import PictureError
 
 
+class Ramp(click.ParamType):
+    """``A``: a number. ``A:B``: A in the first half of the run, then straight to B at its end (``phases.ramp``).
+
+    Args:
+        high: Largest value; None = no bound. The smallest is 0.
+        min_open: Is 0 itself no value?
+    """
+
+    name = "ramp"
+
+    def __init__(self, high: float | None = None, min_open: bool = False) -> None:
+        self._of_one = click.FloatRange(0, high, min_open=min_open)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """A number, or a list of two."""
+        if not isinstance(value, str):
+            return value
+        numbers: list[float] = [self._of_one(text, param, ctx) for text in value.split(":")]
+        if len(numbers) > 2:
+            self.fail(f"{value!r} is neither a number nor two with a colon between them", param, ctx)
+        return numbers if len(numbers) == 2 else numbers[0]
+
+
 class _Pictures(NamedTuple):
     """What the configuration has to know of the data set."""
 
@@ -29,9 +52,10 @@ class _Batches(NamedTuple):
 def setup_training_config(*, data, gpus, snap, metrics, seed, cond, subset, mirror, cfg, gamma, kimg, batch, aug, p,
                           target, augpipe, resume, freezed, fp32, nhwc, nobench, allow_tf32, workers, shift, mask_min,
                           mask_size_weight, mask_binary_weight, mask_border_weight, mask_overlap_weight, bg_jitter,
-                          crop, objects, generator, mapping, resolution, device_name, precision, batch_gpu,
-                          pl_weight, style_mix, cbase, cmax, w_dim, map_depth, lr, tick, on_collapse, gan_loss,
-                          gp_weight, drift_weight, grow, grow_schedule) -> tuple[str, dict[str, Any]]:
+                          mask_size_over, mask_max, mask_variety, mask_variety_weight, range_weight, crop, objects,
+                          generator, mapping, resolution, device_name, precision, batch_gpu, pl_weight, style_mix,
+                          cbase, cmax, w_dim, map_depth, lr, d_lr, tick, on_collapse, gan_loss, gp_weight, drift_weight,
+                          grow, grow_schedule) -> tuple[str, dict[str, Any]]:
     """Turn option values into the parameters of ``training_loop``.
 
     Returns:
@@ -81,14 +105,16 @@ def setup_training_config(*, data, gpus, snap, metrics, seed, cond, subset, mirr
         D_kwargs=dict(class_name="training.networks.Discriminator", architecture="orig" if cfg == "cifar" else "resnet",
                       **channels, **half, block_kwargs=block_D, mapping_kwargs={},
                       epilogue_kwargs=dict(mbstd_group_size=mbstd)),
-        G_opt_kwargs=opt, D_opt_kwargs=opt,
+        G_opt_kwargs=opt, D_opt_kwargs=opt if d_lr is None else dict(opt, lr=d_lr),
         augment_kwargs=None if aug == "noaug" else dict(class_name="training.augment.AugmentPipe",
                                                         **presets.AUGPIPES[augpipe or "bgc"]),
         loss_kwargs=dict(gan_loss_kwargs, pl_weight=pl_weight,
                          style_mixing_prob=style_mix, shift=shift, mask_min=mask_min,
                          mask_size_weight=mask_size_weight, mask_binary_weight=mask_binary_weight,
                          mask_border_weight=mask_border_weight, mask_overlap_weight=mask_overlap_weight,
-                         bg_jitter=bg_jitter),
+                         bg_jitter=bg_jitter, mask_size_over=mask_size_over, mask_max=mask_max,
+                         mask_variety=mask_variety, mask_variety_weight=mask_variety_weight,
+                         range_weight=range_weight),
         metrics=metrics, random_seed=seed, num_gpus=gpus, device=device_name, resolution=resolution,
         batch_size=base["batch"], batch_gpu=batch_gpu, ema_kimg=base["ema"],
         ema_rampup=base["ramp"] if not resume else None,
@@ -96,13 +122,14 @@ def setup_training_config(*, data, gpus, snap, metrics, seed, cond, subset, mirr
         augment_p=p if aug == "fixed" else 0, ada_target=None if aug != "ada" else 0.6 if target is None else target,
         ada_interval=4, ada_kimg=100 if resume else 500,
         total_kimg=base["kimg"], kimg_per_tick=tick, image_snapshot_ticks=snap, network_snapshot_ticks=snap,
-        resume_pkl=resume, resume_state=None, fade_kimg=None, cudnn_benchmark=not nobench, allow_tf32=allow_tf32,
-        on_collapse=on_collapse, **(dict(stages=stages) if stages else {}))
+        resume_pkl=resume, resume_state=None, fade_kimg=None, ramp_kimg=None,
+        cudnn_benchmark=not nobench, allow_tf32=allow_tf32, on_collapse=on_collapse,
+        **(dict(stages=stages) if stages else {}))
     parts = [pictures.name, "cond" if cond else "", f"subset{subset}" if subset else "", "mirror" if mirror else "",
              f"objects{objects}" if objects > 1 else "", f"{cfg}{gpus}" if cfg == "auto" else cfg,
              f"{resolution}px", "grow" if stages else "", f"kimg{base['kimg']:g}", f"batch{base['batch']}",
              aug if aug != "ada" else "", f"p{p:g}" if p is not None else "",
-             gan_loss if gan_loss != "logistic" else "", f"shift{shift:g}", f"seed{seed}",
+             gan_loss if gan_loss != "logistic" else "", f"shift{_ramp_name(shift)}", f"seed{seed}",
              "resumecustom" if resume else ""]
     return "-".join(part for part in parts if part), config
 
@@ -122,6 +149,10 @@ def check_together(opts: dict[str, Any], given: set[str]) -> None:
     for name in ("kimg", "batch"):
         if opts["grow_schedule"] is not None and name in given:
             raise click.UsageError(f"--{name} stands in --grow-schedule; leave it out, or use --grow without one")
+    if opts["grow"] or opts["grow_schedule"] is not None:
+        if isinstance(opts["lr"], list) or opts["d_lr"] is not None:
+            raise click.UsageError("--lr=A:B and --d-lr can't be given with --grow; --grow-schedule has the learning "
+                                   "rate of each stage")
     if (opts["grow"] or opts["grow_schedule"] is not None) and opts["freezed"]:
         raise click.UsageError("--freezed is for transfer learning; a growing discriminator has no fixed first layers")
 
@@ -137,6 +168,10 @@ def choose_metrics(text: str) -> list[str]:
     if BASE.name == "bundled":
         raise click.UsageError("--metrics needs the official base (see vendor/README.md); use --metrics=none")
     return text.split(",")
+
+
+def _ramp_name(values: float | list[float]) -> str:
+    return "to".join(f"{value:g}" for value in (values if isinstance(values, list) else [values]))
 
 
 def _probe(data: str, cond: bool, subset: int | None, resolution: int | None) -> _Pictures:

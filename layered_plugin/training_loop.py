@@ -60,6 +60,7 @@ def training_loop(
     resume_pkl              = None,     # Network pickle to start from (transfer learning), None = disable.
     resume_state            = None,     # Training state to continue from, None = start anew.
     fade_kimg               = None,     # Kimg between which the highest blocks are faded in, [begin, end], None = none.
+    ramp_kimg               = None,     # Kimg over which settings with two values change, None = total_kimg.
     cudnn_benchmark         = True,     # Let cuDNN choose the fastest algorithms?
     allow_tf32              = False,    # Allow TF32 in matrix products and convolutions?
     on_collapse             = "warn",   # What a lasting collapse does: "warn", or raise guards.CollapsedError.
@@ -177,6 +178,12 @@ def training_loop(
         log = stack.enter_context(RunLog(run_dir, total_kimg, run.cur_nimg)) if rank == 0 else None
         stop = stack.enter_context(guards.StopRequest())
         while True:
+            # Move the settings that change over the run.
+            progress = run.cur_nimg / ((ramp_kimg or total_kimg) * 1000)
+            loss.set_progress(progress)
+            phases.set_learning_rate(G_phases, G_opt_kwargs["lr"], progress)
+            phases.set_learning_rate(D_phases, D_opt_kwargs["lr"], progress)
+
             # Fetch training data, draw latents and labels.
             real_img, real_c = (tensor.to(device, non_blocking=True) for tensor in next(batches))
             real_img = to_float(random_crop(real_img, resolution))

@@ -132,6 +132,12 @@ def test_objects_and_their_overlap_reach_the_networks_and_the_loss(data):
     assert options["G_kwargs"]["num_objects"] == 2 and options["loss_kwargs"]["mask_overlap_weight"] == 1.5
 
 
+def test_settings_that_change_over_the_run_reach_the_loop(data):
+    config = dry(data, "--cfg=demo", "--lr=0.004:0.0005", "--d-lr=0.002", "--shift=0.125:0.0625", "--gamma=0.1")
+    assert (config["G_opt_kwargs"]["lr"], config["D_opt_kwargs"]["lr"]) == ([0.004, 0.0005], 0.002)
+    assert (config["loss_kwargs"]["shift"], config["loss_kwargs"]["r1_gamma"]) == ([0.125, 0.0625], 0.1)
+
+
 def test_crop_needs_a_margin_of_an_eighth(data):
     assert dry(data)["training_set_kwargs"]["size_px"] == 18
     assert dry(data, "--crop=0")["training_set_kwargs"]["size_px"] == 16
@@ -185,6 +191,10 @@ def test_precision_follows_the_cpu(data, monkeypatch):
     (["--mask-overlap-weight=2"], "--mask-overlap-weight=2 needs --objects of at least 2, got 1"),
     (["--objects=0"], "--objects"),
     (["--shift=0.7"], "--shift"),
+    (["--lr=0.004:0"], "--lr"),
+    (["--lr=0.004:0.002:0.001"], "'0.004:0.002:0.001' is neither a number nor two with a colon between them"),
+    (["--lr=0.004:0.002", "--grow"], "--lr=A:B and --d-lr can't be given with --grow"),
+    (["--mask-size-over=all"], "--mask-size-over"),
     (["--cfg=cars"], "--cfg"),
     (["--kimg=0"], "--kimg"),
     (["--gan-loss=wgan-gp", "--gamma=1"], "--gamma is R1's weight, which --gan-loss=wgan-gp has not; see --gp-weight"),

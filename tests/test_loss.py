@@ -7,7 +7,16 @@ from training.loss import StyleGAN2Loss
 from training.networks import Discriminator
 
 from layered_plugin.compose import Layers, composite
-from layered_plugin.loss import LayeredLoss, mask_binary_loss, mask_border_loss, mask_size_loss, report_layers
+from layered_plugin.loss import (
+    LayeredLoss,
+    layer_range_loss,
+    mask_binary_loss,
+    mask_border_loss,
+    mask_excess_loss,
+    mask_size_loss,
+    mask_variety_loss,
+    report_layers,
+)
 from layered_plugin.networks import LayeredGenerator
 
 
@@ -20,6 +29,44 @@ def test_size_loss_is_a_hinge_on_coverage(coverage, expected):
 def test_size_loss_is_per_image_not_of_the_mean_mask():
     mask = torch.stack([torch.zeros(1, 4, 4), torch.ones(1, 4, 4)])  # Mean coverage 0.5, yet one is empty.
     assert mask_size_loss(mask, 0.25).tolist() == [0.25, 0]
+
+
+def test_size_loss_over_the_batch_lets_small_objects_be():
+    mask = torch.stack([torch.zeros(1, 4, 4), torch.full([1, 4, 4], 0.4)])
+    assert mask_size_loss(mask, 0.25, over="batch").tolist() == pytest.approx([0.05, 0.05])
+    assert mask_size_loss(mask, 0.2, over="batch").tolist() == pytest.approx([0, 0])
+    with pytest.raises(ValueError, match="`over`"):
+        mask_size_loss(mask, 0.25, over="all")
+
+
+def test_excess_loss_is_a_hinge_on_the_other_side():
+    mask = torch.stack([torch.zeros(1, 4, 4), torch.full([1, 4, 4], 0.9)])
+    assert mask_excess_loss(mask, 0.6).tolist() == pytest.approx([0, 0.3])
+    assert mask_excess_loss(mask, 0.4, over="batch").tolist() == pytest.approx([0.05, 0.05])
+
+
+def test_variety_loss_is_a_hinge_on_the_deviation_over_the_batch():
+    halves = torch.zeros(2, 1, 16, 16)
+    halves[0] = 1  # Every pixel is 1 and 0: deviation 0.5.
+    assert mask_variety_loss(halves, 0.7).item() == pytest.approx(0.2, abs=1e-4)
+    assert mask_variety_loss(halves, 0.4).item() == 0
+
+
+def test_variety_loss_sees_no_variety_in_fine_noise():
+    fine = (torch.arange(16) % 2).float().expand(1, 16, 16)
+    assert mask_variety_loss(torch.stack([fine, 1 - fine]), 0.3).item() == pytest.approx(0.3, abs=2e-3)
+
+
+def test_variety_loss_of_equal_masks_has_finite_gradients():
+    mask = torch.full([4, 1, 16, 16], 0.5, requires_grad=True)
+    mask_variety_loss(mask, 0.3).backward()
+    assert mask.grad.isfinite().all()
+
+
+def test_range_loss_counts_what_lies_outside():
+    layers = Layers(torch.full([2, 3, 4, 4], -1.5), torch.full([2, 3, 4, 4], 0.9), torch.ones(2, 1, 4, 4))
+    assert layer_range_loss(layers).tolist() == pytest.approx([0.25, 0.25])
+    assert layer_range_loss(layers._replace(bg=layers.fg)).tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("value, expected", [(0.0, 0.0), (1.0, 0.0), (0.5, 0.5), (0.9, 0.1)])
@@ -192,3 +239,22 @@ def test_border_loss_tells_an_object_from_its_inverse():
     mask[:, :, 2:6, 2:6] = 1
     assert mask_border_loss(mask).item() == 0
     assert mask_border_loss(1 - mask).item() == 1
+
+
+def test_settings_with_two_values_move_with_the_progress():
+    _G, _D, loss = make_loss(shift=[0.25, 0.125], r1_gamma=2, mask_border_weight=[1, 0])
+    assert (loss.shift, loss.r1_gamma, loss.mask_border_weight) == (0.25, 2, 1)
+    loss.set_progress(0.75)
+    assert (loss.shift, loss.r1_gamma, loss.mask_border_weight) == (0.1875, 2, 0.5)
+
+
+@pytest.mark.parametrize("term", [dict(range_weight=1), dict(mask_max=0.1), dict(mask_variety=0.5),
+                                  dict(mask_size_over="batch")])
+def test_terms_for_variety_change_the_generators_gradient(term):
+    _G, _D, loss = make_loss(style_mixing_prob=0)
+    torch.manual_seed(5)
+    _real, gen_z = torch.randn(4, 3, 16, 16), torch.randn(4, 8)  # As in run_phase.
+    areas = loss.run_layers(gen_z, torch.zeros(4, 0), sync=False)[0].mask.mean(dim=[1, 2, 3])
+    common = dict(style_mixing_prob=0, mask_min=float(areas.median() + areas.max()) / 2)  # Some masks are below it.
+    plain, changed = (run_phase(loss, G, "Gmain") for G, _D, loss in (make_loss(**common), make_loss(**common, **term)))
+    assert any(not torch.equal(plain[name], changed[name]) for name in plain)

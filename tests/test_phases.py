@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch_utils import training_stats
 
-from layered_plugin.phases import AdaSignal, all_finite, setup_phases, update_ema, zero_nonfinite
+from layered_plugin.phases import (
+    AdaSignal,
+    all_finite,
+    ramp,
+    set_learning_rate,
+    setup_phases,
+    update_ema,
+    zero_nonfinite,
+)
 
 ADAM = dict(class_name="torch.optim.Adam", lr=0.01, betas=[0.0, 0.99], eps=1e-8)
 
@@ -23,6 +31,21 @@ def test_lazy_regularization_corrects_lr_and_betas_of_one_shared_optimizer():
 def test_without_interval_there_is_one_phase():
     (both,) = setup_phases("G", torch.nn.Linear(2, 2), ADAM, reg_interval=None)
     assert (both.name, both.interval, both.opt.param_groups[0]["lr"]) == ("Gboth", 1, 0.01)
+
+
+@pytest.mark.parametrize("progress, expected", [(0, 4), (0.5, 4), (0.75, 3), (1, 2), (1.5, 2)])
+def test_a_ramp_holds_for_half_the_run_and_then_goes_straight_to_its_end(progress, expected):
+    assert ramp([4, 2], progress) == expected
+    assert ramp(4, progress) == 4
+
+
+@pytest.mark.parametrize("interval, ratio", [(16, 16 / 17), (None, 1)])
+def test_a_learning_rate_with_two_values_moves_and_stays_corrected(interval, ratio):
+    lr = [0.01, 0.002]
+    phases = setup_phases("D", torch.nn.Linear(2, 2), dict(ADAM, lr=lr), reg_interval=interval)
+    for progress, expected in ((0, 0.01), (0.75, 0.006), (1, 0.002)):
+        set_learning_rate(phases, lr, progress)
+        assert phases[-1].opt.param_groups[0]["lr"] == pytest.approx(expected * ratio)
 
 
 class Net(torch.nn.Module):
