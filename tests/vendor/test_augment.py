@@ -518,16 +518,21 @@ def test_three_dimensional_helpers():
     torch.testing.assert_close(around_z[:, 2:], torch.eye(4)[None, 2:])
 
 
-def test_wavelet_names():
-    names = ["haar", *(f"db{i}" for i in range(1, 9)), *(f"sym{i}" for i in range(2, 9))]
-    assert list(augment.wavelets) == names
+def test_rotation_around_a_skew_axis_is_the_exponential_of_its_cross_product():
+    axes = torch.nn.functional.normalize(torch.randn(5, 3, dtype=torch.float64), dim=1)
+    angles = torch.linspace(-3, 3, 5, dtype=torch.float64)
+    turns = augment.rotate3d(axes, angles)
+    for (x, y, z), angle, turn in zip(axes.tolist(), angles.tolist(), turns, strict=True):
+        generator = torch.tensor([[0, -z, y], [z, 0, -x], [-y, x, 0]], dtype=torch.float64)
+        torch.testing.assert_close(turn[:3, :3], torch.matrix_exp(angle * generator))
+        assert turn[3].tolist() == [0, 0, 0, 1] and turn[:3, 3].tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize("name", list(augment.wavelets))
 def test_wavelets_are_orthonormal_with_vanishing_moments(name):
     h = np.asarray(augment.wavelets[name])
     order = len(h) // 2
-    assert order == (1 if name == "haar" else int(name.lstrip("dbsym")))
+    assert order == int(name.removeprefix("sym"))
     for shift in range(order):
         product = float(h[2 * shift :] @ h[: len(h) - 2 * shift])
         assert product == pytest.approx(1.0 if shift == 0 else 0.0, abs=1e-10)

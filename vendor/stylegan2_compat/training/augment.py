@@ -1,6 +1,6 @@
-"""Random augmentations of discriminator inputs whose strength can be adapted during training.
+"""Image augmentations for the discriminator, each applied to a sample with a probability that training may adapt.
 
-After "Training Generative Adversarial Networks with Limited Data" (Karras et al., 2020), appendix B."""
+Source: Karras et al. 2020 (ADA, arXiv:2006.06676), appendix B."""
 
 # One module on purpose: a snapshot carries the source of this module, which then has to find everything
 # else under the host's own names.
@@ -14,77 +14,43 @@ import torch.nn.functional as F
 from torch_utils import misc, persistence
 from torch_utils.ops import conv2d_gradfix, grid_sample_gradfix, upfirdn2d
 
-# Low-pass decomposition filters of the Daubechies wavelets and of Daubechies' least asymmetric ones.
+# Low-pass decomposition filters of Daubechies' least asymmetric wavelets, of those that are in use here.
 wavelets = {
-    "haar": [0.7071067811865476, 0.7071067811865476],
-    "db1": [0.7071067811865476, 0.7071067811865476],
-    "db2": [-0.12940952255126037, 0.2241438680420134, 0.8365163037378079, 0.48296291314453416],
-    "db3": [
-        0.03522629188570953, -0.08544127388202666, -0.13501102001025458, 0.45987750211849154,
-        0.8068915093110925, 0.33267055295008263,
-    ],
-    "db4": [
-        -0.010597401785069032, 0.0328830116668852, 0.030841381835560764, -0.18703481171909309,
-        -0.027983769416859854, 0.6308807679298589, 0.7148465705529157, 0.2303778133088965,
-    ],
-    "db5": [
-        0.0033357252854737712, -0.012580751999081999, -0.006241490212798274, 0.07757149384004572,
-        -0.032244869584638375, -0.24229488706638203, 0.13842814590132074, 0.7243085284377729,
-        0.6038292697971896, 0.16010239797419293,
-    ],
-    "db6": [
-        -0.0010773010853084796, 0.004777257510945511, 0.0005538422011614961, -0.03158203931748603,
-        0.027522865530305727, 0.09750160558732304, -0.12976686756726194, -0.22626469396543983,
-        0.31525035170919763, 0.7511339080210954, 0.49462389039845306, 0.11154074335010947,
-    ],
-    "db7": [
-        0.00035371379997452024, -0.0018016407040474908, 0.0004295779729213665, 0.01255099855609984,
-        -0.01657454163066688, -0.03802993693501441, 0.08061260915108308, 0.07130921926683026,
-        -0.22403618499387498, -0.14390600392856498, 0.4697822874051931, 0.7291320908462351, 0.3965393194819173,
-        0.07785205408500918,
-    ],
-    "db8": [
-        -0.00011747678412476953, 0.0006754494064505693, -0.00039174037337694705, -0.004870352993451574,
-        0.008746094047405777, 0.013981027917398282, -0.044088253930794755, -0.017369301001807547,
-        0.12874742662047847, 0.0004724845739132828, -0.2840155429615469, -0.015829105256349306,
-        0.5853546836542067, 0.6756307362972898, 0.31287159091429995, 0.05441584224310401,
-    ],
     "sym2": [-0.12940952255092145, 0.22414386804185735, 0.836516303737469, 0.48296291314469025],
-    "sym3": [
-        0.035226291882100656, -0.08544127388224149, -0.13501102001039084, 0.4598775021193313,
-        0.8068915093133388, 0.3326705529509569,
-    ],
-    "sym4": [
-        -0.07576571478927333, -0.02963552764599851, 0.49761866763201545, 0.8037387518059161,
-        0.29785779560527736, -0.09921954357684722, -0.012603967262037833, 0.0322231006040427,
-    ],
-    "sym5": [
-        0.027333068345077982, 0.029519490925774643, -0.039134249302383094, 0.1993975339773936,
-        0.7234076904024206, 0.6339789634582119, 0.01660210576452232, -0.17532808990845047,
-        -0.021101834024758855, 0.019538882735286728,
-    ],
     "sym6": [
         0.015404109327027373, 0.0034907120842174702, -0.11799011114819057, -0.048311742585633,
         0.4910559419267466, 0.787641141030194, 0.3379294217276218, -0.07263752278646252, -0.021060292512300564,
         0.04472490177066578, 0.0017677118642428036, -0.007800708325034148,
     ],
-    "sym7": [
-        0.002681814568257878, -0.0010473848886829163, -0.01263630340325193, 0.03051551316596357,
-        0.0678926935013727, -0.049552834937127255, 0.017441255086855827, 0.5361019170917628, 0.767764317003164,
-        0.2886296317515146, -0.14004724044296152, -0.10780823770381774, 0.004010244871533663,
-        0.010268176708511255,
-    ],
-    "sym8": [
-        -0.0033824159510061256, -0.0005421323317911481, 0.03169508781149298, 0.007607487324917605,
-        -0.1432942383508097, -0.061273359067658524, 0.4813596512583722, 0.7771857517005235, 0.3644418948353314,
-        -0.05194583810770904, -0.027219029917056003, 0.049137179673607506, 0.003808752013890615,
-        -0.01495225833704823, -0.0003029205147213668, 0.0018899503327594609,
-    ],
-}
+}  # fmt: skip
+
+Entry = float | torch.Tensor  # Of a matrix: a number, or a tensor with a value per sample.
 
 
-def matrix(*rows: list, device: torch.device | None = None) -> torch.Tensor:
-    """Stack numbers and tensors of samples into matrices.
+def _filled(background: np.ndarray, entries: dict[tuple[int, int], Entry], device: torch.device | None) -> torch.Tensor:
+    """Put entries into a matrix of numbers, [rows, columns]; with tensors of samples among them, [..., rows, columns].
+
+    Tensors must be of one shape [...] and decide where the result lies; device does where there is none.
+    """
+    background = background.astype(np.float64)
+    varying = {}
+    for place, entry in entries.items():
+        if isinstance(entry, torch.Tensor):
+            varying[place] = entry
+        else:
+            background[place] = entry
+    if not varying:
+        return misc.constant(background, device=device)
+    sample = next(iter(varying.values()))
+    full = misc.constant(background, device=sample.device)
+    full = full.to(torch.promote_types(full.dtype, sample.dtype)).repeat(*sample.shape, 1, 1)
+    for (row, column), entry in varying.items():
+        full[..., row, column] = entry
+    return full
+
+
+def matrix(*rows: Sequence[Entry], device: torch.device | None = None) -> torch.Tensor:
+    """Make a matrix from its rows.
 
     Args:
         rows: Rows of equal length; each entry is a number or a tensor of samples, all of one shape [...].
@@ -96,76 +62,79 @@ def matrix(*rows: list, device: torch.device | None = None) -> torch.Tensor:
     Raises:
         ValueError: If the rows are of different lengths.
     """
-    entries = [entry for row in rows for entry in row]
-    if any(len(row) != len(rows[0]) for row in rows):
-        raise ValueError(f"Expected argument `rows` to be of one length, but got {[len(row) for row in rows]}")
-    tensors = [entry for entry in entries if isinstance(entry, torch.Tensor)]
-    if not tensors:
-        return misc.constant(np.asarray(rows), device=device)
-    like = tensors[0]
-    full = [e if isinstance(e, torch.Tensor) else misc.constant(e, like.shape, device=like.device) for e in entries]
-    return torch.stack(full, dim=-1).reshape([*like.shape, len(rows), -1])
+    lengths = [len(row) for row in rows]
+    if len(set(lengths)) != 1:
+        raise ValueError(f"Expected argument `rows` to be of one length, but got {lengths}")
+    places = np.ndindex(len(rows), lengths[0])
+    return _filled(np.zeros([len(rows), lengths[0]]), {(i, j): rows[i][j] for i, j in places}, device)
 
 
-def translate2d(tx, ty, **kwargs) -> torch.Tensor:
+def _translation(shift: Sequence[Entry], device: torch.device | None) -> torch.Tensor:
+    """Identity in homogeneous coordinates with the shift in its last column."""
+    last = len(shift)
+    return _filled(np.eye(last + 1), {(axis, last): amount for axis, amount in enumerate(shift)}, device)
+
+
+def _scaling(factors: Sequence[Entry], device: torch.device | None) -> torch.Tensor:
+    """Identity in homogeneous coordinates with the factors on its diagonal."""
+    return _filled(np.eye(len(factors) + 1), {(axis, axis): factor for axis, factor in enumerate(factors)}, device)
+
+
+def translate2d(tx: Entry, ty: Entry, device: torch.device | None = None) -> torch.Tensor:
     """Shift by (tx, ty) in homogeneous coordinates, [..., 3, 3]."""
-    return matrix([1, 0, tx], [0, 1, ty], [0, 0, 1], **kwargs)
+    return _translation((tx, ty), device)
 
 
-def translate3d(tx, ty, tz, **kwargs) -> torch.Tensor:
+def translate2d_inv(tx: Entry, ty: Entry, device: torch.device | None = None) -> torch.Tensor:
+    """Inverse of translate2d."""
+    return _translation((-tx, -ty), device)
+
+
+def translate3d(tx: Entry, ty: Entry, tz: Entry, device: torch.device | None = None) -> torch.Tensor:
     """Shift by (tx, ty, tz) in homogeneous coordinates, [..., 4, 4]."""
-    return matrix([1, 0, 0, tx], [0, 1, 0, ty], [0, 0, 1, tz], [0, 0, 0, 1], **kwargs)
+    return _translation((tx, ty, tz), device)
 
 
-def scale2d(sx, sy, **kwargs) -> torch.Tensor:
-    """Scale each axis, [..., 3, 3]."""
-    return matrix([sx, 0, 0], [0, sy, 0], [0, 0, 1], **kwargs)
+def scale2d(sx: Entry, sy: Entry, device: torch.device | None = None) -> torch.Tensor:
+    """Multiply each axis by its factor, [..., 3, 3]."""
+    return _scaling((sx, sy), device)
 
 
-def scale3d(sx, sy, sz, **kwargs) -> torch.Tensor:
-    """Scale each axis, [..., 4, 4]."""
-    return matrix([sx, 0, 0, 0], [0, sy, 0, 0], [0, 0, sz, 0], [0, 0, 0, 1], **kwargs)
+def scale2d_inv(sx: Entry, sy: Entry, device: torch.device | None = None) -> torch.Tensor:
+    """Inverse of scale2d."""
+    return _scaling((1 / sx, 1 / sy), device)
 
 
-def rotate2d(theta: torch.Tensor, **kwargs) -> torch.Tensor:
+def scale3d(sx: Entry, sy: Entry, sz: Entry, device: torch.device | None = None) -> torch.Tensor:
+    """Multiply each axis by its factor, [..., 4, 4]."""
+    return _scaling((sx, sy, sz), device)
+
+
+def rotate2d(theta: torch.Tensor) -> torch.Tensor:
     """Rotate by theta radians from the x axis towards the y axis, [..., 3, 3]."""
-    cos, sin = torch.cos(theta), torch.sin(theta)
-    return matrix([cos, -sin, 0], [sin, cos, 0], [0, 0, 1], **kwargs)
+    along, across = torch.cos(theta), torch.sin(theta)
+    return _filled(np.eye(3), {(0, 0): along, (1, 1): along, (1, 0): across, (0, 1): -across}, None)
 
 
-def rotate3d(v: torch.Tensor, theta: torch.Tensor, **kwargs) -> torch.Tensor:
-    """Rotate by theta radians around the unit vector v (Rodrigues), [..., 4, 4].
+def rotate2d_inv(theta: torch.Tensor) -> torch.Tensor:
+    """Inverse of rotate2d."""
+    return rotate2d(-theta)
+
+
+def rotate3d(v: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
+    """Rotate by theta radians around a unit vector, [..., 4, 4]: (1 - cos) v v^T + cos I + sin [v]x (Rodrigues).
 
     Args:
         v: Axis, [..., 3] or [..., 4]; a fourth component is ignored.
         theta: Angle, right-handed, of a shape that broadcasts with v[..., 0].
-        kwargs: Passed to matrix.
     """
-    x, y, z = v[..., 0], v[..., 1], v[..., 2]
-    cos, sin = torch.cos(theta), torch.sin(theta)
-    rest = 1 - cos
-    return matrix(
-        [x * x * rest + cos, x * y * rest - z * sin, x * z * rest + y * sin, 0],
-        [y * x * rest + z * sin, y * y * rest + cos, y * z * rest - x * sin, 0],
-        [z * x * rest - y * sin, z * y * rest + x * sin, z * z * rest + cos, 0],
-        [0, 0, 0, 1],
-        **kwargs,
-    )
-
-
-def translate2d_inv(tx, ty, **kwargs) -> torch.Tensor:
-    """Inverse of translate2d."""
-    return translate2d(-tx, -ty, **kwargs)
-
-
-def scale2d_inv(sx, sy, **kwargs) -> torch.Tensor:
-    """Inverse of scale2d."""
-    return scale2d(1 / sx, 1 / sy, **kwargs)
-
-
-def rotate2d_inv(theta: torch.Tensor, **kwargs) -> torch.Tensor:
-    """Inverse of rotate2d."""
-    return rotate2d(-theta, **kwargs)
+    axis, angle = v[..., None, :3], theta[..., None, None]  # [..., 1, 3], [..., 1, 1]
+    eye = torch.eye(3, dtype=v.dtype, device=v.device)
+    cross = torch.linalg.cross(eye.expand(*axis.shape[:-2], 3, 3), axis.expand(*axis.shape[:-2], 3, 3))  # Rows e_i x v.
+    turn = axis.mT * axis * (1 - angle.cos()) + eye * angle.cos() + cross * angle.sin()
+    full = torch.eye(4, dtype=turn.dtype, device=turn.device).repeat(*turn.shape[:-2], 1, 1)
+    full[..., :3, :3] = turn
+    return full
 
 
 def _filter_bank() -> np.ndarray:
