@@ -79,3 +79,23 @@ def test_two_processes_at_once_make_one_build(library_source, tmp_path: Path) ->
     pair = [subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE) for _ in range(2)]
     assert [process.communicate(timeout=60)[0] for process in pair] == [b"42\n"] * 2
     assert len(calls.read_text().splitlines()) == 1
+
+
+@pytest.mark.skipif(not shutil.which("nvcc"), reason="needs nvcc")
+def test_cuda_source_is_built_by_nvcc_alone_and_needs_no_cuda_library_to_load(tmp_path: Path, monkeypatch) -> None:
+    source = tmp_path / "answer.cu"
+    source.write_text('__global__ void work() {}\nextern "C" int answer() { work<<<1, 1>>>(); return 42; }')
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))  # A folder without it is no hindrance.
+    assert native.get_library("answers", [str(source)], extra_cuda_cflags=["-O1"]).answer() == 42
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="needs g++")
+def test_error_of_nvcc_is_in_the_warning(tmp_path: Path, monkeypatch) -> None:
+    nvcc = tmp_path / "bin" / "nvcc"
+    nvcc.parent.mkdir()
+    nvcc.write_text('#!/bin/sh\necho "answer.cu(1): error: no such thing" >&2\nexit 2\n')
+    nvcc.chmod(0o755)
+    (tmp_path / "answer.cu").touch()
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    with pytest.warns(UserWarning, match=r"nvcc failed: answer.cu\(1\): error: no such thing"):
+        assert native.get_library("answers", [str(tmp_path / "answer.cu")], extra_cuda_cflags=[]) is None

@@ -8,6 +8,7 @@ import logging
 import os
 import platform
 import shutil
+import subprocess
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -31,7 +32,8 @@ def get_library(name: str, sources: Sequence[str], **build_kwargs: Any) -> ctype
     Args:
         name: Name of the library.
         sources: Paths of the sources and of the headers that they include.
-        **build_kwargs: extra_cflags, extra_cuda_cflags, extra_ldflags: lists of flags for compiler and linker.
+        **build_kwargs: extra_cflags, extra_cuda_cflags, extra_ldflags: lists of flags for compiler and linker. CUDA
+            sources are built by nvcc alone, with the second of them.
 
     Returns:
         The library; the same object at each call in a process. None if it cannot be built here, after one warning.
@@ -81,6 +83,10 @@ def _built_library(name: str, sources: list[str], build_kwargs: dict[str, Any]) 
             for leftover in glob.glob(pattern):
                 os.remove(leftover)
             files = [path for path in sources if not path.endswith(".h")]
+            if files[0].endswith(".cu"):
+                _run_nvcc(files, os.path.join(folder, f"{name}_build.so"), build_kwargs["extra_cuda_cflags"])
+                os.replace(os.path.join(folder, f"{name}_build.so"), library)
+                return library
             verbose = custom_ops.verbosity == "full"
             cpp_extension.load(
                 f"{name}_build", files, build_directory=folder, verbose=verbose, is_python_module=False, **build_kwargs
@@ -88,6 +94,31 @@ def _built_library(name: str, sources: list[str], build_kwargs: dict[str, Any]) 
             # PyTorch adds a version to the name if it has built something else under it in this process.
             os.replace(glob.glob(pattern)[0], library)
     return library
+
+
+def _run_nvcc(files: list[str], library: str, flags: list[str]) -> None:
+    """Compile and link in one call. The CUDA runtime is linked in, so that no library has to be found, then or later."""
+    nvcc = _find_nvcc()
+    command = [nvcc, "-shared", "-o", library, *flags, *files]
+    if os.name != "nt":
+        command[1:1] = ["-Xcompiler", "-fPIC"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if custom_ops.verbosity == "full":
+        print(" ".join(command), result.stdout, result.stderr, sep="\n", file=sys.stderr)
+    if result.returncode != 0:
+        said = [line for line in (result.stderr + result.stdout).splitlines() if "error" in line.lower()]
+        raise RuntimeError(f"nvcc failed: {said[0] if said else f'code {result.returncode}'}")
+
+
+def _find_nvcc() -> str:
+    """Path of nvcc: that of CUDA_HOME if it is set, else on the PATH, else where CUDA usually lies."""
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    usual = [os.path.join(folder, "bin") for folder in (home, "/usr/local/cuda") if folder]
+    found = [shutil.which("nvcc", path=path) for path in (*usual[:-1], None, usual[-1])]
+    nvcc = next((path for path in found if path), None)
+    if nvcc is None:
+        raise RuntimeError("no CUDA compiler: nvcc is neither on the PATH nor below CUDA_HOME")
+    return nvcc
 
 
 @contextlib.contextmanager

@@ -85,8 +85,9 @@ def _library(kind: str) -> ctypes.CDLL | None:
     """The kernels for a kind of device, built on the first call; None if that failed."""
     paths = [os.path.join(_FOLDER, name) for name in (*_SOURCES[kind], *_HEADERS)]
     if kind == "cuda":
-        name = "stylegan2_ops_cuda{}{}".format(*torch.cuda.get_device_capability())
-        library = native.get_library(name, paths, extra_cuda_cflags=["-O3", "-std=c++17"])
+        number = "{}{}".format(*torch.cuda.get_device_capability())
+        flags = ["-O3", "-std=c++17", f"-gencode=arch=compute_{number},code=[sm_{number},compute_{number}]"]
+        library = native.get_library(f"stylegan2_ops_cuda{number}", paths, extra_cuda_cflags=flags)
     else:
         library = native.get_library(
             "stylegan2_ops_cpu", paths, extra_cflags=_CFLAGS + _OPENMP, extra_ldflags=_OPENMP_LIBRARY
