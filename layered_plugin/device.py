@@ -84,8 +84,8 @@ def choose_precision(name: str, device: str, base_name: str) -> tuple[str, str]:
     Raises:
         ValueError: The precision is not to be had on this device or base.
     """
-    if name == "bf16" and (device != "cpu" or base_name != "bundled"):
-        raise ValueError("--precision=bf16 is for --device=cpu on the bundled base; "
+    if name == "bf16" and (device == "mps" or base_name != "bundled"):
+        raise ValueError("--precision=bf16 is for --device=cpu or cuda on the bundled base; "
                          f"here the device is {device} and the base {base_name}: use fp32 or fp16")
     if name == "fp16" and device != "cuda":
         raise ValueError(f"--precision=fp16 needs --device=cuda, but the device is {device}; use fp32 or bf16")

@@ -106,7 +106,7 @@ class Segmenter:
         if prior is not None:
             self.check_prior(prior, refine)
         square = np.stack([to_square(picture, self.resolution) for picture in pictures])  # [N, 3, R, R]
-        img = to_float(torch.from_numpy(square)).to(self.device)
+        img = to_float(torch.from_numpy(square).to(self.device))
         sizes = [(picture.height, picture.width) for picture in pictures]
         if self.kind == "distill":
             return [Segmentation(mask) for mask in self._stretch_masks(self._unet_mask(img, flip), sizes)]

@@ -20,11 +20,16 @@ def test_auto_precision_is_the_fastest_that_the_device_has(kind, base, fast, exp
     assert device.choose_precision("auto", kind, base)[0] == expected
 
 
-@pytest.mark.parametrize("name, kind, base", [("bf16", "cuda", "bundled"), ("bf16", "cpu", "official"),
+@pytest.mark.parametrize("name, kind, base", [("bf16", "mps", "bundled"), ("bf16", "cuda", "official"),
                                               ("fp16", "cpu", "bundled"), ("fp16", "mps", "bundled")])
 def test_precision_that_is_not_there_is_refused_with_a_remedy(name, kind, base):
     with pytest.raises(ValueError, match=f"--precision={name} .*: use fp32|; use fp32"):
         device.choose_precision(name, kind, base)
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_bf16_is_to_be_had_on_the_bundled_base(kind):
+    assert device.choose_precision("bf16", kind, "bundled") == ("bf16", "as asked")
 
 
 def test_missing_device_is_refused(monkeypatch):
