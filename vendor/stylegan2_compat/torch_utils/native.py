@@ -97,7 +97,7 @@ def _built_library(name: str, sources: list[str], build_kwargs: dict[str, Any]) 
 
 
 def _run_nvcc(files: list[str], library: str, flags: list[str]) -> None:
-    """Compile and link in one call. The CUDA runtime is linked in, so that no library has to be found, then or later."""
+    """Compile and link in one call. The CUDA runtime is linked in: no library has to be found, then or later."""
     nvcc = _find_nvcc()
     command = [nvcc, "-shared", "-o", library, *flags, *files]
     if os.name != "nt":
