@@ -20,7 +20,7 @@ from benchmarks.gpu.step_process import read_records, write_record
 from layered_plugin.device import choose_device
 
 # Name -> share of the time, in relation to the other steps that are asked for.
-STEPS = dict(card=40, tests=70, ops=45, step=170, train=300, segment=45, compile=120)
+STEPS = dict(card=65, tests=80, ops=50, step=180, train=300, segment=45, compile=120)
 DEFAULT = "card,tests,ops,step,train,segment"
 MAX_STARTS = 5  # Of a step whose process dies; each goes on behind the case that ended the one before.
 LEAST_SECONDS = 5.0

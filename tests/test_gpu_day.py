@@ -22,7 +22,7 @@ def context(tmp_path, seconds=60.0, **kwargs):
 
 def test_steps_share_the_time_and_inherit_what_is_left():
     names = ["ops", "step"]
-    assert gpu_day.limit_of("ops", names, 215.0) == pytest.approx(45)
+    assert gpu_day.limit_of("ops", names, 230.0) == pytest.approx(50)
     assert gpu_day.limit_of("step", names[1:], 200.0) == pytest.approx(200)
 
 
