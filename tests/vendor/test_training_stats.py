@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch_utils import misc, training_stats
 
 from layered_plugin.launcher import leave_process
@@ -16,9 +17,7 @@ from layered_plugin.launcher import leave_process
 
 @pytest.fixture(autouse=True)
 def _empty(monkeypatch) -> None:
-    initial = {"_pending": {}, "_totals": {}, "_rank": 0, "_exchange_device": None, "_has_exchanged": False}
-    for name, value in initial.items():
-        monkeypatch.setattr(training_stats, name, value)
+    monkeypatch.setattr(training_stats, "_ledger", training_stats._Ledger())
 
 
 def test_report_returns_its_value() -> None:
@@ -62,6 +61,39 @@ def test_nothing_and_one_value_have_defined_statistics() -> None:
     collector.update()
     assert collector.num("none") == 0 and math.isnan(collector.mean("none")) and math.isnan(collector.std("none"))
     assert (collector.num("one"), collector.mean("one"), collector.std("one")) == (1, 5.0, 0.0)
+
+
+class _WithoutDoublePrecision(TorchDispatchMode):
+    """Refuse float64 tensors, as MPS does."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor) and out.dtype == torch.float64:
+            raise TypeError(f"{func} on a device without float64")
+        return out
+
+
+def test_device_without_double_precision_can_report() -> None:
+    collector = training_stats.Collector()
+    value = torch.tensor([1.0, 2.0, 6.0])
+    with _WithoutDoublePrecision():
+        with pytest.raises(TypeError):
+            value.double()
+        training_stats.report("x", value)
+        training_stats.report("x", value.half())
+    collector.update()
+    assert (collector.num("x"), collector.mean("x")) == (6, 3.0)
+
+
+def test_reports_that_nobody_collects_do_not_pile_up() -> None:
+    collector = training_stats.Collector()
+    count = 2 * training_stats._MAX_UNREAD + 1
+    for _index in range(count):
+        training_stats.report("x", 2.0)
+    (waiting,) = training_stats._ledger.accounts["x"]._unread.values()
+    assert len(waiting) == 1
+    collector.update()
+    assert (collector.num("x"), collector.mean("x")) == (count, 2.0)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

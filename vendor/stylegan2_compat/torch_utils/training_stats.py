@@ -1,6 +1,7 @@
-"""Collect statistics of named values over iterations, devices and processes.
+"""Statistics of named values over iterations, devices and processes: how many, their mean and their deviation.
 
-Values are reduced to [count, sum, sum of squares] where they are; only these moments travel.
+Of a reported value only its sum and the sum of its squares are kept, single numbers that are computed where the value
+lies. They are added up in double precision on the host, so a device needs no double precision.
 """
 
 import math
@@ -8,19 +9,65 @@ import re
 from typing import Any
 
 import dnnlib
+import numpy as np
 import torch
 
-_NUM_MOMENTS = 3
-_REDUCE_DTYPE = torch.float32
-_COUNTER_DTYPE = torch.float64
+_MAX_UNREAD = 1024  # Reports of one name that may wait on a device; reading them makes the host wait for it.
 
-_rank = 0
-_exchange_device: torch.device | None = None
-_has_exchanged = False
-# Moments since the last sync, by name and device; the order of the names is that of their first report.
-_pending: dict[str, dict[torch.device, torch.Tensor]] = {}
-# Moments of all processes up to the last sync, on the CPU.
-_totals: dict[str, torch.Tensor] = {}
+
+class _Account:
+    """What was reported under one name since it was last asked for."""
+
+    def __init__(self) -> None:
+        self._moments = np.zeros(3)  # Count, sum, sum of squares.
+        self._unread: dict[torch.device, list[torch.Tensor]] = {}  # Pairs of sums, float32, oldest first.
+
+    def add(self, value: torch.Tensor) -> None:
+        values = value.detach().flatten().to(torch.float32)
+        waiting = self._unread.setdefault(values.device, [])
+        waiting.append(torch.stack([values.sum(), values.square().sum()]))
+        self._moments[0] += values.numel()
+        if len(waiting) >= _MAX_UNREAD:
+            self._read()
+
+    def _read(self) -> None:
+        for waiting in self._unread.values():
+            for sums in torch.stack(waiting).tolist():
+                self._moments[1:] += sums
+        self._unread.clear()
+
+    def take(self) -> np.ndarray:
+        """Return the moments, [3], and start again from zero."""
+        self._read()
+        moments, self._moments = self._moments, np.zeros(3)
+        return moments
+
+
+class _Ledger:
+    """The accounts of this process, and the balance of all processes."""
+
+    def __init__(self) -> None:
+        self.rank = 0
+        self.sync_device: torch.device | None = None
+        self.was_settled = False
+        self.accounts: dict[str, _Account] = {}  # In the order of the first reports.
+        self._balance: dict[str, np.ndarray] = {}
+
+    def settle(self, names: list[str]) -> dict[str, np.ndarray]:
+        """Add what is new under the names, in all processes, to the balance; returns their balance."""
+        self.was_settled = True
+        if not names:
+            return {}
+        news = torch.from_numpy(np.stack([self.accounts[name].take() for name in names]))
+        if self.sync_device is not None:
+            news = news.to(self.sync_device)
+            torch.distributed.all_reduce(news)
+        for name, moments in zip(names, news.cpu().numpy(), strict=True):
+            self._balance[name] = self._balance.get(name, 0) + moments
+        return {name: self._balance[name] for name in names}
+
+
+_ledger = _Ledger()
 
 
 def init_multiprocessing(rank: int, sync_device: torch.device | str | None) -> None:
@@ -33,14 +80,13 @@ def init_multiprocessing(rank: int, sync_device: torch.device | str | None) -> N
     Raises:
         RuntimeError: If a Collector has already synchronised under another setting.
     """
-    global _rank, _exchange_device
-    device = torch.device(sync_device) if sync_device is not None else None
-    if _has_exchanged and (rank, device) != (_rank, _exchange_device):
+    device = None if sync_device is None else torch.device(sync_device)
+    if _ledger.was_settled and (_ledger.rank, _ledger.sync_device) != (rank, device):
         raise RuntimeError("init_multiprocessing must be called before the first Collector is made or updated")
-    _rank, _exchange_device = rank, device
+    _ledger.rank = rank
+    _ledger.sync_device = device
 
 
-@torch.no_grad()
 def report(name: str, value: Any) -> Any:
     """Add the elements of a value to the statistics of a name.
 
@@ -48,51 +94,22 @@ def report(name: str, value: Any) -> Any:
 
     Args:
         name: Name under which a Collector finds the statistics, for example "Loss/G/loss".
-        value: Number, list or tensor of any shape; an empty one only makes the name known.
+        value: Number, list or tensor of any shape, on any device; an empty one only makes the name known.
 
     Returns:
         The value, unchanged.
     """
-    by_device = _pending.setdefault(name, {})
-    elems = torch.as_tensor(value)
-    if elems.numel() == 0:
-        return value
-    elems = elems.detach().flatten().to(_REDUCE_DTYPE)
-    if elems.device not in by_device:
-        by_device[elems.device] = torch.zeros([_NUM_MOMENTS], dtype=_COUNTER_DTYPE, device=elems.device)
-    count, total, squares = by_device[elems.device]
-    count += elems.numel()
-    total += elems.sum()
-    squares += elems.square().sum()
+    account = _ledger.accounts.setdefault(name, _Account())
+    tensor = torch.as_tensor(value)
+    if tensor.numel() > 0:
+        account.add(tensor)
     return value
 
 
 def report0(name: str, value: Any) -> Any:
     """Like `report`, but only the value of rank 0 counts; returns the value."""
-    report(name, value if _rank == 0 else [])
+    report(name, value if _ledger.rank == 0 else [])
     return value
-
-
-@torch.no_grad()
-def _exchange(names: list[str]) -> dict[str, torch.Tensor]:
-    """Move the pending moments of the names, summed over all processes, to the cumulative ones; returns these."""
-    global _has_exchanged
-    _has_exchanged = True
-    if not names:
-        return {}
-
-    device = _exchange_device if _exchange_device is not None else torch.device("cpu")
-    deltas = torch.zeros([len(names), _NUM_MOMENTS], dtype=_COUNTER_DTYPE, device=device)
-    for row, name in zip(deltas, names, strict=True):
-        for moments in _pending[name].values():
-            row.add_(moments.to(device))
-            moments.zero_()
-    if _exchange_device is not None:
-        torch.distributed.all_reduce(deltas)
-
-    for name, delta in zip(names, deltas.cpu(), strict=True):
-        _totals[name] = _totals.get(name, torch.zeros_like(delta)) + delta
-    return {name: _totals[name] for name in names}
 
 
 class Collector:
@@ -107,53 +124,50 @@ class Collector:
     """
 
     def __init__(self, regex: str = ".*", keep_previous: bool = True) -> None:
-        self._regex = re.compile(regex)
+        self._pattern = re.compile(regex)
         self._keep_previous = keep_previous
-        self._seen = _exchange(self.names())
-        self._latest: dict[str, torch.Tensor] = {}
+        self._before = _ledger.settle(self.names())
+        self._between: dict[str, np.ndarray] = {}
 
     def names(self) -> list[str]:
         """List the matching names reported so far, in the order of their first report."""
-        return [name for name in _pending if self._regex.fullmatch(name)]
+        return list(filter(self._pattern.fullmatch, _ledger.accounts))
 
     def update(self) -> None:
         """Replace the statistics by those of the values reported since the previous update."""
-        if not self._keep_previous:
-            self._latest.clear()
-        for name, total in _exchange(self.names()).items():
-            delta = total - self._seen.get(name, torch.zeros_like(total))
-            self._seen[name] = total
-            if float(delta[0]) != 0:
-                self._latest[name] = delta
+        after = _ledger.settle(self.names())
+        between = {name: moments - self._before.get(name, 0) for name, moments in after.items()}
+        between = {name: moments for name, moments in between.items() if moments[0] > 0}
+        self._between = self._between | between if self._keep_previous else between
+        self._before.update(after)
 
-    def _latest_of(self, name: str) -> tuple[float, float, float]:
-        if not self._regex.fullmatch(name):
-            raise ValueError(f"Expected argument `name` to match {self._regex.pattern!r}, but got {name!r}")
-        count, total, squares = self._latest.get(name, torch.zeros([_NUM_MOMENTS])).tolist()
+    def _moments(self, name: str) -> tuple[float, float, float]:
+        if not self._pattern.fullmatch(name):
+            raise ValueError(f"Expected argument `name` to match {self._pattern.pattern!r}, but got {name!r}")
+        count, total, squares = self._between.get(name, np.zeros(3)).tolist()
         return count, total, squares
 
     def num(self, name: str) -> int:
         """Count the values between the last two updates; ValueError if the name does not match, as below."""
-        return int(self._latest_of(name)[0])
+        return int(self._moments(name)[0])
 
     def mean(self, name: str) -> float:
         """Return the mean of the values, NaN if there are none."""
-        count, total, _squares = self._latest_of(name)
-        return total / count if count else float("nan")
+        count, total, _squares = self._moments(name)
+        return total / count if count else math.nan
 
     def std(self, name: str) -> float:
         """Return the standard deviation sqrt(max(E[x^2] - E[x]^2, 0)), 0 for one value, NaN if there are none."""
-        count, total, squares = self._latest_of(name)
+        count, total, squares = self._moments(name)
         if not count or not math.isfinite(total):
-            return float("nan")
-        return 0.0 if count == 1 else max(squares / count - (total / count) ** 2, 0.0) ** 0.5
+            return math.nan
+        return 0.0 if count == 1 else math.sqrt(max(squares / count - (total / count) ** 2, 0.0))
 
     def as_dict(self) -> dnnlib.EasyDict:
         """Return name -> EasyDict(num, mean, std), in the order of `names`."""
-        return dnnlib.EasyDict(
-            (name, dnnlib.EasyDict(num=self.num(name), mean=self.mean(name), std=self.std(name)))
-            for name in self.names()
-        )
+        names = self.names()
+        stats = (dnnlib.EasyDict(num=self.num(name), mean=self.mean(name), std=self.std(name)) for name in names)
+        return dnnlib.EasyDict(zip(names, stats, strict=True))
 
     def __getitem__(self, name: str) -> float:
         """Return the mean, as `mean` does."""
