@@ -5,30 +5,27 @@ Configurations name classes as text ("training.networks.Generator"); these funct
 
 import importlib
 import inspect
+import operator
 import os
-import re
 import sys
 import types
-from collections.abc import Iterator
 from typing import Any
 
-# The dot is part of the prefix: a package called "npz" or "tfgan" keeps its name.
-_SHORTHANDS = ((re.compile(r"^np\."), "numpy."), (re.compile(r"^tf\."), "tensorflow."))
+# With the dot: a package called "npz" or "tfgan" keeps its name.
+_SHORTHANDS = {"np.": "numpy.", "tf.": "tensorflow."}
 
 
-def _splits(obj_name: str) -> Iterator[tuple[str, str]]:
-    """Yield every (module name, name inside the module), longest module name first."""
-    for pattern, full_name in _SHORTHANDS:
-        obj_name = pattern.sub(full_name, obj_name)
-    parts = obj_name.split(".")
-    for count in range(len(parts), 0, -1):
-        yield ".".join(parts[:count]), ".".join(parts[count:])
-
-
-def _is_absent(module_name: str, error: ImportError) -> bool:
-    """Tell whether an import failed because the module itself or one of its parents does not exist."""
-    missing = error.name if isinstance(error, ModuleNotFoundError) else None
-    return missing is not None and (module_name + ".").startswith(missing + ".")
+def _importable(parts: list[str]) -> tuple[list[types.ModuleType], ImportError | None]:
+    """Import a, a.b, a.b.c, ... as far as they exist; returns them, and the error of one that exists but is broken."""
+    found: list[types.ModuleType] = []
+    while len(found) < len(parts):
+        name = ".".join(parts[: len(found) + 1])
+        try:
+            found.append(importlib.import_module(name))
+        except ImportError as error:
+            is_absent = isinstance(error, ModuleNotFoundError) and error.name == name
+            return found, None if is_absent else error
+    return found, None
 
 
 def get_module_from_obj_name(obj_name: str) -> tuple[types.ModuleType, str]:
@@ -47,31 +44,24 @@ def get_module_from_obj_name(obj_name: str) -> tuple[types.ModuleType, str]:
     """
     if not isinstance(obj_name, str) or not obj_name:
         raise ValueError(f"Expected argument `obj_name` to be a dotted name, but got {obj_name!r}")
-    import_error: ImportError | None = None
-    attribute_error: AttributeError | None = None
-    for module_name, local_name in _splits(obj_name):
+    prefix = obj_name[:3]
+    parts = (_SHORTHANDS.get(prefix, prefix) + obj_name[3:]).split(".")
+    modules, error = _importable(parts)
+    failure: Exception | None = error  # A broken module explains more than what its parents lack.
+    for depth in range(len(modules), 0, -1):
+        local_name = ".".join(parts[depth:])
         try:
-            module = importlib.import_module(module_name)
-        except ImportError as error:
-            # A broken module explains the failure better than the shorter prefixes tried after it.
-            if import_error is None and not _is_absent(module_name, error):
-                import_error = error
-            continue
-        try:
-            get_obj_from_module(module, local_name)
-        except AttributeError as error:
-            attribute_error = attribute_error or error
-            continue
-        return module, local_name
-    raise import_error or attribute_error or ImportError(f"No module found for the name {obj_name!r}")
+            get_obj_from_module(modules[depth - 1], local_name)
+        except AttributeError as missing:
+            failure = failure or missing
+        else:
+            return modules[depth - 1], local_name
+    raise failure or ImportError(f"No module found for the name {obj_name!r}")
 
 
 def get_obj_from_module(module: types.ModuleType, obj_name: str) -> Any:
     """Follow a dotted name inside a module; an empty name gives the module itself."""
-    obj: Any = module
-    for part in filter(None, obj_name.split(".")):
-        obj = getattr(obj, part)
-    return obj
+    return operator.attrgetter(obj_name)(module) if obj_name else module
 
 
 def get_obj_by_name(name: str) -> Any:
@@ -85,7 +75,7 @@ def call_func_by_name(*args: Any, func_name: str | None = None, **kwargs: Any) -
     Raises:
         ValueError: If func_name is not given or does not name something callable.
     """
-    func = get_obj_by_name(func_name) if func_name is not None else None
+    func = None if func_name is None else get_obj_by_name(func_name)
     if not callable(func):
         raise ValueError(f"Expected argument `func_name` to name a callable, but got {func_name!r}")
     return func(*args, **kwargs)

@@ -3,15 +3,16 @@
 Name lookup lives in `dnnlib.names` and downloads in `dnnlib.download`; both are re-exported here.
 """
 
+import contextlib
 import fnmatch
 import io
+import math
 import os
 import pickle
 import shutil
 import sys
-import types
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TextIO
 
 import numpy as np
 from dnnlib.download import is_url, make_cache_dir_path, open_url, set_cache_dir
@@ -34,21 +35,24 @@ __all__ = [
 ]  # fmt: skip
 
 
+def _by_attribute(access: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn an access by key into one by attribute: a missing key becomes a missing attribute."""
+
+    def accessor(self: dict, name: str) -> Any:
+        try:
+            return access(self, name)
+        except KeyError:
+            raise AttributeError(f"{type(self).__name__} has no item {name!r}") from None
+
+    return accessor
+
+
 class EasyDict(dict):
     """Dict whose items are also attributes; nested plain dicts stay plain."""
 
-    def __getattr__(self, name: str) -> Any:
-        if name in self:
-            return self[name]
-        raise AttributeError(name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        self[name] = value
-
-    def __delattr__(self, name: str) -> None:
-        if name not in self:
-            raise AttributeError(name)
-        del self[name]
+    __getattr__ = _by_attribute(dict.__getitem__)
+    __setattr__ = dict.__setitem__  # type: ignore[assignment]
+    __delattr__ = _by_attribute(dict.__delitem__)
 
 
 class Logger:
@@ -61,38 +65,41 @@ class Logger:
     """
 
     def __init__(self, file_name: str | None = None, file_mode: str = "w", should_flush: bool = True) -> None:
-        self.file = open(file_name, file_mode, encoding="utf-8") if file_name is not None else None
-        self.should_flush = should_flush
-        self.stdout = sys.stdout
-        self.stderr = sys.stderr
-        sys.stdout = self  # type: ignore[assignment]
-        sys.stderr = self  # type: ignore[assignment]
+        self._should_flush = should_flush
+        self._cleanup = contextlib.ExitStack()
+        self._sinks: list[TextIO] = [sys.stdout]  # The file comes first: a broken pipe must not keep text from it.
+        if file_name is not None:
+            self._sinks.insert(0, self._cleanup.enter_context(open(file_name, file_mode, encoding="utf-8")))
+            self._cleanup.callback(self._sinks.pop, 0)
+        for stream in ("stdout", "stderr"):
+            self._cleanup.callback(self._give_back, stream, getattr(sys, stream))
+            setattr(sys, stream, self)
+
+    def _give_back(self, stream: str, original: TextIO) -> None:
+        """Undo the redirection unless somebody else has redirected the stream since."""
+        if getattr(sys, stream) is self:
+            setattr(sys, stream, original)
 
     def __enter__(self) -> "Logger":
         return self
 
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, trace: types.TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
     def write(self, text: str | bytes) -> int:
         """Write text (or UTF-8 bytes) to the original stdout and to the file; returns the number of characters."""
-        if isinstance(text, bytes):
-            text = text.decode("utf-8", errors="replace")
-        if text:
-            if self.file is not None:
-                self.file.write(text)
-            self.stdout.write(text)
-            if self.should_flush:
+        characters = text if isinstance(text, str) else text.decode("utf-8", errors="replace")
+        if characters:
+            for sink in self._sinks:
+                sink.write(characters)
+            if self._should_flush:
                 self.flush()
-        return len(text)
+        return len(characters)
 
     def flush(self) -> None:
         """Flush the file and the original stdout."""
-        if self.file is not None:
-            self.file.flush()
-        self.stdout.flush()
+        for sink in self._sinks:
+            sink.flush()
 
     def isatty(self) -> bool:
         """Answer no, so that libraries do not write colours or progress bars into the log."""
@@ -101,44 +108,31 @@ class Logger:
     def close(self) -> None:
         """Give stdout and stderr back and close the file; a second call does nothing."""
         self.flush()
-        if sys.stdout is self:
-            sys.stdout = self.stdout
-        if sys.stderr is self:
-            sys.stderr = self.stderr
-        if self.file is not None:
-            self.file.close()
-            self.file = None
+        self._cleanup.close()
 
 
 def format_time(seconds: float) -> str:
     """Write a duration in seconds as 12s, 3m 05s, 1h 02m 03s or 2d 03h 04m."""
-    total = int(np.rint(seconds))
-    minutes, hours, days = total // 60, total // 3600, total // 86400
-    if days > 0:
-        return f"{days}d {hours % 24:02d}h {minutes % 60:02d}m"
-    if hours > 0:
-        return f"{hours}h {minutes % 60:02d}m {total % 60:02d}s"
-    if minutes > 0:
-        return f"{minutes}m {total % 60:02d}s"
-    return f"{total}s"
+    rest, parts = round(seconds), []
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        amount, rest = divmod(rest, length)
+        if parts:
+            parts.append(f"{amount:02d}{unit}")
+        elif amount or unit == "s":
+            parts.append(f"{amount}{unit}")
+    return " ".join(parts[:3])  # Of days, the seconds are of no interest.
 
 
 def ask_yes_no(question: str) -> bool:
     """Ask on the terminal until the answer is yes or no."""
-    answers = {"y": True, "yes": True, "n": False, "no": False}
-    while True:
-        answer = input(f"{question} [y/n] ").strip().lower()
-        if answer in answers:
-            return answers[answer]
-        print("Please answer y or n.")
+    while (answer := input(f"{question} (yes or no) ").strip().lower()) not in ("y", "yes", "n", "no"):
+        print("Please answer yes or no.")
+    return answer.startswith("y")
 
 
 def tuple_product(t: tuple[float, ...]) -> float:
     """Multiply the elements of a tuple; 1 if it is empty."""
-    result: float = 1
-    for value in t:
-        result *= value
-    return result
+    return math.prod(t)
 
 
 def get_dtype_and_ctype(type_obj: Any) -> tuple[np.dtype, Any]:
