@@ -33,6 +33,15 @@ def test_constant_made_in_inference_mode_works_in_backward_passes() -> None:
     assert x.grad.tolist() == [7.25, 3.5]
 
 
+def test_constant_is_a_copy_of_what_it_was_given() -> None:
+    values = np.array([[1.5, 2.5]])
+    first = misc.constant(values, shape=[2, 2])
+    values[:] = 0
+    assert first.tolist() == [[1.5, 2.5]] * 2
+    assert misc.constant(values, shape=[2, 2]).tolist() == [[0, 0]] * 2
+    assert misc.constant(True, dtype=torch.bool).item() is True and misc.constant([]).shape == (0,)
+
+
 @pytest.mark.parametrize("ref", [[2, 3], [None, 3], [None, None]])
 def test_assert_shape_accepts(ref) -> None:
     misc.assert_shape(torch.zeros(2, 3), ref)
@@ -62,6 +71,14 @@ def test_profiled_function_keeps_name_and_result() -> None:
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         assert twice(3, factor=4) == 12
     assert "twice" in {event.key for event in profile.key_averages()}
+
+
+def test_profiled_function_may_call_itself() -> None:
+    @misc.profiled_function
+    def factorial(n):
+        return 1 if n == 0 else n * factorial(n - 1)
+
+    assert factorial(4) == 24
 
 
 def _take(count: int, **kwargs) -> list[int]:

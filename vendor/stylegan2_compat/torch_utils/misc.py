@@ -4,6 +4,8 @@ Shape checks, constants, parameter copies and multi-GPU consistency; the summary
 """
 
 import contextlib
+import functools
+import itertools
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence, Sized
@@ -21,7 +23,6 @@ __all__ = [
 
 nan_to_num = torch.nan_to_num
 symbolic_assert = torch._assert
-_constants: dict[tuple[Any, ...], torch.Tensor] = {}
 
 
 def constant(
@@ -44,20 +45,30 @@ def constant(
         A tensor shared by all callers: never change it in place.
     """
     array = np.asarray(value)
-    shape = tuple(shape) if shape is not None else None
-    dtype = dtype if dtype is not None else torch.get_default_dtype()
-    device = torch.device(device if device is not None else "cpu")
-    memory_format = memory_format if memory_format is not None else torch.contiguous_format
-    key = (array.shape, array.dtype.str, array.tobytes(), shape, dtype, device, memory_format)
-    tensor = _constants.get(key)
-    if tensor is None:
-        # An inference tensor in the cache would break every later backward pass.
-        with torch.inference_mode(False):
-            tensor = torch.as_tensor(array.copy(), dtype=dtype, device=device)
-            tensor = tensor.expand(shape) if shape is not None else tensor
-            tensor = tensor.contiguous(memory_format=memory_format)
-        _constants[key] = tensor
-    return tensor
+    target = array.shape if shape is None else tuple(shape)
+    dtype = torch.get_default_dtype() if dtype is None else dtype
+    device = torch.device("cpu" if device is None else device)
+    layout = torch.contiguous_format if memory_format is None else memory_format
+    return _built_constant(array.tobytes(), array.dtype, array.shape, target, dtype, device, layout)
+
+
+@functools.cache
+def _built_constant(
+    data: bytes,
+    data_dtype: np.dtype,
+    data_shape: tuple[int, ...],
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    device: torch.device,
+    memory_format: torch.memory_format,
+) -> torch.Tensor:
+    """The tensor that `constant` returns; the arguments are its key."""
+    array = np.frombuffer(data, dtype=data_dtype).reshape(data_shape).copy()
+    # An inference tensor in the cache would break every later backward pass.
+    with torch.inference_mode(False):
+        # Converted before it travels: not every device has the double precision of NumPy's numbers.
+        tensor = torch.from_numpy(array).to(dtype).to(device)
+        return tensor.broadcast_to(shape).contiguous(memory_format=memory_format)
 
 
 @contextlib.contextmanager
@@ -89,15 +100,15 @@ def assert_shape(tensor: torch.Tensor, ref_shape: Sequence[int | None]) -> None:
         raise AssertionError(f"Expected a tensor of shape {list(ref_shape)}, but got {sizes}")
 
 
+@contextlib.contextmanager
+def _profile_range(name: str) -> Iterator[None]:
+    with torch.autograd.profiler.record_function(name):
+        yield
+
+
 def profiled_function(fn: Callable[..., Any]) -> Callable[..., Any]:
     """Decorate a function so that profiles show its calls as a range of its name."""
-
-    def profiled(*args: Any, **kwargs: Any) -> Any:
-        with torch.autograd.profiler.record_function(fn.__name__):
-            return fn(*args, **kwargs)
-
-    profiled.__name__ = fn.__name__
-    return profiled
+    return _profile_range(fn.__name__)(fn)
 
 
 class InfiniteSampler(torch.utils.data.Sampler[int]):
@@ -136,31 +147,29 @@ class InfiniteSampler(torch.utils.data.Sampler[int]):
         if not 0 <= window_size <= 1:
             raise ValueError(f"Expected argument `window_size` to be in [0, 1], but got {window_size}")
         super().__init__()
-        self.dataset = dataset
-        self.rank = rank
-        self.num_replicas = num_replicas
-        self.shuffle = shuffle
-        self.seed = seed
-        self.window_size = window_size
+        self.dataset, self.window_size = dataset, window_size
+        self.shuffle, self.seed = shuffle, seed
+        self.rank, self.num_replicas = rank, num_replicas
 
     def __iter__(self) -> Iterator[int]:
-        n = len(self.dataset)
-        order = np.arange(n)
-        window = 0
-        rnd = np.random.RandomState(self.seed)
-        if self.shuffle:
-            rnd.shuffle(order)
-            window = int(np.rint(n * self.window_size))
+        return itertools.islice(self._sequence(), self.rank, None, self.num_replicas)
 
-        k = 0
-        while True:
-            i = k % n
-            if k % self.num_replicas == self.rank:
-                yield int(order[i])
-            if window >= 2:
-                j = (i - rnd.randint(window)) % n
-                order[i], order[j] = order[j], order[i]
-            k += 1
+    def _sequence(self) -> Iterator[int]:
+        """What all replicas together see."""
+        size = len(self.dataset)
+        order = np.arange(size)
+        random = np.random.RandomState(self.seed)
+        window = 0
+        if self.shuffle:
+            random.shuffle(order)
+            window = round(size * self.window_size)
+        for step in itertools.count():
+            last = step % size
+            yield int(order[last])
+            if window > 1:
+                # A used index changes places with one of those used just before it.
+                earlier = (last - random.randint(window)) % size
+                order[[last, earlier]] = order[[earlier, last]]
 
 
 def params_and_buffers(module: torch.nn.Module) -> list[torch.Tensor]:
