@@ -12,10 +12,10 @@ try:
     import layered_plugin  # noqa: F401 - activates the base
 except ImportError as err:  # An unusable base is the user's to mend: no traceback.
     sys.exit(f"Error: {err}")
-from layered_plugin import eval_commands
-from layered_plugin.eval_options import teacher_options
-from layered_plugin.html_report import write_report
-from layered_plugin.report_reading import ReportError
+from layered_plugin.errors import ReportError
+from layered_plugin.evaluation import commands
+from layered_plugin.evaluation.options import teacher_options
+from layered_plugin.report.page import write_report
 
 DEVICES = ["auto", "cpu", "cuda", "mps"]
 
@@ -71,7 +71,7 @@ def generated(**opts: Any) -> None:
     python eval.py generated --network=runs/00000-shapes --teacher=unet --weights=data/judge-shapes.pt \\
         --fid=data/shapes.zip --fid-weights=weights-inception-2015-12-05-6726825d.pth
     """
-    eval_commands.run_generated(**opts)
+    commands.run_generated(**opts)
 
 
 @main.command()
@@ -124,7 +124,7 @@ def real(**opts: Any) -> None:
     python eval.py real --model=runs/00001-distill --model=runs/00002-distill --model=runs/00003-distill \\
         --data=data/shapes-test.zip --masks=data/shapes-test-masks.zip --baselines=full,otsu
     """
-    eval_commands.run_real(**opts)
+    commands.run_real(**opts)
 
 
 @main.command()

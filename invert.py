@@ -15,22 +15,21 @@ import torch
 from click.core import ParameterSource
 
 try:
-    from layered_plugin import BASE
+    from layered_plugin.base import BASE
 except ImportError as err:  # An unusable base is the user's to mend: no traceback.
     sys.exit(f"Error: {err}")
-from layered_plugin import model_run
-from layered_plugin.checkpoint import CheckpointError
-from layered_plugin.dataset import PictureDataset
+from layered_plugin import runs
+from layered_plugin.data.dataset import PictureDataset
+from layered_plugin.data.pictures import PictureSource
 from layered_plugin.device import choose_device
-from layered_plugin.guards import NonFiniteLossError
-from layered_plugin.model_file import ModelError, find_model
-from layered_plugin.onnx_export import ExportError, export_onnx
-from layered_plugin.pictures import PictureError, PictureSource
-from layered_plugin.segment_files import segment_files
-from layered_plugin.segmenter import Segmenter
-from layered_plugin.snapshots import find_snapshot
-from layered_plugin.train_distilled import train_distilled
-from layered_plugin.train_encoder import train_encoder
+from layered_plugin.errors import CheckpointError, ExportError, ModelError, NonFiniteLossError, PictureError
+from layered_plugin.runs import find_model, find_snapshot
+from layered_plugin.segmentation import stage
+from layered_plugin.segmentation.onnx_export import export_onnx
+from layered_plugin.segmentation.segment_files import segment_files
+from layered_plugin.segmentation.segmenter import Segmenter
+from layered_plugin.segmentation.train_distilled import train_distilled
+from layered_plugin.segmentation.train_encoder import train_encoder
 
 # What a user can mend: said in one line, without a traceback.
 USER_ERRORS = (CheckpointError, ModelError, PictureError, NonFiniteLossError, ExportError, ValueError, OSError)
@@ -169,7 +168,7 @@ def _train(ctx: click.Context, command: str, opts: dict[str, Any], desc: str, wo
             fixed = [name for name in given if name not in ("outdir", "resume", "dry_run", "device", "jobs")]
             if fixed:
                 raise click.UsageError(f"--{fixed[0].replace('_', '-')} cannot change when a run is resumed")
-            run_dir, record = model_run.find_model_run(outdir, resume, command)
+            run_dir, record = runs.find_model_run(outdir, resume, command)
             options = dict(record["options"], **{name: opts[name] for name in given if name in ("device", "jobs")})
             options["device"] = choose_device(options["device"])
         else:
@@ -181,7 +180,7 @@ def _train(ctx: click.Context, command: str, opts: dict[str, Any], desc: str, wo
             if options["data"] is not None:
                 PictureDataset(path=options["data"], size_px=4).close()
         if dry_run:
-            click.echo(model_run.as_json(dict(record, options=options)))
+            click.echo(stage.as_json(dict(record, options=options)))
             return
         if resume is None:
             data = Path(options["data"] or options["network"]).stem
@@ -198,14 +197,14 @@ def _train(ctx: click.Context, command: str, opts: dict[str, Any], desc: str, wo
                 sys.exit(130 if stopped == "SIGINT" else 143)
     except USER_ERRORS as err:
         if new_dir is not None:
-            model_run.discard_unstarted(new_dir)
+            runs.discard_unstarted(new_dir)
         raise click.ClickException(str(err)) from err
     click.echo(run_dir)
 
 
 def _start_run(outdir: str, name: str, record: dict[str, Any]) -> Path:
     try:
-        return model_run.start_run(outdir, name, record)
+        return runs.start_run(outdir, name, record)
     except OSError as err:
         raise click.ClickException(f"--outdir: can't write to {outdir}: {err.strerror or err}") from err
 

@@ -13,13 +13,14 @@ import click
 from click.core import ParameterSource
 
 try:
-    from layered_plugin import BASE
+    from layered_plugin.base import BASE
 except ImportError as err:  # An unusable base is the user's to mend: no traceback.
     sys.exit(f"Error: {err}")
-from layered_plugin import checkpoint, device, presets
-from layered_plugin.launcher import launch
-from layered_plugin.loss import SIZE_OVER
-from layered_plugin.training_config import Ramp, check_together, choose_metrics, setup_training_config
+from layered_plugin import device, errors, runs
+from layered_plugin.model.mask_losses import SIZE_OVER
+from layered_plugin.training import presets
+from layered_plugin.training.config import Ramp, check_together, choose_metrics, setup_training_config
+from layered_plugin.training.launcher import launch
 
 # Options that may change when a run is resumed; the others are the run's own.
 RESUME_OPTIONS = {"outdir", "resume", "dry_run", "kimg", "snap", "tick", "workers", "metrics", "on_collapse"}
@@ -28,8 +29,8 @@ RESUME_OPTIONS = {"outdir", "resume", "dry_run", "kimg", "snap", "tick", "worker
 def resume_config(resume: str, outdir: str, opts: dict[str, Any], given: set[str]) -> dict[str, Any]:
     """Parameters of a run that goes on where it stopped: its own options, and the few that may change."""
     try:
-        run_dir = checkpoint.find_run(outdir, resume)
-    except checkpoint.CheckpointError as err:
+        run_dir = runs.find_run(outdir, resume)
+    except errors.CheckpointError as err:
         raise click.ClickException(f"--resume: {err}") from err
     fixed = [param.opts[0] for param in main.params if param.name in given - RESUME_OPTIONS]
     if fixed:
@@ -47,7 +48,7 @@ def resume_config(resume: str, outdir: str, opts: dict[str, Any], given: set[str
     base = config.pop("base")
     if base != str(BASE):
         click.echo(f"WARNING: {run_dir} was made on the base {base}; going on with {BASE}", err=True)
-    config.update(run_dir=str(run_dir), resume_state=str(checkpoint.training_states(run_dir)[-1]))
+    config.update(run_dir=str(run_dir), resume_state=str(runs.training_states(run_dir)[-1]))
     names = dict(kimg="total_kimg", tick="kimg_per_tick", on_collapse="on_collapse")
     config.update({names[key]: opts[key] for key in given & names.keys()})
     if "snap" in given:
@@ -164,7 +165,7 @@ def main(ctx: click.Context, outdir: str, dry_run: bool, **opts: Any) -> None:
 
     \b
     # The built-in data set, then a run that shows masks on a laptop within minutes.
-    python -m layered_plugin.shapes --dest=data/shapes.zip
+    python -m layered_plugin.dataset_tool shapes --dest=data/shapes.zip
     python train_layered.py --outdir=runs --data=data/shapes.zip --cfg=demo
 
     \b
@@ -177,7 +178,7 @@ def main(ctx: click.Context, outdir: str, dry_run: bool, **opts: Any) -> None:
 
     \b
     # Two objects in every picture; the least coverage is that of one of them.
-    python -m layered_plugin.shapes --objects=2 --dest=data/shapes2.zip
+    python -m layered_plugin.dataset_tool shapes --objects=2 --dest=data/shapes2.zip
     python train_layered.py --outdir=runs --data=data/shapes2.zip --cfg=demo --objects=2 --mask-min=0.08 \\
         --mask-overlap-weight=5
 
@@ -198,8 +199,8 @@ def main(ctx: click.Context, outdir: str, dry_run: bool, **opts: Any) -> None:
     resume = opts["resume"]
     if resume and resume != "latest" and "://" not in resume:
         try:
-            resume = opts["resume"] = str(checkpoint.complete_run(resume))
-        except checkpoint.CheckpointError as err:
+            resume = opts["resume"] = str(runs.complete_run(resume))
+        except errors.CheckpointError as err:
             raise click.ClickException(f"--resume: {err}") from err
     if resume == "latest" or (resume and Path(resume).is_dir()):
         desc, config = "", resume_config(resume, outdir, opts, given)

@@ -14,13 +14,12 @@ from typing import Any, NamedTuple
 
 import click
 
-from benchmarks.ablation_output import draw_figure, write_table
-from benchmarks.judged_runs import NUM_SCENES, JudgedRun, judged_results
-from benchmarks.provenance import provenance
-from layered_plugin.checkpoint import CheckpointError
+from benchmarks.support.ablation_output import draw_figure, write_table
+from benchmarks.support.judged_runs import NUM_SCENES, JudgedRun, judged_results
+from benchmarks.support.provenance import provenance
+from layered_plugin.errors import CheckpointError, TeacherError
 from layered_plugin.grids import save_picture
-from layered_plugin.presets import LAYERED
-from layered_plugin.teachers import TeacherError
+from layered_plugin.training.presets import LAYERED
 
 DEMO = LAYERED["demo"]["options"]
 DEFAULTS: dict[str, Any] = {"shift": 0.125, "bg-jitter": 0, "crop": 1, "generator": "separate"}

@@ -13,9 +13,9 @@ from typing import Any
 import click
 import numpy as np
 
-from benchmarks.judged_runs import JudgedRun, judged_results
-from benchmarks.provenance import provenance
-from layered_plugin.presets import LAYERED
+from benchmarks.support.judged_runs import JudgedRun, judged_results
+from benchmarks.support.provenance import provenance
+from layered_plugin.training.presets import LAYERED
 
 DEMO = LAYERED["demo"]["options"]
 PAPER = ["--mask-border-weight=0", "--mask-size-weight=2"]

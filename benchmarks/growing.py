@@ -14,9 +14,9 @@ from typing import Any
 import click
 import numpy as np
 
-from benchmarks.judged_runs import NUM_SCENES, SCENE_SEED, Shell, flat_scores
-from benchmarks.provenance import provenance
-from layered_plugin.checkpoint import atomic_write
+from benchmarks.support.judged_runs import NUM_SCENES, SCENE_SEED, Shell, flat_scores
+from benchmarks.support.provenance import provenance
+from layered_plugin.runs import atomic_write
 
 WAYS = ("full", "grow")
 

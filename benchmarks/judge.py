@@ -12,11 +12,11 @@ import click
 import numpy as np
 import torch
 
-from layered_plugin.dataset import to_float
-from layered_plugin.evaluation import mask_scores
-from layered_plugin.judge import judge_masks, save_judge, train_judge
-from layered_plugin.pair_augment import center_crop, crop_side
-from layered_plugin.picture_zip import read_pairs
+from layered_plugin.data.picture_zip import read_pairs
+from layered_plugin.data.pictures import to_float
+from layered_plugin.evaluation.judge import judge_masks, save_judge, train_judge
+from layered_plugin.evaluation.metrics import mask_scores
+from layered_plugin.segmentation.augment import center_crop, crop_side
 
 
 def _read(option: str, pictures: str, masks: str) -> tuple[np.ndarray, np.ndarray]:

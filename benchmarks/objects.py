@@ -14,18 +14,18 @@ import click
 import numpy as np
 import torch
 
-from benchmarks.judged_runs import ASKED_FILE, Shell, check_same, dry_run, write_asked
-from benchmarks.provenance import provenance
-from layered_plugin.checkpoint import atomic_write
-from layered_plugin.dataset import to_float
-from layered_plugin.judge import judge_objects, load_judge, save_judge, train_judge
-from layered_plugin.object_scores import matched_iou, score_objects
-from layered_plugin.occlusion import MAX_OBJECTS
-from layered_plugin.pair_augment import center_crop, crop_side
-from layered_plugin.picture_zip import read_pairs
-from layered_plugin.report_reading import read_gan_run
-from layered_plugin.snapshots import load_snapshot
-from layered_plugin.unet import AnyUNet
+from benchmarks.support.judged_runs import ASKED_FILE, Shell, check_same, dry_run, write_asked
+from benchmarks.support.provenance import provenance
+from layered_plugin.data.picture_zip import read_pairs
+from layered_plugin.data.pictures import to_float
+from layered_plugin.evaluation.judge import judge_objects, load_judge, save_judge, train_judge
+from layered_plugin.evaluation.objects import matched_iou, score_objects
+from layered_plugin.model.snapshots import load_snapshot
+from layered_plugin.model.unet import AnyUNet
+from layered_plugin.report.reading import read_gan_run
+from layered_plugin.runs import atomic_write
+from layered_plugin.segmentation.augment import center_crop, crop_side
+from layered_plugin.synthetic.occlusion import MAX_OBJECTS
 
 SCORE_SEED = 1
 
@@ -43,7 +43,7 @@ def read_objects(option: str, pictures: str, labels: str) -> tuple[np.ndarray, n
     num_objects = int(label.max())
     if not 2 <= num_objects <= MAX_OBJECTS:
         raise click.ClickException(f"{option}: {labels}: labels go up to {num_objects}, not 2 to {MAX_OBJECTS}; make "
-                                   "them with --labels and --objects of layered_plugin.shapes or composites")
+                                   "them with --labels and --objects of dataset_tool shapes or composites")
     return img, (label[:, None] == np.arange(1, num_objects + 1)[:, None, None]).astype(np.uint8) * 255
 
 

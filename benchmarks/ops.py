@@ -15,8 +15,8 @@ from torch import Tensor
 from torch_utils import custom_ops
 from torch_utils.ops import bias_act, compiled, scaled_bias_act, upfirdn2d
 
-from benchmarks import zero_insertion
-from benchmarks.provenance import provenance
+from benchmarks.support import zero_insertion
+from benchmarks.support.provenance import provenance
 from layered_plugin.device import tune_cpu
 from layered_plugin.progress import progress
 

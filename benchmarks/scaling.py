@@ -14,10 +14,10 @@ from typing import Any
 
 import click
 
-from benchmarks.provenance import provenance
-from benchmarks.training_rounds import Sizes, train_in_rounds
+from benchmarks.support.provenance import provenance
+from benchmarks.support.training_rounds import Sizes, train_in_rounds
+from benchmarks.support.worker import Worker
 from benchmarks.training_throughput import BUNDLED, step_seconds
-from benchmarks.worker import Worker
 from layered_plugin.device import choose_precision
 from layered_plugin.progress import progress
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 import torch
 
-from layered_plugin.model_run import OPTIONS
+from layered_plugin.runs import OPTIONS
 
 ROUTES = dict(distill=["distill"], encoder=["train", "--mode=dataset"], chunks=["train", "--mode=chunks"])
 

@@ -15,12 +15,12 @@ import click
 import numpy as np
 import torch
 
-from layered_plugin.compose import composite
 from layered_plugin.device import fast_half, must_fp32
-from layered_plugin.encoder import Encoder, decode
-from layered_plugin.networks import LayeredGenerator
-from layered_plugin.train_distilled import make_segmenting_unet
-from layered_plugin.unet import fold_batch_norm
+from layered_plugin.model.encoder import Encoder, decode
+from layered_plugin.model.generator import LayeredGenerator
+from layered_plugin.model.layers import composite
+from layered_plugin.model.unet import fold_batch_norm
+from layered_plugin.segmentation.train_distilled import make_segmenting_unet
 
 
 def seconds(work: Callable[[], object], rounds: int) -> list[float]:

@@ -16,11 +16,11 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch_utils import training_stats
 
-from benchmarks.provenance import provenance
-from benchmarks.training_rounds import Sizes, size_options, training_config, use_ops
+from benchmarks.flops import count_step_flops
+from benchmarks.support.provenance import provenance
+from benchmarks.support.training_rounds import Sizes, size_options, training_config, use_ops
 from layered_plugin.device import PRECISIONS
-from layered_plugin.flops import count_step_flops
-from layered_plugin.training_loop import training_loop
+from layered_plugin.training.loop import training_loop
 
 R1_INTERVAL = 16  # Steps, of training.
 WARM_UP = 2  # Steps, one of them with R1.

@@ -17,10 +17,10 @@ from typing import Any
 import click
 
 from benchmarks.emergence import DEMO
-from benchmarks.judged_runs import SCENE_SEED, Shell, flat_scores
-from benchmarks.provenance import provenance
-from layered_plugin.checkpoint import atomic_write
+from benchmarks.support.judged_runs import SCENE_SEED, Shell, flat_scores
+from benchmarks.support.provenance import provenance
 from layered_plugin.progress import progress
+from layered_plugin.runs import atomic_write
 
 THRESHOLDS = (0.5, 0.7, 0.8)
 

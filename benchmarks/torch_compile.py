@@ -15,8 +15,8 @@ import torch
 import torch._inductor.config
 from torch.nn.functional import softplus
 
-from benchmarks.provenance import provenance
-from benchmarks.training_rounds import Sizes, size_options, training_config
+from benchmarks.support.provenance import provenance
+from benchmarks.support.training_rounds import Sizes, size_options, training_config
 from layered_plugin.device import PRECISIONS, tune_cpu
 
 

@@ -16,14 +16,13 @@ from typing import Any, NamedTuple
 import click
 import numpy as np
 
-from benchmarks import peak
-from benchmarks.provenance import provenance
-from benchmarks.training_rounds import Sizes, size_options, train_in_rounds
-from benchmarks.worker import Worker
-from layered_plugin import BASE
+from benchmarks.support import peak
+from benchmarks.support.provenance import provenance
+from benchmarks.support.training_rounds import Sizes, size_options, train_in_rounds
+from benchmarks.support.worker import Worker
+from layered_plugin.base import BASE, BUNDLED_DIR, ENV_NAME
 from layered_plugin.device import choose_precision
 from layered_plugin.progress import progress
-from layered_plugin.upstream import BUNDLED_DIR, ENV_NAME
 
 R1_INTERVAL = 16  # Steps, of training.
 BUNDLED = {ENV_NAME: str(BUNDLED_DIR)}

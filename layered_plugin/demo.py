@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 
 DATA = Path("data")
+
 PAIRS = [f"--data={DATA}/shapes-test.zip", f"--masks={DATA}/shapes-test-masks.zip"]
 
 
@@ -61,8 +62,8 @@ def main(outdir: str, kimg: float, steps: int) -> None:
     for dest, options in (("shapes", []), ("shapes-test", ["--num=2000", "--seed=1"])):
         if not (DATA / f"{dest}.zip").is_file():
             run("Draw pictures with shadow and light; their masks are for scoring only",
-                ["-m", "layered_plugin.shapes", f"--dest={DATA}/{dest}.zip", f"--masks={DATA}/{dest}-masks.zip",
-                 *options])
+                ["-m", "layered_plugin.dataset_tool", "shapes", f"--dest={DATA}/{dest}.zip",
+                 f"--masks={DATA}/{dest}-masks.zip", *options])
     last = f"training-state-{int(kimg):06d}.pt"
     if finished(out, "shapes-demo", last) is None:
         begun = finished(out, "shapes-demo", "training-state-*.pt")

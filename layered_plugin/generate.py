@@ -6,7 +6,7 @@ Run as `python -m layered_plugin.generate`; options that upstream's generate.py 
 import os
 import re
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,17 +15,19 @@ import click
 import numpy as np
 import torch
 
-from layered_plugin.checkpoint import CheckpointError
-from layered_plugin.compose import Layers
+from layered_plugin.data.picture_zip import check_zips
 from layered_plugin.device import choose_device
+from layered_plugin.errors import CheckpointError
 from layered_plugin.grids import save_picture
-from layered_plugin.picture_zip import check_zips
+from layered_plugin.model.layers import Layers
+from layered_plugin.model.scenes import draw_layers, draw_sheet, one_hot, seed_codes, to_pictures, write_scenes
+from layered_plugin.model.snapshots import load_snapshot
 from layered_plugin.progress import progress
-from layered_plugin.scene_files import draw_sheet, to_pictures, write_scenes
-from layered_plugin.snapshots import load_snapshot
 
 NOISE_MODES = ("const", "random", "none")
+
 SHEET_SCENES = 16  # Columns of a sheet; more are too wide to read at a glance.
+
 MAX_SEED = 2**32 - 1  # NumPy's.
 
 
@@ -42,33 +44,6 @@ def parse_seeds(text: str) -> list[int]:
     return list(dict.fromkeys(seeds))
 
 
-def one_hot(G: Any, class_idx: int | None) -> list[float]:
-    """Label of a class, c_dim numbers; ValueError if the network has classes, but not this one (None = no class)."""
-    if G.c_dim > 0 and class_idx not in range(G.c_dim):
-        got = "none" if class_idx is None else class_idx
-        raise ValueError(f"--class must be from 0 to {G.c_dim - 1} for this conditional network, got {got}")
-    return [float(idx == class_idx) for idx in range(G.c_dim)]
-
-
-@torch.no_grad()
-def seed_codes(G: Any, seeds: Sequence[int], class_idx: int | None = None, truncation_psi: float = 1) -> torch.Tensor:
-    """Codes of upstream's scenes: z of a seed is `np.random.RandomState(seed).randn(1, G.z_dim)`.
-
-    Args:
-        G: Generator in evaluation mode.
-        seeds: N numbers below 2^32.
-        class_idx: Class, for a conditional network.
-        truncation_psi: Part of the way from the mean w to go, 1 = all of it.
-
-    Returns:
-        [N, num_ws, w_dim], on the generator's device.
-    """
-    device = G.mapping.w_avg.device
-    z = np.concatenate([np.random.RandomState(seed).randn(1, G.z_dim) for seed in seeds]).astype(np.float32)
-    c = torch.tensor(one_hot(G, class_idx), device=device).expand(len(seeds), -1)
-    return G.mapping(torch.from_numpy(z).to(device), c, truncation_psi=truncation_psi)
-
-
 def read_codes(path: str | os.PathLike[str], G: Any) -> torch.Tensor:
     """`w` of an npz file of upstream's projector.py, [K, num_ws, w_dim]; click.ClickException if it does not fit G."""
     try:
@@ -80,33 +55,6 @@ def read_codes(path: str | os.PathLike[str], G: Any) -> torch.Tensor:
         raise click.ClickException(f"--projected-w: {path}: w must be float [K, {G.num_ws}, {G.w_dim}] for this "
                                    f"network, got {w.dtype} {list(w.shape)}")
     return torch.from_numpy(w.astype(np.float32)).to(G.mapping.w_avg.device)
-
-
-@torch.no_grad()
-def draw_layers(G: Any, ws: torch.Tensor, noise_mode: str = "const", noise_seeds: Sequence[int] = (),
-                batch: int = 32) -> Layers:
-    """Draw scenes of which each depends on its own code alone, up to rounding.
-
-    Args:
-        G: Layered generator in evaluation mode.
-        ws: Codes, [N, num_ws, w_dim].
-        noise_mode: const, random or none.
-        noise_seeds: N seeds of random noise; it differs between kinds of device. The global generator is left alone.
-        batch: Scenes at a time; with random noise it is one.
-
-    Returns:
-        N scenes, computed in float32 also where the network was trained in half precision.
-    """
-    size = 1 if noise_mode == "random" else batch
-    scenes = []
-    with torch.random.fork_rng(devices=[ws.device] if ws.is_cuda else []):
-        for start in range(0, len(ws), size):
-            if noise_mode == "random":
-                torch.manual_seed(noise_seeds[start])
-            # The base may fuse modulation into the convolution for single pictures only, which rounds otherwise.
-            scenes.append(G.synthesis(ws[start:start + size], noise_mode=noise_mode, return_layers=True,
-                                      force_fp32=True, fused_modconv=False))
-    return Layers(*(torch.cat(layer) for layer in zip(*scenes, strict=True)))
 
 
 @click.command(context_settings=dict(show_default=True, max_content_width=100))

@@ -6,7 +6,7 @@ import shlex
 
 import click
 
-NAME = r"(\w+\.py|-m (?:layered_plugin|benchmarks)\.\w+)"
+NAME = r"(\w+\.py|-m (?:layered_plugin|benchmarks)\.[\w.]+)"
 
 
 def find_examples(text: str) -> list[tuple[str, list[str]]]:

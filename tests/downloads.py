@@ -11,8 +11,8 @@ import PIL.Image
 import scipy.io
 from click.testing import CliRunner
 
-from layered_plugin import import_data
-from layered_plugin.dataset import PictureDataset
+from layered_plugin import dataset_tool
+from layered_plugin.data.dataset import PictureDataset
 
 RED, GREEN, BLUE = (200, 30, 20), (30, 160, 60), (0, 0, 254)
 SIZE = (180, 120)  # width, height
@@ -122,8 +122,8 @@ def make_flowers(folder: Path) -> Path:
 
 
 def run(*args):
-    """Outcome of layered_plugin.import_data."""
-    return CliRunner().invoke(import_data.main, [str(arg) for arg in args])
+    """Outcome of layered_plugin.dataset_tool."""
+    return CliRunner().invoke(dataset_tool.main, [str(arg) for arg in args])
 
 
 def run_ok(*args):

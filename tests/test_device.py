@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from layered_plugin import device
-from layered_plugin.networks import LayeredGenerator
+from layered_plugin.model.generator import LayeredGenerator
 
 
 @pytest.mark.parametrize("kind, base, fast, expected", [

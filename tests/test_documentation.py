@@ -6,8 +6,8 @@ import pytest
 from command_examples import find_command, find_examples, help_texts, parse
 
 ROOT = Path(__file__).resolve().parent.parent
-BENCHMARKS = ("ablation", "emergence", "growing", "judge", "objects", "ops", "scaling", "segmentation", "step_profile",
-              "time_to_masks", "torch_compile", "training_throughput")
+BENCHMARKS = ("ablation", "emergence", "flops", "growing", "judge", "objects", "ops", "scaling", "segmentation",
+              "step_profile", "time_to_masks", "torch_compile", "training_throughput")
 
 
 @pytest.mark.parametrize("source", ["README.md", *sorted(f"docs/{path.name}" for path in ROOT.glob("docs/*.md"))])
@@ -18,7 +18,7 @@ def test_every_command_in_the_documentation_is_accepted(source):
 
 @pytest.mark.parametrize("name", [
     "train_layered.py", "invert.py", "eval.py",
-    *(f"-m layered_plugin.{name}" for name in ("composites", "flops", "generate", "import_data", "shapes")),
+    *(f"-m layered_plugin.{name}" for name in ("dataset_tool", "generate")),
     *(f"-m benchmarks.{name}" for name in BENCHMARKS),
 ])
 def test_every_help_has_examples_that_are_accepted(name):

@@ -16,12 +16,14 @@ from click.testing import CliRunner
 from training import networks as base
 
 from layered_plugin import generate
-from layered_plugin.checkpoint import save_network_pkl
-from layered_plugin.compose import Layers
-from layered_plugin.dataset import PictureDataset, to_uint8
-from layered_plugin.networks import LayeredGenerator
-from layered_plugin.picture_zip import read_pairs
-from layered_plugin.scene_files import to_pictures
+from layered_plugin.data.dataset import PictureDataset
+from layered_plugin.data.picture_zip import read_pairs
+from layered_plugin.data.pictures import to_uint8
+from layered_plugin.model import scenes
+from layered_plugin.model.generator import LayeredGenerator
+from layered_plugin.model.layers import Layers
+from layered_plugin.model.scenes import to_pictures
+from layered_plugin.model.snapshots import save_network_pkl
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("composites", "masks", "cutouts", "backgrounds", "foregrounds")
@@ -148,21 +150,21 @@ def test_scenes_do_not_depend_on_the_batch_or_the_company(tmp_path, half, noise_
 
 def test_half_precision_networks_draw_in_float32():
     half, full = make(num_fp16_res=2), make()
-    ws = generate.seed_codes(full, range(4))
-    for pred, target in zip(generate.draw_layers(half, ws), generate.draw_layers(full, ws), strict=True):
+    ws = scenes.seed_codes(full, range(4))
+    for pred, target in zip(scenes.draw_layers(half, ws), scenes.draw_layers(full, ws), strict=True):
         assert torch.allclose(pred, target, atol=1e-5)
     assert not torch.allclose(half.synthesis(ws, noise_mode="const"), full.synthesis(ws, noise_mode="const"), atol=1e-5)
 
 
 def test_random_noise_comes_from_the_seed_alone():
     G = make()
-    ws = generate.seed_codes(G, [5, 5, 6])
+    ws = scenes.seed_codes(G, [5, 5, 6])
     before = torch.random.get_rng_state()
-    layers = generate.draw_layers(G, ws, "random", [5, 7, 6])
+    layers = scenes.draw_layers(G, ws, "random", [5, 7, 6])
     assert torch.equal(torch.random.get_rng_state(), before)
-    assert torch.equal(layers.bg[:1], generate.draw_layers(G, ws[:1], "random", [5]).bg)
+    assert torch.equal(layers.bg[:1], scenes.draw_layers(G, ws[:1], "random", [5]).bg)
     assert not torch.allclose(layers.bg[0], layers.bg[1])
-    assert not torch.allclose(layers.bg[:1], generate.draw_layers(G, ws[:1]).bg)
+    assert not torch.allclose(layers.bg[:1], scenes.draw_layers(G, ws[:1]).bg)
 
 
 def test_pictures_are_the_layers_as_bytes():
@@ -210,7 +212,7 @@ def test_several_objects_have_files_of_their_own_and_a_common_mask(tmp_path):
     pictures, masks = read_pairs(tmp_path / "a.zip", tmp_path / "a-masks.zip")
     for seed in range(3):
         name = f"seed{seed:04d}"
-        layers = generate.draw_layers(G, generate.seed_codes(G, [seed]))
+        layers = scenes.draw_layers(G, scenes.seed_codes(G, [seed]))
         union, first, second, cutout = (read(tmp_path / "out", kind, name)
                                         for kind in ("masks", "masks1", "masks2", "cutouts1"))
         m1, m2 = layers.mask[0].numpy() * 255

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from layered_plugin import grids
-from layered_plugin.compose import Layers
-from layered_plugin.dataset import PictureDataset
-from layered_plugin.networks import LayeredGenerator
-from layered_plugin.shapes import main as shapes_command
+from layered_plugin.data.dataset import PictureDataset
+from layered_plugin.model.generator import LayeredGenerator
+from layered_plugin.model.layers import Layers
+from layered_plugin.synthetic.shapes import shapes_command
+from layered_plugin.training import sample_view
 
 
 def test_image_grid_is_row_major():
@@ -28,7 +29,7 @@ def test_layer_grid_has_a_named_row_per_layer():
     white, black = torch.ones(3, 3, 8, 8), -torch.ones(3, 3, 8, 8)
     mask = torch.zeros(3, 1, 8, 8)
     mask[:, :, :, 4:] = 1
-    sheet = grids.layer_grid(Layers(black, white, mask), shifted=torch.zeros(3, 3, 8, 8), cell_px=16)
+    sheet = sample_view.layer_grid(Layers(black, white, mask), shifted=torch.zeros(3, 3, 8, 8), cell_px=16)
     cells = np.asarray(sheet)[:, grids.MARGIN_PX:, 0]
     assert cells.shape == (6 * 16 + 5 * grids.GAP_PX, 3 * 16)
     left, right = cells[8::16 + grids.GAP_PX, 2], cells[8::16 + grids.GAP_PX, 14]
@@ -72,7 +73,7 @@ def test_sample_view_repeats_and_draws_nothing_from_pytorch(tmp_path):
     G = LayeredGenerator(z_dim=8, c_dim=0, w_dim=8, img_resolution=16, img_channels=3,
                          synthesis_kwargs=dict(channel_base=64, channel_max=4)).eval()
     before = torch.get_rng_state()
-    views = [grids.SampleView(G, PictureDataset(data, size_px=16), seed=1, shift_px=2) for _ in range(2)]
+    views = [sample_view.SampleView(G, PictureDataset(data, size_px=16), seed=1, shift_px=2) for _ in range(2)]
     for draw in (lambda view: view.reals(), lambda view: view.fakes(G), lambda view: view.layers(G)):
         assert np.array_equal(*(np.asarray(draw(view)) for view in views))
     assert torch.equal(before, torch.get_rng_state())

@@ -9,13 +9,16 @@ import torch
 from torch import nn
 from training.networks import Discriminator
 
-from layered_plugin.checkpoint import save_network_pkl
-from layered_plugin.encoder import Encoder
-from layered_plugin.model_file import fingerprint, save_model, save_tensors
-from layered_plugin.networks import LayeredGenerator
-from layered_plugin.unet import FastUNet
+from layered_plugin.model.encoder import Encoder
+from layered_plugin.model.generator import LayeredGenerator
+from layered_plugin.model.snapshots import save_network_pkl
+from layered_plugin.model.unet import FastUNet
+from layered_plugin.segmentation.model_file import fingerprint, save_model, save_tensors
 
 SIDE = 16
+# Of train_layered.py: seconds, not minutes.
+TINY = ["--cfg=demo", "--resolution=16", "--cbase=64", "--cmax=4", "--w-dim=8", "--batch=8", "--tick=0.016",
+        "--kimg=0.04", "--snap=1", "--device=cpu", "--precision=fp32"]
 
 
 def make_generator(seed=0):

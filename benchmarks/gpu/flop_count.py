@@ -10,9 +10,9 @@ import torch
 from torch._subclasses import FakeTensorMode
 from torch_utils import custom_ops
 
+from benchmarks.flops import count_step_flops
 from benchmarks.gpu.step_config import training_config
 from benchmarks.gpu.step_process import write_record
-from layered_plugin.flops import count_step_flops
 
 
 def count(config: dict[str, Any]) -> dict[str, Any]:

@@ -12,11 +12,10 @@ import torch
 
 from benchmarks.gpu.step_process import Context, run_cases, seconds_per_call
 from benchmarks.gpu.train import ROOT, data_of, make_data, newest_run
-from layered_plugin.dataset import to_float, to_square
-from layered_plugin.model_file import save_model
-from layered_plugin.pictures import PictureSource, to_rgb
-from layered_plugin.segmenter import Segmenter
-from layered_plugin.train_distilled import make_segmenting_unet
+from layered_plugin.data.pictures import PictureSource, to_float, to_rgb, to_square
+from layered_plugin.segmentation.model_file import save_model
+from layered_plugin.segmentation.segmenter import Segmenter
+from layered_plugin.segmentation.train_distilled import make_segmenting_unet
 
 
 def main(context: Context) -> int:

@@ -17,7 +17,7 @@ from torch_utils import custom_ops, training_stats
 
 from benchmarks.gpu.step_config import training_config
 from benchmarks.gpu.step_process import Context, run_cases, synchronize
-from layered_plugin.training_loop import training_loop
+from layered_plugin.training.loop import training_loop
 
 STEPS_PER_TICK = 16  # As often as R1 runs.
 SECONDS = 2.0  # That are measured, at least, after a tick that warms up.

@@ -12,7 +12,7 @@ import numpy as np
 import PIL.Image
 
 import train_layered
-from layered_plugin.dataset import CROP_MARGIN
+from layered_plugin.data.pictures import CROP_MARGIN
 
 NUM_PICTURES = 1024
 
@@ -34,5 +34,6 @@ def training_config(resolution: int, device: str, options: Sequence[str]) -> dic
     config = json.loads(output.getvalue())
     del config["base"]
     config.update(total_kimg=1e9, image_snapshot_ticks=None, network_snapshot_ticks=None, training_set_kwargs=dict(
-        class_name="benchmarks.simulated.SimulatedPictures", num=NUM_PICTURES, size_px=round(resolution * CROP_MARGIN)))
+        class_name="benchmarks.support.simulated.SimulatedPictures", num=NUM_PICTURES,
+        size_px=round(resolution * CROP_MARGIN)))
     return config

@@ -22,8 +22,9 @@ import torch
 
 from benchmarks.gpu.shape_coverage import coverage_scores
 from benchmarks.gpu.step_process import Context, run_cases
-from layered_plugin.pictures import PictureSource
-from layered_plugin.snapshots import find_snapshot, load_snapshot
+from layered_plugin.data.pictures import PictureSource
+from layered_plugin.model.snapshots import load_snapshot
+from layered_plugin.runs import find_snapshot
 
 ROOT = Path(__file__).parents[2]
 TRAIN_ARGS = "--cfg=demo --resolution=64 --cbase=8192 --cmax=256 --batch=64 --nhwc=1 --tick=10 --snap=10"
@@ -59,8 +60,8 @@ def make_data(context: Context) -> dict[str, Any]:
     size = "18" if context.quick else "72"
     sets = dict(train=("0", "64" if context.quick else "4000"), test=("1", "16" if context.quick else "200"))
     for name, (seed, num) in sets.items():
-        run(context, "-m", "layered_plugin.shapes", f"--dest={folder / name}.zip", f"--num={num}", f"--seed={seed}",
-            f"--masks={folder / name}-masks.zip", f"--size={size}")
+        run(context, "-m", "layered_plugin.dataset_tool", "shapes", f"--dest={folder / name}.zip", f"--num={num}",
+            f"--seed={seed}", f"--masks={folder / name}-masks.zip", f"--size={size}")
     (folder / "test.zip").rename(folder / "test-masked.zip")
     return dict(folder="shapes")
 

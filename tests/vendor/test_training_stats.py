@@ -12,7 +12,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch_utils import misc, training_stats
 
-from layered_plugin.launcher import leave_process
+from layered_plugin.training.launcher import leave_process
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,264 @@
+"""Generators trained over settings and seeds, their masks scored by a judge: several at a time, resumable run by run.
+
+Each run is what a user could type: train_layered.py, then eval.py generated (the protocol of the paper's Table 1).
+"""
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from layered_plugin.errors import ReportError, TeacherError
+from layered_plugin.evaluation.judge import UNetTeacher
+from layered_plugin.report.reading import read_gan_run
+from layered_plugin.runs import atomic_write, training_states
+from layered_plugin.signals import StopRequest
+
+NUM_SCENES = 2000
+SCENE_SEED = 1  # Of the scored scenes, whatever the seed of the training.
+RESULT_FILE, ASKED_FILE = "result.json", "asked.json"
+TICK = re.compile(r"tick .*?kimg ([\d.]+).* mask ([\d.]+).* eta (.+)")
+
+
+@dataclass(frozen=True)
+class JudgedRun:
+    """One training and its scoring."""
+
+    setting: str
+    seed: int
+    data: str
+    kimg: float
+    options: tuple[str, ...]  # Further ones of train_layered.py.
+    judge: str
+    folder: Path  # Of this run alone.
+    num: int = NUM_SCENES
+
+    @property
+    def name(self) -> str:
+        return f"{self.setting} seed {self.seed}"
+
+    @property
+    def train_args(self) -> list[str]:
+        """Command of a new training."""
+        return ["train_layered.py", f"--outdir={self.folder}", f"--data={self.data}", "--cfg=demo",
+                f"--kimg={self.kimg:g}", f"--seed={self.seed}", *self.options]
+
+    @property
+    def asked(self) -> list[str]:
+        """What the result depends on."""
+        return [*self.train_args[2:], f"--judge={self.judge}", f"--num={self.num}"]
+
+
+class Shell:
+    """Runs commands of the project; all of them can be asked to save and end.
+
+    Ctrl-C does not reach the commands by itself, but through ``stop``.
+
+    Args:
+        threads: Of each command.
+    """
+
+    def __init__(self, threads: int = 1) -> None:
+        self.threads = threads
+        self._running: set[subprocess.Popen[str]] = set()
+        self._stopped = False
+        self._lock = threading.Lock()
+
+    def call(self, args: Sequence[str], log: Path, on_line: Callable[[str], None] = lambda line: None) -> str:
+        """Run one command to its end.
+
+        Args:
+            args: Script and arguments.
+            log: Gets its standard error.
+            on_line: Called with each line of its standard output.
+
+        Returns:
+            The last line of its standard output.
+
+        Raises:
+            click.ClickException: It failed; the text has the last line of the log.
+        """
+        last = ""
+        with log.open("a") as errors:
+            with self._lock:
+                if self._stopped:
+                    raise click.ClickException("stopped")
+                process = subprocess.Popen(
+                    [sys.executable, *args], env=dict(os.environ, OMP_NUM_THREADS=str(self.threads)),
+                    stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True)
+                self._running.add(process)
+            with process:
+                for line in process.stdout or ():
+                    last = line.strip() or last
+                    on_line(last)
+        with self._lock:
+            self._running.remove(process)
+        if process.returncode != 0:
+            reason = log.read_text().strip().splitlines()[-1:] or [f"exit code {process.returncode}"]
+            raise click.ClickException(f"{shlex.join(['python', *args])} failed: {reason[0]}")
+        return last
+
+    def stop(self) -> None:
+        """Ask all commands to end, and let no other begin; trainings save first."""
+        with self._lock:
+            self._stopped = True
+            for process in self._running:
+                process.terminate()
+
+
+def train_and_score(run: JudgedRun, shell: Shell) -> dict[str, Any]:
+    """Train, or go on with what was begun; score the last snapshot; keep the result.
+
+    Raises:
+        click.ClickException: A command failed, or the folder is of another run.
+    """
+    run.folder.mkdir(parents=True, exist_ok=True)
+    write_asked(run.folder, run.asked)
+    begun = [path for path in sorted(run.folder.glob("[0-9]*-*")) if training_states(path)]
+    train = run.train_args if not begun else [*run.train_args[:2], f"--resume={begun[-1]}"]
+    shell.call(train, run.folder / "train.log", _say_tenths(run))
+    run_dir = max(path for path in run.folder.glob("[0-9]*-*") if training_states(path))
+    score = ["eval.py", "generated", f"--network={run_dir}", "--teacher=unet", f"--weights={run.judge}",
+             f"--num={run.num}", f"--seed={SCENE_SEED}"]
+    scores = flat_scores(json.loads(shell.call(score, run.folder / "score.log")))
+    result = dict(scores, setting=run.setting, data=Path(run.data).name, train_seed=run.seed, kimg=run.kimg,
+                  train_minutes=read_gan_run(run_dir).seconds / 60,
+                  train_command=shlex.join(["python", *run.train_args]))
+    with atomic_write(run.folder / RESULT_FILE) as file:
+        file.write(json.dumps(result, indent=2).encode())
+    return result
+
+
+def flat_scores(record: dict[str, Any]) -> dict[str, Any]:
+    """The entries of a record of `eval.py generated` that the tables need.
+
+    `mean_iou` is over all scenes; `mean_iou_detected` and `reference_iou` are over those in which the judge sees an
+    object, None if there are none.
+    """
+    kept = {key: record[key] for key in ("num", "coverage", "network", "seed", "base", "command")}
+    seen = record["detected"] or dict(iou=None, full_mask_iou=None)
+    return dict(mean_iou=record["all"]["iou"], mean_iou_detected=seen["iou"], reference_iou=seen["full_mask_iou"],
+                detected=record["num_detected"], judge_coverage=record["teacher_coverage"],
+                judge=record["teacher"]["weights"], **kept)
+
+
+def judged_results(runs: Sequence[JudgedRun], jobs: int) -> list[dict[str, Any]]:
+    """Results of all runs, in their order; finished ones are read, the others made, with progress on stderr.
+
+    Args:
+        runs: At least one.
+        jobs: Runs at a time.
+
+    Raises:
+        click.ClickException: An option or file is of no use, or runs failed; the others were finished all the same.
+        SystemExit: Ctrl-C or SIGTERM; the trainings have saved.
+    """
+    for run in runs:
+        check_same(run.folder, run.asked)
+    todo = [run for run in runs if not (run.folder / RESULT_FILE).is_file()]
+    if todo:
+        _check_usable(runs, todo[0])
+        _make(todo, len(runs), jobs)
+    return [json.loads((run.folder / RESULT_FILE).read_text()) for run in runs]
+
+
+def _make(todo: Sequence[JudgedRun], total: int, jobs: int) -> None:
+    start, shell, failures = time.monotonic(), Shell(), []
+    with ThreadPoolExecutor(jobs) as pool, StopRequest() as stop:
+        pending: dict[Future[dict[str, Any]], JudgedRun] = {pool.submit(train_and_score, run, shell): run
+                                                            for run in todo}
+        done = 0
+        while pending and stop.received is None:
+            for future in wait(pending, timeout=0.5, return_when=FIRST_COMPLETED).done:
+                run, error = pending.pop(future), future.exception()
+                done += 1
+                left = (time.monotonic() - start) / done * len(pending) / 60
+                ahead = f"{total - len(pending)} of {total} runs, about {left:.0f} min to go"
+                if error is None:
+                    _say(f"{run.name}: mean IoU of all scenes {future.result()['mean_iou']:.3f}; {ahead}")
+                elif isinstance(error, click.ClickException | ReportError):
+                    failures.append(f"{run.name}: {error}")
+                    _say(f"{run.name}: FAILED; {ahead}")
+                else:
+                    shell.stop()
+                    raise error
+        if stop.received is not None:
+            _say(f"{stop.received}: saving ...")
+            pool.shutdown(wait=False, cancel_futures=True)
+            shell.stop()
+    if stop.received is not None:
+        _say("Stopped; the same command goes on.")
+        sys.exit(128 + signal.Signals[stop.received])
+    if failures:
+        raise click.ClickException("\n".join([*failures, "The same command tries again."]))
+
+
+def _check_usable(runs: Sequence[JudgedRun], run: JudgedRun) -> None:
+    """Fail at once, not run by run, over what all runs share; options of which a run has begun are known to be good."""
+    try:
+        UNetTeacher(run.judge, size_px=32)
+    except TeacherError as err:
+        raise click.ClickException(f"--judge: {err}") from err
+    if any((other.folder / ASKED_FILE).is_file() for other in runs):
+        return
+    dry_run(run.train_args)
+
+
+def dry_run(train_args: Sequence[str]) -> None:
+    """Have a training's options checked.
+
+    Raises:
+        click.ClickException: They are refused; the text says why.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        Shell().call([*train_args, "--dry-run"], Path(folder) / "train.log")
+
+
+def write_asked(folder: Path, asked: Sequence[str]) -> None:
+    """Note in a folder the options that its results depend on."""
+    with atomic_write(folder / ASKED_FILE) as file:
+        file.write(json.dumps(asked, indent=2).encode())
+
+
+def check_same(folder: Path, asked: Sequence[str]) -> None:
+    """See that what a folder holds was made with these very options; a new one is fine.
+
+    Raises:
+        click.ClickException: It was made with others; the text names them.
+    """
+    file = folder / ASKED_FILE
+    found = json.loads(file.read_text()) if file.is_file() else asked
+    if found != asked:
+        differs = ", ".join(option for option in found if option not in asked) or "fewer options"
+        raise click.ClickException(f"--outdir: {folder} was made with {differs}; choose another --outdir")
+
+
+def _say_tenths(run: JudgedRun) -> Callable[[str], None]:
+    """Pass on where a training is, at each tenth of it."""
+    shown = -1
+
+    def say(line: str) -> None:
+        nonlocal shown
+        found = TICK.match(line)
+        if found and int(float(found[1]) / run.kimg * 10) > shown:
+            shown = int(float(found[1]) / run.kimg * 10)
+            _say(f"{run.name}: {found[1]} of {run.kimg:g} kimg, mask {float(found[2]):.2f}, {found[3]} to go")
+
+    return say
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)

@@ -1,0 +1,187 @@
+"""Training pictures: any folder or zip, any size, to square RGB; the order they come in, resumable.
+
+Section 3.4 of the paper: pictures are resized to 1.125 times the resolution, then cropped at random.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import torch
+from torch.utils.data import Sampler
+from training.dataset import Dataset
+
+from layered_plugin.data.pictures import (
+    CROP_MARGIN,
+    UNREADABLE,
+    PictureSource,
+    random_crop,
+    to_float,
+    to_square,
+)
+from layered_plugin.errors import PictureError
+from layered_plugin.progress import progress
+
+CACHE_BYTES = 4 << 30  # Decoded pictures are kept in memory up to this size.
+
+
+class PictureDataset(Dataset):
+    """Pictures of a folder (searched recursively) or a zip, resized to ``size_px`` squares, RGB, uint8.
+
+    A host ``Dataset`` with fewer demands than ``ImageFolderDataset``: sizes and modes may differ from picture to
+    picture; non-square ones are squeezed, as in the paper. Labels are read from ``dataset.json`` as upstream has it.
+    """
+
+    def __init__(self,
+        path,                       # Folder or zip.
+        size_px         = None,     # Side of the pictures; None = that of the first, which must then be square.
+        **super_kwargs,             # Arguments for Dataset: max_size, use_labels, xflip, random_seed.
+    ):
+        self._path = Path(path)
+        self._source = PictureSource(path)
+        self._fnames = self._source.names
+        self._size_px = size_px
+        width, height = self._source.open(self._fnames[0]).size
+        if size_px is None:
+            if width != height:
+                raise PictureError(f"{path}: {self._fnames[0]} is {width}x{height}, not square; give a size")
+            self._size_px = width
+        self.native_size = (width, height)
+        self._cache: np.ndarray | None = None
+        raw_shape = [len(self._fnames), 3, self._size_px, self._size_px]
+        self._larger: PictureDataset | None = None
+        self._super_kwargs = super_kwargs
+        super().__init__(name=self._path.stem, raw_shape=raw_shape, **super_kwargs)
+
+    def reduced(self, size_px: int) -> "PictureDataset":
+        """The same pictures at a smaller size, antialiased, made from those in memory after ``preload``.
+
+        Args:
+            size_px: Side of the smaller pictures; the own side gives the data set itself.
+        """
+        if size_px == self._size_px:
+            return self
+        smaller = PictureDataset(self._path, size_px=size_px, **self._super_kwargs)
+        smaller._larger = self
+        return smaller
+
+    def _decode(self, raw_idx: int) -> np.ndarray:
+        if self._larger is None:
+            return to_square(self._source.open(self._fnames[raw_idx]), self._size_px)
+        pixels = self._larger._load_raw_image(raw_idx).transpose(1, 2, 0)  # [H, W, C]
+        return to_square(PIL.Image.fromarray(pixels), self._size_px)
+
+    def preload(self, verbose: bool = False) -> bool:
+        """Decode every picture once and keep it, if all fit into ``CACHE_BYTES``; finds a bad picture early.
+
+        Pictures that are in memory already stay as they are.
+
+        Args:
+            verbose: Show progress on stderr.
+
+        Returns:
+            Whether the pictures are now in memory.
+        """
+        if self._cache is not None:
+            return True
+        shape = [len(self._fnames), *self.image_shape]
+        if np.prod(shape, dtype=np.int64) > CACHE_BYTES:
+            return False
+        cache = np.empty(shape, dtype=np.uint8)
+        used = sorted({self.get_details(idx).raw_idx for idx in range(len(self))})
+        for raw_idx in progress(used, len(used), "Decoding pictures") if verbose else used:
+            cache[raw_idx] = self._decode(raw_idx)
+        self._cache = cache
+        return True
+
+    def _load_raw_image(self, raw_idx: int) -> np.ndarray:
+        return self._decode(raw_idx) if self._cache is None else self._cache[raw_idx]
+
+    def _load_raw_labels(self) -> np.ndarray | None:
+        try:
+            text = self._source.read("dataset.json")
+        except (KeyError, FileNotFoundError):
+            return None
+        except UNREADABLE as err:
+            raise PictureError(f"{self._path}: dataset.json: damaged: {err}") from err
+        try:
+            labels = json.loads(text).get("labels")
+            if labels is None:
+                return None
+            by_name = dict(labels)
+        except (ValueError, TypeError, AttributeError) as err:
+            raise PictureError(f"{self._path}: dataset.json: damaged: {err}") from err
+        missing = [fname for fname in self._fnames if fname not in by_name]
+        if missing:
+            raise PictureError(f"{self._path}: dataset.json: has labels but none for {missing[0]}")
+        rule = "labels must be class indices from 0 on, or lists of numbers, all of one length"
+        try:
+            values = np.array([by_name[fname] for fname in self._fnames])
+            values = values.astype({1: np.int64, 2: np.float32}[values.ndim])
+        except (ValueError, TypeError, KeyError, OverflowError) as err:
+            raise PictureError(f"{self._path}: dataset.json: {rule}") from err
+        if not np.isfinite(values).all() or (values.ndim == 1 and values.min() < 0):
+            raise PictureError(f"{self._path}: dataset.json: {rule}")
+        return values
+
+    def close(self) -> None:
+        self._source.close()
+
+
+class ResumableSampler(Sampler[int]):
+    """Endless shuffled indices that can start anywhere: position k depends on the seed and k alone.
+
+    Each epoch is a fresh permutation. Of P processes, process r draws the positions that are r modulo P, so a
+    batch holds the same pictures however many processes share it.
+    """
+
+    def __init__(self, num: int, start: int = 0, rank: int = 0, num_replicas: int = 1, seed: int = 0):
+        if num < 1:
+            raise ValueError(f"Expected argument `num` to be at least 1, but got {num}")
+        self.num = num
+        self.start = start
+        self.rank = rank
+        self.num_replicas = num_replicas
+        self.seed = seed
+
+    def __iter__(self) -> Iterator[int]:
+        position = self.start + self.rank
+        epoch, order = -1, np.empty(0, dtype=np.int64)
+        while True:
+            if position // self.num != epoch:
+                epoch = position // self.num
+                order = np.random.RandomState([self.seed, epoch]).permutation(self.num)
+            yield int(order[position % self.num])
+            position += self.num_replicas
+
+
+class RealPictures:
+    """Endless shuffled batches of real pictures for training on top of a generator, which saw them the same way.
+
+    Args:
+        path: Folder or zip.
+        resolution: Side of the pictures handed out, in pixels.
+        seed: Of the order.
+        device: Where the pictures go.
+        margin: Pictures are resized to this many times the resolution, then cropped at random.
+
+    Raises:
+        PictureError: The data set or a picture of it can't be read.
+    """
+
+    def __init__(self, path, resolution: int, seed: int = 0, device: str = "cpu", margin: float = CROP_MARGIN):
+        self.resolution, self.seed, self.device = resolution, seed, device
+        self.dataset = PictureDataset(path=path, size_px=round(resolution * margin))
+        self.dataset.preload(verbose=True)
+        self.start_at(0)
+
+    def start_at(self, position: int) -> None:
+        """Go to a position of the endless order."""
+        self._order = iter(ResumableSampler(len(self.dataset), start=position, seed=self.seed))
+
+    def batch(self, num: int) -> torch.Tensor:
+        """Next pictures, [num, 3, resolution, resolution], in [-1, 1]; crops by torch's default generator."""
+        img = np.stack([self.dataset[next(self._order)][0] for _ in range(num)])
+        return random_crop(to_float(torch.from_numpy(img).to(self.device)), self.resolution)

@@ -1,0 +1,247 @@
+"""Pictures of any size and format: read from a folder or zip, made square, cropped, as arrays and tensors."""
+
+import lzma
+import os
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+import torch
+
+from layered_plugin.errors import PictureError
+
+# What Pillow and zipfile raise for files that are damaged, encrypted, missing, or too large to be honest.
+UNREADABLE = (OSError, ValueError, SyntaxError, KeyError, EOFError, RuntimeError, MemoryError, zlib.error,
+              lzma.LZMAError, zipfile.BadZipFile, PIL.Image.DecompressionBombError)
+
+BATCH_PIXELS = 30_000_000  # Pictures, masks and layers are held at full size, at about 30 bytes a pixel.
+
+T = TypeVar("T")
+
+
+class PictureSource:
+    """Names of the pictures of a folder (searched recursively), a zip, or a single file, and a way to open each.
+
+    Args:
+        path: Folder, zip or picture.
+
+    Raises:
+        PictureError: It is none of these, or holds no pictures.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._zip: zipfile.ZipFile | None = None
+        self._zip_owner: int | None = None
+        PIL.Image.init()
+        if self.path.is_file() and is_picture_name(self.path.name):
+            self.folder, self.names = self.path.parent, [self.path.name]
+            return
+        self.folder = self.path
+        try:
+            if self.path.is_dir():
+                found = [p.relative_to(self.path).as_posix() for p in self.path.rglob("*") if p.is_file()]
+            else:
+                found = self.archive().namelist()
+        except UNREADABLE as err:
+            raise PictureError(f"{self.path}: neither a folder nor a readable zip: {err}") from err
+        self.names = sorted(name for name in found if is_picture_name(name))
+        if not self.names:
+            raise PictureError(f"{self.path}: holds no pictures")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def is_zip(self) -> bool:
+        """Whether the pictures come out of an archive."""
+        return not self.folder.is_dir()
+
+    def archive(self) -> zipfile.ZipFile:
+        """The open zip; opened anew in a process that inherited this object."""
+        # A forked process shares the file position of its parent.
+        if self._zip is None or self._zip_owner != os.getpid():
+            self._zip, self._zip_owner = zipfile.ZipFile(self.path), os.getpid()
+        return self._zip
+
+    def read(self, name: str) -> bytes:
+        """Contents of any file of the folder or zip.
+
+        Raises:
+            KeyError, FileNotFoundError: There is no such file.
+        """
+        return self.archive().read(name) if self.is_zip else (self.folder / name).read_bytes()
+
+    def open(self, name: str) -> PIL.Image.Image:
+        """Decode one picture, in its own mode and size, upright as its EXIF orientation says.
+
+        Raises:
+            PictureError: It can't be read.
+        """
+        try:
+            file = self.archive().open(name) if self.is_zip else (self.folder / name).open("rb")
+            with file:
+                picture = PIL.Image.open(file)
+                picture.load()
+            return PIL.ImageOps.exif_transpose(picture)
+        except UNREADABLE as err:
+            raise PictureError(f"{self.path}: cannot read picture {name}: {err}") from err
+
+    def close(self) -> None:
+        """Close the zip, if one is open."""
+        if self._zip is not None:
+            self._zip.close()
+            self._zip = None
+
+    def __getstate__(self) -> dict:
+        return dict(self.__dict__, _zip=None)
+
+
+def full_batches(items: Iterable[T], pixels: Callable[[T], int], batch: int) -> Iterator[list[T]]:
+    """Group what comes, as many at a time as asked for, but fewer of large pictures: memory stays bounded.
+
+    Args:
+        items: What holds a picture each.
+        pixels: Size of an item's picture.
+        batch: Items at a time, at most; a group ends early once it has ``BATCH_PIXELS``.
+    """
+    held: list[T] = []
+    num_pixels = 0
+    for item in items:
+        held.append(item)
+        num_pixels += pixels(item)
+        if len(held) == batch or num_pixels >= BATCH_PIXELS:
+            yield held
+            held, num_pixels = [], 0
+    if held:
+        yield held
+
+
+def to_rgb(picture: PIL.Image.Image) -> PIL.Image.Image:
+    """A picture of any mode as 8-bit RGB; transparency is dropped, 16-bit gray keeps its upper 8 bits."""
+    if picture.mode.startswith("I"):  # Pillow would clip at 255, and make nearly everything white.
+        levels = np.asarray(picture).clip(0, 65535)
+        levels = levels >> 8 if levels.max() > 255 else levels
+        return PIL.Image.fromarray(levels.astype(np.uint8)).convert("RGB")
+    if picture.mode == "P":  # Pillow warns of palettes with transparency unless they go through RGBA.
+        picture = picture.convert("RGBA")
+    return picture.convert("RGB")
+
+
+def is_picture_name(name: str) -> bool:
+    """Whether a file's name has the suffix of a format that Pillow knows, once ``PIL.Image.init()`` has run."""
+    # Data sets made on a Mac carry a shadow of every file.
+    hidden = name.startswith("__MACOSX/") or os.path.basename(name).startswith("._")
+    return os.path.splitext(name)[1].lower() in PIL.Image.EXTENSION and not hidden
+
+
+FITS = ("squeeze", "crop")
+
+
+class Box(NamedTuple):
+    """Part of a picture in whole pixels; right and bottom are the first ones outside."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+
+def box_about(box: tuple[float, float, float, float], margin: float, size: tuple[int, int]) -> Box:
+    """Square about a bounding box, moved into the picture.
+
+    Its side is the box's longer one times 1 + 2 margin. Where the picture is smaller than that, it is taken whole
+    along that axis, so that the object is never cut.
+
+    Args:
+        box: Left, top, width and height, in pixels.
+        margin: Space on each side, as a share of the box's longer side.
+        size: Width and height of the picture.
+
+    Raises:
+        ValueError: The box is empty or lies outside the picture.
+    """
+    left, top, width, height = box
+    if not (width > 0 and height > 0 and left < size[0] and top < size[1] and left + width > 0 and top + height > 0):
+        raise ValueError(f"bounding box {left:g},{top:g} {width:g}x{height:g} is empty or outside the picture, "
+                         f"which is {size[0]}x{size[1]}")
+    side = max(round(max(width, height) * (1 + 2 * margin)), 1)
+    starts, sides = [], []
+    for centre, length in ((left + width / 2, size[0]), (top + height / 2, size[1])):
+        sides.append(min(side, length))
+        starts.append(min(max(round(centre - sides[-1] / 2), 0), length - sides[-1]))
+    return Box(starts[0], starts[1], starts[0] + sides[0], starts[1] + sides[1])
+
+
+def square_picture(picture: PIL.Image.Image, size_px: int, fit: str) -> np.ndarray:
+    """Picture of any mode and shape to RGB, [size_px, size_px, 3], uint8.
+
+    Args:
+        picture: The picture.
+        size_px: Side of the result.
+        fit: "squeeze" the whole picture, or "crop" the square in its middle.
+    """
+    picture = to_rgb(picture)
+    if picture.size == (size_px, size_px):
+        return np.asarray(picture)
+    return np.asarray(picture.resize((size_px, size_px), PIL.Image.Resampling.LANCZOS, _part(picture.size, fit)))
+
+
+def _part(size: tuple[int, int], fit: str) -> Box:
+    if fit not in FITS:
+        raise ValueError(f"Expected argument `fit` to be one of {', '.join(FITS)}, but got {fit!r}")
+    width, height = size
+    if fit == "squeeze":
+        return Box(0, 0, width, height)
+    side = min(size)
+    left, top = (width - side) // 2, (height - side) // 2
+    return Box(left, top, left + side, top + side)
+
+
+CROP_MARGIN = 1.125  # Real pictures are resized to this many times the resolution before the crop (section 3.4).
+
+
+def random_crop(img: torch.Tensor, size_px: int) -> torch.Tensor:
+    """Crop each image at a place of its own.
+
+    Args:
+        img: Images, [N, C, H, W], any dtype, H and W at least size_px.
+        size_px: Side of the crop, in pixels.
+
+    Returns:
+        Crops, [N, C, size_px, size_px]; offsets are drawn from torch's default generator on the image's device.
+
+    Raises:
+        ValueError: If the images are smaller than the crop.
+    """
+    num, _channels, height, width = img.shape
+    if height < size_px or width < size_px:
+        raise ValueError(f"Expected argument `img` to be at least {size_px} px wide and high, but got {width}x{height}")
+    if (height, width) == (size_px, size_px):
+        return img
+    top = torch.randint(0, height - size_px + 1, [num, 1, 1, 1], device=img.device)
+    left = torch.randint(0, width - size_px + 1, [num, 1, 1, 1], device=img.device)
+    offset = torch.arange(size_px, device=img.device)
+    sample = torch.arange(num, device=img.device).view(-1, 1, 1, 1)
+    channel = torch.arange(img.shape[1], device=img.device).view(1, -1, 1, 1)
+    return img[sample, channel, top + offset.view(1, 1, -1, 1), left + offset.view(1, 1, 1, -1)]
+
+
+def to_square(picture: PIL.Image.Image, size_px: int) -> np.ndarray:
+    """Squeeze a picture of any mode and size to RGB [3, size_px, size_px], uint8."""
+    return square_picture(picture, size_px, "squeeze").transpose(2, 0, 1)  # [C, H, W]
+
+
+def to_float(img: torch.Tensor) -> torch.Tensor:
+    """uint8 [0, 255] to float32 [-1, 1], the host's way: x / 127.5 - 1."""
+    return img.to(torch.float32) / 127.5 - 1
+
+
+def to_uint8(img: torch.Tensor) -> torch.Tensor:
+    """Float [-1, 1] to uint8, rounded and clamped; the exact inverse of ``to_float`` on its 256 levels."""
+    return ((img.to(torch.float32) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)

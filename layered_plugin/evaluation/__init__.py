@@ -1,0 +1,1 @@
+"""Masks and scenes against the truth."""

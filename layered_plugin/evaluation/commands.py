@@ -1,0 +1,206 @@
+"""The work of eval.py's commands: from option values to a record on stdout and in the run folder."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from layered_plugin import runs
+from layered_plugin.data.labels import labels_of_training
+from layered_plugin.data.pictures import PictureSource
+from layered_plugin.evaluation import output, scoring
+from layered_plugin.evaluation.fidelity import CroppedPictures, Fidelity
+from layered_plugin.evaluation.metrics import mean_and_deviation
+from layered_plugin.evaluation.options import choose_baselines, make_teacher, resolve_device, user_errors
+from layered_plugin.evaluation.teachers import MaskTeacher, Teacher
+from layered_plugin.model.snapshots import load_snapshot
+from layered_plugin.segmentation.segmenter import Segmenter
+
+MASKRCNN_SIZE_PX = 128  # The paper enlarges its 64x64 composites for the detector.
+
+GENERATED_FILE = "metric-generated.jsonl"
+
+REAL_FILE = "metric-real.jsonl"
+
+
+def run_generated(*, networks: Sequence[str], num: int, seed: int, trunc: float, teacher: str,
+                  detector_size: int | None, fid: str | None, fid_weights: str | None, batch: int, device_name: str,
+                  **judging: Any) -> None:
+    """Body of ``eval.py generated``; parameters are its options.
+
+    Raises:
+        click.UsageError: An option's value is wrong or does not fit another.
+        click.ClickException: A file can't be used or written.
+    """
+    device = resolve_device(device_name)
+    if fid_weights is not None and fid is None:
+        raise click.UsageError("--fid-weights can only be given with --fid")
+    with user_errors(data="--fid"):
+        snapshots = [load_snapshot(network, device) for network in networks]
+        sizes = sorted({snapshot["G_ema"].img_resolution for snapshot in snapshots})
+        if detector_size is None and teacher == "unet" and len(sizes) > 1:
+            raise click.UsageError(f"--teacher=unet needs networks of one resolution, got {sizes}; or --detector-size")
+        size_px = detector_size or (MASKRCNN_SIZE_PX if teacher == "maskrcnn" else sizes[0])
+        judge, description = make_teacher(teacher, size_px=size_px, device=device, **judging)
+        folders = [_record_folder(snapshot["path"], "--network") for snapshot in snapshots]
+        fidelity = Fidelity(fid_weights, device=device) if fid is not None else None
+        records = []
+        for snapshot, folder in zip(snapshots, folders, strict=True):
+            shown = dict(size_px=size_px, trunc=trunc, batch=batch)
+            scores = _score_network(snapshot, judge, num, seed, shown, fidelity, fid)
+            record = dict(protocol="generated", network=snapshot["path"],
+                          resolution=snapshot["G_ema"].img_resolution, teacher=description, detector_size=size_px,
+                          seed=seed, trunc=trunc, **scores, **runs.provenance())
+            click.echo(f"{record['network']}\n{record['num_detected']} of {num} scenes with an object\n"
+                       + output.score_table([("generated masks", record)]), err=True)
+            records.append(record)
+            if len(snapshots) == 1:
+                click.echo(json.dumps(record))
+            with _writing("--network", folder):  # At once, for the next network may take hours.
+                if folder is not None:
+                    output.append_record(folder, GENERATED_FILE, record)
+    if len(records) > 1:
+        over = _over_networks(records)
+        _say_spread(over, len(records), "networks")
+        click.echo(json.dumps(dict(networks=records, over_networks=over)))
+
+
+def _score_network(snapshot: Mapping[str, Any], judge: Teacher, num: int, seed: int, shown: dict[str, Any],
+                   fidelity: Fidelity | None, fid: str | None) -> dict[str, Any]:
+    """Scores of one generator's scenes, with FID and KID if wanted."""
+    G_ema, training_set = snapshot["G_ema"], snapshot.get("training_set_kwargs") or {}
+    labels = labels_of_training(training_set, G_ema.c_dim)
+    if fid is not None:  # Read now, so that what is wrong with it is said before the work.
+        real = CroppedPictures(fid, G_ema.img_resolution, training_set.get("size_px"))
+    scores = scoring.score_generated(G_ema, judge, num=num, seed=seed, labels=labels, **shown)
+    if fidelity is not None:
+        found = fidelity(G_ema, real, num, seed, shown["trunc"], shown["batch"], labels)
+        scores["fidelity"] = dict(found, data=fid)
+    return scores
+
+
+def _over_networks(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Mean and deviation over several networks of what one has."""
+    spread = dict(mean_and_deviation(records), **_over_models(records))
+    if all("fidelity" in record for record in records):
+        spread["fidelity"] = mean_and_deviation([record["fidelity"] for record in records])
+    return spread
+
+
+def run_real(*, models: Sequence[str], data: str, masks: str | None, teacher: str | None, detector_size: int | None,
+             num: int | None, eval_size: str, polarity: str, flip: bool, refine: int, posterior: bool,
+             prior: str | None, baselines: str, seed: int, batch: int, device_name: str, **judging: Any) -> None:
+    """Body of ``eval.py real``; parameters are its options.
+
+    Raises:
+        click.UsageError: An option's value is wrong or does not fit another.
+        click.ClickException: A file can't be used or written.
+    """
+    device = resolve_device(device_name)
+    if (masks is None) == (teacher is None):
+        raise click.UsageError("either --masks or --teacher must be given, and not both")
+    if masks is not None and (judging["weights"] is not None or judging["class_name"] is not None):
+        raise click.UsageError("--weights and --class describe a --teacher; leave them out with --masks")
+    if detector_size is not None and teacher != "unet":
+        raise click.UsageError("--detector-size is for --teacher=unet; other truths have the picture's size")
+    with user_errors(teacher="--masks"):
+        source = PictureSource(data)
+        segmenters = [Segmenter.load(model, device) for model in models]
+        _check_models(segmenters, eval_size, refine, posterior)
+        keeps_to = None if prior is None else Segmenter.load(prior, device)
+        if keeps_to is not None:
+            for segmenter in segmenters:
+                _check_prior(segmenter, keeps_to, refine)
+        size_px = segmenters[0].resolution
+        truth: Teacher
+        if masks is not None:
+            truth, description = MaskTeacher(masks), dict(kind="masks", path=masks)
+            truth.check_names(source.names, data)
+        else:
+            truth, description = make_teacher(str(teacher), size_px=detector_size or size_px, device=device, **judging)
+        rivals = choose_baselines(baselines)
+        for segmenter in segmenters:
+            _record_folder(segmenter.folder, "--model")
+        scores, extremes = scoring.score_real(
+            segmenters, source, source.names[:num], truth, baselines=rivals,
+            size_px=size_px if eval_size == "net" else None, oracle_polarity=polarity == "oracle", flip=flip,
+            refine=refine, posterior=posterior, prior=keeps_to, seed=seed, batch=batch)
+    about = [dict(model=str(path), kind=segmenter.kind, resolution=segmenter.resolution,
+                  train_seed=segmenter.options.get("seed"), network=segmenter.options.get("network"))
+             for path, segmenter in zip(models, segmenters, strict=True)]
+    scored = [dict(what, **found) for what, found in zip(about, scores["models"], strict=True)]
+    record = dict(protocol="real", data=data, num_data=len(source), num=scores["num"],
+                  num_detected=scores["num_detected"], teacher=description, eval_size=eval_size, polarity=polarity,
+                  flip=flip, refine=refine, posterior=posterior, prior=prior, seed=seed, models=scored,
+                  baselines=scores["baselines"], **runs.provenance())
+    everything = dict(record, over_models=_over_models(scored)) if len(scored) > 1 else record
+    _say(everything, [segmenter.folder.name for segmenter in segmenters])
+    click.echo(json.dumps(everything))
+    for segmenter, own, shown in zip(segmenters, scored, extremes, strict=True):
+        with _writing("--model", segmenter.folder):
+            output.append_record(segmenter.folder, REAL_FILE, dict(record, models=[own]))
+            if shown.best:
+                output.write_sheet(shown.best, segmenter.folder / "real-best.png")
+                output.write_sheet(shown.worst, segmenter.folder / "real-worst.png")
+
+
+def _check_models(segmenters: Sequence[Segmenter], eval_size: str, refine: int, posterior: bool) -> None:
+    sizes = sorted({segmenter.resolution for segmenter in segmenters})
+    if eval_size == "net" and len(sizes) > 1:
+        raise click.UsageError(f"--eval-size=net needs models of one resolution, got {sizes}; use --eval-size=gt")
+    distilled = [segmenter.folder for segmenter in segmenters if segmenter.kind == "distill"]
+    if refine and distilled:
+        raise click.UsageError(f"--refine is for encoders, but {distilled[0]} is distilled and has no codes")
+    if posterior and distilled:
+        raise click.UsageError(f"--posterior is for encoders, but {distilled[0]} is distilled and draws no layers")
+
+
+def _check_prior(segmenter: Segmenter, prior: Segmenter, refine: int) -> None:
+    try:
+        segmenter.check_prior(prior, refine)
+    except ValueError as err:
+        raise click.UsageError(f"--prior: {err}") from err
+
+
+def _over_models(scored: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Mean and deviation of each score over several models."""
+    seen = [model["detected"] for model in scored if model["detected"] is not None]
+    return dict(detected=mean_and_deviation(seen) if seen else None,
+                all=mean_and_deviation([model["all"] for model in scored]))
+
+
+def _say(record: Mapping[str, Any], names: Sequence[str]) -> None:
+    """The table for people, on stderr."""
+    rows = [*zip(names, record["models"], strict=True), *record["baselines"].items()]
+    lines = [f"{record['num_detected']} of {record['num']} pictures with an object", output.score_table(rows)]
+    if record["polarity"] == "oracle":
+        lines.append("Polarity chosen by the truth: no measure of an unsupervised method")
+    click.echo("\n".join(lines), err=True)
+    if "over_models" in record:
+        _say_spread(record["over_models"], len(names), "models")
+
+
+def _say_spread(over: Mapping[str, Any], num: int, what: str) -> None:
+    if over["detected"]:
+        iou = over["detected"]["iou"]
+        click.echo(f"over {num} {what}: IoU {iou['mean']:.3f} +- {iou['deviation']:.3f}", err=True)
+
+
+def _record_folder(path: str | Path, option: str) -> Path | None:
+    """Folder of the run that was scored, which must be writable; None if it is none."""
+    folder = runs.run_folder(path)
+    with _writing(option, folder):
+        if folder is not None:
+            output.check_writable(folder)
+    return folder
+
+
+@contextmanager
+def _writing(option: str, folder: Path | None) -> Iterator[None]:
+    try:
+        yield
+    except OSError as err:
+        raise click.ClickException(f"{option}: can't write to {folder}: {err.strerror or err}") from err

@@ -1,0 +1,168 @@
+"""The judge: a U-Net that learnt from true masks, and stands in for the paper's Mask R-CNN."""
+
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import torch
+
+from layered_plugin.data.masks import OBJECT_LEVEL
+from layered_plugin.data.pictures import to_float
+from layered_plugin.errors import TeacherError
+from layered_plugin.evaluation.teachers import _or_none, _resized
+from layered_plugin.model.unet import AnyUNet, make_unet
+from layered_plugin.progress import progress
+from layered_plugin.runs import atomic_write
+from layered_plugin.segmentation.augment import crop_side, disturb, random_crop_flip
+from layered_plugin.segmentation.fitting import Fitting
+
+
+def train_judge(
+    pictures: np.ndarray,
+    masks: np.ndarray,
+    *,
+    steps: int = 1200,
+    batch: int = 32,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> AnyUNet:
+    """Train a judge on pictures with true masks.
+
+    Args:
+        pictures: [N, 3, S, S], uint8.
+        masks: Opacities, [N, S, S], uint8, 255 = object; or [N, K, S, S] to tell K objects apart.
+        steps: Number of optimizer steps.
+        batch: Pictures a step.
+        seed: Seed of weights, picture order and augmentation; the global generator is left alone.
+        device: Where to train.
+
+    Returns:
+        The judge in evaluation mode, for pictures of side S / 1.125 rounded down to a multiple of 4.
+
+    Raises:
+        ValueError: If an argument has another shape, type or range.
+    """
+    _check_pairs(pictures, masks)
+    for name, value in (("steps", steps), ("batch", batch)):
+        if value < 1:
+            raise ValueError(f"Expected argument `{name}` to be at least 1, but got {value}")
+    masks = masks.reshape(len(masks), -1, *masks.shape[-2:])  # [N, K, S, S]
+    judge = make_unet(seed=seed, num_objects=masks.shape[1]).to(device)
+    generator = torch.Generator().manual_seed(seed)
+    fitting = Fitting(judge, steps)
+    crop = crop_side(pictures.shape[-1])
+    for _ in progress(range(steps), steps, "judge"):
+        chosen = torch.randint(len(pictures), (batch,), generator=generator).numpy()
+        img, target = to_float(torch.from_numpy(pictures[chosen])), torch.from_numpy(masks[chosen]) / 255.0
+        img, target = random_crop_flip(img, target, crop, generator)
+        fitting.step(disturb(img, generator), target)
+    return judge.eval()
+
+
+@torch.no_grad()
+def judge_objects(judge: AnyUNet, img: torch.Tensor, batch: int = 250) -> torch.Tensor:
+    """Ask the judge for the pixels of each object.
+
+    Args:
+        judge: A trained judge of K objects; it is asked in evaluation mode and left in its own.
+        img: Pictures, [N, 3, H, W], float, in [-1, 1].
+        batch: Pictures at a time; the result does not depend on it.
+
+    Returns:
+        [N, K, H, W], bool, on the judge's device; the order of several objects means nothing.
+    """
+    was_training = judge.training
+    judge.eval()
+    device = next(judge.parameters()).device
+    found = [judge(part.to(device)) > 0 for part in img.split(batch)]
+    judge.train(was_training)
+    return torch.cat(found)
+
+
+def judge_masks(judge: AnyUNet, img: torch.Tensor, batch: int = 250) -> torch.Tensor:
+    """Ask the judge for object pixels, of any object; as ``judge_objects``, but [N, H, W]."""
+    return judge_objects(judge, img, batch).any(dim=1)
+
+
+def save_judge(judge: AnyUNet, dest: str | os.PathLike[str]) -> None:
+    """Write a judge's weights; the file appears under its name only when complete.
+
+    Args:
+        judge: The judge.
+        dest: Path; its folder is made if missing.
+    """
+    dest = Path(dest)
+    dest.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(dest) as file:
+        torch.save({"channels": list(judge.channels), "weights": judge.state_dict()}, file)
+
+
+def load_judge(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> AnyUNet:
+    """Read a judge in evaluation mode; no code from the file is run.
+
+    Args:
+        path: File of `save_judge`.
+        device: Where to put it.
+
+    Returns:
+        The judge.
+
+    Raises:
+        ValueError: If the file holds something else; the text names it.
+    """
+    saved = torch.load(path, map_location=device, weights_only=True)
+    if not isinstance(saved, dict) or set(saved) != {"channels", "weights"} or "out.bias" not in saved["weights"]:
+        raise ValueError(f"{path}: holds no judge")
+    judge = make_unet(tuple(saved["channels"]), num_objects=len(saved["weights"]["out.bias"]))
+    judge.load_state_dict(saved["weights"])
+    return judge.to(device).eval()
+
+
+def _check_pairs(pictures: np.ndarray, masks: np.ndarray) -> None:
+    if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[1] != 3 or crop_side(pictures.shape[-1]) < 4:
+        raise ValueError(
+            "Expected argument `pictures` to be uint8 [N, 3, S, S] with S at least 5, "
+            f"but got {pictures.dtype} {list(pictures.shape)}"
+        )
+    whole = masks.ndim in (3, 4) and masks.shape == (len(pictures), *masks.shape[1:-2], *pictures.shape[2:])
+    if masks.dtype != np.uint8 or not whole or 0 in masks.shape:
+        raise ValueError(
+            f"Expected argument `masks` to be uint8 {[len(pictures), *pictures.shape[2:]]}, with K objects of each "
+            f"picture at second place if there are several, but got {masks.dtype} {list(masks.shape)}"
+        )
+
+
+class UNetTeacher:
+    """The judge of ``benchmarks.judge``: a U-Net that learnt from true masks.
+
+    Args:
+        path: File of ``save_judge``.
+        size_px: Side of the square that it is shown, a multiple of 4; larger or smaller pictures are resized to it
+            and their masks back. Best is the scale that it was trained at.
+        device: Where it runs.
+
+    Raises:
+        TeacherError: The file is missing, damaged, or no judge.
+        ValueError: The side is no positive multiple of 4.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], size_px: int, device: torch.device | str = "cpu") -> None:
+        if size_px < 4 or size_px % 4:
+            raise ValueError(f"Expected argument `size_px` to be a positive multiple of 4, but got {size_px}")
+        try:
+            self._judge = load_judge(path, device)
+        except (OSError, EOFError, RuntimeError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as err:
+            reason = str(err).removeprefix(f"{path}: ").splitlines()[0] if str(err) else type(err).__name__
+            raise TeacherError(f"{path}: no judge of benchmarks.judge: {reason}") from err
+        self._size = (size_px, size_px)
+
+    def __call__(self, images: list[np.ndarray], names: list[str]) -> list[np.ndarray | None]:
+        """See ``Teacher``."""
+        pixels = [np.asarray(_resized(PIL.Image.fromarray(image), self._size)) for image in images]
+        img = to_float(torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2))  # [N, 3, S, S]
+        masks = judge_masks(self._judge, img).cpu().numpy().astype(np.uint8) * 255
+        found = [np.asarray(_resized(PIL.Image.fromarray(mask), (image.shape[1], image.shape[0])))
+                 for mask, image in zip(masks, images, strict=True)]
+        return [_or_none(mask >= OBJECT_LEVEL) for mask in found]

@@ -1,0 +1,254 @@
+"""Score masks against the truth: overlap, accuracy, F-beta; no files, no printing (paper, section 4).
+
+A quotient of nothing by nothing is 1. So IoU and Dice of two empty masks are 1, for nothing was missed and nothing
+invented, and 0 if one of them is empty; the precision of an empty prediction is 1, and the recall of an empty truth.
+Polarity is part of the result: object pixels are True, and only `oracle_polarity` ever swaps them.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+BETA2 = 0.3  # Weight of recall in F-beta, squared; as the literature on salient objects has it.
+
+THRESHOLDS = 255  # Of max F-beta: 0 (so that everything is object), 1/255, ..., 254/255.
+
+MEANS = ("iou", "miou", "dice", "pixel_accuracy")
+
+TOTALS = ("both", "pred", "target", "size", "full_mask_iou", "empty_pred", "empty_target", "both_empty", "num")
+
+GROUPS = 4096  # Pictures that the bootstrap draws one by one; of more, it draws random groups.
+
+
+class Counts(NamedTuple):
+    """Numbers of pixels and what follows from them: of one picture, of several [N], or of a whole set."""
+
+    both: Any  # Object in prediction and truth.
+    pred: Any  # Object in the prediction.
+    target: Any  # Object in the truth.
+    size: Any  # All pixels.
+
+    @property
+    def iou(self) -> np.ndarray:
+        return _ratio(self.both, self.pred + self.target - self.both)
+
+    @property
+    def miou(self) -> np.ndarray:
+        """Mean of the object's IoU and the background's."""
+        neither = self.size - self.pred - self.target + self.both
+        return (self.iou + _ratio(neither, self.size - self.both)) / 2
+
+    @property
+    def dice(self) -> np.ndarray:
+        return _ratio(2 * self.both, self.pred + self.target)
+
+    @property
+    def fbeta(self) -> np.ndarray:
+        """(1 + beta^2) precision recall / (beta^2 precision + recall); 0 where both of them are 0."""
+        return _ratio(self.both + BETA2 * self.both, self.pred + BETA2 * self.target)
+
+    @property
+    def pixel_accuracy(self) -> np.ndarray:
+        return _ratio(self.size - self.pred - self.target + 2 * self.both, self.size)
+
+
+class MaskEvaluation:
+    """Scores of a stream of masks, one picture at a time; sizes may vary, memory does not grow.
+
+    Args:
+        threshold: A pixel is predicted to be object from this opacity on.
+        oracle_polarity: Swap object and background of the whole set if that gives the higher mean IoU. This uses the
+            truth: such scores are no measure of an unsupervised method.
+    """
+
+    def __init__(self, threshold: float = 0.5, oracle_polarity: bool = False) -> None:
+        self.threshold, self.oracle_polarity = threshold, oracle_polarity
+        self._polarities = [_Sums() for _ in range(1 + oracle_polarity)]  # As it is, swapped.
+
+    def add(self, pred: np.ndarray, target: np.ndarray) -> dict[str, float]:
+        """Take in one picture.
+
+        Args:
+            pred: Predicted opacity, [H, W], float in [0, 1], or bool.
+            target: True object pixels, [H, W], bool.
+
+        Returns:
+            The picture's `iou`, `miou`, `dice` and `pixel_accuracy`, without a swap.
+
+        Raises:
+            ValueError: A shape, type or value is another.
+        """
+        shape = list(target.shape)
+        if target.dtype != bool or target.ndim != 2 or target.size == 0:
+            raise ValueError(f"Expected argument `target` to be bool [H, W], not empty, got {target.dtype} {shape}")
+        if pred.shape != target.shape or pred.dtype.kind not in "bf":
+            raise ValueError(f"Expected argument `pred` to be bool or float {shape}, got {pred.dtype} {[*pred.shape]}")
+        soft = pred.astype(np.float64)
+        if not (soft.min() >= 0 and soft.max() <= 1):  # Not a number fails both.
+            raise ValueError(f"Expected argument `pred` to be in [0, 1], but got {soft.min()} to {soft.max()}")
+        binary = soft >= self.threshold
+        if self.oracle_polarity:
+            self._polarities[1].add(~binary, 1 - soft, target)
+        return self._polarities[0].add(binary, soft, target)
+
+    def result(self, bootstrap: int = 1000, seed: int = 0) -> dict[str, Any]:
+        """Scores of the set.
+
+        Args:
+            bootstrap: Resamplings of the pictures for the intervals.
+            seed: Of the resampling.
+
+        Returns:
+            Means over the pictures of `iou`, `miou` (mean of object's and background's), `dice` and
+            `pixel_accuracy`; `max_fbeta` (F-beta per picture and threshold, averaged over the pictures, the largest of
+            the thresholds); each with its 95 % percentile interval as `..._ci`, [low, high]. `pooled_iou`,
+            `pooled_miou`, `pooled_dice` from the pixels of the whole set. `full_mask_iou`, the mean IoU of calling
+            everything object. `pred_coverage`, `target_coverage`, shares of all pixels. `num`, and how many pictures
+            have `empty_pred`, `empty_target`, `both_empty`. `oracle_polarity`, and whether it `inverted` the set.
+
+        Raises:
+            ValueError: No picture was added, or `bootstrap` is below 1.
+        """
+        if bootstrap < 1 or not self._polarities[0].num:
+            raise ValueError(f"Expected `bootstrap` and the number of pictures to be at least 1, "
+                             f"but got {bootstrap} and {self._polarities[0].num}")
+        results = [sums.result(bootstrap, seed) for sums in self._polarities]
+        best = max(results, key=lambda scores: scores["iou"])  # Of equals the first: no swap.
+        return dict(best, oracle_polarity=self.oracle_polarity, inverted=best is not results[0])
+
+
+class _Sums:
+    """Sums over pictures of what is known of each, apart in groups that the bootstrap draws from."""
+
+    def __init__(self) -> None:
+        self.num = 0
+        self._groups = np.zeros((GROUPS, len(MEANS) + THRESHOLDS + len(TOTALS)))
+        self._draws = np.random.default_rng(0)
+
+    def add(self, binary: np.ndarray, soft: np.ndarray, target: np.ndarray) -> dict[str, float]:
+        counts = Counts(int((binary & target).sum()), int(binary.sum()), int(target.sum()), target.size)
+        scores = {name: float(getattr(counts, name)) for name in MEANS}
+        if self.num == GROUPS:  # From here on a picture's group is random, so that no order of theirs matters.
+            dealt, self._groups = self._groups, np.zeros_like(self._groups)
+            np.add.at(self._groups, self._draws.integers(GROUPS, size=GROUPS), dealt)
+        group = self.num if self.num < GROUPS else self._draws.integers(GROUPS)
+        empty = (counts.pred == 0, counts.target == 0, counts.pred == counts.target == 0)
+        self._groups[group] += [*scores.values(), *_fbeta_curve(soft, target), *counts, counts.target / counts.size,
+                                *empty, 1]
+        self.num += 1
+        return scores
+
+    def result(self, bootstrap: int, seed: int) -> dict[str, Any]:
+        used = self._groups[self._groups[:, -1] > 0]
+        drawn = np.random.default_rng(seed).multinomial(len(used), [1 / len(used)] * len(used), size=bootstrap) @ used
+        names, intervals = (*MEANS, "max_fbeta"), np.percentile(_means(drawn), [2.5, 97.5], axis=0).T.tolist()
+        totals = dict(zip(TOTALS, used[:, -len(TOTALS):].sum(axis=0).tolist(), strict=True))
+        pixels = Counts(*(totals[name] for name in Counts._fields))
+        return dict(zip(names, _means(used.sum(axis=0)).tolist(), strict=True),
+                    **{f"{name}_ci": interval for name, interval in zip(names, intervals, strict=True)},
+                    **{f"pooled_{name}": float(getattr(pixels, name)) for name in ("iou", "miou", "dice")},
+                    full_mask_iou=totals["full_mask_iou"] / self.num, pred_coverage=pixels.pred / pixels.size,
+                    target_coverage=pixels.target / pixels.size,
+                    **{name: int(totals[name]) for name in ("num", "empty_pred", "empty_target", "both_empty")})
+
+
+def _means(sums: np.ndarray) -> np.ndarray:
+    """From sums over pictures, [..., columns], `MEANS` and max F-beta, [..., 5]."""
+    mean = sums / sums[..., -1:]
+    max_fbeta = mean[..., len(MEANS):-len(TOTALS)].max(axis=-1, keepdims=True)
+    return np.concatenate([mean[..., :len(MEANS)], max_fbeta], axis=-1)
+
+
+def _fbeta_curve(soft: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """F-beta with object where soft >= k / 255, [255]; from a histogram, not by one comparison each."""
+    level = np.minimum((soft * THRESHOLDS + 1e-9).astype(np.int64), THRESHOLDS - 1)  # For k / 255 * 255 < k.
+    both, pred = (np.bincount(part.ravel(), minlength=THRESHOLDS)[::-1].cumsum()[::-1]
+                  for part in (level[target], level))
+    return Counts(both, pred, int(target.sum()), target.size).fbeta
+
+
+def _ratio(part: Any, whole: Any) -> np.ndarray:
+    part, whole = np.broadcast_arrays(np.asarray(part, np.float64), np.asarray(whole, np.float64))
+    return np.divide(part, whole, out=np.ones(whole.shape), where=whole > 0)
+
+
+def mean_and_deviation(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """By name `mean` and population `deviation` over runs of every number (not truth value) that all records have.
+
+    Raises:
+        ValueError: There are no records.
+    """
+    if not records:
+        raise ValueError("Expected argument `records` to hold at least one, but got none")
+    columns: dict[str, list[Any]] = {name: [record.get(name) for record in records] for name in records[0]}
+    return {name: dict(mean=float(np.mean(column)), deviation=float(np.std(column)))
+            for name, column in columns.items()
+            if all(isinstance(value, int | float) and not isinstance(value, bool) for value in column)}
+
+
+def iou(pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Intersection over union of each picture.
+
+    Args:
+        pred: Predicted object pixels, [N, H, W], bool.
+        target: True object pixels, [N, H, W], bool.
+
+    Returns:
+        [N], float64, in [0, 1], on the CPU.
+
+    Raises:
+        ValueError: If either is not bool [N, H, W] or the shapes differ.
+    """
+    return torch.from_numpy(_count(pred, target).iou)
+
+
+def mean_iou(pred: torch.Tensor, target: torch.Tensor) -> float:
+    """Mean over the pictures of `iou`; arguments and errors as there."""
+    return iou(pred, target).mean().item()
+
+
+def pooled_iou(pred: torch.Tensor, target: torch.Tensor) -> float:
+    """Intersection summed over the whole set by the union summed over it; arguments and errors as in `iou`."""
+    return float(_pooled(pred, target).iou)
+
+
+def pixel_accuracy(pred: torch.Tensor, target: torch.Tensor) -> float:
+    """Share of all pixels of the set that are labelled right, in [0, 1]; arguments and errors as in `iou`."""
+    return float(_pooled(pred, target).pixel_accuracy)
+
+
+def full_mask_iou(target: torch.Tensor) -> float:
+    """Mean IoU of predicting object everywhere: the score to beat; argument and errors as in `iou`."""
+    return mean_iou(torch.ones_like(target), target)
+
+
+def mask_scores(pred: torch.Tensor, target: torch.Tensor, oracle_polarity: bool = False) -> dict[str, float | bool]:
+    """Scores of a set of masks that is in memory, without intervals or F-beta; those are `MaskEvaluation`'s.
+
+    Returns:
+        `mean_iou`, `pooled_iou`, `pixel_accuracy`, `full_mask_iou`, `pred_coverage`, `target_coverage` in [0, 1],
+        and whether the prediction was `inverted`; arguments and errors as in `iou` and `MaskEvaluation`.
+    """
+    inverted = oracle_polarity and mean_iou(~pred, target) > mean_iou(pred, target)
+    pred = ~pred if inverted else pred
+    return dict(mean_iou=mean_iou(pred, target), pooled_iou=pooled_iou(pred, target),
+                pixel_accuracy=pixel_accuracy(pred, target), full_mask_iou=full_mask_iou(target),
+                pred_coverage=pred.double().mean().item(), target_coverage=target.double().mean().item(),
+                inverted=inverted)
+
+
+def _pooled(pred: torch.Tensor, target: torch.Tensor) -> Counts:
+    return Counts(*(count.sum() for count in _count(pred, target)))
+
+
+def _count(pred: torch.Tensor, target: torch.Tensor) -> Counts:
+    for name, mask in (("pred", pred), ("target", target)):
+        if mask.dtype != torch.bool or mask.ndim != 3 or mask.numel() == 0:
+            raise ValueError(f"Expected argument `{name}` to be bool [N, H, W] and not empty, "
+                             f"but got {mask.dtype} {list(mask.shape)}")
+    if pred.shape != target.shape:
+        raise ValueError(f"Expected `pred` to have the target's shape {list(target.shape)}, got {list(pred.shape)}")
+    both, num_pred, num_target = (mask.sum(dim=(1, 2)).cpu().numpy() for mask in (pred & target, pred, target))
+    return Counts(both, num_pred, num_target, np.full(len(pred), pred[0].numel()))

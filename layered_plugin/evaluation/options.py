@@ -1,0 +1,123 @@
+"""Options that the commands of eval.py share, and what they stand for: teachers, baselines, devices."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+import numpy as np
+
+from layered_plugin.device import choose_device
+from layered_plugin.errors import CheckpointError, FidelityError, ModelError, PictureError, TeacherError
+from layered_plugin.evaluation.baselines import BASELINES
+from layered_plugin.evaluation.judge import UNetTeacher
+from layered_plugin.evaluation.teachers import OBJECTS, MaskRCNNTeacher, Teacher, coco_label
+
+
+def teacher_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that describe a learnt teacher, in the order of the help."""
+    for option in reversed([
+        click.option("--weights", "--teacher-file", "weights", help="Weights of the teacher", metavar="FILE"),
+        click.option("--class", "class_name", help="COCO class for Mask R-CNN", metavar="NAME"),
+        click.option("--score-thresh", help="Least score of a detection", type=click.FloatRange(0, 1), default=0.5,
+                     metavar="FRAC"),
+        click.option("--objects", help="All detected objects, or the largest", type=click.Choice(OBJECTS),
+                     default="union"),
+    ]):
+        command = option(command)
+    return command
+
+
+def make_teacher(kind: str, weights: str | None, class_name: str | None, score_thresh: float, objects: str,
+                 size_px: int | None, device: str) -> tuple[Teacher, dict[str, Any]]:
+    """Load a learnt teacher.
+
+    Args:
+        kind: maskrcnn or unet.
+        weights, class_name, score_thresh, objects: Values of the options.
+        size_px: Side of the pictures that a U-Net is shown.
+        device: cpu, cuda or mps.
+
+    Returns:
+        The teacher, and its description for the record.
+
+    Raises:
+        click.UsageError: A class that COCO does not have, or options that do not fit.
+        click.ClickException: The weights are missing or damaged.
+    """
+    if kind == "unet":
+        if weights is None:
+            raise click.UsageError("--teacher=unet needs --weights, a judge of benchmarks.judge (docs/data.md)")
+        if class_name is not None:
+            raise click.UsageError("--class is for --teacher=maskrcnn; a judge knows one kind of object")
+        if size_px is None or size_px % 4:
+            raise click.UsageError(f"--detector-size must be a multiple of 4 for --teacher=unet, got {size_px}")
+        with user_errors():
+            return UNetTeacher(weights, size_px, device), dict(kind=kind, weights=weights, size_px=size_px)
+    if class_name is None:
+        raise click.UsageError("--teacher=maskrcnn needs --class, for example --class=car")
+    try:
+        coco_label(class_name)
+    except TeacherError as err:
+        raise click.UsageError(f"--class: {err}") from err
+    with user_errors():
+        teacher = MaskRCNNTeacher(class_name, weights, score_thresh, objects, device)
+    return teacher, dict(kind=kind, weights=weights, class_name=class_name, score_thresh=score_thresh, objects=objects)
+
+
+def choose_baselines(text: str) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
+    """Resolve ``--baselines``.
+
+    Args:
+        text: none, all, installed (those whose libraries are there), or names with commas.
+
+    Raises:
+        click.UsageError: A name is unknown.
+        click.ClickException: A library is missing; the text names the extra.
+    """
+    if text == "none":
+        return {}
+    names = list(BASELINES) if text in ("all", "installed") else text.split(",")
+    chosen = {}
+    for name in names:
+        if name not in BASELINES:
+            raise click.UsageError(f"--baselines must be none, all, installed or among {', '.join(BASELINES)}, "
+                                   f"got {name!r}")
+        try:  # Before the models have run for an hour.
+            BASELINES[name](np.arange(192, dtype=np.uint8).reshape(8, 8, 3))
+        except ImportError as err:
+            if text != "installed":
+                raise click.ClickException(f"--baselines: {err}") from err
+            click.echo(f"Without the baseline {name}: {err}", err=True)
+            continue
+        chosen[name] = BASELINES[name]
+    return chosen
+
+
+def resolve_device(name: str) -> str:
+    """auto, cpu, cuda or mps to a device that is there.
+
+    Raises:
+        click.UsageError: It is not.
+    """
+    try:
+        return choose_device(name)
+    except ValueError as err:
+        raise click.UsageError(str(err)) from err
+
+
+@contextmanager
+def user_errors(data: str = "--data", teacher: str = "--weights") -> Iterator[None]:
+    """Say in one line, with the option's name, what a user can mend.
+
+    Args:
+        data: Option that pictures come from.
+        teacher: Option that the truth comes from.
+    """
+    options = {PictureError: data, TeacherError: teacher, CheckpointError: "--network", ModelError: "--model",
+               FidelityError: "--fid"}
+    try:
+        yield
+    except tuple(options) as err:
+        option = next(name for kind, name in options.items() if isinstance(err, kind))
+        raise click.ClickException(f"{option}: {err}") from err

@@ -1,0 +1,107 @@
+"""What eval.py leaves behind: the table for people, sheets of best and worst pictures, the record of a run."""
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import PIL.ImageDraw
+import PIL.ImageFont
+
+from layered_plugin.data.masks import THRESHOLD
+from layered_plugin.evaluation.scoring import Example
+from layered_plugin.grids import GAP_PX, MARGIN_PX, save_picture
+
+CELL_PX = 108  # Three times the 36 pixels of the built-in data.
+
+CAPTION_PX = 20
+
+SHEET_ROWS = ("picture", "cut-out", "mask", "truth")
+
+# Columns of the table: heading, set of pictures, key.
+COLUMNS = (("IoU, detected", "detected", "iou"), ("IoU, all", "all", "iou"), ("mIoU", "detected", "miou"),
+           ("Dice", "detected", "dice"), ("accuracy", "detected", "pixel_accuracy"),
+           ("max F", "detected", "max_fbeta"))
+
+
+def check_writable(folder: Path) -> None:
+    """Fail before hours of work rather than after.
+
+    Raises:
+        OSError: Nothing can be written there.
+    """
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
+def append_record(folder: Path, name: str, record: Mapping[str, Any]) -> None:
+    """Add one line of JSON to a file of the run folder, as upstream's calc_metrics does."""
+    with (folder / name).open("a") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def score_table(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+    """Scores side by side, the first column of IoU with its confidence interval, the full-image mask below.
+
+    Args:
+        rows: Name and score sets (``Tally.result``) of each predictor, at least one, all of the same pictures.
+    """
+    lines = [["", *(heading for heading, _set, _key in COLUMNS)]]
+    for name, sets in rows:
+        cells = [_cell(sets[which], key) for _heading, which, key in COLUMNS]
+        if sets["detected"] is not None:
+            cells[0] += " [{:.3f}, {:.3f}]".format(*sets["detected"]["iou_ci"])
+        lines.append([name, *cells])
+    full = [_cell(rows[0][1][which], "full_mask_iou") for which in ("detected", "all")]
+    lines.append(["full-image mask", *full, *[""] * (len(COLUMNS) - 2)])
+    widths = [max(len(line[idx]) for line in lines) for idx in range(len(lines[0]))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+                     for line in lines)
+
+
+def _cell(scores: Mapping[str, Any] | None, key: str) -> str:
+    return "-" if scores is None else f"{scores[key]:.3f}"
+
+
+def write_sheet(examples: Sequence[Example], path: Path) -> None:
+    """Draw pictures with their masks, one per column, IoU on top, rows as ``SHEET_ROWS``; write it whole.
+
+    Args:
+        examples: At least one.
+        path: PNG file.
+    """
+    width = MARGIN_PX + len(examples) * (CELL_PX + GAP_PX)
+    sheet = PIL.Image.new("RGB", (width, CAPTION_PX + len(SHEET_ROWS) * (CELL_PX + GAP_PX)), "white")
+    draw = PIL.ImageDraw.Draw(sheet)
+    font = PIL.ImageFont.load_default(size=14)
+    draw.text((4, CAPTION_PX // 2), "IoU", fill="black", font=font, anchor="lm")
+    for idx, name in enumerate(SHEET_ROWS):
+        draw.text((4, CAPTION_PX + idx * (CELL_PX + GAP_PX) + CELL_PX // 2), name, fill="black", font=font, anchor="lm")
+    for column, example in enumerate(examples):
+        left = MARGIN_PX + column * (CELL_PX + GAP_PX)
+        draw.text((left + CELL_PX // 2, CAPTION_PX // 2), f"{example.iou:.3f}", fill="black", font=font, anchor="mm")
+        for row, cell in enumerate(_cells(example)):
+            top = CAPTION_PX + row * (CELL_PX + GAP_PX)
+            sheet.paste(cell, (left + (CELL_PX - cell.width) // 2, top + (CELL_PX - cell.height) // 2))
+    save_picture(sheet, path)
+
+
+def _cells(example: Example) -> list[PIL.Image.Image]:
+    """The rows of one column, fitted into cells; small pictures are enlarged by a whole factor, unsmoothed."""
+    pred = example.mask >= THRESHOLD
+    cutout = np.where(pred[:, :, None], example.picture, np.uint8(255))
+    arrays = [example.picture, cutout, (example.mask * 255).round().astype(np.uint8),
+              example.truth.astype(np.uint8) * 255]
+    cells = []
+    for array in arrays:
+        cell = PIL.Image.fromarray(array).convert("RGB")
+        factor = CELL_PX // max(cell.size)
+        if factor >= 1:
+            cell = cell.resize((cell.width * factor, cell.height * factor), PIL.Image.Resampling.NEAREST)
+        else:
+            cell.thumbnail((CELL_PX, CELL_PX))
+        cells.append(cell)
+    return cells

@@ -1,0 +1,212 @@
+"""Teachers: what stands for the truth when masks are scored.
+
+Mask R-CNN as in section 4 of the paper, true masks, or the judge that learnt from true masks.
+"""
+
+import difflib
+import os
+import pickle
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
+
+import numpy as np
+import PIL.Image
+import torch
+
+from layered_plugin.data.masks import OBJECT_LEVEL
+from layered_plugin.data.pictures import PictureSource, to_rgb
+from layered_plugin.errors import PictureError, TeacherError
+
+OBJECTS = ("union", "one")
+
+
+class Teacher(Protocol):
+    """Says where the object is."""
+
+    def __call__(self, images: list[np.ndarray], names: list[str]) -> list[np.ndarray | None]:
+        """Judge some pictures.
+
+        Args:
+            images: Pictures, each [H, W, 3], uint8; sizes may differ.
+            names: Their names in the data set.
+
+        Returns:
+            For each the object's pixels, [H, W], bool; None where there is no object.
+
+        Raises:
+            TeacherError: A picture can't be judged; the text names it.
+        """
+
+
+class MaskTeacher:
+    """True masks: gray files of a folder or zip, object where at least ``OBJECT_LEVEL`` of 8 bits, or half of 16.
+
+    A mask belongs to the picture with the same name, folders included; only the suffix may differ. A mask without
+    object pixels counts as no object.
+
+    Args:
+        path: Folder or zip.
+
+    Raises:
+        TeacherError: It can't be read, or two of its files differ in the suffix alone.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        try:
+            self._source = PictureSource(path)
+        except PictureError as err:
+            raise TeacherError(str(err)) from err
+        self.path = path
+        self._by_stem: dict[str, str] = {}
+        for name in self._source.names:
+            other = self._by_stem.setdefault(_stem(name), name)
+            if other != name:
+                raise TeacherError(f"{path}: {other} and {name} are masks of the same picture; remove one")
+
+    def check_names(self, names: Sequence[str], data: str | os.PathLike[str]) -> None:
+        """Compare the names of the masks with those of a whole data set.
+
+        Args:
+            names: All pictures of the data set.
+            data: Its path, for the error.
+
+        Raises:
+            TeacherError: A mask is missing or left over, or two pictures share one; the text names the first.
+        """
+        pictures: dict[str, str] = {}
+        for name in names:
+            other = pictures.setdefault(_stem(name), name)
+            if other != name:
+                raise TeacherError(f"{self.path}: pictures {other} and {name} of {data} would share a mask; rename one")
+        count = f"(masks: {len(self._by_stem)}, pictures: {len(pictures)})"
+        missing = [name for stem, name in pictures.items() if stem not in self._by_stem]
+        if missing:
+            raise TeacherError(f"{self.path}: no mask for picture {missing[0]} of {data} {count}")
+        extra = [name for stem, name in self._by_stem.items() if stem not in pictures]
+        if extra:
+            raise TeacherError(f"{self.path}: mask {extra[0]} belongs to no picture of {data} {count}")
+
+    def __call__(self, images: list[np.ndarray], names: list[str]) -> list[np.ndarray | None]:
+        """See ``Teacher``; a mask must have the size of its picture."""
+        return [self._mask(image, name) for image, name in zip(images, names, strict=True)]
+
+    def _mask(self, image: np.ndarray, name: str) -> np.ndarray | None:
+        if _stem(name) not in self._by_stem:
+            raise TeacherError(f"{self.path}: no mask for picture {name}")
+        file = self._by_stem[_stem(name)]
+        try:
+            values = np.asarray(to_rgb(self._source.open(file)).convert("L"))
+        except PictureError as err:
+            raise TeacherError(str(err)) from err
+        if values.shape != image.shape[:2]:
+            raise TeacherError(f"{self.path}: mask {file} is {values.shape[1]}x{values.shape[0]}, its picture "
+                               f"{image.shape[1]}x{image.shape[0]}")
+        if values.max() == 1:  # Read by the rule, such a mask would be empty without a word.
+            raise TeacherError(f"{self.path}: mask {file} holds only 0 and 1; object pixels must be at least "
+                               f"{OBJECT_LEVEL} (save it with 0 and 255)")
+        return _or_none(values >= OBJECT_LEVEL)
+
+
+class MaskRCNNTeacher:
+    """Mask R-CNN with ResNet-50 FPN, trained on COCO, as the paper has it (section 4; torchvision's weights).
+
+    Args:
+        class_name: Name of the object in COCO, for example "car".
+        weights_file: State dict of torchvision's ``maskrcnn_resnet50_fpn``; nothing is ever downloaded.
+        score_threshold: Detections of a lower score are dropped.
+        objects: "union" = all detected objects of the class, "one" = the one with the most pixels.
+        device: Where it runs.
+
+    Raises:
+        TeacherError: COCO has no such class, or the file is missing, damaged or of another network.
+        ValueError: ``objects`` is something else.
+    """
+
+    def __init__(self, class_name: str, weights_file: str | os.PathLike[str] | None, score_threshold: float = 0.5,
+                 objects: str = "union", device: torch.device | str = "cpu") -> None:
+        if objects not in OBJECTS:
+            raise ValueError(f"Expected argument `objects` to be one of {', '.join(OBJECTS)}, but got {objects!r}")
+        self.label = coco_label(class_name)
+        self.score_threshold, self.objects = score_threshold, objects
+        self._device = torch.device(device)
+        state = _read_weights(weights_file)
+        self._network = make_maskrcnn(score_threshold)
+        try:
+            self._network.load_state_dict(state)
+        except (RuntimeError, TypeError, AttributeError) as err:
+            raise TeacherError(f"{weights_file}: weights of another network than maskrcnn_resnet50_fpn; the file "
+                               f"wanted is {weights_name()}") from err
+        self._network.eval().requires_grad_(False).to(self._device)
+
+    @torch.no_grad()
+    def __call__(self, images: list[np.ndarray], names: list[str]) -> list[np.ndarray | None]:
+        """See ``Teacher``; one picture at a time, so that none is padded to the size of another."""
+        inputs = [torch.from_numpy(image.astype(np.float32) / 255).permute(2, 0, 1) for image in images]
+        return [self._choose(self._network([img.to(self._device)])[0]) for img in inputs]
+
+    def _choose(self, found: dict[str, torch.Tensor]) -> np.ndarray | None:
+        """Mask of one picture out of labels [K], scores [K] and soft masks [K, 1, H, W]."""
+        chosen = (found["labels"] == self.label) & (found["scores"] >= self.score_threshold)
+        masks = found["masks"][chosen, 0] >= 0.5  # [K, H, W]
+        if self.objects == "one" and len(masks) > 0:
+            masks = masks[masks.sum(dim=(1, 2)).argmax()].unsqueeze(0)
+        return _or_none(masks.any(dim=0).cpu().numpy())
+
+
+def make_maskrcnn(score_threshold: float) -> torch.nn.Module:
+    """The network without weights; detections below the score threshold are not even drawn."""
+    from torchvision.models.detection import maskrcnn_resnet50_fpn  # Takes seconds to import.
+
+    return maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, box_score_thresh=score_threshold)
+
+
+def coco_label(class_name: str) -> int:
+    """Number of a COCO class.
+
+    Raises:
+        TeacherError: There is no such class; the text lists the nearest names.
+    """
+    categories = _weights_enum().meta["categories"]
+    names = [name for name in categories if name not in ("__background__", "N/A")]
+    if class_name in names:
+        return categories.index(class_name)
+    near = difflib.get_close_matches(class_name.lower(), names, n=5, cutoff=0.5)
+    hint = f"did you mean {', '.join(near)}?" if near else f"they are {', '.join(names)}"
+    raise TeacherError(f"Mask R-CNN knows no class {class_name!r} among the {len(names)} of COCO; {hint}")
+
+
+def weights_name() -> str:
+    """File name of the official COCO_V1 weights."""
+    return PurePosixPath(_weights_enum().url).name
+
+
+def _weights_enum() -> Any:
+    from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
+
+    return MaskRCNN_ResNet50_FPN_Weights.COCO_V1
+
+
+def _read_weights(path: str | os.PathLike[str] | None) -> dict[str, torch.Tensor]:
+    if path is None or not Path(path).is_file():
+        said = "not given" if path is None else f"{path}: no such file"
+        raise TeacherError(
+            f"{said}; Mask R-CNN needs its COCO weights, the file {weights_name()} (170 MB). On a machine with a "
+            "network, this fetches it and says where to: python -c 'from torchvision.models.detection import "
+            "MaskRCNN_ResNet50_FPN_Weights as W; W.COCO_V1.get_state_dict(progress=True)'")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as err:
+        raise TeacherError(f"{path}: damaged, or no file of weights; the file wanted is {weights_name()}") from err
+
+
+def _stem(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix(""))
+
+
+def _resized(picture: PIL.Image.Image, size: tuple[int, int]) -> PIL.Image.Image:
+    return picture if picture.size == size else picture.resize(size, PIL.Image.Resampling.BILINEAR)
+
+
+def _or_none(mask: np.ndarray) -> np.ndarray | None:
+    return mask if mask.any() else None

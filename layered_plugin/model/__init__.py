@@ -1,0 +1,1 @@
+"""Layers, the networks that draw and find them, and what is computed on them."""

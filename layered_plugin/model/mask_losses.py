@@ -1,0 +1,145 @@
+"""What keeps a mask large enough, binary, off the border and apart from other masks.
+
+Section 3.2 of the paper: equations 3 and 4; the others are ours.
+"""
+
+import torch
+
+from layered_plugin.model.layers import Layers
+
+SIZE_OVER = ("picture", "batch")  # What eq. 3 takes the mean opacity over.
+
+
+def mask_size_loss(mask: torch.Tensor, min_coverage: float, over: str = "picture") -> torch.Tensor:
+    """Penalize masks that cover less than a minimum share of the image (Eq. 3).
+
+    Args:
+        mask: Foreground opacity, [N, 1, H, W], in [0, 1].
+        min_coverage: Smallest mean opacity that costs nothing (the paper's eta), in [0, 1].
+        over: What the mean opacity is taken over: each ``picture``, as the equation is printed, or the ``batch``, as
+            the paper's text explains it: then small objects cost nothing among large ones.
+
+    Returns:
+        Hinge per image, [N], the same for all images of a batch; zero where the mean is at least min_coverage. The
+        expectation is the caller's.
+
+    Raises:
+        ValueError: If mask is not [N, 1, H, W], min_coverage is outside [0, 1], or over is neither.
+    """
+    _check_mask(mask)
+    if not 0 <= min_coverage <= 1:
+        raise ValueError(f"Expected argument `min_coverage` to be in [0, 1], but got {min_coverage}")
+    return (min_coverage - _mean_mask(mask, over)).clamp(min=0)
+
+
+def mask_excess_loss(mask: torch.Tensor, max_coverage: float, over: str = "picture") -> torch.Tensor:
+    """Penalize masks that cover more than a maximum share of the image; ours, the counterpart of Eq. 3.
+
+    Args:
+        mask: Foreground opacity, [N, 1, H, W], in [0, 1].
+        max_coverage: Largest mean opacity that costs nothing, in [0, 1].
+        over: As for ``mask_size_loss``.
+
+    Returns:
+        Hinge per image, [N]; zero where the mean is at most max_coverage.
+
+    Raises:
+        ValueError: As for ``mask_size_loss``.
+    """
+    return mask_size_loss(1 - mask, 1 - max_coverage, over)
+
+
+def mask_variety_loss(mask: torch.Tensor, min_variety: float, cells: int = 8) -> torch.Tensor:
+    """Penalize batches whose masks are alike; ours, not the paper's.
+
+    Compared are mean masks of ``cells`` x ``cells`` parts of the picture, so that noisy outlines are no variety.
+
+    Args:
+        mask: Foreground opacity, [N, 1, H, W], in [0, 1], N at least 2.
+        min_variety: Least deviation of a part over the batch, averaged over the parts, that costs nothing.
+        cells: Parts of the picture along each axis.
+
+    Returns:
+        Hinge of the batch, no dimensions.
+
+    Raises:
+        ValueError: If mask is not [N, 1, H, W].
+    """
+    _check_mask(mask)
+    parts = torch.nn.functional.adaptive_avg_pool2d(mask, cells).flatten(1)  # [N, cells * cells]
+    # The root of a variance has no slope at zero, where a batch of equal masks is.
+    return (min_variety - (parts.var(dim=0, unbiased=False) + 1e-6).sqrt().mean()).clamp(min=0)
+
+
+def layer_range_loss(layers: Layers) -> torch.Tensor:
+    """Penalize layers that leave [-1, 1] where no picture is shown to the discriminator to say so; ours.
+
+    Args:
+        layers: N scenes of K objects.
+
+    Returns:
+        Mean of max(0, |x| - 1) over the background's and foregrounds' values, per scene, [N].
+    """
+    return (torch.cat([layers.bg, layers.fg], dim=1).abs() - 1).clamp(min=0).mean(dim=[1, 2, 3])
+
+
+def mask_binary_loss(mask: torch.Tensor) -> torch.Tensor:
+    """Penalize half-transparent masks (Eq. 4).
+
+    Args:
+        mask: Foreground opacity, [N, 1, H, W], in [0, 1].
+
+    Returns:
+        Mean over the pixels of min(m, 1 - m), per image, [N], in [0, 0.5].
+
+    Raises:
+        ValueError: If mask is not [N, 1, H, W].
+    """
+    _check_mask(mask)
+    return torch.minimum(mask, 1 - mask).mean(dim=[1, 2, 3])
+
+
+def mask_border_loss(mask: torch.Tensor) -> torch.Tensor:
+    """Penalize masks that reach the border of the image; ours, not the paper's.
+
+    A mask that is cut off by the border cannot be shifted without showing the cut, and a mask with background and
+    object the wrong way round always reaches the border: the term tells figure from ground.
+
+    Args:
+        mask: Foreground opacity, [N, 1, H, W], in [0, 1].
+
+    Returns:
+        Mean mask over the outermost pixels, per image, [N], in [0, 1].
+
+    Raises:
+        ValueError: If mask is not [N, 1, H, W].
+    """
+    _check_mask(mask)
+    ring = [mask[:, 0, 0], mask[:, 0, -1], mask[:, 0, 1:-1, 0], mask[:, 0, 1:-1, -1]]
+    return torch.cat(ring, dim=1).mean(dim=1)
+
+
+def mask_overlap_loss(mask: torch.Tensor) -> torch.Tensor:
+    """Penalize masks of several objects that cover the same pixels; ours, not the paper's.
+
+    Args:
+        mask: Opacity of each object, [N, K, H, W], in [0, 1].
+
+    Returns:
+        Mean over the pixels of m_i * m_j, summed over the pairs of objects, per image, [N]; zero for K = 1.
+    """
+    pairs = (mask.sum(dim=1).square() - mask.square().sum(dim=1)) / 2  # [N, H, W]
+    return pairs.mean(dim=[1, 2])
+
+
+def _mean_mask(mask: torch.Tensor, over: str) -> torch.Tensor:
+    """Mean opacity of each picture or of the batch, [N]."""
+    if over not in SIZE_OVER:
+        raise ValueError(f"Expected argument `over` to be one of {SIZE_OVER}, but got {over!r}")
+    means = mask.mean(dim=[1, 2, 3])
+    return means if over == "picture" else means.mean().expand_as(means)
+
+
+def _check_mask(mask: torch.Tensor) -> None:
+    if mask.ndim != 4 or mask.shape[1] != 1:
+        raise ValueError(f"Expected argument `mask` to be [N, 1, H, W], but got {list(mask.shape)}")

@@ -1,0 +1,240 @@
+"""Read what trainings and scorings leave in their folders, for the report; every error names the file and the remedy.
+
+What is missing reads as empty; only what is damaged is an error.
+"""
+
+import base64
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import PIL.Image
+
+from layered_plugin.data.pictures import UNREADABLE
+from layered_plugin.errors import ReportError
+from layered_plugin.runs import GAN_FILE, MODEL_FILES
+
+GAN_OPTIONS: dict[str, Any] = dict(training_set_kwargs=dict, loss_kwargs=dict, resolution=int, total_kimg=(int, float))
+
+# Options that may differ between runs of a kind.
+OF_ONE_RUN = ("seed", "random_seed", "run_dir", "command", "network", "init", "device", "jobs", "base")
+
+
+class Picture(NamedTuple):
+    """A picture inside the report."""
+
+    src: str  # Data URI.
+    width: int
+    height: int
+    caption: str
+    alt: str
+
+
+class GanRun(NamedTuple):
+    """A run of train_layered.py."""
+
+    folder: Path
+    options: dict[str, Any]
+    stats: list[dict[str, float]]  # Mean of each quantity, one entry a tick; kimg rises.
+    seconds: float  # Over all stages and starts.
+    commands: list[str]
+    warnings: list[str]
+
+
+class ModelRecord(NamedTuple):
+    """A run of invert.py train or distill."""
+
+    folder: Path
+    about: dict[str, Any]
+    finished: bool
+    stats: dict[str, list[dict[str, Any]]]  # Per stage, or per chunk; steps rise.
+
+    @property
+    def kind(self) -> str:
+        """encoder, chunks or distill."""
+        if "kind" in self.about:
+            return self.about["kind"]
+        mode = self.about["options"].get("mode")
+        return {"chunks": "chunks", "dataset": "encoder"}.get(mode, "distill")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object from a JSON file.
+
+    Raises:
+        ReportError: It can't be read, or holds no object.
+    """
+    try:
+        data = json.loads(path.read_text())
+    except (OSError, ValueError) as err:
+        raise ReportError(f"{path}: not readable as JSON: {err}") from err
+    if not isinstance(data, dict):
+        raise ReportError(f"{path}: holds no JSON object")
+    return data
+
+
+def read_lines(path: Path, parse: Callable[[dict[str, Any]], Any]) -> list[Any]:
+    """What `parse` makes of each line of a JSON lines file; nothing if there is no such file.
+
+    Raises:
+        ReportError: A line is damaged, or `parse` misses something in it.
+    """
+    if not path.exists():
+        return []
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as err:
+        raise ReportError(f"{path}: not readable: {err}") from err
+    found = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            found.append(parse(json.loads(line)))
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as err:
+            what = f"lacks {err}" if isinstance(err, KeyError) else f"is damaged ({err})"
+            raise ReportError(f"{path}: line {number} {what}; remove that line") from err
+    return found
+
+
+def read_picture(path: Path, caption: str, alt: str) -> Picture:
+    """Take a picture into the report, as it is.
+
+    Raises:
+        ReportError: It is damaged or no picture.
+    """
+    try:
+        with PIL.Image.open(path) as picture:
+            picture.load()
+            width, height, mime = *picture.size, picture.get_format_mimetype()
+        content = base64.b64encode(path.read_bytes()).decode()
+    except UNREADABLE as err:
+        raise ReportError(f"{path}: not a readable picture: {err}") from err
+    return Picture(f"data:{mime};base64,{content}", width, height, caption, alt)
+
+
+def numbered_pictures(folder: Path, prefix: str) -> list[tuple[int, Path]]:
+    """Number and path of the pictures named as layers000012.png is, in order."""
+    found = [(re.fullmatch(rf"{prefix}(\d+)\.png", path.name), path) for path in folder.glob(f"{prefix}*.png")]
+    return sorted((int(match[1]), path) for match, path in found if match)
+
+
+def read_gan_run(folder: Path) -> GanRun:
+    """Options, statistics and log of a run of train_layered.py.
+
+    Raises:
+        ReportError: A file is damaged.
+    """
+    options = read_json(folder / GAN_FILE)
+    for key, kind in GAN_OPTIONS.items():
+        if not isinstance(options.get(key), kind):
+            raise ReportError(f"{folder / GAN_FILE}: has no {key!r}; is it of train_layered.py?")
+    rows = _rising(read_lines(folder / "stats.jsonl", _tick), "Progress/kimg")
+    # Not of total_sec, which starts anew with each stage of a growing run and whenever a run is resumed.
+    seconds = sum(row["Timing/maintenance_sec"] + row["Timing/sec_per_tick"] for row in rows)
+    log = _read_text(folder / "log.txt")
+    commands = [options["command"]] if "command" in options else re.findall(r"^Command: (.+)$", log, re.M)
+    warnings = [line.removeprefix("WARNING: ") for line in log.splitlines() if line.startswith("WARNING: ")]
+    return GanRun(folder, options, rows, seconds, commands, list(dict.fromkeys(warnings)))
+
+
+def read_model_run(folder: Path) -> ModelRecord:
+    """Options and statistics of a run of invert.py, finished or not.
+
+    Raises:
+        ReportError: There is none, or a file is damaged.
+    """
+    path = next((folder / name for name in MODEL_FILES if (folder / name).is_file()), None)
+    if path is None:
+        raise ReportError(f"--model: {folder} holds no model.json; give the run folder of invert.py train or distill")
+    about = read_json(path)
+    if not isinstance(about.get("options"), dict):
+        raise ReportError(f"{path}: has no 'options'; is it of invert.py?")
+    stats: dict[str, list[dict[str, Any]]] = {}
+    for file in [folder / "stats.jsonl", *sorted(folder.glob("chunk-*/stats.jsonl"))]:
+        for row in read_lines(file, _step):
+            name = row.pop("stage", "training") if file.parent == folder else file.parent.name
+            stats.setdefault(name, []).append(row)
+    rising = {name: _rising(rows, "step") for name, rows in stats.items()}
+    return ModelRecord(folder, about, path.name == "model.json", rising)
+
+
+def find_model_runs(gan: Path) -> list[Path]:
+    """Runs of invert.py beside a training run whose network is of that run, in the order of their names."""
+    found = []
+    for folder in sorted(path for path in gan.absolute().parent.iterdir() if path.is_dir()):
+        path = next((folder / name for name in MODEL_FILES if (folder / name).is_file()), None)
+        options = read_json(path).get("options") if path is not None else None
+        if isinstance(options, dict) and is_of_run(options.get("network"), gan):
+            found.append(gan.parent / folder.name)
+    return found
+
+
+def find_siblings(gan: Path) -> list[Path]:
+    """Training runs beside one that were asked for the same but for the seed, in the order of their names."""
+    own, found = _but_for_seed(read_json(gan / GAN_FILE)), []
+    for folder in sorted(path for path in gan.absolute().parent.iterdir() if (path / GAN_FILE).is_file()):
+        if folder.name != gan.absolute().name and _but_for_seed(read_json(folder / GAN_FILE)) == own:
+            found.append(gan.parent / folder.name)
+    return found
+
+
+def sibling_key(options: Mapping[str, Any]) -> str:
+    """What models share that were trained alike but for the seed: theirs, and that of their network's run.
+
+    Raises:
+        ReportError: The options of the network's run are damaged.
+    """
+    network = Path(str(options.get("network")))
+    run = network.parent if network.suffix == ".pkl" else network
+    kind: Any = re.sub(r"^\d+-|-seed\d+", "", run.name)  # All that is known of a run that is not there.
+    if (run / GAN_FILE).is_file():
+        kind = _but_for_seed(read_json(run / GAN_FILE))
+    return json.dumps([_but_for_seed(options), kind], sort_keys=True)
+
+
+def _but_for_seed(options: Any) -> Any:
+    if not isinstance(options, Mapping):
+        return options
+    return {name: _but_for_seed(value) for name, value in options.items() if name not in OF_ONE_RUN}
+
+
+def is_of_run(network: Any, gan: Path) -> bool:
+    """Whether a network, a pickle or run folder, is of a training run; a run that was moved is known by its name."""
+    if not isinstance(network, str) or "://" in network:
+        return False
+    path = Path(network)
+    for place in (path, path.parent):
+        if (place / GAN_FILE).is_file():
+            return place.resolve() == gan.resolve()
+    return gan.absolute().name in (path.name, path.parent.name)
+
+
+def _tick(row: dict[str, Any]) -> dict[str, float]:
+    means = {name: float(value["mean"]) for name, value in row.items() if name != "timestamp"}
+    for name in ("Progress/kimg", "Timing/maintenance_sec", "Timing/sec_per_tick", "Layers/coverage"):
+        means[name]
+    return dict(means, timestamp=float(row["timestamp"]))
+
+
+def _step(row: dict[str, Any]) -> dict[str, Any]:
+    return dict(row, step=int(row["step"]), seconds=float(row["seconds"]))
+
+
+def _rising(rows: Sequence[dict[str, Any]], key: str) -> list[dict[str, Any]]:
+    """Leave out what a resumed run did once more."""
+    kept: list[dict[str, Any]] = []
+    for row in rows:
+        while kept and kept[-1][key] >= row[key]:
+            kept.pop()
+        kept.append(row)
+    return kept
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except FileNotFoundError:
+        return ""
+    except OSError as err:
+        raise ReportError(f"{path}: not readable: {err}") from err

@@ -1,0 +1,254 @@
+"""Run folders: names of their files, how they are found, started and written.
+
+A training state is a plain dict that ``torch.load(weights_only=True)`` reads; pickles are for upstream's tools.
+"""
+
+import json
+import os
+import pickle
+import re
+import shlex
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+import torch.distributed
+
+from layered_plugin.base import BASE
+from layered_plugin.errors import CheckpointError, ModelError
+
+STATE_PATTERN = re.compile(r"training-state-(\d{6,})\.pt")
+
+KEEP_STATES = 2  # Older training states are removed: each holds both networks, the EMA and Adam's moments.
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike) -> Iterator[IO[bytes]]:
+    """Open a file for writing bytes that appears under its name only when it is whole.
+
+    Written beside its destination, flushed to the disk, then moved into place. On any failure the temporary file is
+    removed and what was there before stays.
+    """
+    path = Path(path)
+    handle, temp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temp, 0o644)
+        os.replace(temp, path)
+    except BaseException:
+        Path(temp).unlink(missing_ok=True)
+        raise
+
+
+def save_training_state(run_dir: str | os.PathLike, kimg: int, state: dict[str, Any]) -> Path:
+    """Write ``training-state-KIMG.pt`` and remove all but the newest ``KEEP_STATES``.
+
+    Returns:
+        The path written.
+    """
+    path = Path(run_dir) / f"training-state-{kimg:06d}.pt"
+    with atomic_write(path) as file:
+        torch.save(state, file)
+    for old in training_states(run_dir)[:-KEEP_STATES]:
+        old.unlink()
+    return path
+
+
+def load_training_state(path: str | os.PathLike, map_location: Any = "cpu") -> dict[str, Any]:
+    """Read a training state; executes no code.
+
+    Raises:
+        CheckpointError: The file is damaged or is no training state.
+    """
+    if not zipfile.is_zipfile(path):
+        raise CheckpointError(f"{path}: missing, damaged, or no training state")
+    try:
+        return torch.load(path, map_location=map_location, weights_only=True)
+    except (OSError, RuntimeError, pickle.UnpicklingError) as err:
+        raise CheckpointError(f"{path}: not a readable training state: {err}") from err
+
+
+def training_states(run_dir: str | os.PathLike) -> list[Path]:
+    """Training states of a run, oldest first."""
+    found = [p for p in Path(run_dir).glob("training-state-*.pt") if STATE_PATTERN.fullmatch(p.name)]
+    return sorted(found, key=lambda p: int(STATE_PATTERN.fullmatch(p.name)[1]))  # type: ignore[index]
+
+
+def complete_run(path: str | os.PathLike[str]) -> Path:
+    """A path as it is, or, where nothing has that name, the one folder whose name begins with it.
+
+    Names of run folders are long: `runs/00001` or `runs/00001-distill` will do.
+
+    Raises:
+        CheckpointError: Several names begin with it.
+    """
+    path = Path(path)
+    if path.exists() or not path.parent.is_dir():
+        return path
+    found = sorted(p for p in path.parent.iterdir() if p.is_dir() and p.name.startswith(path.name))
+    if len(found) > 1:
+        raise CheckpointError(f"{path}: fits {len(found)} run folders, such as {found[0]}; write more of the name")
+    return found[0] if found else path
+
+
+def find_run(outdir: str | os.PathLike, resume: str) -> Path:
+    """Resolve ``--resume=latest|RUN`` to a run folder that holds a training state.
+
+    Args:
+        outdir: Parent of the run folders.
+        resume: "latest" = the run under outdir with the newest training state; else a run folder.
+
+    Raises:
+        CheckpointError: There is no such run, or it has no training state.
+    """
+    if resume != "latest":
+        if not training_states(resume):
+            raise CheckpointError(f"{resume}: no training-state-*.pt there to resume from")
+        return Path(resume)
+    runs = [p for p in Path(outdir).glob("[0-9]*-*") if p.is_dir() and training_states(p)]
+    if not runs:
+        raise CheckpointError(f"{outdir}: no run folder with a training-state-*.pt to resume from")
+    return max(runs, key=lambda p: training_states(p)[-1].stat().st_mtime)
+
+
+def find_snapshot(path: str | os.PathLike[str]) -> str:
+    """The pickle or URL itself, or the last network snapshot of a run folder.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    if "://" in str(path):
+        return str(path)
+    path = complete_run(path)
+    if path.is_file():
+        return str(path)
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such file or run folder")
+    found = list(path.glob("network-snapshot-*.pkl"))
+    if not found:
+        raise CheckpointError(f"{path}: holds no network-snapshot-*.pkl; is it the run folder of train_layered.py?")
+    return str(max(found, key=lambda file: (len(file.name), file.name)))  # From kimg 1000000 on names are longer.
+
+
+def make_run_dir(outdir: str, desc: str) -> str:
+    """Create ``<outdir>/<number>-<desc>``, the number one above the largest there."""
+    parent = Path(outdir)
+    parent.mkdir(parents=True, exist_ok=True)
+    numbers = [int(match[0]) for path in parent.iterdir() if path.is_dir() and (match := re.match(r"\d+", path.name))]
+    run_dir = parent / f"{max(numbers, default=-1) + 1:05d}-{desc}"
+    run_dir.mkdir()
+    return str(run_dir)
+
+
+def next_desc(run_dir: str, seed: int) -> str:
+    """Description of a run that starts anew with another seed: that of its folder, with the seed in it replaced."""
+    desc = re.sub(r"^\d+-", "", Path(run_dir).name)
+    changed, found = re.subn(r"-seed\d+(?=(-resumecustom)?$)", f"-seed{seed}", desc)
+    return changed if found else f"{desc}-seed{seed}"
+
+
+def find_model(path: str | os.PathLike[str]) -> Path:
+    """The folder of a model, from the folder itself or one of its files.
+
+    Raises:
+        ModelError: There is no model, or not yet.
+    """
+    try:
+        path = complete_run(path)
+    except CheckpointError as err:
+        raise ModelError(str(err)) from err
+    folder = path if path.is_dir() else path.parent
+    if path.exists() and (folder / "options.json").is_file() and not (folder / "model.json").is_file():
+        raise ModelError(f"{path}: this run is not finished; go on with invert.py and --resume={folder}")
+    if not path.exists() or not (folder / "model.json").is_file():
+        raise ModelError(f"{path}: holds no model.json; give the run folder of invert.py train or distill")
+    return folder
+
+
+def write_json(path: str | os.PathLike[str], data: Mapping[str, Any]) -> None:
+    """Write a JSON file whole or not at all."""
+    with atomic_write(path) as file:
+        file.write(json.dumps(data, indent=2).encode())
+
+
+OPTIONS = "options.json"
+
+
+def start_run(outdir: str, desc: str, record: Mapping[str, Any]) -> Path:
+    """Make ``<outdir>/<number>-<desc>`` and keep there what the run was asked for, as options.json."""
+    run_dir = Path(make_run_dir(outdir, desc))
+    write_json(run_dir / OPTIONS, record)
+    return run_dir
+
+
+def find_model_run(outdir: str, resume: str, command: str) -> tuple[Path, dict[str, Any]]:
+    """Resolve ``--resume=latest|RUN`` to a run folder of one command, and read what it was asked for.
+
+    Args:
+        outdir: Parent of the run folders.
+        resume: "latest" = the newest such run under outdir; else a run folder, or the beginning of its name.
+        command: Name of the command, "train" or "distill".
+
+    Raises:
+        CheckpointError: There is none, or its options can't be read.
+    """
+    candidates = sorted(Path(outdir).glob("[0-9]*-*")) if resume == "latest" else [complete_run(resume)]
+    found = []
+    for run_dir in candidates:
+        try:
+            record = json.loads((run_dir / OPTIONS).read_text())
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except (OSError, ValueError) as err:
+            raise CheckpointError(f"{run_dir / OPTIONS}: not readable: {err}") from err
+        if not isinstance(record, dict) or not isinstance(record.get("options"), dict):
+            raise CheckpointError(f"{run_dir / OPTIONS}: damaged; start a new run")
+        if record.get("invert") == command:
+            found.append((run_dir, record))
+    if not found:
+        raise CheckpointError(f"{outdir if resume == 'latest' else resume}: no run of invert.py {command} there")
+    return found[-1]
+
+
+def discard_unstarted(run_dir: Path) -> None:
+    """Remove the folder of a run that failed before it wrote anything but its options."""
+    if [path.name for path in run_dir.iterdir()] == [OPTIONS]:
+        (run_dir / OPTIONS).unlink()
+        run_dir.rmdir()
+
+
+def forget_states(run_dir: Path) -> None:
+    """Remove the training states of a finished run; the model is what stays."""
+    for path in run_dir.glob("training-state-*.pt"):
+        path.unlink()
+
+
+RUN_FILES = ("training_options.json", "model.json")
+
+
+def provenance() -> dict[str, str]:
+    """Command line, date, base and torch version of this process, for a record."""
+    return dict(command=shlex.join(["python", "eval.py", *sys.argv[1:]]), date=date.today().isoformat(),
+                base=BASE.name, torch=torch.__version__)
+
+
+def run_folder(path: str | os.PathLike[str]) -> Path | None:
+    """The folder of the run that a network or model is of: itself, or the one it lies in; None if that is no run."""
+    if "://" in str(path):
+        return None
+    folder = Path(path) if Path(path).is_dir() else Path(path).parent
+    return folder if any((folder / name).is_file() for name in RUN_FILES) else None
+
+
+GAN_FILE = "training_options.json"
+
+MODEL_FILES = ("model.json", "options.json")  # Of a finished run of invert.py, and of one still on its way.

@@ -1,0 +1,1 @@
+"""From a generator to masks of real pictures: distillation, inversion, models at work."""

@@ -1,0 +1,221 @@
+"""Train an encoder so that the generator draws real pictures again (Eq. 7); refine its codes and masks per picture.
+
+Sections 3.3 and 4 of the paper; generator and discriminator stay frozen.
+"""
+
+from typing import Any
+
+import torch
+
+from layered_plugin.data.labels import Labels
+from layered_plugin.model.encoder import Codes, Encoder, decode
+from layered_plugin.model.layers import Layers, composite
+from layered_plugin.model.mask_losses import mask_border_loss
+from layered_plugin.model.perturb import random_shift, shift_foreground
+
+# Options of ``invert.py train`` that say what codes are good; refinement goes by the same.
+LOSS_OPTIONS = ("feature_resolution", "feature_weight", "mean_w_weight", "mask_border_weight", "mask_area_weight")
+
+PRIOR_WEIGHT = 0.3  # Of the distance to another model's mask in refinement, beside the L1 norm of Eq. 7.
+
+
+class DiscriminatorFeatures:
+    """Feature maps of a frozen discriminator at one resolution: D_feat of Eq. 7.
+
+    Args:
+        D: The base's discriminator.
+        resolution: Side of the feature maps, in pixels: half the side of the pictures, or less by powers of two.
+        block_kwargs: Arguments of D's blocks, such as force_fp32.
+
+    Raises:
+        ValueError: D has no feature maps of that side.
+    """
+
+    def __init__(self, D: Any, resolution: int, block_kwargs: dict[str, Any] | None = None):
+        sides = [side // 2 for side in D.block_resolutions]
+        if resolution not in sides:
+            raise ValueError(f"--feature-resolution must be one of {', '.join(map(str, sides))} for this "
+                             f"discriminator, got {resolution}")
+        self.blocks = [getattr(D, f"b{side}") for side in D.block_resolutions if side >= 2 * resolution]
+        self.block_kwargs = block_kwargs or {}
+
+    def __call__(self, img: torch.Tensor) -> torch.Tensor:
+        """Pictures [N, C, H, W] in [-1, 1] to features [N, channels, resolution, resolution], float32."""
+        x = None
+        for block in self.blocks:
+            x, img = block(x, img, **self.block_kwargs)
+        return x.float()  # type: ignore[union-attr]
+
+
+def autoencoder_loss(gen_img: torch.Tensor, real_img: torch.Tensor, features: DiscriminatorFeatures,
+                     target: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """The two terms of Eq. 7, per picture.
+
+    Args:
+        gen_img: Reconstructions, [N, C, H, W], in about [-1, 1].
+        real_img: Pictures, the same shape.
+        features: D_feat.
+        target: Features of real_img, for whom they are at hand already.
+
+    Returns:
+        Mean absolute difference of the pixels, and mean squared difference of the features, [N] each. Both are means
+        over the elements, where the equation has norms, so that their balance does not depend on the resolution.
+    """
+    l1 = (gen_img - real_img).abs().mean(dim=[1, 2, 3])
+    if target is None:
+        with torch.no_grad():
+            target = features(real_img)
+    return l1, (features(gen_img) - target).square().mean(dim=[1, 2, 3])
+
+
+class EncoderTraining:
+    """Steps of encoder training.
+
+    Args:
+        E: Encoder, on its device; E.w_avg must be the generator's.
+        G: Layered generator, frozen.
+        D: Its discriminator, frozen.
+        feature_resolution: Side of the discriminator's feature maps.
+        feature_weight: Weight of their term; 1 = Eq. 7.
+        mean_w_weight: Weight of the squared distance of the codes to the mean w, 0 = Eq. 7.
+        mask_border_weight: Weight of the mask along the border of the picture, 0 = Eq. 7.
+        mask_area_weight: Weight of the mean mask, 0 = Eq. 7: what the background explains as well is left to it.
+        lr: Learning rate of Adam.
+        force_fp32: Compute generator and discriminator in float32?
+        labels: Of the generated pictures; None = every class equally likely.
+    """
+
+    def __init__(self, E: Encoder, G: Any, D: Any, *, feature_resolution: int = 16, feature_weight: float = 1.0,
+                 mean_w_weight: float = 0.0, mask_border_weight: float = 0.0, mask_area_weight: float = 0.0,
+                 lr: float = 1e-4, force_fp32: bool = True, labels: Labels | None = None):
+        self.E, self.G = E, G
+        self.labels = labels or Labels(G.c_dim)
+        self.features = DiscriminatorFeatures(D, feature_resolution, dict(force_fp32=force_fp32))
+        self.feature_weight = feature_weight
+        self.mean_w_weight = mean_w_weight
+        self.mask_border_weight = mask_border_weight
+        self.mask_area_weight = mask_area_weight
+        # The grouped convolution that fuses modulation is slow to differentiate on a CPU.
+        self.synthesis_kwargs = dict(force_fp32=force_fp32, fused_modconv=False)
+        self.optimizer = torch.optim.Adam(E.parameters(), lr=lr, betas=(0.9, 0.999), fused=True)
+        self.w_avg = G.mapping.w_avg.detach()
+
+    def reconstruction(self, codes: Codes, real_img: torch.Tensor, target: torch.Tensor | None = None,
+                       prior: torch.Tensor | None = None) -> tuple[torch.Tensor, Layers, dict[str, float]]:
+        """Loss of codes for real pictures: scalar, the layers drawn, and the terms by name.
+
+        Target as in `step`, prior as in `refine_codes`.
+        """
+        layers = decode(self.G, codes, **self.synthesis_kwargs)
+        l1, feature = autoencoder_loss(composite(layers), real_img, self.features, target)
+        loss = l1.mean() + self.feature_weight * feature.mean()
+        if self.mean_w_weight > 0:
+            loss = loss + self.mean_w_weight * (codes.ws - self.w_avg).square().mean()
+        if self.mask_border_weight > 0:
+            loss = loss + self.mask_border_weight * mask_border_loss(layers.mask).mean()
+        if self.mask_area_weight > 0:
+            loss = loss + self.mask_area_weight * layers.mask.mean()
+        if prior is not None:
+            loss = loss + PRIOR_WEIGHT * (layers.mask - prior).abs().mean()
+        return loss, layers, dict(l1=l1.mean().item(), feature=feature.mean().item())
+
+    @torch.no_grad()
+    def targets(self, real_img: torch.Tensor, batch: int = 100) -> torch.Tensor:
+        """D's features of real pictures that come again and again: the `target` of `step`."""
+        return torch.cat([self.features(part) for part in real_img.split(batch)])
+
+    def step(self, real_img: torch.Tensor, target: torch.Tensor | None = None) -> dict[str, float]:
+        """One step on real pictures.
+
+        Args:
+            real_img: [N, 3, R, R], in [-1, 1].
+            target: Their `targets`; None = compute them.
+
+        Returns:
+            The terms of the loss.
+        """
+        loss, layers, terms = self.reconstruction(self.E(real_img), real_img, target)
+        self._update(loss)
+        return dict(loss=loss.item(), **terms, coverage=layers.mask.mean().item())
+
+    def pretrain_step(self, num: int, max_px: int, generator: torch.Generator) -> dict[str, float]:
+        """One step on generated pictures, whose codes, shifts and layers are known (ours, not the paper's).
+
+        Args:
+            num: Batch size.
+            max_px: Largest shift of the scenes, in pixels; 0 if the encoder can't move the foreground.
+            generator: Source of randomness, on the CPU.
+        """
+        device = self.w_avg.device
+        with torch.no_grad():
+            z = torch.randn([num, self.G.z_dim], generator=generator).to(device)
+            ws = self.G.mapping(z, self.labels.draw(num, generator).to(device))
+            shift = random_shift(num, max_px, generator=generator).to(device)
+            still = self.G.synthesis(ws, noise_mode="const", return_layers=True, **self.synthesis_kwargs)
+            known = shift_foreground(still, shift)
+        codes = self.E(composite(known).clamp(-1, 1))
+        drawn = decode(self.G, codes, **self.synthesis_kwargs)
+        code = (codes.ws - ws).square().mean() / (ws - self.w_avg).square().mean().clamp(min=1e-8)
+        # Eq. 2 reads at p + shift, which moves the foreground by -shift.
+        moved = (codes.shift + shift / self.G.img_resolution).abs().mean()
+        layer = (drawn.bg - known.bg).abs().mean() + (drawn.mask - known.mask).abs().mean() \
+            + (composite(drawn) - composite(known)).abs().mean()
+        loss = layer + 0.1 * code + moved
+        self._update(loss)
+        return dict(loss=loss.item(), code=code.item(), layer=layer.item(), move=moved.item())
+
+    def _update(self, loss: torch.Tensor) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+
+
+def refine_codes(training: EncoderTraining, codes: Codes, real_img: torch.Tensor, steps: int,
+                 lr: float = 0.02, prior: torch.Tensor | None = None) -> Codes:
+    """Improve the codes of each picture by gradient descent on Eq. 7, the networks fixed.
+
+    Args:
+        training: Holds generator and loss.
+        codes: Where to start.
+        real_img: The pictures, [N, 3, R, R], in [-1, 1].
+        steps: Steps of Adam; pictures don't influence one another.
+        lr: Learning rate.
+        prior: Masks that those of the codes should keep to, [N, 1, R, R], in [0, 1]; ours, not the paper's.
+
+    Returns:
+        Codes of the same shapes.
+    """
+    ws, shift = codes.ws.detach().clone().requires_grad_(), codes.shift.detach().clone()
+    max_shift = training.E.config["max_shift"]
+    shift.requires_grad_(max_shift > 0)
+    groups: list[dict[str, Any]] = [dict(params=[ws], lr=lr)]
+    if max_shift > 0:
+        groups.append(dict(params=[shift], lr=lr / 10))
+    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.999))
+    target = training.targets(real_img)
+    for _ in range(steps):
+        loss = training.reconstruction(Codes(ws, shift), real_img, target, prior)[0] * len(ws)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        with torch.no_grad():
+            shift.clamp_(-max_shift, max_shift)
+    return Codes(ws.detach(), shift.detach())
+
+
+def posterior_mask(layers: Layers, img: torch.Tensor, noise: float = 0.05) -> torch.Tensor:
+    """Opacities by Bayes' rule: which of the two layers is each pixel of the picture likelier to show?
+
+    The drawn mask is the probability before the pixel is seen (Eq. 1), and a layer explains a pixel as well as Laplace
+    noise allows, which is what the L1 norm of Eq. 7 stands for. Ours, not the paper's.
+
+    Args:
+        layers: Scenes of one object, drawn for the pictures.
+        img: The pictures, [N, 3, H, W], in [-1, 1].
+        noise: Scale of the noise of a pixel's mean absolute difference, in the range of the pictures.
+
+    Returns:
+        [N, 1, H, W], in [0, 1].
+    """
+    bg, fg = ((img - layer).abs().mean(dim=1, keepdim=True) for layer in (layers.bg, layers.fg))
+    return torch.sigmoid(layers.mask.logit(eps=1e-4) + (bg - fg) / noise)

@@ -1,0 +1,179 @@
+"""Models trained on top of a generator, as files without code: ``model.safetensors`` and ``model.json``.
+
+A model holds everything it needs: an encoder brings its generator and discriminator along.
+"""
+
+import hashlib
+import json
+import os
+import textwrap
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from training.networks import Discriminator
+
+from layered_plugin.errors import ModelError
+from layered_plugin.model.encoder import Encoder
+from layered_plugin.model.generator import LayeredGenerator
+from layered_plugin.model.unet import FastUNet, UNet, make_unet
+from layered_plugin.runs import atomic_write, find_model, write_json
+
+FORMAT = 1
+
+KINDS = ("encoder", "chunks", "distill")
+
+NETWORKS = {"encoder": {"E", "G", "D"}, "chunks": {"E", "G", "D"}, "distill": {"unet"}}
+
+MAKERS: dict[str, Callable[..., torch.nn.Module]] = {"E": Encoder, "G": LayeredGenerator, "D": Discriminator,
+                                                    "unet": make_unet}
+
+
+def save_tensors(path: str | os.PathLike[str], networks: Mapping[str, torch.nn.Module]) -> None:
+    """Write the weights of several networks to one safetensors file, whole or not at all."""
+    tensors = {f"{name}.{key}": value.detach().cpu().contiguous()
+               for name, net in networks.items() for key, value in net.state_dict().items()}
+    with atomic_write(path) as file:
+        file.write(safetensors.torch.save(tensors))
+
+
+def save_model(folder: str | os.PathLike[str], kind: str, networks: Mapping[str, torch.nn.Module],
+               meta: Mapping[str, Any]) -> None:
+    """Write a model.
+
+    Args:
+        folder: Where `model.safetensors` and `model.json` go.
+        kind: One of ``KINDS``.
+        networks: By name out of ``MAKERS``.
+        meta: Further entries of the JSON file, such as resolution, options and command.
+    """
+    # Every chunk keeps its encoder in a file of its own.
+    inside = {name: net for name, net in networks.items() if kind != "chunks" or name != "E"}
+    save_tensors(Path(folder) / "model.safetensors", inside)
+    configs = {name: network_config(net) for name, net in networks.items()}
+    write_json(Path(folder) / "model.json", dict(format=FORMAT, kind=kind, **meta, networks=configs))
+
+
+def network_config(net: torch.nn.Module) -> dict[str, Any]:
+    """Arguments that build a network anew."""
+    if isinstance(net, Encoder):
+        return net.config
+    if isinstance(net, FastUNet):
+        return dict(channels=list(net.channels), deep=len(net.deep))
+    if isinstance(net, UNet):
+        return dict(channels=list(net.channels))
+    return json.loads(json.dumps(net.init_kwargs))  # A persistent class of the base remembers its own.
+
+
+def read_meta(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """The JSON half of a model.
+
+    Raises:
+        ModelError: It is missing, damaged, or of another format.
+    """
+    path = Path(folder) / "model.json"
+    try:
+        meta = json.loads(path.read_text())
+    except (OSError, ValueError) as err:
+        raise ModelError(f"{path}: not a readable model description: {err}") from err
+    if not isinstance(meta, dict) or meta.get("format") != FORMAT or meta.get("kind") not in KINDS:
+        raise ModelError(f"{path}: not a model of this version of invert.py")
+    if not _is_whole(meta):
+        raise ModelError(f"{path}: damaged: entries are missing or of the wrong type; train the model anew")
+    return meta
+
+
+def _is_whole(meta: dict[str, Any]) -> bool:
+    networks, options, chunks = (meta.get(key) for key in ("networks", "options", "chunks"))
+    return (isinstance(networks, dict) and set(networks) == NETWORKS[meta["kind"]]
+            and isinstance(meta.get("resolution"), int) and (options is None or isinstance(options, dict))
+            and (meta["kind"] != "chunks" or isinstance(chunks, list)
+                 and all(isinstance(chunk, dict) and {"file", "names"} <= set(chunk) for chunk in chunks)))
+
+
+def load_tensors(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
+    """Read a safetensors file; executes no code.
+
+    Raises:
+        ModelError: It is missing, truncated or no safetensors file.
+    """
+    try:
+        return safetensors.torch.load_file(path)
+    except (OSError, SafetensorError) as err:
+        raise ModelError(f"{path}: not a readable model file: {err}") from err
+
+
+def fill(net: torch.nn.Module, name: str, tensors: Mapping[str, torch.Tensor], path: Any) -> torch.nn.Module:
+    """Give a network its weights, and put it into evaluation mode, without gradients.
+
+    Raises:
+        ModelError: The weights are not those of this network.
+    """
+    own = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
+    try:
+        net.load_state_dict(own)
+    except RuntimeError as err:
+        reason = textwrap.shorten(str(err).partition("\n")[2], 200)
+        raise ModelError(f"{path}: its weights do not fit model.json: {reason}") from err
+    return net.eval().requires_grad_(False)
+
+
+def start_from(E: Encoder, G: torch.nn.Module, run: str | os.PathLike[str]) -> None:
+    """Give an encoder the weights of that of another run, trained for the same generator.
+
+    Raises:
+        ModelError: The run holds no encoder of a whole data set, or one of another generator or other options.
+    """
+    path = find_model(run)
+    meta = read_meta(path)
+    if meta["kind"] != "encoder":
+        raise ModelError(f"{path}: holds no encoder of a whole data set to start from")
+    if meta.get("generator") != fingerprint(G):
+        raise ModelError(f"{path}: its encoder was trained for another generator, {meta['options']['network']}")
+    if meta["networks"]["E"] != network_config(E):
+        raise ModelError(f"{path}: its encoder has other options: {meta['networks']['E']}, not {network_config(E)}")
+    fill(E, "E", load_tensors(path / "model.safetensors"), path)
+
+
+def load_model(path: str | os.PathLike[str], device: torch.device | str = "cpu"
+               ) -> tuple[dict[str, Any], dict[str, torch.nn.Module]]:
+    """Read a model.
+
+    Args:
+        path: Its folder, or one of its two files.
+        device: Where to put the networks.
+
+    Returns:
+        The JSON half; networks by name, in evaluation mode, without gradients.
+
+    Raises:
+        ModelError: It is missing, damaged, or its halves don't belong together.
+    """
+    folder = find_model(path)
+    meta = read_meta(folder)
+    file = folder / "model.safetensors"
+    tensors = load_tensors(file)
+    networks = {}
+    for name, config in meta["networks"].items():
+        try:
+            net = MAKERS[name](**config)
+        except (KeyError, TypeError, ValueError, RuntimeError, AssertionError, ArithmeticError) as err:
+            raise ModelError(f"{folder / 'model.json'}: can't build network {name}: {err}") from err
+        if meta["kind"] != "chunks" or name != "E":
+            fill(net, name, tensors, file)
+        networks[name] = net.to(device)
+    if "G" in networks and meta.get("generator") not in (None, fingerprint(networks["G"])):
+        raise ModelError(f"{file}: its generator is not that of model.json; the two files belong to different models")
+    return meta, networks
+
+
+def fingerprint(net: torch.nn.Module) -> str:
+    """Hash of a network's weights, to tell one generator from another."""
+    digest = hashlib.sha256()
+    for key, value in sorted(net.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(value.detach().cpu().contiguous().float().numpy().tobytes())
+    return digest.hexdigest()[:16]

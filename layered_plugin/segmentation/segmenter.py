@@ -1,0 +1,227 @@
+"""Segmenter: real pictures to masks with a trained model, the Python side of ``invert.py segment``.
+
+    segmenter = Segmenter.load("runs/00001-distill")
+    for result in segmenter([PIL.Image.open("apple.jpg")]):
+        result.mask  # [H, W] float32 in [0, 1], at the picture's own size
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import PIL.Image
+import torch
+from torch.nn import functional as F
+
+from layered_plugin.data.pictures import to_float, to_rgb, to_square, to_uint8
+from layered_plugin.device import choose_device, fast_half, must_fp32
+from layered_plugin.errors import ModelError
+from layered_plugin.model.encoder import Codes, Encoder, decode
+from layered_plugin.model.layers import composite
+from layered_plugin.model.unet import fold_batch_norm
+from layered_plugin.runs import find_model
+from layered_plugin.segmentation.inversion import LOSS_OPTIONS, EncoderTraining, posterior_mask, refine_codes
+from layered_plugin.segmentation.model_file import fill, load_model, load_tensors
+
+__all__ = ["ModelError", "Segmentation", "Segmenter"]
+
+
+class Segmentation(NamedTuple):
+    """What a model says of one picture, at the picture's own size [H, W].
+
+    Fields:
+        mask: Opacity of the object, [H, W], float32, in [0, 1].
+        bg: Background with the object's place filled in, [H, W, 3], uint8; encoders only, else None.
+        fg: Foreground, [H, W, 3], uint8; encoders only.
+        composite: Reconstruction, [H, W, 3], uint8; encoders only.
+        error: Mean absolute difference of the reconstruction to the picture at the network's resolution, in
+            [0, 255]; encoders only.
+    """
+
+    mask: np.ndarray
+    bg: np.ndarray | None = None
+    fg: np.ndarray | None = None
+    composite: np.ndarray | None = None
+    error: float | None = None
+
+
+class Segmenter:
+    """A trained model, ready for pictures; make one with `Segmenter.load`."""
+
+    def __init__(self, folder: Path, meta: dict[str, Any], networks: dict[str, Any], device: str):
+        self.folder = folder
+        self.kind: str = meta["kind"]
+        self.resolution: int = meta["resolution"]
+        self.options: dict[str, Any] = meta.get("options", {})
+        self.networks = networks
+        self.device = device
+        self._chunks: list[dict[str, Any]] = meta.get("chunks", [])
+        self._chunk_of = {name: idx for idx, chunk in enumerate(self._chunks) for name in chunk["names"]}
+        self._loaded_chunk: int | None = None
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], device: str = "auto") -> "Segmenter":
+        """Read a model; executes no code from its files.
+
+        Args:
+            path: Run folder of `invert.py train` or `invert.py distill`, or a file of it.
+            device: auto, cpu, cuda or mps.
+
+        Raises:
+            ModelError: The model can't be used; the text names its file.
+            ValueError: The device is not there.
+        """
+        device = choose_device(device)
+        meta, networks = load_model(path, device)
+        if "unet" in networks:
+            networks["unet"] = fold_batch_norm(networks["unet"])
+        return cls(find_model(path), meta, networks, device)
+
+    def __call__(self, images: Sequence[PIL.Image.Image | np.ndarray], names: Sequence[str] | None = None, *,
+                 flip: bool = False, refine: int = 0, posterior: bool = False,
+                 prior: "Segmenter | None" = None) -> list[Segmentation]:
+        """Segment pictures, all in one batch.
+
+        Args:
+            images: PIL pictures of any mode, or arrays [H, W, 3] uint8; sizes may differ. Each is squeezed to the
+                network's square, and its mask stretched back.
+            names: Names of the pictures in the data set; a model of chunks finds its encoder by them.
+            flip: Average the mask with that of the mirrored picture?
+            refine: Steps of gradient descent on the codes of each picture; encoders only.
+            posterior: Correct the mask pixel by pixel (`posterior_mask`); encoders only.
+            prior: A distilled model of the same resolution, to whose masks the refinement keeps; with refine.
+
+        Raises:
+            ValueError: A picture has another shape or type, or an argument does not fit the model.
+            ModelError: A model of chunks was not trained on a picture of this name.
+        """
+        pictures = [_to_picture(image) for image in images]
+        if not pictures:
+            return []
+        if refine and self.kind == "distill":
+            raise ValueError("Expected argument `refine` to be 0 for a distilled model, which has no codes")
+        if posterior and self.kind == "distill":
+            raise ValueError("Expected argument `posterior` to be False for a distilled model, which draws no layers")
+        if prior is not None:
+            self.check_prior(prior, refine)
+        square = np.stack([to_square(picture, self.resolution) for picture in pictures])  # [N, 3, R, R]
+        img = to_float(torch.from_numpy(square).to(self.device))
+        sizes = [(picture.height, picture.width) for picture in pictures]
+        if self.kind == "distill":
+            return [Segmentation(mask) for mask in self._stretch_masks(self._unet_mask(img, flip), sizes)]
+        if self.kind == "encoder":
+            return self._invert(self.networks["E"], img, sizes, flip, refine, posterior, prior)
+        if names is None:
+            raise ValueError("Expected argument `names` for a model of chunks: each has an encoder of its own")
+        if len(names) != len(images):
+            raise ValueError(f"Expected argument `names` to have as many entries as `images`, "
+                             f"but got {len(names)} and {len(images)}")
+        return self._invert_chunks(img, sizes, names, flip, refine, posterior, prior)
+
+    def knows(self, name: str) -> bool:
+        """Whether the model can segment a picture of this name: a model of chunks knows only its own."""
+        return self.kind != "chunks" or name in self._chunk_of
+
+    def unknown(self, name: str) -> str:
+        """What to say of a picture that the model does not know."""
+        return (f"{self.folder}: no chunk was trained on a picture named {name}; encoders of chunks know only their "
+                "own pictures: use invert.py train --mode=dataset, or distill")
+
+    def check_prior(self, prior: "Segmenter", refine: int) -> None:
+        """Refuse a model that can't be the prior of this one's refinement.
+
+        Raises:
+            ValueError: Saying why.
+        """
+        if self.kind == "distill" or refine == 0:
+            raise ValueError("a prior is for an encoder's refinement: it needs refine of at least 1")
+        if prior.kind != "distill":
+            raise ValueError(f"{prior.folder}: only a distilled model can be the prior, this one holds an encoder")
+        if prior.resolution != self.resolution:
+            raise ValueError(f"{prior.folder}: is of {prior.resolution}x{prior.resolution}, but {self.folder} "
+                             f"of {self.resolution}x{self.resolution}")
+
+    @torch.inference_mode()
+    def _unet_mask(self, img: torch.Tensor, flip: bool) -> torch.Tensor:
+        mask = self._unet_opacity(img)
+        return (mask + self._unet_opacity(img.flip(3)).flip(3)) / 2 if flip else mask
+
+    def _unet_opacity(self, img: torch.Tensor) -> torch.Tensor:
+        with fast_half(img.device):
+            logits = self.networks["unet"](img.contiguous(memory_format=torch.channels_last))
+        return logits.float().sigmoid()
+
+    def _invert_chunks(self, img: torch.Tensor, sizes: list[tuple[int, int]], names: Sequence[str], flip: bool,
+                       refine: int, posterior: bool, prior: "Segmenter | None") -> list[Segmentation]:
+        for name in names:
+            if not self.knows(name):
+                raise ModelError(self.unknown(name))
+        found: dict[int, Segmentation] = {}
+        for chunk in sorted({self._chunk_of[name] for name in names}):
+            members = [pos for pos, name in enumerate(names) if self._chunk_of[name] == chunk]
+            results = self._invert(self._chunk_encoder(chunk), img[members], [sizes[pos] for pos in members], flip,
+                                   refine, posterior, prior)
+            found.update(zip(members, results, strict=True))
+        return [found[pos] for pos in range(len(names))]
+
+    def _chunk_encoder(self, chunk: int) -> Encoder:
+        """One encoder is in memory at a time: pictures come in the order of the chunks."""
+        if chunk != self._loaded_chunk:
+            path = self.folder / self._chunks[chunk]["file"]
+            E = fill(self.networks["E"], "E", load_tensors(path), path)
+            self.networks["E"], self._loaded_chunk = E.to(self.device), chunk
+        return self.networks["E"]
+
+    def _invert(self, E: Encoder, img: torch.Tensor, sizes: list[tuple[int, int]], flip: bool,
+                refine: int, posterior: bool, prior: "Segmenter | None") -> list[Segmentation]:
+        layers = self._draw(self._codes(E, img, refine, prior))
+        mask = posterior_mask(layers, img) if posterior else layers.mask
+        if flip:
+            mirrored = self._draw(self._codes(E, img.flip(3), refine, prior))
+            other = posterior_mask(mirrored, img.flip(3)) if posterior else mirrored.mask
+            mask = (mask + other.flip(3)) / 2
+        drawn = composite(layers)
+        errors = (to_uint8(drawn).float() - to_uint8(img).float()).abs().mean(dim=[1, 2, 3]).tolist()
+        masks = self._stretch_masks(mask, sizes)
+        bg, fg, whole = ([_stretch(one[None], size) for one, size in zip(to_uint8(part), sizes, strict=True)]
+                         for part in (layers.bg, layers.fg, drawn))
+        return [Segmentation(*parts) for parts in zip(masks, bg, fg, whole, errors, strict=True)]
+
+    def _codes(self, E: Encoder, img: torch.Tensor, refine: int, prior: "Segmenter | None") -> Codes:
+        with torch.no_grad():
+            codes = E(img)
+        if refine == 0:
+            return codes
+        G, D = self.networks["G"], self.networks["D"]
+        training = EncoderTraining(E, G, D, force_fp32=must_fp32(G),
+                                   **{key: self.options[key] for key in LOSS_OPTIONS if key in self.options})
+        known = None if prior is None else prior._unet_mask(img, flip=False).clone()  # No inference tensor.
+        return refine_codes(training, codes, img, refine, prior=known)
+
+    @torch.no_grad()
+    def _draw(self, codes: Codes):
+        G = self.networks["G"]
+        return decode(G, codes, force_fp32=must_fp32(G))
+
+    def _stretch_masks(self, mask: torch.Tensor, sizes: list[tuple[int, int]]) -> list[np.ndarray]:
+        if len(set(sizes)) == 1:  # All at once.
+            stretched = mask if sizes[0] == mask.shape[2:] else F.interpolate(mask, size=sizes[0], mode="bilinear")
+            return [one.copy() for one in stretched[:, 0].clamp(0, 1).cpu().numpy()]  # None keeps the others alive.
+        return [self._stretch_masks(one[None], [size])[0] for one, size in zip(mask, sizes, strict=True)]
+
+
+def _to_picture(image: PIL.Image.Image | np.ndarray) -> PIL.Image.Image:
+    if isinstance(image, PIL.Image.Image):
+        return to_rgb(image)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"Expected argument `images` to hold PIL pictures or uint8 arrays [H, W, 3], "
+                         f"but got {image.dtype} {list(image.shape)}")
+    return PIL.Image.fromarray(image)
+
+
+def _stretch(img: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
+    """uint8 [1, 3, R, R] to uint8 [H, W, 3]."""
+    out = F.interpolate(img.float(), size=size, mode="bilinear").round().clamp(0, 255).to(torch.uint8)
+    return out[0].permute(1, 2, 0).cpu().numpy()

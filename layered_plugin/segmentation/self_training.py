@@ -1,0 +1,73 @@
+"""Self-training: a segmenter that learnt from generated pictures goes on with real, unlabelled ones.
+
+Not in the paper. A slow copy of the network, the teacher, says where the object is in a real picture; cleaned of what
+can't be one whole object, that is the target for the network, which sees the picture turned and disturbed. No true mask
+is seen.
+"""
+
+import copy
+
+import torch
+
+from layered_plugin.device import fast_half
+from layered_plugin.model.unet import AnyUNet
+from layered_plugin.segmentation.augment import detail_of, disturb, random_affine
+from layered_plugin.segmentation.pairs import PairFilter
+
+
+class SelfTraining:
+    """Targets for real pictures, from a teacher that follows the network.
+
+    Args:
+        unet: The network in training.
+        keep: Which masks serve.
+        seed: Of augmentation.
+        decay: Of the teacher's moving average, a step.
+    """
+
+    def __init__(self, unet: AnyUNet, keep: PairFilter, seed: int, decay: float = 0.99):
+        self.unet = unet
+        self.teacher = copy.deepcopy(unet).eval().requires_grad_(False)
+        self.keep = keep
+        self.decay = decay
+        self.generator = torch.Generator().manual_seed(seed)
+
+    @torch.no_grad()
+    def targets(self, img: torch.Tensor) -> torch.Tensor:
+        """Object pixels of real pictures as the teacher sees them, [N, 1, H, W], float, 0 or 1.
+
+        The teacher's opinions of the picture, its mirror images and its transpose are averaged.
+
+        Args:
+            img: Pictures, [N, 3, H, W], in [-1, 1].
+        """
+        views = [img, img.flip(3).contiguous(), img.flip(2).contiguous(), img.transpose(2, 3).contiguous()]
+        with fast_half(img.device):
+            seen = [self.teacher(view).float().sigmoid() for view in views]
+        mean = (seen[0] + seen[1].flip(3) + seen[2].flip(2) + seen[3].transpose(2, 3)) / 4
+        return (mean > 0.5).to(img.dtype)
+
+    def batch(self, img: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Augmented real pictures with targets.
+
+        Args:
+            img: Pictures, [N, 3, H, W], in [-1, 1].
+
+        Returns:
+            Pictures [M, 3, H, W] and targets [M, 1, H, W], M <= N: pictures whose target can't be an object are left
+            out.
+        """
+        img, mask = self.keep(img, self.targets(img))
+        if len(img) > 0:
+            img, mask = random_affine(img, mask, self.generator, shift=0.05)
+            img = disturb(img, self.generator, detail_of(img.shape[-1]))
+        return img, mask
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Move the teacher towards the network, after each of its steps."""
+        for mine, new in zip(self.teacher.state_dict().values(), self.unet.state_dict().values(), strict=True):
+            if mine.is_floating_point():
+                mine.lerp_(new, 1 - self.decay)
+            else:
+                mine.copy_(new)

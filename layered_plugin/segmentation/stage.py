@@ -1,0 +1,111 @@
+"""A training on top of a generator: its folder, its loop, exact resumption, what it writes as it goes."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from layered_plugin.errors import NonFiniteLossError
+from layered_plugin.progress import progress
+from layered_plugin.runs import atomic_write, load_training_state
+from layered_plugin.signals import StopRequest
+
+
+class ModelRun:
+    """Repeat a step, with progress, ``stats.jsonl``, saving and resumption; Ctrl-C and SIGTERM save first.
+
+    Args:
+        run_dir: Existing folder.
+        name: Of this stage of the run, for its files: `training-state-NAME.pt`, and in stats.jsonl.
+        label: What is trained, shown in front of the progress; empty = no progress is shown.
+        steps: Length.
+        batch: Pictures a step, for the speed.
+        saved: Networks, optimizers and schedules by name: their state is kept and restored.
+        generators: Sources of randomness by name; torch's default ones, of the CPU and of the current GPU, are kept
+            as well.
+        save_every: Steps between training states.
+        halted: Asked after each step whether to save and stop, as if by SIGTERM.
+    """
+
+    def __init__(self, run_dir: Path, name: str, label: str, steps: int, batch: int, saved: Mapping[str, Any],
+                 generators: Mapping[str, torch.Generator], save_every: int = 200,
+                 halted: Callable[[], bool] = lambda: False):
+        self.run_dir, self.name, self.label, self.steps, self.batch = run_dir, name, label, steps, batch
+        self.state_file = run_dir / f"training-state-{name}.pt"
+        self.saved = {name: part for name, part in saved.items() if part is not None}
+        self.generators = generators
+        self.save_every = save_every
+        self.halted = halted
+        self.log_every = max(1, steps // 100)
+        self.step, self.seconds = 0, 0.0
+        if self.state_file.is_file():
+            self._restore(load_training_state(self.state_file))
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.step, self.seconds = state["step"], state["seconds"]
+        for name, part in self.saved.items():
+            part.load_state_dict(state["saved"][name])
+        for name, generator in self.generators.items():
+            generator.set_state(state["generators"][name])
+        torch.set_rng_state(state["rng"])
+        if torch.cuda.is_initialized() and state.get("cuda_rng") is not None:  # None: so far without a GPU.
+            torch.cuda.set_rng_state(state["cuda_rng"])
+
+    def _save(self) -> None:
+        state = dict(step=self.step, seconds=self.seconds, rng=torch.get_rng_state(),
+                     cuda_rng=torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
+                     saved={name: part.state_dict() for name, part in self.saved.items()},
+                     generators={name: generator.get_state() for name, generator in self.generators.items()})
+        with atomic_write(self.state_file) as file:
+            torch.save(state, file)
+
+    def loop(self, take_step: Callable[[int], dict[str, float]]) -> str | None:
+        """Take the remaining steps.
+
+        Args:
+            take_step: Called with the number of the step, from 0; returns its losses by name.
+
+        Returns:
+            None, or the name of the signal that stopped the run after saving.
+
+        Raises:
+            NonFiniteLossError: A loss is infinite or not a number.
+        """
+        sums: dict[str, float] = {}
+        count, last = 0, time.monotonic()
+        with StopRequest() as stop, open(self.run_dir / "stats.jsonl", "a") as log:
+            remaining = range(self.step, self.steps)
+            for step in progress(remaining, len(remaining), self.label) if self.label else remaining:
+                terms = take_step(step)
+                bad = [name for name, value in terms.items() if not math.isfinite(value)]
+                if bad:
+                    raise NonFiniteLossError(f"{', '.join(bad)} not finite at step {step + 1} ({self.name}); "
+                                             "start anew with another --seed, or a lower --lr where there is one")
+                self.step, count = step + 1, count + 1
+                for name, value in terms.items():
+                    sums[name] = sums.get(name, 0.0) + value
+                if self.step % self.log_every == 0 or self.step == self.steps:
+                    now = time.monotonic()
+                    elapsed, last = now - last, now
+                    self.seconds += elapsed
+                    line = dict(stage=self.name, step=self.step, seconds=round(self.seconds, 2),
+                                images_per_sec=round(count * self.batch / max(elapsed, 1e-9), 1),
+                                **{name: value / count for name, value in sums.items()})
+                    log.write(json.dumps(line) + "\n")
+                    log.flush()
+                    sums, count = {}, 0
+                stopped = stop.received or ("SIGTERM" if self.halted() else None)
+                if self.step % self.save_every == 0 or self.step == self.steps or stopped:
+                    self._save()
+                if stopped:
+                    return stopped
+        return None
+
+
+def as_json(record: Mapping[str, Any]) -> str:
+    """A record as indented JSON."""
+    return json.dumps(record, indent=2)

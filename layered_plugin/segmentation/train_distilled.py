@@ -1,0 +1,109 @@
+"""Train the distilled segmenter: first on generated pairs, then on real pictures too; run folder and model file.
+
+The work of ``invert.py distill``.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from layered_plugin.data.dataset import RealPictures
+from layered_plugin.data.labels import labels_of_training
+from layered_plugin.device import must_fp32, tune_cpu
+from layered_plugin.grids import picture_rows, save_picture
+from layered_plugin.model.snapshots import load_snapshot
+from layered_plugin.model.unet import AnyUNet, make_unet
+from layered_plugin.runs import forget_states
+from layered_plugin.segmentation.augment import detail_of
+from layered_plugin.segmentation.fitting import Fitting, settle_on_real
+from layered_plugin.segmentation.model_file import fingerprint, save_model
+from layered_plugin.segmentation.pairs import PairFilter, PairSampler
+from layered_plugin.segmentation.self_training import SelfTraining
+from layered_plugin.segmentation.stage import ModelRun
+
+CHANNELS = (16, 32, 64, 128)
+
+SAMPLES = 12  # Columns of the pictures of a run.
+
+MIN_PART_REAL = 0.6  # Real targets keep parts and lose holes by a stricter rule than generated ones.
+
+
+def make_segmenting_unet(resolution: int, seed: int) -> AnyUNet:
+    """The distilled segmenter, untrained; from 32x32 on, its coarsest level has 4x4 pixels at every resolution."""
+    return make_unet(CHANNELS, seed=seed, deep=detail_of(resolution).bit_length() - 1)
+
+
+def train_distilled(run_dir: Path, options: dict[str, Any], record: dict[str, Any]) -> str | None:
+    """Train, or go on training, a distilled segmenter in its run folder.
+
+    Args:
+        run_dir: Existing folder; an unfinished run in it is continued.
+        options: Values of the options of ``invert.py distill``.
+        record: Further entries of model.json.
+
+    Returns:
+        None, or the name of the signal that stopped the run after saving.
+
+    Raises:
+        CheckpointError, PictureError, ValueError, NonFiniteLossError: What the user can mend; the text names it.
+    """
+    tune_cpu()
+    device, seed, batch = options["device"], options["seed"], options["batch"]
+    snapshot = load_snapshot(options["network"], device)
+    G = snapshot["G_ema"]
+    real = None
+    if options["data"] is not None and options["adapt"] > 0:  # Read now, so that a bad picture is named at once.
+        real = RealPictures(options["data"], G.img_resolution, seed, device)
+    torch.manual_seed(seed)
+    unet = make_segmenting_unet(G.img_resolution, seed).to(device)
+    sampler = PairSampler(G, options["shift"], PairFilter(options["min_coverage"], options["max_coverage"]), seed,
+                          vary=options["vary_shape"], force_fp32=must_fp32(G),
+                          labels=labels_of_training(snapshot.get("training_set_kwargs"), G.c_dim))
+    img, mask = sampler.batch(SAMPLES)  # Also when resumed: the draws that follow must stay the same.
+    if not (run_dir / "samples000000.png").is_file():
+        save_picture(picture_rows({"picture": img, "mask": mask * 2 - 1}), run_dir / "samples000000.png")
+
+    fitting = Fitting(unet, options["steps"])
+    run = ModelRun(run_dir, "generated", "Generated pairs", options["steps"], batch,
+                   dict(unet=unet, optimizer=fitting.optimizer, schedule=fitting.schedule),
+                   dict(pairs=sampler.generator))
+    stopped = run.loop(lambda step: dict(loss=fitting.step(*sampler.batch(batch))))
+    if stopped is None and real is not None:
+        stopped = _adapt(run_dir, options, unet, sampler, real)
+    if stopped is not None:
+        return stopped
+    meta = dict(record, resolution=G.img_resolution, options=options, generator=fingerprint(G))
+    save_model(run_dir, "distill", dict(unet=unet.eval()), meta)
+    forget_states(run_dir)
+    return None
+
+
+def _adapt(run_dir: Path, options: dict[str, Any], unet: AnyUNet, sampler: PairSampler,
+           real: RealPictures) -> str | None:
+    """Self-training on real pictures, a quarter of each batch generated; the teacher's weights are the result."""
+    num_gen = options["batch"] // 4
+    num_real = options["batch"] - num_gen
+    settled = settle_on_real(unet, real)
+    keep = PairFilter(options["min_coverage"], options["max_coverage"], MIN_PART_REAL)
+    teaching = SelfTraining(unet, keep, options["seed"] + 1)
+    fitting = Fitting(unet, options["adapt"])
+
+    def step(_step: int) -> dict[str, float]:
+        img, mask = teaching.batch(real.batch(num_real))
+        gen_img, gen_mask = sampler.batch(num_gen)
+        loss = fitting.step(torch.cat([img, gen_img]), torch.cat([mask, gen_mask]))
+        teaching.follow()
+        return dict(loss=loss, kept=len(img) / num_real)
+
+    run = ModelRun(run_dir, "real", "Real pictures", options["adapt"], options["batch"],
+                   dict(unet=unet, teacher=teaching.teacher, optimizer=fitting.optimizer, schedule=fitting.schedule),
+                   dict(pairs=sampler.generator, teaching=teaching.generator))
+    real.start_at(settled + run.step * num_real)
+    stopped = run.loop(step)
+    if stopped is None:
+        unet.load_state_dict(teaching.teacher.state_dict())
+        img = real.batch(SAMPLES)
+        mask = teaching.targets(img)
+        save_picture(picture_rows({"picture": img, "mask": mask * 2 - 1}), run_dir / f"samples{run.steps:06d}.png")
+    return stopped

@@ -1,0 +1,1 @@
+"""Data sets with true masks, drawn or put together."""

@@ -1,0 +1,137 @@
+"""Find and prepare the material of a composite data set: RGBA cut-outs and background photographs.
+
+Files that can't serve are left out and reported with their reason; they never stop the others.
+"""
+
+import fnmatch
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from layered_plugin.errors import UnusableError
+
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+
+class Source(NamedTuple):
+    """One prepared picture."""
+
+    name: str  # folder and path within it, for the manifest
+    image: Image.Image  # cut-out: premultiplied RGBa; background: RGB
+
+
+def find_files(folders: Sequence[str], exclude: Sequence[str] = ()) -> list[tuple[str, Path]]:
+    """List picture files below folders, sorted by their path within each folder.
+
+    Args:
+        folders: Folders to search, with their subfolders.
+        exclude: Shell patterns; a file is left out if its path within the folder matches one.
+
+    Returns:
+        Pairs of a name for the manifest and the path.
+
+    Raises:
+        ValueError: If a folder does not exist.
+    """
+    found = []
+    for folder in folders:
+        root = Path(folder)
+        if not root.is_dir():
+            raise ValueError(f"no such folder: {folder}")
+        relative = sorted(
+            path.relative_to(root).as_posix()
+            for path in root.rglob("*")
+            if path.suffix.lower() in SUFFIXES and path.is_file()
+        )
+        found += [
+            (f"{root.resolve().name}/{name}", root / name)
+            for name in relative
+            if not any(fnmatch.fnmatchcase(name, pattern) for pattern in exclude)
+        ]
+    return found
+
+
+def prepare_cutout(image: Image.Image, largest_side_px: int) -> Image.Image:
+    """Premultiply and shrink a cut-out; its transparent margins stay, they are part of its size.
+
+    Args:
+        image: Picture with an alpha channel or a transparent palette entry.
+        largest_side_px: Longest side afterwards; smaller pictures keep their size.
+
+    Returns:
+        Premultiplied RGBa picture with a transparent rim of 2 pixels, so that resampling never cuts an edge hard.
+
+    Raises:
+        UnusableError: If there is no alpha channel, or no object in it.
+    """
+    if image.mode not in ("RGBA", "LA", "PA") and "transparency" not in image.info:
+        raise UnusableError("no alpha channel")
+    image = image.convert("RGBA")
+    faintest, strongest = image.getchannel("A").getextrema()
+    if faintest == 255:
+        raise UnusableError("alpha channel without a transparent pixel")
+    if strongest == 0:
+        raise UnusableError("alpha channel without an opaque pixel")
+    image = image.convert("RGBa")
+    ratio = largest_side_px / max(image.size)
+    if ratio < 1:
+        # Hamming has no negative lobes: colours stay below the opacity that they are premultiplied with.
+        size = (max(round(image.width * ratio), 1), max(round(image.height * ratio), 1))
+        image = image.resize(size, Image.Resampling.HAMMING)
+    padded = Image.new("RGBa", (image.width + 4, image.height + 4))
+    padded.paste(image, (2, 2))
+    return padded
+
+
+def prepare_background(image: Image.Image, shorter_side_px: int) -> Image.Image:
+    """Shrink a photograph so that cropping it is cheap.
+
+    Args:
+        image: Any picture.
+        shorter_side_px: Shorter side afterwards; smaller pictures keep their size.
+
+    Returns:
+        RGB picture.
+    """
+    # JPEG files are decoded at a reduced size right away.
+    image.draft("RGB", (shorter_side_px, shorter_side_px))
+    image = image.convert("RGB")
+    ratio = shorter_side_px / min(image.size)
+    if ratio < 1:
+        image = image.resize((round(image.width * ratio), round(image.height * ratio)), Image.Resampling.LANCZOS)
+    return image
+
+
+def load(
+    files: Sequence[tuple[str, Path]], prepare: Callable[[Image.Image, int], Image.Image], side_px: int
+) -> tuple[list[Source], list[str]]:
+    """Read and prepare files, leaving out those that cannot serve.
+
+    Args:
+        files: Names and paths, from `find_files`.
+        prepare: `prepare_cutout` or `prepare_background`.
+        side_px: Second argument of `prepare`.
+
+    Returns:
+        Prepared pictures in the order of the files, and a line for each file left out.
+    """
+    loaded, left_out = [], []
+    for name, path in files:
+        try:
+            with Image.open(path) as image:
+                loaded.append(Source(name, prepare(image, side_px)))
+        except UnusableError as reason:
+            left_out.append(f"{path}: {reason}")
+        except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+            left_out.append(f"{path}: unreadable ({error})")
+    return loaded, left_out
+
+
+def premultiplied_planes(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
+    """Split a premultiplied RGBa picture into colour [H, W, 3] and opacity [H, W], float32 in [0, 1]."""
+    levels = np.frombuffer(image.tobytes(), dtype=np.uint8).reshape(image.height, image.width, 4)
+    planes = levels.astype(np.float32) / 255.0
+    return planes[:, :, :3], planes[:, :, 3]

@@ -1,0 +1,263 @@
+"""Option values of ``train_layered.py`` to the parameters of ``training_loop``; makes no folder, touches no device."""
+
+from typing import Any, NamedTuple
+
+import click
+
+from layered_plugin import device
+from layered_plugin.base import BASE
+from layered_plugin.data.dataset import PictureDataset
+from layered_plugin.data.pictures import CROP_MARGIN
+from layered_plugin.errors import PictureError
+from layered_plugin.training import growing, presets
+
+
+class Ramp(click.ParamType):
+    """``A``: a number. ``A:B``: A in the first half of the run, then straight to B at its end (``phases.ramp``).
+
+    Args:
+        high: Largest value; None = no bound. The smallest is 0.
+        min_open: Is 0 itself no value?
+    """
+
+    name = "ramp"
+
+    def __init__(self, high: float | None = None, min_open: bool = False) -> None:
+        self._of_one = click.FloatRange(0, high, min_open=min_open)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """A number, or a list of two."""
+        if not isinstance(value, str):
+            return value
+        numbers: list[float] = [self._of_one(text, param, ctx) for text in value.split(":")]
+        if len(numbers) > 2:
+            self.fail(f"{value!r} is neither a number nor two with a colon between them", param, ctx)
+        return numbers if len(numbers) == 2 else numbers[0]
+
+
+class _Pictures(NamedTuple):
+    """What the configuration has to know of the data set."""
+
+    name: str
+    num: int
+    resolution: int  # Of the networks.
+
+
+class _Batches(NamedTuple):
+    """Base settings with what was given in their place, and how a batch is divided."""
+
+    base: dict[str, Any]  # As ``presets.base_settings``.
+    batch_gpu: int
+    mbstd: int
+    stages: list[Any]  # Of a growing run, else empty.
+
+
+def setup_training_config(*, data, gpus, snap, metrics, seed, cond, subset, mirror, cfg, gamma, kimg, batch, aug, p,
+                          target, augpipe, resume, freezed, fp32, nhwc, nobench, allow_tf32, workers, shift, mask_min,
+                          mask_size_weight, mask_binary_weight, mask_border_weight, mask_overlap_weight, bg_jitter,
+                          mask_size_over, mask_max, mask_variety, mask_variety_weight, range_weight, crop, objects,
+                          generator, mapping, resolution, device_name, precision, batch_gpu, pl_weight, style_mix,
+                          cbase, cmax, w_dim, map_depth, lr, d_lr, tick, on_collapse, gan_loss, gp_weight, drift_weight,
+                          grow, grow_schedule) -> tuple[str, dict[str, Any]]:
+    """Turn option values into the parameters of ``training_loop``.
+
+    Returns:
+        Description for the run folder's name; the loop's parameters but for rank, training_set, abort_fn and
+        progress_fn. A growing run has its ``stages`` beside them, and the last stage's parameters.
+
+    Raises:
+        click.UsageError: An option's value is wrong or does not fit another.
+        click.ClickException: The data set cannot be used.
+    """
+    pictures = _probe(data, cond, subset, resolution)
+    resolution = pictures.resolution
+    base, batch_gpu, mbstd, stages = _divide_batch(cfg, resolution, gpus, grow, grow_schedule, batch, batch_gpu,
+                                                   dict(kimg=kimg, gamma=gamma, lr=lr, map_depth=map_depth))
+    if mask_overlap_weight > 0 and objects == 1:
+        raise click.UsageError(f"--mask-overlap-weight={mask_overlap_weight:g} needs --objects of at least 2, got 1")
+    device_name, half, block = _choose_precision(device_name, precision, fp32, nhwc)
+    try:
+        device.check_count(device_name, gpus)
+    except ValueError as err:
+        raise click.UsageError(f"{err}; use fewer processes or --device=cpu") from err
+    _check_augmentation(aug, p, target, augpipe)
+    metrics = choose_metrics(metrics)
+    if pl_weight > 0:
+        click.echo("WARNING: --pl-weight: path-length regularization keeps the layers from emerging", err=True)
+    if gan_loss == "wgan-gp":
+        gan_loss_kwargs = dict(class_name="layered_plugin.training.loss.WganGpLoss", gp_weight=gp_weight,
+                               drift_weight=drift_weight)
+    else:
+        gan_loss_kwargs = dict(class_name="layered_plugin.training.loss.LayeredLoss", r1_gamma=base["gamma"])
+
+    channels = dict(channel_base=cbase or int(base["fmaps"] * 32768), channel_max=cmax)
+    block_D = dict(block, freeze_layers=freezed) if freezed else block
+    # Floats: current PyTorch refuses betas that mix them with integers.
+    opt = dict(class_name="torch.optim.Adam", lr=base["lr"], betas=[0.0, 0.99], eps=1e-8, fused=device_name != "mps")
+    size_px = round(resolution * CROP_MARGIN) if crop else resolution
+    config = dict(
+        run_dir=None,
+        training_set_kwargs=dict(class_name="layered_plugin.data.dataset.PictureDataset", path=str(data),
+                                 size_px=size_px, use_labels=cond, max_size=subset or pictures.num, xflip=mirror,
+                                 random_seed=seed),
+        data_loader_kwargs=dict(pin_memory=device_name == "cuda", num_workers=workers,
+                                prefetch_factor=2 if workers > 0 else None),
+        G_kwargs=dict(class_name="layered_plugin.model.generator.LayeredGenerator", z_dim=w_dim, w_dim=w_dim,
+                      generator=generator, mapping=mapping, num_objects=objects,
+                      mapping_kwargs=dict(num_layers=base["map_depth"]),
+                      synthesis_kwargs=dict(channels, **half, **block)),
+        D_kwargs=dict(class_name="training.networks.Discriminator", architecture="orig" if cfg == "cifar" else "resnet",
+                      **channels, **half, block_kwargs=block_D, mapping_kwargs={},
+                      epilogue_kwargs=dict(mbstd_group_size=mbstd)),
+        G_opt_kwargs=opt, D_opt_kwargs=opt if d_lr is None else dict(opt, lr=d_lr),
+        augment_kwargs=None if aug == "noaug" else dict(class_name="training.augment.AugmentPipe",
+                                                        **presets.AUGPIPES[augpipe or "bgc"]),
+        loss_kwargs=dict(gan_loss_kwargs, pl_weight=pl_weight,
+                         style_mixing_prob=style_mix, shift=shift, mask_min=mask_min,
+                         mask_size_weight=mask_size_weight, mask_binary_weight=mask_binary_weight,
+                         mask_border_weight=mask_border_weight, mask_overlap_weight=mask_overlap_weight,
+                         bg_jitter=bg_jitter, mask_size_over=mask_size_over, mask_max=mask_max,
+                         mask_variety=mask_variety, mask_variety_weight=mask_variety_weight,
+                         range_weight=range_weight),
+        metrics=metrics, random_seed=seed, num_gpus=gpus, device=device_name, resolution=resolution,
+        batch_size=base["batch"], batch_gpu=batch_gpu, ema_kimg=base["ema"],
+        ema_rampup=base["ramp"] if not resume else None,
+        G_reg_interval=4 if pl_weight > 0 else None, D_reg_interval=None if gan_loss == "wgan-gp" else 16,
+        augment_p=p if aug == "fixed" else 0, ada_target=None if aug != "ada" else 0.6 if target is None else target,
+        ada_interval=4, ada_kimg=100 if resume else 500,
+        total_kimg=base["kimg"], kimg_per_tick=tick, image_snapshot_ticks=snap, network_snapshot_ticks=snap,
+        resume_pkl=resume, resume_state=None, fade_kimg=None, ramp_kimg=None,
+        cudnn_benchmark=not nobench, allow_tf32=allow_tf32, on_collapse=on_collapse,
+        **(dict(stages=stages) if stages else {}))
+    parts = [pictures.name, "cond" if cond else "", f"subset{subset}" if subset else "", "mirror" if mirror else "",
+             f"objects{objects}" if objects > 1 else "", f"{cfg}{gpus}" if cfg == "auto" else cfg,
+             f"{resolution}px", "grow" if stages else "", f"kimg{base['kimg']:g}", f"batch{base['batch']}",
+             aug if aug != "ada" else "", f"p{p:g}" if p is not None else "",
+             gan_loss if gan_loss != "logistic" else "", f"shift{_ramp_name(shift)}", f"seed{seed}",
+             "resumecustom" if resume else ""]
+    return "-".join(part for part in parts if part), config
+
+
+def check_together(opts: dict[str, Any], given: set[str]) -> None:
+    """Refuse options that say nothing beside others that were given; values of a preset may.
+
+    Raises:
+        click.UsageError: Naming the option and the remedy.
+    """
+    gan_loss = opts["gan_loss"]
+    if gan_loss == "wgan-gp" and "gamma" in given:
+        raise click.UsageError("--gamma is R1's weight, which --gan-loss=wgan-gp has not; see --gp-weight")
+    for name in ("gp_weight", "drift_weight"):
+        if gan_loss != "wgan-gp" and name in given:
+            raise click.UsageError(f"--{name.replace('_', '-')} needs --gan-loss=wgan-gp")
+    for name in ("kimg", "batch"):
+        if opts["grow_schedule"] is not None and name in given:
+            raise click.UsageError(f"--{name} stands in --grow-schedule; leave it out, or use --grow without one")
+    if opts["grow"] or opts["grow_schedule"] is not None:
+        if isinstance(opts["lr"], list) or opts["d_lr"] is not None:
+            raise click.UsageError("--lr=A:B and --d-lr can't be given with --grow; --grow-schedule has the learning "
+                                   "rate of each stage")
+    if (opts["grow"] or opts["grow_schedule"] is not None) and opts["freezed"]:
+        raise click.UsageError("--freezed is for transfer learning; a growing discriminator has no fixed first layers")
+
+
+def choose_metrics(text: str) -> list[str]:
+    """Resolve ``--metrics``: none, or names with commas, which the base has to know.
+
+    Raises:
+        click.UsageError: The bundled base has no metrics.
+    """
+    if text == "none":
+        return []
+    if BASE.name == "bundled":
+        raise click.UsageError("--metrics needs the official base (see vendor/README.md); use --metrics=none")
+    return text.split(",")
+
+
+def _ramp_name(values: float | list[float]) -> str:
+    return "to".join(f"{value:g}" for value in (values if isinstance(values, list) else [values]))
+
+
+def _probe(data: str, cond: bool, subset: int | None, resolution: int | None) -> _Pictures:
+    try:
+        probe = PictureDataset(path=data, size_px=4, use_labels=cond, max_size=subset)
+        native_px, has_labels = min(probe.native_size), probe.has_labels
+    except PictureError as err:
+        raise click.ClickException(f"--data: {err}") from err
+    if resolution is None:
+        resolution = 1 << (native_px.bit_length() - 1)
+    found = _Pictures(probe.name, len(probe), resolution)
+    probe.close()
+    if cond and not has_labels:
+        raise click.UsageError(f"--cond=1 needs labels in dataset.json, but {data} has none")
+    if resolution < 8 or resolution & (resolution - 1):
+        raise click.UsageError(f"--resolution must be a power of two, at least 8, got {resolution}")
+    return found
+
+
+def _divide_batch(cfg: str, resolution: int, gpus: int, grow: bool, grow_schedule: str | None, batch: int | None,
+                  batch_gpu: int | None, given: dict[str, Any]) -> _Batches:
+    """The base configuration; of a growing run, its last stage's. `given`: options that replace its values."""
+    kimg, lr = given["kimg"], given["lr"]
+    stages: list[Any] = []
+    try:
+        if grow_schedule is not None:
+            stages = growing.parse_schedule(grow_schedule, resolution, lr)
+        elif grow:
+            stages = growing.choose_stages(resolution, kimg, batch, lr)
+    except ValueError as err:
+        raise click.UsageError(str(err)) from err
+    if stages:
+        given = dict(given, kimg=sum(stage.kimg for stage in stages), lr=stages[-1].lr)
+        batch = stages[-1].batch
+    base = presets.base_settings(cfg, resolution, gpus, batch)
+    base.update({key: value for key, value in given.items() if value is not None})
+    batch = base["batch"]
+    if batch % gpus != 0:
+        raise click.UsageError(f"--batch must be a multiple of --gpus, got {batch} and {gpus}")
+    batch_gpu_limit = batch_gpu
+    if batch_gpu is None:
+        batch_gpu = max(batch // max(base["ref_gpus"], gpus), 1)
+    elif stages:
+        batch_gpu = min(batch_gpu, batch // gpus)
+    if (batch // gpus) % batch_gpu != 0:
+        raise click.UsageError(f"--batch-gpu must divide --batch / --gpus = {batch // gpus}, got {batch_gpu}")
+    mbstd = min(base["mbstd"], batch_gpu)
+    if batch_gpu % mbstd != 0:
+        raise click.UsageError(f"--batch-gpu must be a multiple of the minibatch-std group {mbstd}, got {batch_gpu}")
+    if stages:
+        try:
+            stages = growing.plan(stages, gpus, batch_gpu_limit, base["ref_gpus"], mbstd)
+        except ValueError as err:
+            raise click.UsageError(str(err)) from err
+    return _Batches(base, batch_gpu, mbstd, stages)
+
+
+def _choose_precision(device_name: str, precision: str, fp32: bool,
+                      nhwc: bool) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """Device, and the arguments of networks and blocks that say where half precision begins."""
+    if fp32 and precision not in ("auto", "fp32"):
+        raise click.UsageError(f"--fp32=1 contradicts --precision={precision}")
+    try:
+        device_name = device.choose_device(device_name)
+        precision, reason = device.choose_precision("fp32" if fp32 else precision, device_name, BASE.name)
+    except ValueError as err:
+        raise click.UsageError(str(err)) from err
+    click.echo(f"Device: {device_name}, precision: {precision} ({reason})", err=True)
+    if precision == "fp32":
+        return device_name, dict(num_fp16_res=0, conv_clamp=None), {}
+    block: dict[str, Any] = dict(fp16_channels_last=nhwc or precision == "bf16")
+    if precision == "bf16":
+        block["half_dtype"] = "bfloat16"
+    return device_name, dict(num_fp16_res=4, conv_clamp=256), block
+
+
+def _check_augmentation(aug: str, p: float | None, target: float | None, augpipe: str | None) -> None:
+    if p is not None and aug != "fixed":
+        raise click.UsageError("--p can only be given with --aug=fixed")
+    if aug == "fixed" and p is None:
+        raise click.UsageError("--aug=fixed needs --p")
+    if aug == "noaug" and augpipe is not None:
+        raise click.UsageError("--augpipe cannot be given with --aug=noaug")
+    if aug != "ada" and target is not None:
+        raise click.UsageError("--target can only be given with --aug=ada")

@@ -1,0 +1,174 @@
+"""Start a run: its folder, its processes, restarts, and what is said at the end.
+
+One process, ``--gpus=N`` processes spawned here, or processes started by torchrun.
+"""
+
+import atexit
+import json
+import os
+import shlex
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+import dnnlib
+import torch
+import torch.distributed
+from torch_utils import custom_ops, training_stats
+
+from layered_plugin import errors, runs, signals
+from layered_plugin.base import BASE
+from layered_plugin.errors import PictureError
+from layered_plugin.runs import make_run_dir, next_desc
+from layered_plugin.training import growing
+from layered_plugin.training.loop import training_loop
+
+MAX_RESTARTS = 4
+
+# What a user can mend, a full disk included: said in one line, without a traceback.
+USER_ERRORS = (errors.NonFiniteLossError, errors.CollapsedError, errors.CheckpointError, PictureError, OSError)
+
+
+def launch(config: dict[str, Any], outdir: str, desc: str) -> None:
+    """Run the training that a config describes, to its end.
+
+    Args:
+        config: Parameters of ``training_loop``; a config with run_dir goes on in that folder. For a growing run,
+            also ``stages`` (``growing.plan``).
+        outdir: Parent of the run folders.
+        desc: What follows the number in the name of a new one.
+
+    Exits with 1 on an error, with 128 + N when signal N stopped the run after saving.
+    """
+    num_gpus = config["num_gpus"]
+    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        if int(os.environ["WORLD_SIZE"]) != num_gpus:
+            raise click.ClickException(f"the run is for {num_gpus} processes, but torchrun started "
+                                       f"{os.environ['WORLD_SIZE']}: set --nproc-per-node={num_gpus}")
+        _run_rank(int(os.environ["RANK"]), config, outdir, desc, init_method="env://")
+    elif num_gpus == 1:
+        _run_rank(0, config, outdir, desc, init_method=None)
+    else:
+        _spawn(config, outdir, desc)
+
+
+def _spawn(config: dict[str, Any], outdir: str, desc: str) -> None:
+    with tempfile.TemporaryDirectory() as temp_dir, signals.StopRequest() as stop:
+        init_method = Path(temp_dir, "init").absolute().as_uri()
+        context = torch.multiprocessing.start_processes(
+            _run_rank, args=(config, outdir, desc, init_method), nprocs=config["num_gpus"], join=False,
+            start_method="spawn")
+        forwarded = False
+        try:
+            while not context.join(timeout=1):
+                if stop.received == "SIGTERM" and not forwarded:  # Ctrl-C reaches the children by itself.
+                    for process in context.processes:
+                        process.terminate()
+                    forwarded = True
+        except torch.multiprocessing.ProcessExitedException as err:
+            sys.exit(err.exit_code)
+
+
+def _run_rank(rank: int, config: dict[str, Any], outdir: str, desc: str, init_method: str | None) -> None:
+    """One process of a run."""
+    num_gpus, kind = config["num_gpus"], config["device"]
+    local_rank = int(os.environ.get("LOCAL_RANK", rank))
+    device = torch.device(kind, local_rank) if kind == "cuda" else torch.device(kind)
+    if kind == "cuda":
+        torch.cuda.set_device(device)
+    if num_gpus > 1:
+        backend = "nccl" if kind == "cuda" else "gloo"
+        if kind == "cpu":
+            torch.set_num_threads(max(1, (os.cpu_count() or 1) // num_gpus))
+        torch.distributed.init_process_group(backend, init_method=init_method, rank=rank, world_size=num_gpus)
+    training_stats.init_multiprocessing(rank=rank, sync_device=device if num_gpus > 1 else None)
+    if rank != 0:
+        custom_ops.verbosity = "none"
+    code = 0
+    try:
+        signal_name = _run_attempts(rank, device, config, outdir, desc)
+        if signal_name is not None:
+            code = 128 + getattr(signal, signal_name, signal.SIGTERM)
+        if num_gpus > 1:
+            torch.distributed.barrier()  # The first to leave with a code has the others stopped.
+    except USER_ERRORS as err:
+        # Any process may be the one that meets a bad file, so each speaks for itself.
+        click.echo(f"Error: {err}" if rank == 0 else f"Error in process {rank}: {err}", err=True)
+        code = 1
+    finally:
+        if num_gpus > 1:
+            torch.distributed.destroy_process_group()
+    if num_gpus > 1:
+        leave_process(code)
+    if code != 0:
+        sys.exit(code)
+
+
+def leave_process(code: int) -> NoReturn:
+    """End a process that has used DistributedDataParallel over gloo.
+
+    PyTorch 2.14 keeps gloo's threads alive even when the group is destroyed, and a regular exit now and then aborts on
+    them after all is done. So Python tidies up, and what is left of C++ is not torn down.
+    """
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _run_attempts(rank: int, device: torch.device, config: dict[str, Any], outdir: str, desc: str) -> str | None:
+    """Train; if the layers collapse and the config says so, again in a new folder with the next seed."""
+    for attempt in range(MAX_RESTARTS + 1):
+        run_dir = _agree_on_run_dir(rank, config, outdir, desc)
+        log_file = str(Path(run_dir) / "log.txt") if rank == 0 else None
+        with dnnlib.util.Logger(file_name=log_file, file_mode="a", should_flush=True):
+            config = dict(config, run_dir=run_dir)
+            if rank == 0:
+                print(f"Run folder: {run_dir}")
+                print(f"Command: {shlex.join(['python', *sys.argv])}")
+                _write_options(config)
+            try:
+                if "stages" in config:
+                    signal_name = growing.train_stages(config, rank, device)
+                else:
+                    signal_name = training_loop(rank=rank, **dict(config, device=device))
+            except errors.CollapsedError as err:
+                if config["on_collapse"] != "restart" or attempt == MAX_RESTARTS:
+                    raise
+                config = dict(config, random_seed=config["random_seed"] + 1, run_dir=None, resume_state=None)
+                desc = next_desc(run_dir, config["random_seed"])
+                if rank == 0:
+                    print(f"Collapsed {err}\nStarting anew with seed {config['random_seed']}.")
+                continue
+            if rank == 0:
+                _say_how_to_go_on(run_dir, signal_name)
+            return signal_name
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _agree_on_run_dir(rank: int, config: dict[str, Any], outdir: str, desc: str) -> str:
+    run_dir = config["run_dir"]
+    if run_dir is None and rank == 0:
+        run_dir = make_run_dir(outdir, desc)
+    if config["num_gpus"] > 1:
+        names = [run_dir]
+        torch.distributed.broadcast_object_list(names, src=0)
+        run_dir = names[0]
+    return run_dir
+
+
+def _write_options(config: dict[str, Any]) -> None:
+    with runs.atomic_write(Path(config["run_dir"]) / "training_options.json") as file:
+        file.write(json.dumps(dict(base=str(BASE), **config), indent=2).encode())
+
+
+def _say_how_to_go_on(run_dir: str, signal_name: str | None) -> None:
+    grids = sorted(Path(run_dir).glob("layers*.png"))
+    if grids:
+        print(f"Layers (background, foreground, mask, cut-out, composite, shifted): {grids[-1]}")
+    if signal_name is not None:
+        go_on = ["python", "train_layered.py", f"--outdir={Path(run_dir).parent}", f"--resume={run_dir}"]
+        print(f"Stopped by {signal_name}; all is saved. Go on with: {shlex.join(go_on)}")

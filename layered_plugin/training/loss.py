@@ -1,0 +1,284 @@
+"""LayeredLoss: the host's loss on shifted composites; WganGpLoss: the paper's adversarial loss in its place.
+
+Section 3.2 of the paper: equations 2, 5 and 6 (Gulrajani et al. 2017; drift term of Karras et al. 2018a).
+"""
+
+import torch
+from torch_utils import misc, training_stats
+from torch_utils.ops import conv2d_gradfix
+from training.loss import StyleGAN2Loss
+
+from layered_plugin.model.layers import Layers, composite, fold_objects
+from layered_plugin.model.mask_losses import (
+    layer_range_loss,
+    mask_binary_loss,
+    mask_border_loss,
+    mask_excess_loss,
+    mask_overlap_loss,
+    mask_size_loss,
+    mask_variety_loss,
+)
+from layered_plugin.model.perturb import jitter_contrast, random_shift, shift_foreground
+from layered_plugin.training.phases import ramp
+
+
+class LayeredLoss(StyleGAN2Loss):
+    """The host's loss, with shifted composites in place of pictures, and the mask terms in Gmain.
+
+    ``run_G`` returns the perturbed composite, so that the discriminator phases and path length see it too; the
+    mask terms see the unshifted mask, as the paper's equations have it. Each object has a shift of its own, and each
+    mask terms of its own, which are summed over the objects.
+    """
+
+    def __init__(self, device, G_mapping, G_synthesis, D, augment_pipe=None,
+        style_mixing_prob   = 0.9,      # Probability of style mixing, 0 = disable.
+        r1_gamma            = 10,       # R1 weight, 0 = disable.
+        pl_batch_shrink     = 2,        # Path-length batch = batch div this.
+        pl_decay            = 0.01,     # EMA step of the mean path length.
+        pl_weight           = 0,        # Path-length weight, 0 = disable; it keeps the layers from emerging.
+        shift               = 0.125,    # Largest shift as a fraction of the resolution (delta), 0 = disable.
+        mask_min            = 0.25,     # Smallest mask coverage that costs nothing (eta).
+        mask_size_weight    = 2,        # Weight of Eq. 3 (gamma_1), 0 = disable.
+        mask_binary_weight  = 2,        # Weight of Eq. 4 (gamma_2), 0 = disable.
+        mask_border_weight  = 0,        # Weight of the mask along the border, 0 = disable.
+        mask_overlap_weight = 0,        # Weight of the overlap of several objects' masks, 0 = disable.
+        bg_jitter           = 0.3,      # Half width of the background's contrast factor, 0 = disable.
+        mask_size_over      = "picture",    # What Eq. 3 takes the mean mask over: "picture" or "batch".
+        mask_max            = 1,        # Largest mask coverage that costs nothing, weighted as Eq. 3, 1 = disable.
+        mask_variety        = 0,        # Deviation of a mask's parts over the batch that costs nothing, 0 = disable.
+        mask_variety_weight = 10,       # Weight of the term for it.
+        range_weight        = 0,        # Weight of layers outside [-1, 1], 0 = disable.
+    ):
+        super().__init__(device=device, G_mapping=G_mapping, G_synthesis=G_synthesis, D=D, augment_pipe=augment_pipe,
+                         style_mixing_prob=style_mixing_prob, r1_gamma=r1_gamma, pl_batch_shrink=pl_batch_shrink,
+                         pl_decay=pl_decay, pl_weight=pl_weight)
+        self.mask_min = mask_min
+        self.mask_size_weight = mask_size_weight
+        self.mask_overlap_weight = mask_overlap_weight
+        self.bg_jitter = bg_jitter
+        self.mask_size_over = mask_size_over
+        self.mask_max = mask_max
+        self.mask_variety_weight = mask_variety_weight
+        self.range_weight = range_weight
+        self._ramps = dict(r1_gamma=r1_gamma, shift=shift, mask_binary_weight=mask_binary_weight,
+                           mask_border_weight=mask_border_weight, mask_variety=mask_variety)
+        self.set_progress(0)
+
+    def set_progress(self, progress: float) -> None:
+        """Give each parameter that changes over the run its value at a share of it, in [0, 1]; see ``phases.ramp``."""
+        for name, values in self._ramps.items():
+            setattr(self, name, ramp(values, progress))
+
+    def run_layers(self, z, c, sync) -> tuple[Layers, torch.Tensor]:
+        """Draw the unperturbed layers, with the host's style mixing: one crossover for the whole batch."""
+        with misc.ddp_sync(self.G_mapping, sync):
+            ws = self.G_mapping(z, c)
+            if self.style_mixing_prob > 0:
+                num_ws = ws.shape[1]
+                crossover = torch.randint(1, num_ws, [], device=ws.device)
+                mixes = torch.rand([], device=ws.device) < self.style_mixing_prob
+                crossover = torch.where(mixes, crossover, torch.full_like(crossover, num_ws))
+                other = self.G_mapping(torch.randn_like(z), c, skip_w_avg_update=True)
+                layer = torch.arange(num_ws, device=ws.device)[:, None]  # [num_ws, 1]
+                ws = torch.where(layer < crossover, ws, other)
+        with misc.ddp_sync(self.G_synthesis, sync):
+            layers = self.G_synthesis(ws, return_layers=True)
+        return layers, ws
+
+    def perturb(self, layers: Layers) -> torch.Tensor:
+        """Shift each object, jitter the background, composite (Eq. 2)."""
+        max_px = round(self.shift * layers.mask.shape[3])
+        if max_px > 0:
+            num_shifts = len(layers.mask) * layers.mask.shape[1]
+            layers = shift_foreground(layers, random_shift(num_shifts, max_px, device=layers.mask.device))
+        return composite(layers._replace(bg=jitter_contrast(layers.bg, self.bg_jitter)))
+
+    def adversarial_loss_G(self, gen_logits: torch.Tensor) -> torch.Tensor:
+        """What the generator minimises besides the mask terms, [N, 1]: the host's non-saturating logistic loss."""
+        return torch.nn.functional.softplus(-gen_logits)
+
+    def run_G(self, z, c, sync):
+        layers, ws = self.run_layers(z, c, sync)
+        return self.perturb(layers), ws
+
+    def accumulate_gradients(self, phase, real_img, real_c, gen_z, gen_c, sync, gain):
+        others = {"Gmain": None, "Gboth": "Greg"}
+        if phase in others:
+            pl_follows = others[phase] is not None and self.pl_weight != 0
+            self._accumulate_Gmain(gen_z, gen_c, sync=sync and not pl_follows, gain=gain)
+            phase = others[phase]
+        if phase is not None:
+            super().accumulate_gradients(phase=phase, real_img=real_img, real_c=real_c, gen_z=gen_z, gen_c=gen_c,
+                                         sync=sync, gain=gain)
+
+    def _accumulate_Gmain(self, gen_z, gen_c, sync, gain) -> None:
+        """Gmain: make the shifted composites look real, and keep the masks large enough and binary (Eq. 5)."""
+        layers, _ws = self.run_layers(gen_z, gen_c, sync=sync)
+        gen_logits = self.run_D(self.perturb(layers), gen_c, sync=False)
+        training_stats.report("Loss/scores/fake", gen_logits)
+        training_stats.report("Loss/signs/fake", gen_logits.sign())
+        loss_gan = self.adversarial_loss_G(gen_logits)
+        training_stats.report("Loss/G/loss", loss_gan)
+        num_objects = layers.mask.shape[1]
+        mask = fold_objects(layers).mask  # [N * K, 1, H, W]
+        loss_size = torch.stack([mask_size_loss(one, self.mask_min, self.mask_size_over)
+                                 for one in layers.mask.split(1, dim=1)], dim=1).flatten()  # [N * K]
+        loss_binary = mask_binary_loss(mask)
+        training_stats.report("Loss/mask/size", loss_size)
+        loss_border = mask_border_loss(mask)
+        training_stats.report("Loss/mask/binary", loss_binary)
+        training_stats.report("Loss/mask/border", loss_border)
+        report_layers(layers)
+        mask_terms = (self.mask_size_weight * loss_size + self.mask_binary_weight * loss_binary
+                      + self.mask_border_weight * loss_border)  # [N * K]
+        loss = loss_gan.mean() + mask_terms.mean() * num_objects + self._variety_terms(layers)
+        if num_objects > 1:
+            loss_overlap = mask_overlap_loss(layers.mask)
+            training_stats.report("Loss/mask/overlap", loss_overlap)
+            loss = loss + self.mask_overlap_weight * loss_overlap.mean()
+        loss.mul(gain).backward()
+
+    def _variety_terms(self, layers: Layers) -> torch.Tensor | float:
+        """The terms for varied and sound layers that are on, weighted; each object counts, as in the mask terms."""
+        terms: torch.Tensor | float = 0.0
+        masks = layers.mask.split(1, dim=1)
+        if self.mask_max < 1:
+            loss_excess = torch.stack([mask_excess_loss(mask, self.mask_max, self.mask_size_over)
+                                       for mask in masks]).sum(dim=0)  # [N]
+            training_stats.report("Loss/mask/excess", loss_excess)
+            terms = terms + self.mask_size_weight * loss_excess.mean()
+        if self.mask_variety > 0 and len(layers.mask) > 1:
+            loss_variety = torch.stack([mask_variety_loss(mask, self.mask_variety) for mask in masks]).sum()
+            training_stats.report("Loss/mask/variety", loss_variety)
+            terms = terms + self.mask_variety_weight * loss_variety
+        if self.range_weight > 0:
+            loss_range = layer_range_loss(layers)
+            training_stats.report("Loss/layers/range", loss_range)
+            terms = terms + self.range_weight * loss_range.mean()
+        return terms
+
+
+@torch.no_grad()
+def report_layers(layers: Layers) -> None:
+    """Report what tells a healthy mask from a collapsed one, as training statistics ``Layers/...``.
+
+    ``coverage``: mean mask. ``border``: mean mask along the outermost pixels. ``binarity``: share of mask pixels
+    outside [0.1, 0.9]. ``all_bg``, ``all_fg``: share of scenes with a mask that covers less than 1 % or more than
+    99 %. ``mask_variation``: standard deviation of a mask pixel over the batch, averaged over the pixels: 0 = the
+    same mask for every z; left out for a single scene. ``difference``: mean absolute difference between foreground
+    and background. Means are over all objects.
+    """
+    objects = fold_objects(layers)
+    mask = objects.mask.detach()
+    coverage = mask.mean(dim=[1, 2, 3])
+    training_stats.report("Layers/coverage", coverage)
+    training_stats.report("Layers/border", mask_border_loss(mask))
+    training_stats.report("Layers/binarity", ((mask < 0.1) | (mask > 0.9)).float().mean(dim=[1, 2, 3]))
+    per_scene = coverage.view(len(layers.mask), -1)  # [N, K]
+    training_stats.report("Layers/all_bg", (per_scene < 0.01).any(dim=1).float())
+    training_stats.report("Layers/all_fg", (per_scene > 0.99).any(dim=1).float())
+    if len(layers.mask) > 1:
+        training_stats.report("Layers/mask_variation", layers.mask.detach().std(dim=0, unbiased=False).mean())
+    training_stats.report("Layers/difference", (objects.fg - objects.bg).detach().abs().mean(dim=[1, 2, 3]))
+
+
+def gradient_penalty(logits: torch.Tensor, img: torch.Tensor) -> torch.Tensor:
+    """Penalize a critic whose slope is not 1 (the third term of Eq. 6, without its weight).
+
+    Args:
+        logits: D(img), [N, 1], attached to img.
+        img: Pictures that the slope is taken at, [N, C, H, W], with requires_grad.
+
+    Returns:
+        (norm of the gradient of D by the whole picture - 1)^2, per picture, [N], differentiable by D's parameters.
+    """
+    with conv2d_gradfix.no_weight_gradients():
+        (grads,) = torch.autograd.grad(logits.sum(), img, create_graph=True)
+    # vector_norm has the subgradient 0 at 0, where the square root of a sum of squares has none.
+    return (torch.linalg.vector_norm(grads.flatten(1), dim=1) - 1).square()
+
+
+def interpolate(real_img: torch.Tensor, gen_img: torch.Tensor) -> torch.Tensor:
+    """Draw one point per pair on the line between two pictures: zeta x + (1 - zeta) x', zeta uniform in [0, 1].
+
+    Args:
+        real_img: Real pictures, [N, C, H, W].
+        gen_img: Composites, the same shape.
+
+    Returns:
+        Pictures [N, C, H, W]; zeta is drawn from torch's default generator on the pictures' device.
+    """
+    zeta = torch.rand([len(real_img), 1, 1, 1], device=real_img.device)
+    return torch.lerp(gen_img, real_img, zeta)
+
+
+class WganGpLoss(LayeredLoss):
+    """LayeredLoss with Eq. 6 for the discriminator and -D(composite) for the generator (Eq. 5).
+
+    Every step of D has the penalty, as in the paper, so D must have one phase, ``Dboth``. The penalty is taken between
+    the pictures that D compares, so after the augmentation: D is to be 1-Lipschitz in what it is shown; taken before,
+    the slope of the augmentation itself (a contrast factor, a cut-out) would be held to 1 as well.
+    """
+
+    def __init__(self, device, G_mapping, G_synthesis, D, augment_pipe=None,
+        gp_weight           = 10,       # Weight of the gradient penalty (lambda).
+        drift_weight        = 0.001,    # Weight of D(x)^2 on real pictures (epsilon), 0 = disable.
+        **layered_kwargs,               # Arguments of LayeredLoss, but for r1_gamma.
+    ):
+        super().__init__(device, G_mapping, G_synthesis, D, augment_pipe, r1_gamma=0, **layered_kwargs)
+        self.gp_weight = gp_weight
+        self.drift_weight = drift_weight
+
+    def adversarial_loss_G(self, gen_logits):
+        return -gen_logits
+
+    def accumulate_gradients(self, phase, real_img, real_c, gen_z, gen_c, sync, gain):
+        if phase == "Dboth":
+            self._accumulate_D(real_img, real_c, gen_z, gen_c, sync=sync, gain=gain)
+        elif phase in ("Dmain", "Dreg"):
+            raise ValueError(f"Expected D_reg_interval to be None, since WGAN-GP has its penalty in every step of D, "
+                             f"but got the lazy phase {phase!r}")
+        else:
+            super().accumulate_gradients(phase=phase, real_img=real_img, real_c=real_c, gen_z=gen_z, gen_c=gen_c,
+                                         sync=sync, gain=gain)
+
+    def _augment(self, img: torch.Tensor) -> torch.Tensor:
+        return img if self.augment_pipe is None else self.augment_pipe(img)
+
+    def _judge(self, img: torch.Tensor, c: torch.Tensor, sync: bool) -> torch.Tensor:
+        """D of pictures that are augmented already, [N, 1]."""
+        with misc.ddp_sync(self.D, sync):
+            return self.D(img, c)
+
+    def _accumulate_D(self, real_img, real_c, gen_z, gen_c, sync, gain) -> None:
+        """Dboth (Eq. 6), one backward pass per term and picture kind, so that one graph is in memory at a time."""
+        # Minimize D on composites.
+        with torch.no_grad():
+            gen_img = self._augment(self.run_G(gen_z, gen_c, sync=False)[0])
+        gen_logits = self._judge(gen_img, gen_c, sync=False)
+        gen_logits.mean().mul(gain).backward()
+
+        # Maximize D on real pictures, and keep it from drifting off.
+        real_img = self._augment(real_img).detach()
+        real_logits = self._judge(real_img, real_c, sync=False)
+        drift = real_logits.square()
+        (self.drift_weight * drift - real_logits).mean().mul(gain).backward()
+
+        # Keep the slope near 1 in between. The label is that of the real picture.
+        mixed_img = interpolate(real_img, gen_img).requires_grad_(True)
+        mixed_logits = self._judge(mixed_img, real_c, sync=sync)
+        penalty = gradient_penalty(mixed_logits, mixed_img)
+        # Zero times the logits gives every parameter a gradient, which DistributedDataParallel relies on.
+        ((mixed_logits * 0).mean() + self.gp_weight * penalty.mean()).mul(gain).backward()
+        self._report_D(gen_logits.detach(), real_logits.detach(), drift.detach(), penalty.detach())
+
+    def _report_D(self, gen_logits, real_logits, drift, penalty) -> None:
+        training_stats.report("Loss/scores/fake", gen_logits)
+        training_stats.report("Loss/scores/real", real_logits)
+        # A critic is known up to a constant, so ADA's sign is taken about the middle between real and generated.
+        middle = (gen_logits.mean() + real_logits.mean()) / 2
+        training_stats.report("Loss/signs/real", (real_logits - middle).sign())
+        training_stats.report("Loss/D/loss", gen_logits - real_logits)
+        training_stats.report("Loss/D/drift", drift)
+        training_stats.report("Loss/D/gp", penalty)
+        training_stats.report("Loss/D/reg", self.gp_weight * penalty + self.drift_weight * drift[:, 0])

@@ -1,0 +1,91 @@
+"""Settings of a run by name (``--cfg``), and the training options that follow from them.
+
+Base settings are upstream's; the object categories and their eta are the paper's (section 4).
+"""
+
+from typing import Any
+
+# Upstream's base configurations. None = computed from resolution and batch.
+UPSTREAM: dict[str, dict[str, Any]] = dict(
+    auto=dict(ref_gpus=None, kimg=25000, batch=None, mbstd=None, fmaps=None, lr=None, gamma=None, ema=None,
+              ramp=0.05, map_depth=2),
+    stylegan2=dict(ref_gpus=8, kimg=25000, batch=32, mbstd=4, fmaps=1, lr=0.002, gamma=10, ema=10, ramp=None,
+                   map_depth=8),
+    paper256=dict(ref_gpus=8, kimg=25000, batch=64, mbstd=8, fmaps=0.5, lr=0.0025, gamma=1, ema=20, ramp=None,
+                  map_depth=8),
+    paper512=dict(ref_gpus=8, kimg=25000, batch=64, mbstd=8, fmaps=1, lr=0.0025, gamma=0.5, ema=20, ramp=None,
+                  map_depth=8),
+    paper1024=dict(ref_gpus=8, kimg=25000, batch=32, mbstd=4, fmaps=1, lr=0.002, gamma=2, ema=10, ramp=None,
+                   map_depth=8),
+    cifar=dict(ref_gpus=2, kimg=100000, batch=64, mbstd=32, fmaps=1, lr=0.0025, gamma=0.01, ema=500, ramp=0.05,
+               map_depth=2),
+)
+
+# Ours: upstream's base, and values for options that the user leaves unset.
+LAYERED: dict[str, dict[str, Any]] = dict(
+    demo=dict(base="auto", options=dict(
+        resolution=32, kimg=24, batch=32, gamma=0.5, lr=0.002, cbase=512, cmax=32, w_dim=128, map_depth=4,
+        mask_min=0.2, mask_size_weight=10, mask_border_weight=1, tick=1, snap=4, aug="noaug")),
+    # Sections 3 and 4 of the paper, setting (a) of its Table 1; the schedule is growing.SCHEDULE.
+    paper=dict(base="auto", options=dict(
+        grow=True, gan_loss="wgan-gp", gp_weight=10.0, drift_weight=0.001, aug="noaug", shift=0.125, crop=True,
+        mask_size_weight=2.0, mask_binary_weight=2.0, mask_border_weight=0.0, bg_jitter=0.0, style_mix=0.9,
+        mask_size_over="picture", mask_max=1.0, mask_variety=0.0, range_weight=0.0,
+        generator="separate", mapping="separate", w_dim=512, map_depth=8, cbase=16384, cmax=512)),
+    car=dict(base="auto", options=dict(mask_min=0.25)),
+    chair=dict(base="auto", options=dict(mask_min=0.20)),
+    horse=dict(base="auto", options=dict(mask_min=0.15)),
+    bird=dict(base="auto", options=dict(mask_min=0.15)),
+)
+
+NAMES = [*UPSTREAM, *LAYERED]
+
+AUGPIPES = dict(
+    blit=dict(xflip=1, rotate90=1, xint=1),
+    geom=dict(scale=1, rotate=1, aniso=1, xfrac=1),
+    color=dict(brightness=1, contrast=1, lumaflip=1, hue=1, saturation=1),
+    filter=dict(imgfilter=1),
+    noise=dict(noise=1),
+    cutout=dict(cutout=1),
+)
+
+
+for _name, _parts in dict(bg="blit geom", bgc="blit geom color", bgcf="blit geom color filter",
+                          bgcfn="blit geom color filter noise",
+                          bgcfnc="blit geom color filter noise cutout").items():
+    AUGPIPES[_name] = {key: value for part in _parts.split() for key, value in AUGPIPES[part].items()}
+
+
+def preset_options(cfg: str) -> dict[str, Any]:
+    """Option values that a preset gives to options left unset on the command line."""
+    if cfg == "cifar":
+        return dict(style_mix=0.0)  # As upstream has it.
+    return LAYERED[cfg]["options"] if cfg in LAYERED else {}
+
+
+def base_settings(cfg: str, resolution: int, gpus: int, batch: int | None) -> dict[str, Any]:
+    """Settings of upstream's base configuration behind a preset, all computed.
+
+    Args:
+        cfg: Name out of ``NAMES``.
+        resolution: Of the networks, in pixels.
+        gpus: Number of processes.
+        batch: Batch size if the user or the preset gives one, which ``auto`` then computes with; else None.
+
+    Returns:
+        ref_gpus, kimg, batch, mbstd, fmaps, lr, gamma, ema, ramp, map_depth. ``auto`` follows upstream's heuristic.
+    """
+    name = LAYERED[cfg]["base"] if cfg in LAYERED else cfg
+    settings = dict(UPSTREAM[name])
+    if batch is not None:
+        settings["batch"] = batch
+    if name == "auto":
+        settings["ref_gpus"] = gpus
+        if settings["batch"] is None:
+            settings["batch"] = max(min(gpus * min(4096 // resolution, 32), 64), gpus)
+        settings["mbstd"] = min(settings["batch"] // gpus, 4)
+        settings["fmaps"] = 1 if resolution >= 512 else 0.5
+        settings["lr"] = 0.002 if resolution >= 1024 else 0.0025
+        settings["gamma"] = 0.0002 * resolution**2 / settings["batch"]
+        settings["ema"] = settings["batch"] * 10 / 32
+    return settings

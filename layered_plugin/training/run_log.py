@@ -1,0 +1,140 @@
+"""What a run writes as it goes: the host's tick line, stats.jsonl and tfevents, and a progress bar."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import dnnlib
+import numpy as np
+import psutil
+import torch
+from tqdm import tqdm
+
+from layered_plugin.progress import on_terminal
+from layered_plugin.training.state import TrainingState
+
+
+class RunLog:
+    """Tick line on stdout, ``stats.jsonl`` and tfevents in the run folder, a bar on stderr if it is a terminal.
+
+    Args:
+        run_dir: Existing run folder.
+        total_kimg: Length of the run in thousands of real pictures.
+        start_nimg: Pictures shown before this start; above 0 the files are continued.
+    """
+
+    def __init__(self, run_dir: str | os.PathLike, total_kimg: float, start_nimg: int = 0):
+        self.total_nimg = round(total_kimg * 1000)
+        self.start_nimg = start_nimg
+        self.start_time = time.time()
+        self.jsonl = open(Path(run_dir) / "stats.jsonl", "at" if start_nimg > 0 else "wt")
+        self.events = _summary_writer(run_dir)
+        self.bar = tqdm(total=self.total_nimg, initial=start_nimg, unit="img", unit_scale=True, dynamic_ncols=True,
+                        disable=not on_terminal(), file=sys.__stderr__)
+
+    def advance(self, num: int) -> None:
+        """Move the bar on by a number of pictures."""
+        self.bar.update(num)
+
+    def tick(self, stats: dict[str, Any], cur_nimg: int) -> None:
+        """Print the host's status line, then mask coverage, speed and time to go.
+
+        Args:
+            stats: Name to {num, mean, std}, of the tick.
+            cur_nimg: Pictures shown so far.
+        """
+        def mean(name: str) -> float:
+            return stats[name]["mean"]
+
+        speed = (cur_nimg - self.start_nimg) / max(time.time() - self.start_time, 1e-9)
+        self.bar.clear()
+        print(" ".join([
+            f"tick {round(mean('Progress/tick')):<5d}",
+            f"kimg {mean('Progress/kimg'):<8.1f}",
+            f"time {dnnlib.util.format_time(mean('Timing/total_sec')):<12s}",
+            f"sec/tick {mean('Timing/sec_per_tick'):<7.1f}",
+            f"sec/kimg {mean('Timing/sec_per_kimg'):<7.2f}",
+            f"maintenance {mean('Timing/maintenance_sec'):<6.1f}",
+            f"cpumem {mean('Resources/cpu_mem_gb'):<6.2f}",
+            f"gpumem {mean('Resources/peak_gpu_mem_gb'):<6.2f}",
+            f"augment {mean('Progress/augment'):.3f}",
+            f"mask {mean('Layers/coverage'):.3f}",
+            f"img/s {speed:<6.1f}",
+            f"eta {dnnlib.util.format_time(max(self.total_nimg - cur_nimg, 0) / max(speed, 1e-9))}",
+        ]), flush=True)
+
+    def write(self, stats: dict[str, Any], step_kimg: float, images: dict[str, np.ndarray] | None = None) -> None:
+        """Append one tick to stats.jsonl and tfevents.
+
+        Args:
+            stats: Name to {num, mean, std}.
+            step_kimg: The tfevents step, rounded down to whole kimg.
+            images: Name to uint8 [H, W, 3].
+        """
+        now = time.time()
+        self.jsonl.write(json.dumps(dict(stats, timestamp=now)) + "\n")
+        self.jsonl.flush()
+        if self.events is not None:
+            elapsed = now - self.start_time
+            for name, value in stats.items():
+                self.events.add_scalar(name, value["mean"], global_step=int(step_kimg), walltime=elapsed)
+            for name, pixels in (images or {}).items():
+                self.events.add_image(name, pixels, global_step=int(step_kimg), dataformats="HWC")
+            self.events.flush()
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.bar.close()
+        self.jsonl.close()
+        if self.events is not None:
+            self.events.close()
+
+
+def tick_stats(run: TrainingState, device: torch.device, start_time: float, tick_start_time: float,
+               tick_end_time: float, tick_nimg: int, maintenance_sec: float) -> dict[str, dict[str, float]]:
+    """The host's Progress, Timing and Resources statistics of a tick; ours: cpu_sec, resolution, fade.
+
+    Args:
+        run: State after the tick.
+        device: Where it trains.
+        start_time: When the loop began; times are seconds of ``time.time``.
+        tick_start_time: When the tick began, after the maintenance of the one before.
+        tick_end_time: When it ended.
+        tick_nimg: Pictures shown in it.
+        maintenance_sec: What the maintenance before it took.
+    """
+    total_sec, tick_sec = tick_end_time - start_time, tick_end_time - tick_start_time
+    on_cuda = device.type == "cuda"
+    values: dict[str, Any] = {
+        "Progress/tick": run.cur_tick,
+        "Progress/kimg": run.cur_nimg / 1000,
+        "Progress/resolution": run.G.img_resolution,
+        "Progress/fade": run.fade.alpha if run.fade is not None else 1,
+        "Progress/augment": float(run.augment_pipe.p) if run.augment_pipe is not None else 0,
+        "Timing/total_sec": total_sec,
+        "Timing/sec_per_tick": tick_sec,
+        "Timing/sec_per_kimg": tick_sec / tick_nimg * 1000,
+        "Timing/maintenance_sec": maintenance_sec,
+        "Timing/total_hours": total_sec / 3600,
+        "Timing/total_days": total_sec / 86400,
+        "Resources/cpu_sec": time.process_time(),
+        "Resources/cpu_mem_gb": psutil.Process().memory_info().rss / 2**30,
+        "Resources/peak_gpu_mem_gb": torch.cuda.max_memory_allocated(device) / 2**30 if on_cuda else 0,
+    }
+    if on_cuda:
+        torch.cuda.reset_peak_memory_stats(device)
+    return {name: dict(num=1, mean=float(value), std=0.0) for name, value in values.items()}
+
+
+def _summary_writer(run_dir: str | os.PathLike) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as err:
+        print(f"No tfevents: {err}. `pip install tensorboard` brings them.")
+        return None
+    return SummaryWriter(os.fspath(run_dir))

@@ -1,0 +1,120 @@
+"""All that a run needs to go on exactly where it stopped, as one plain dict."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from layered_plugin.errors import CheckpointError
+from layered_plugin.training.fading import Fade
+from layered_plugin.training.phases import AdaSignal
+
+
+@dataclass
+class TrainingState:
+    """What changes while a run trains."""
+
+    G: torch.nn.Module
+    D: torch.nn.Module
+    G_ema: torch.nn.Module
+    G_opt: torch.optim.Optimizer
+    D_opt: torch.optim.Optimizer
+    pl_mean: torch.Tensor  # The loss's own tensor, [].
+    augment_pipe: Any  # The base's AugmentPipe, or None.
+    ada: AdaSignal | None
+    fade: Fade | None = None  # Of a stage of a growing run, but for the first.
+    cur_nimg: int = 0
+    cur_tick: int = 0
+    batch_idx: int = 0
+
+    def pack(self, batch_size: int, num_gpus: int, device: torch.device) -> dict[str, Any]:
+        """Collect everything; all processes must call it together.
+
+        Returns:
+            Tensors, numbers, lists and dicts only, so that ``weights_only=True`` loads it.
+        """
+        if self.ada is not None:
+            self.ada.gather()
+        return dict(
+            cur_nimg=self.cur_nimg, cur_tick=self.cur_tick, batch_idx=self.batch_idx, batch_size=batch_size,
+            G=self.G.state_dict(), D=self.D.state_dict(), G_ema=self.G_ema.state_dict(),
+            G_opt=self.G_opt.state_dict(), D_opt=self.D_opt.state_dict(), pl_mean=self.pl_mean.cpu(),
+            augment_p=None if self.augment_pipe is None else float(self.augment_pipe.p),
+            ada=None if self.ada is None else [self.ada.count, self.ada.total],
+            fromrgb=None if self.fade is None else self.fade.D.fromrgb.state_dict(),
+            rng=_gather_rng(num_gpus, device))
+
+    def unpack(self, saved: dict[str, Any], batch_size: int, num_gpus: int) -> bool:
+        """Restore all but the random states (``restore_rng``, as the last thing before the loop).
+
+        Returns:
+            Whether the networks have grown: in a stage of a growing run, a state of half the resolution gives its
+            blocks to them by name. The blocks above stay as they were made, and the optimizers begin anew: their
+            moments are of another loss.
+
+        Raises:
+            CheckpointError: The state is of a run with other networks, batch size or number of processes.
+        """
+        grows = self.fade is not None and 2 * saved_resolution(saved) == self.G.img_resolution
+        for name, here, there in [("--batch", batch_size, batch_size if grows else saved["batch_size"]),
+                                  ("--gpus", num_gpus, len(saved["rng"]))]:
+            if here != there:
+                raise CheckpointError(f"{name}={here} does not fit the training state, which was made with {there}")
+        try:
+            if grows:
+                self._grow(saved)
+            else:
+                self._load(saved)
+        except (RuntimeError, ValueError) as err:
+            raise CheckpointError(f"the training state does not fit the networks of this configuration: {err}") from err
+        self.pl_mean.copy_(saved["pl_mean"])
+        if self.augment_pipe is not None:
+            self.augment_pipe.p.fill_(saved["augment_p"])
+        if self.ada is not None:
+            self.ada.count, self.ada.total = saved["ada"]
+        self.cur_nimg, self.cur_tick, self.batch_idx = saved["cur_nimg"], saved["cur_tick"], saved["batch_idx"]
+        return grows
+
+    def _load(self, saved: dict[str, Any]) -> None:
+        for name in ("G", "D", "G_ema", "G_opt", "D_opt"):
+            getattr(self, name).load_state_dict(saved[name])
+        if self.fade is not None:
+            self.fade.D.fromrgb.load_state_dict(saved["fromrgb"])
+
+    def _grow(self, saved: dict[str, Any]) -> None:
+        for name in ("G", "D", "G_ema"):
+            own = getattr(self, name).state_dict()
+            getattr(self, name).load_state_dict(
+                {**own, **{key: value for key, value in saved[name].items() if key in own}})
+        prefix = f"b{saved_resolution(saved)}.fromrgb."
+        self.fade.D.fromrgb.load_state_dict(  # type: ignore[union-attr]
+            {key.removeprefix(prefix): value for key, value in saved["D"].items() if key.startswith(prefix)})
+
+
+def saved_resolution(saved: dict[str, Any]) -> int:
+    """Resolution of the networks in a training state: that of D's highest block."""
+    return max(int(match[1]) for name in saved["D"] if (match := re.match(r"b(\d+)\.", name)))
+
+
+def restore_rng(saved: dict[str, Any], rank: int, device: torch.device) -> None:
+    """Set PyTorch's generators to where this process's stood."""
+    states = saved["rng"][rank]
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda" and states["device"] is not None:
+        torch.cuda.set_rng_state(states["device"], device)
+    elif device.type == "mps" and states["device"] is not None:
+        torch.mps.set_rng_state(states["device"])
+
+
+def _gather_rng(num_gpus: int, device: torch.device) -> list[dict[str, torch.Tensor | None]]:
+    state = dict(cpu=torch.get_rng_state(), device=None)
+    if device.type == "cuda":
+        state["device"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        state["device"] = torch.mps.get_rng_state()
+    if num_gpus == 1:
+        return [state]
+    states: list[Any] = [None] * num_gpus
+    torch.distributed.all_gather_object(states, state)
+    return states

@@ -1,0 +1,110 @@
+"""Benchmarks: the arithmetic of their scores and tables."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from benchmarks import emergence, objects, segmentation, segmenting_speed
+from layered_plugin.synthetic.shapes import shapes_command
+
+
+def test_finished_runs_are_not_repeated_and_the_table_has_mean_and_deviation(tmp_path):
+    for seed, value in enumerate([0.5, 0.7]):
+        folder = tmp_path / "lit" / f"no-shift-kimg20-seed{seed}"
+        folder.mkdir(parents=True)
+        (folder / "result.json").write_text(json.dumps(dict(
+            setting="no-shift", train_seed=seed, mean_iou=value, coverage=0.2, judge_coverage=0.3,
+            reference_iou=0.25)))
+    result = CliRunner().invoke(emergence.main, ["--data=lit.zip", "--judge=x.pt", "--settings=no-shift", "--seeds=2",
+                                                 "--kimg=20", f"--outdir={tmp_path}"])
+    assert result.exit_code == 0, result.output
+    assert "| no-shift | 0, 1 | 0.600 +- 0.100 | 0.500, 0.700 | 0.20 | 0.30 | 0.250 |" in result.stderr
+    assert [row["mean_iou"] for row in json.loads(result.stdout)["results"]] == [0.5, 0.7]
+
+
+def test_unknown_setting_is_named():
+    result = CliRunner().invoke(emergence.main, ["--data=a.zip", "--judge=b.pt", "--settings=shiftless"])
+    assert result.exit_code == 2 and "got shiftless" in result.output
+
+
+def test_segmentation_trains_each_network_once_and_scores_all_together(tmp_path, monkeypatch):
+    called = []
+
+    def call(args):
+        called.append(args)
+        if args[0] == "eval.py":
+            return json.dumps(dict(models=[]))
+        outdir = next(arg.split("=")[1] for arg in args if arg.startswith("--outdir="))
+        folder = Path(outdir) / "00000-distill"
+        folder.mkdir(exist_ok=True)
+        (folder / "options.json").write_text("{}")
+        (folder / "model.json").write_text(json.dumps(dict(command="python invert.py distill")))
+        (folder / "stats.jsonl").write_text('{"seconds": 1}\n{"seconds": 2.5}\n')
+        return f"{folder}\n"
+
+    monkeypatch.setattr(segmentation, "_call", call)
+    args = ["--route=distill", "--network=runs/a", "--network=runs/b", "--data=d.zip", "--test-data=t.zip",
+            "--test-masks=m.zip", "--option=--adapt=5", f"--outdir={tmp_path}"]
+    record = json.loads(CliRunner().invoke(segmentation.main, args).stdout)
+    assert [args[:2] for args in called] == [["invert.py", "distill"]] * 2 + [["eval.py", "real"]]
+    assert "--adapt=5" in called[0] and "--network=runs/b" in called[1]
+    assert sum(arg.startswith("--model=") for arg in called[2]) == 2
+    assert record["last_stage_seconds"] == [[2.5], [2.5]]
+    called.clear()
+    CliRunner().invoke(segmentation.main, args)
+    assert any(arg.startswith("--resume=") for arg in called[0]) and "--adapt=5" not in called[0]
+
+
+def test_objects_trains_a_judge_and_generators_and_keeps_what_is_finished(tmp_path, monkeypatch):
+    for name, seed in (("train", 0), ("test", 1)):
+        shapes_command([f"--dest={tmp_path}/{name}.zip", f"--labels={tmp_path}/{name}-labels.zip", "--objects=2",
+                        "--num=8", "--size=18", f"--seed={seed}"], standalone_mode=False)
+    args = [f"--data={tmp_path}/train.zip", f"--labels={tmp_path}/train-labels.zip",
+            f"--test-data={tmp_path}/test.zip", f"--test-labels={tmp_path}/test-labels.zip", "--judge-steps=2",
+            "--num=5", f"--outdir={tmp_path}/out"]
+    options = ["resolution=16", "cbase=64", "cmax=4", "w-dim=8", "batch=4", "kimg=0.008", "device=cpu"]
+    asked = [*args, *(f"--option=--{option}" for option in options)]
+    result = CliRunner().invoke(objects.main, asked)
+    assert result.exit_code == 0, result.output
+    record = json.loads(result.stdout)
+    assert record["judge"]["test_num"] == 8 and 0 <= record["judge"]["matched_iou"] <= 1
+    row, = record["results"]
+    assert (row["num"], row["train_seed"], len(row["coverage"])) == (5, 0, 2) and 0 <= row["matched_iou"] <= 1
+    assert "--objects=2" in row["train_command"] and "--resolution=16" in row["train_command"]
+    assert f"mean matched IoU {row['matched_iou']:.3f} +- 0.000" in result.stderr
+    monkeypatch.setattr(objects, "Shell", lambda: pytest.fail("a finished run was repeated"))
+    monkeypatch.setattr(objects, "train_judge", lambda *_args, **_kwargs: pytest.fail("the judge was trained again"))
+    assert json.loads(CliRunner().invoke(objects.main, asked).stdout)["results"] == record["results"]
+    for other, differs in ((asked[:-1], "--device=cpu"), ([*asked, "--num=6"], "--num=5"),
+                           ([*asked, "--judge-steps=3"], "--judge-steps=2"),
+                           ([*asked, f"--data={tmp_path}/test.zip"], f"--data={tmp_path}/train.zip")):
+        result = CliRunner().invoke(objects.main, other)
+        assert result.exit_code == 1
+        assert f"--outdir: {tmp_path}/out was made with {differs}; choose another --outdir" in result.output
+
+
+def test_a_wrong_option_of_objects_is_told_before_anything_is_made(tmp_path):
+    shapes_command([f"--dest={tmp_path}/a.zip", f"--labels={tmp_path}/l.zip", "--objects=2", "--num=2", "--size=18"],
+                   standalone_mode=False)
+    pair = [f"--{test}{kind}={tmp_path}/{name}.zip" for test in ("", "test-")
+            for kind, name in (("data", "a"), ("labels", "l"))]
+    result = CliRunner().invoke(objects.main, [*pair, "--option=--mask-mim=0.1", f"--outdir={tmp_path}/out"])
+    assert result.exit_code == 1 and "--mask-mim" in result.output and not (tmp_path / "out").exists()
+
+
+def test_labels_of_single_objects_are_refused(tmp_path):
+    shapes_command([f"--dest={tmp_path}/a.zip", f"--labels={tmp_path}/l.zip", "--num=2", "--size=18"],
+                   standalone_mode=False)
+    pair = [f"--{test}{kind}={tmp_path}/{name}.zip" for test in ("", "test-")
+            for kind, name in (("data", "a"), ("labels", "l"))]
+    result = CliRunner().invoke(objects.main, [*pair, f"--outdir={tmp_path}/out"])
+    assert result.exit_code == 1 and "--data, --labels" in result.output and "labels go up to 1" in result.output
+
+
+def test_speeds_are_of_paired_rounds():
+    args = ["--resolution=16", "--batch=2", "--cbase=64", "--cmax=4", "--w-dim=8", "--rounds=2"]
+    record = json.loads(CliRunner().invoke(segmenting_speed.main, args).stdout)
+    assert record["ratio_min"] <= record["ratio_median"] <= record["ratio_max"]
+    assert record["pictures_per_sec"]["distilled"] > 0

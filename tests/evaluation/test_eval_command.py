@@ -1,0 +1,367 @@
+"""eval.py as a user types it: help, examples, records, and every wrong input named."""
+
+import inspect
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from click.testing import CliRunner
+from tiny_models import make_gan_run
+
+import eval as eval_script
+from layered_plugin.errors import TeacherError
+from layered_plugin.evaluation import baselines, commands, output
+from layered_plugin.evaluation.judge import save_judge
+from layered_plugin.evaluation.options import make_teacher
+from layered_plugin.model.generator import LayeredGenerator
+from layered_plugin.model.snapshots import save_network_pkl
+from layered_plugin.model.unet import UNet
+from layered_plugin.segmentation.model_file import save_model
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of train_layered.py with an untrained generator."""
+    folder = tmp_path_factory.mktemp("runs") / "00000-gan"
+    folder.mkdir()
+    torch.manual_seed(0)
+    G = LayeredGenerator(z_dim=8, c_dim=0, w_dim=8, img_resolution=16, img_channels=3,
+                         mapping_kwargs=dict(num_layers=1), synthesis_kwargs=dict(channel_base=64, channel_max=4))
+    G = G.eval().requires_grad_(False)
+    data = dict(G=G, D=G, G_ema=G, training_set_kwargs=dict(size_px=18), augment_pipe=None)
+    save_network_pkl(folder / "network-snapshot-000001.pkl", data)
+    (folder / "training_options.json").write_text("{}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory):
+    path = tmp_path_factory.mktemp("judge") / "judge.pt"
+    torch.manual_seed(0)
+    save_judge(UNet((4, 4, 4)), path)
+    return path
+
+
+@pytest.fixture
+def model(tmp_path):
+    return make_model(tmp_path / "00001-distill", seed=0)
+
+
+def make_model(folder, seed, resolution=16):
+    folder.mkdir(parents=True)
+    torch.manual_seed(seed)
+    save_model(folder, "distill", dict(unet=UNet((4, 4, 4))),
+               dict(resolution=resolution, options=dict(seed=seed, network="runs/00000-gan"), command="x", date="y"))
+    return folder
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    """Pictures of several sizes, their left half white, with true masks; picture 2 has no object."""
+    data, masks = tmp_path / "pictures", tmp_path / "masks"
+    data.mkdir()
+    masks.mkdir()
+    for idx, (height, width) in enumerate([(18, 18), (24, 12), (18, 18), (18, 18)]):
+        values = np.zeros((height, width), np.uint8)
+        values[:, : width // 2] = 255
+        PIL.Image.fromarray(values).convert("RGB").save(data / f"{idx}.bmp")
+        PIL.Image.fromarray(values if idx != 2 else values * 0).save(masks / f"{idx}.png")
+    return [f"--data={data}", f"--masks={masks}"]
+
+
+def invoke(*args):
+    result = CliRunner().invoke(eval_script.main, [str(arg) for arg in args])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception  # No traceback.
+    return result
+
+
+def scored(*args):
+    result = invoke(*args)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout), result.stderr
+
+
+def lines(path):
+    return [json.loads(line) for line in Path(path).read_text().splitlines()]
+
+
+@pytest.mark.parametrize("name", ["generated", "real"])
+def test_help_explains_every_option(name):
+    result = invoke(name, "--help")
+    assert result.exit_code == 0
+    for param in eval_script.main.commands[name].params:
+        assert param.opts[0] in result.output
+        assert param.help and len(param.help.split("  [")[0]) <= 45 and not param.help.endswith("."), param.name
+
+
+@pytest.mark.parametrize("source", ["help", "README.md", "docs/results.md", "docs/data.md"])
+@pytest.mark.parametrize("name", ["generated", "real"])
+def test_examples_are_accepted(name, source, monkeypatch):
+    command, given = eval_script.main.commands[name], []
+    monkeypatch.setattr(eval_script.commands, f"run_{name}", lambda **opts: given.append(opts))
+    text = inspect.getdoc(command.callback) if source == "help" else (ROOT / source).read_text()
+    examples = re.findall(rf"eval.py {name} (--[^#`\n]*)", text.replace("\\\n", " "))
+    for example in examples:
+        result = invoke(name, *shlex.split(example))
+        assert result.exit_code == 0, (example, result.output)
+    assert len(given) == len(examples) and (source != "help" or len(examples) >= 3)
+
+
+@pytest.mark.parametrize("name", ["generated", "real"])
+def test_options_are_exactly_what_the_work_takes(name):
+    taken = set(inspect.signature(getattr(commands, f"run_{name}")).parameters) - {"judging"}
+    judging = set(inspect.signature(make_teacher).parameters) - {"kind", "size_px", "device"}
+    assert {param.name for param in eval_script.main.commands[name].params} == taken | judging
+
+
+def test_generated_writes_its_record_to_stdout_and_the_run(run, judge):
+    args = ["generated", f"--network={run}", "--teacher=unet", f"--weights={judge}", "--num=12", "--seed=3"]
+    (run / "metric-generated.jsonl").unlink(missing_ok=True)
+    record, stderr = scored(*args)
+    again, _ = scored(*args, "--batch=5", "--trunc=0.5")
+    assert lines(run / "metric-generated.jsonl") == [record, again]
+    assert record["network"] == str(run / "network-snapshot-000001.pkl")
+    assert (record["num"], record["seed"], record["resolution"], record["detector_size"]) == (12, 3, 16, 16)
+    assert record["teacher"] == dict(kind="unet", weights=str(judge), size_px=16)
+    assert {"command", "date", "base", "torch", "mean_iou", "reference_iou", "num_detected"} <= record.keys()
+    assert record["command"].startswith("python eval.py") and record["base"] == "bundled"
+    assert "full-image mask" in stderr and f"{record['num_detected']} of 12 scenes with an object" in stderr
+    assert again["trunc"] == 0.5 and again["all"] != record["all"]
+
+
+def test_generated_adds_fid_and_kid_on_the_pictures_of_training(run, judge, pairs, monkeypatch):
+    class Stub:
+        def __init__(self, weights, device):
+            self.weights = weights
+
+        def __call__(self, G_ema, real, num, seed, trunc, batch, labels):
+            assert real[0].shape == (3, 16, 16) and G_ema.img_resolution == 16  # Cropped from 18x18.
+            return dict(fid=1.5, kid=0.5, num_gen=num, num_real=len(real))
+
+    monkeypatch.setattr(commands, "Fidelity", Stub)
+    data = pairs[0].removeprefix("--data=")
+    record, _ = scored("generated", f"--network={run}", "--teacher=unet", f"--weights={judge}", "--num=3",
+                       f"--fid={data}", "--fid-weights=inception.pth")
+    assert record["fidelity"] == dict(fid=1.5, kid=0.5, num_gen=3, num_real=4, data=data)
+
+
+def test_several_networks_have_a_mean_and_a_deviation(run, judge, tmp_path):
+    other = make_gan_run(tmp_path / "00001-gan", seed=1)
+    (other / "training_options.json").write_text("{}")
+    (run / "metric-generated.jsonl").unlink(missing_ok=True)
+    args = ["--teacher=unet", f"--weights={judge}", "--num=20"]
+    found, stderr = scored("generated", f"--network={run}", f"--network={other}", *args)
+    single, _ = scored("generated", f"--network={other}", *args)
+    first, second = found["networks"]
+    assert {**second, "command": 0} == {**single, "command": 0} and first["network"] != second["network"]
+    for name in ("coverage", "mean_iou", "num_detected"):
+        values = [first[name], second[name]]
+        assert found["over_networks"][name]["mean"] == pytest.approx(np.mean(values))
+        assert found["over_networks"][name]["deviation"] == pytest.approx(np.std(values))
+    assert found["over_networks"]["all"]["iou"]["mean"] == pytest.approx(
+        (first["all"]["iou"] + second["all"]["iou"]) / 2)
+    assert "over 2 networks: IoU" in stderr and stderr.count("scenes with an object") == 2
+    assert lines(run / "metric-generated.jsonl") == [first]
+    assert lines(other / "metric-generated.jsonl") == [second, single]
+
+
+def test_scores_of_a_network_are_kept_if_the_next_one_fails(run, judge, tmp_path, monkeypatch):
+    other = make_gan_run(tmp_path / "00001-gan", seed=1)
+    (run / "metric-generated.jsonl").unlink(missing_ok=True)
+    calls, score = [], commands.scoring.score_generated
+
+    def second_fails(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == 2:
+            raise TeacherError("no memory left")
+        return score(*args, **kwargs)
+
+    monkeypatch.setattr(commands.scoring, "score_generated", second_fails)
+    result = invoke("generated", f"--network={run}", f"--network={other}", "--teacher=unet", f"--weights={judge}",
+                    "--num=4")
+    assert result.exit_code == 1 and "no memory left" in result.stderr
+    assert [line["num"] for line in lines(run / "metric-generated.jsonl")] == [4]
+
+
+def test_networks_of_two_resolutions_need_a_size_for_the_judge(run, judge, tmp_path):
+    torch.manual_seed(0)
+    G = LayeredGenerator(z_dim=8, c_dim=0, w_dim=8, img_resolution=8, img_channels=3,
+                         mapping_kwargs=dict(num_layers=1), synthesis_kwargs=dict(channel_base=64, channel_max=4))
+    data = dict(G=G, D=G, G_ema=G, training_set_kwargs=None, augment_pipe=None)
+    save_network_pkl(tmp_path / "small.pkl", data)
+    args = ["generated", f"--network={run}", f"--network={tmp_path / 'small.pkl'}", "--teacher=unet",
+            f"--weights={judge}", "--num=4"]
+    result = invoke(*args)
+    assert result.exit_code == 2 and "one resolution, got [8, 16]; or --detector-size" in result.stderr
+    assert len(scored(*args, "--detector-size=16")[0]["networks"]) == 2
+
+
+def test_real_scores_models_and_baselines_alike(model, pairs):
+    record, stderr = scored("real", f"--model={model}", *pairs, "--baselines=full,otsu")
+    assert (record["num_data"], record["num"], record["num_detected"]) == (4, 4, 3)
+    (own,) = record["models"]
+    assert (own["model"], own["kind"], own["train_seed"], own["resolution"]) == (str(model), "distill", 0, 16)
+    assert own["network"] == "runs/00000-gan"
+    assert record["baselines"].keys() == {"full", "otsu"}
+    full = record["baselines"]["full"]
+    assert full["detected"]["iou"] == pytest.approx(0.5) == own["detected"]["full_mask_iou"]
+    assert full["all"]["iou"] == pytest.approx(0.5 * 3 / 4)
+    assert record["baselines"]["otsu"]["detected"]["iou"] == pytest.approx(1.0)
+    assert lines(model / "metric-real.jsonl") == [record]
+    for name in ("real-best.png", "real-worst.png"):
+        with PIL.Image.open(model / name) as sheet:
+            assert sheet.width == output.MARGIN_PX + 3 * (108 + output.GAP_PX)
+    for text in ("00001-distill", "otsu", "full-image mask", "3 of 4 pictures with an object"):
+        assert text in stderr
+    assert record["polarity"] == "fixed" and record["teacher"]["kind"] == "masks"
+
+
+def test_real_takes_options_on(model, pairs):
+    file = model / "model.safetensors"
+    record, stderr = scored("real", f"--model={file}", *pairs, "--num=2", "--eval-size=net", "--polarity=oracle",
+                            "--flip=1", "--baselines=none", "--batch=1")
+    assert (record["num_data"], record["num"], record["eval_size"], record["flip"]) == (4, 2, "net", True)
+    assert record["baselines"] == {} and record["polarity"] == "oracle"
+    assert "no measure of an unsupervised method" in stderr
+    assert lines(model / "metric-real.jsonl") == [record]
+
+
+def test_several_models_have_a_mean_and_a_deviation(model, pairs, tmp_path):
+    other = make_model(tmp_path / "00002-distill", seed=1)
+    record, stderr = scored("real", f"--model={model}", f"--model={other}", *pairs, "--baselines=none")
+    ious = [one["detected"]["iou"] for one in record["models"]]
+    spread = record["over_models"]["detected"]["iou"]
+    assert [one["train_seed"] for one in record["models"]] == [0, 1]
+    assert spread["mean"] == pytest.approx(np.mean(ious))
+    assert "over 2 models: IoU" in stderr
+    for folder, own in ((model, record["models"][0]), (other, record["models"][1])):
+        (line,) = lines(folder / "metric-real.jsonl")
+        assert line["models"] == [own] and "over_models" not in line
+
+
+def test_real_with_a_judge_for_the_truth(model, pairs, judge):
+    record, _ = scored("real", f"--model={model}", pairs[0], "--teacher=unet", f"--weights={judge}", "--baselines=none",
+                       "--detector-size=20")
+    assert record["teacher"] == dict(kind="unet", weights=str(judge), size_px=20)
+
+
+def test_missing_library_skips_a_baseline_or_is_named(model, pairs, monkeypatch):
+    def absent(image):
+        raise ImportError("needs the extra `baselines`")
+
+    monkeypatch.setitem(baselines.BASELINES, "otsu", absent)
+    record, stderr = scored("real", f"--model={model}", *pairs)
+    assert "otsu" not in record["baselines"] and "full" in record["baselines"]
+    assert "Without the baseline otsu: needs the extra" in stderr
+    result = invoke("real", f"--model={model}", *pairs, "--baselines=otsu")
+    assert result.exit_code == 1 and "--baselines: needs the extra" in result.stderr
+
+
+@pytest.mark.parametrize("args, code, words", [
+    (["--teacher=unet"], 2, "--teacher=unet needs --weights"),
+    (["--teacher=unet", "--weights=none.pt"], 1, "--weights: none.pt"),
+    (["--teacher=unet", "--weights=JUDGE", "--detector-size=18"], 2, "--detector-size must be a multiple of 4"),
+    ([], 2, "--teacher=maskrcnn needs --class"),
+    (["--class=carr"], 2, "did you mean car"),
+    (["--class=car"], 1, "--weights: not given; Mask R-CNN needs its COCO weights, the file maskrcnn_resnet50"),
+    (["--class=car", "--weights=JUDGE"], 1, "weights of another network"),
+    (["--teacher=unet", "--weights=JUDGE", "--fid=data.zip"], 1, "--fid: no --fid-weights given"),
+    (["--teacher=unet", "--weights=JUDGE", "--fid-weights=w"], 2, "--fid-weights can only be given with --fid"),
+    (["--network=none.pkl"], 1, "--network: none.pkl"),
+    (["--network=EMPTY"], 1, "holds no network-snapshot"),
+    (["--network=TRUNCATED"], 1, "not a readable network snapshot"),
+    (["--network=PLAIN"], 1, "draws no layers"),
+    (["--num=0"], 2, "--num"),
+    (["--teacher=unet", "--weights=JUDGE", "--class=car"], 2, "--class is for --teacher=maskrcnn"),
+])
+def test_wrong_input_of_generated_is_named(run, judge, tmp_path, args, code, words):
+    if any(arg.startswith("--fid=") for arg in args):
+        pytest.importorskip("torch_fidelity", reason="optional extra `fid`")
+    whole = (run / "network-snapshot-000001.pkl").read_bytes()
+    (tmp_path / "short.pkl").write_bytes(whole[: len(whole) // 2])
+    net = torch.nn.Linear(1, 1)
+    save_network_pkl(tmp_path / "plain.pkl", dict(G=net, D=net, G_ema=net, training_set_kwargs=None, augment_pipe=None))
+    (tmp_path / "empty").mkdir()
+    names = dict(JUDGE=judge, EMPTY=tmp_path / "empty", TRUNCATED=tmp_path / "short.pkl", PLAIN=tmp_path / "plain.pkl")
+    for name, path in names.items():
+        args = [arg.replace(name, str(path)) for arg in args]
+    result = invoke("generated", f"--network={run}", "--num=2", *args)
+    assert result.exit_code == code, result.output
+    assert words in result.stderr and result.stdout == ""
+
+
+@pytest.mark.parametrize("args, code, words", [
+    ([], 2, "either --masks or --teacher must be given"),
+    (["--masks=MASKS", "--teacher=unet"], 2, "either --masks or --teacher"),
+    (["--masks=MASKS", "--detector-size=16"], 2, "--detector-size is for --teacher=unet"),
+    (["--masks=MASKS", "--class=car"], 2, "--weights and --class describe a --teacher"),
+    (["--masks=EMPTY"], 1, "--masks: "),
+    (["--data=EMPTY", "--masks=MASKS"], 1, "holds no pictures"),
+    (["--data=none.zip", "--masks=MASKS"], 1, "--data: none.zip"),
+    (["--masks=MASKS", "--baselines=otto"], 2, "got 'otto'"),
+    (["--masks=MASKS", "--refine=2"], 2, "is distilled and has no codes"),
+    (["--masks=MASKS", "--posterior=1"], 2, "is distilled and draws no layers"),
+    (["--masks=MASKS", "--prior=OTHER"], 2, "--prior: a prior is for an encoder's refinement"),
+    (["--masks=MASKS", "--model=none"], 1, "--model: none"),
+    (["--masks=MASKS", "--model=TRUNCATED"], 1, "not a readable model file"),
+    (["--masks=MASKS", "--model=OTHER", "--eval-size=net"], 2, "--eval-size=net needs models of one resolution"),
+    (["--masks=FEWER"], 1, "no mask for picture 3.bmp"),
+    (["--masks=TURNED"], 1, "mask 1.png is 24x12, its picture 12x24"),
+    (["--teacher=maskrcnn", "--class=sofa"], 2, "knows no class 'sofa'"),
+])
+def test_wrong_input_of_real_is_named(model, pairs, tmp_path, args, code, words):
+    masks = Path(pairs[1].removeprefix("--masks="))
+    for name in ("empty", "fewer", "turned"):
+        (tmp_path / name).mkdir()
+    for path in sorted(masks.iterdir()):
+        if path.stem != "3":
+            (tmp_path / "fewer" / path.name).write_bytes(path.read_bytes())
+        picture = PIL.Image.open(path)
+        (picture.rotate(90, expand=True) if path.stem == "1" else picture).save(tmp_path / "turned" / path.name)
+    broken = make_model(tmp_path / "broken", seed=0)
+    weights = (broken / "model.safetensors").read_bytes()
+    (broken / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    names = dict(MASKS=masks, EMPTY=tmp_path / "empty", FEWER=tmp_path / "fewer", TURNED=tmp_path / "turned",
+                 TRUNCATED=broken, OTHER=make_model(tmp_path / "other", seed=0, resolution=32))
+    for name, path in names.items():
+        args = [arg.replace(name, str(path)) for arg in args]
+    result = invoke("real", f"--model={model}", pairs[0], *args)
+    assert result.exit_code == code, result.output
+    assert words in result.stderr and result.stdout == ""
+
+
+def test_unwritable_folder_is_named_before_the_work(model, pairs, run, judge, monkeypatch):
+    def refuse(dir):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(output.tempfile, "TemporaryFile", refuse)
+    result = invoke("real", f"--model={model}", *pairs)
+    assert result.exit_code == 1 and f"--model: can't write to {model}: Permission denied" in result.stderr
+    result = invoke("generated", f"--network={run}", "--teacher=unet", f"--weights={judge}")
+    assert result.exit_code == 1 and f"--network: can't write to {run}: Permission denied" in result.stderr
+
+
+def test_record_that_can_not_be_written_is_not_lost(model, pairs):
+    (model / "metric-real.jsonl").mkdir()
+    result = invoke("real", f"--model={model}", *pairs, "--baselines=none")
+    assert result.exit_code == 1 and f"--model: can't write to {model}: Is a directory" in result.stderr
+    assert json.loads(result.stdout)["num"] == 4
+
+
+def test_command_line_prints_json_alone(run, judge):
+    args = [f"--network={run}", "--teacher=unet", f"--weights={judge}", "--num=4"]
+    done = subprocess.run([sys.executable, "eval.py", "generated", *args], cwd=ROOT, text=True, capture_output=True,
+                          timeout=120, env=dict(os.environ, OMP_NUM_THREADS="1"))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["command"].startswith("python eval.py generated --network=")
+    assert "Batches" in done.stderr

@@ -1,0 +1,114 @@
+"""Snapshots: found, loaded frozen, and every file that is none named."""
+
+import io
+import pickle
+
+import pytest
+import torch
+from training import networks as base
+
+from layered_plugin.errors import CheckpointError
+from layered_plugin.model.generator import LayeredGenerator
+from layered_plugin.model.snapshots import is_layered, load_snapshot, save_network_pkl
+from layered_plugin.runs import find_snapshot
+
+TINY = dict(z_dim=8, c_dim=0, w_dim=8, img_resolution=16, img_channels=3, mapping_kwargs=dict(num_layers=1),
+            synthesis_kwargs=dict(channel_base=64, channel_max=4))
+
+
+def networks(seed=0):
+    torch.manual_seed(seed)
+    D = base.Discriminator(c_dim=0, img_resolution=16, img_channels=3, channel_base=64, channel_max=4)
+    return dict(G=LayeredGenerator(**TINY), D=D, G_ema=LayeredGenerator(**TINY), augment_pipe=None,
+                training_set_kwargs=dict(size_px=18))
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run folder with two snapshots."""
+    for seed, kimg in enumerate(["000012", "000100"]):
+        save_network_pkl(tmp_path / f"network-snapshot-{kimg}.pkl", networks(seed))
+    return tmp_path
+
+
+@pytest.mark.parametrize("locate", [
+    lambda run: run, str, lambda run: run / "network-snapshot-000100.pkl",
+    lambda run: (run / "network-snapshot-000100.pkl").as_uri(),
+])
+def test_a_run_a_pickle_and_a_url_give_the_same_networks(run, locate):
+    data = load_snapshot(locate(run))
+    assert data["path"].endswith("network-snapshot-000100.pkl")
+    assert data["training_set_kwargs"] == dict(size_px=18)
+    z, expected = torch.randn(2, 8), networks(seed=1)
+    assert torch.equal(data["G_ema"](z, None, noise_mode="const"), expected["G_ema"](z, None, noise_mode="const"))
+    img = torch.randn(2, 3, 16, 16)
+    assert torch.equal(data["D"](img, None), expected["D"](img, None))
+
+
+def test_networks_are_frozen_and_in_evaluation_mode(run):
+    data = load_snapshot(run)
+    for name in ("G", "D", "G_ema"):
+        assert not any(module.training for module in data[name].modules())
+        assert not any(param.requires_grad for param in data[name].parameters())
+        assert all(param.device.type == "cpu" for param in data[name].parameters())
+
+
+def test_the_last_snapshot_is_that_of_the_largest_kimg(run):
+    for kimg in ("999999", "1000000"):
+        (run / f"network-snapshot-{kimg}.pkl").touch()
+    assert find_snapshot(run) == str(run / "network-snapshot-1000000.pkl")
+
+
+def test_files_and_urls_are_taken_as_they_are(run):
+    assert find_snapshot("https://example.org/net.pkl") == "https://example.org/net.pkl"
+    assert find_snapshot(run / "network-snapshot-000012.pkl") == str(run / "network-snapshot-000012.pkl")
+
+
+@pytest.mark.parametrize("name, words", [
+    ("nowhere.pkl", "nowhere.pkl: no such file or run folder"),
+    ("empty", "empty: holds no network-snapshot-.*train_layered.py"),
+])
+def test_what_is_not_there_is_named(tmp_path, name, words):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match=words):
+        load_snapshot(tmp_path / name)
+
+
+def damaged_source():
+    """A pickle whose embedded source is no Python any more."""
+    return pickle.dumps(networks()).replace(b"def forward", b"def for ard")
+
+
+@pytest.mark.parametrize("content", [
+    b"", b"no pickle\n", b"\x89PNG\r\n\x1a\n" + bytes(64), pickle.dumps([1, 2]), pickle.dumps(dict(G_ema=1)),
+    pickle.dumps(dict(G_ema=torch.nn.Linear(1, 1))), b"cnowhere\nThing\n.", b"\x80\xff.", damaged_source,
+], ids=["empty", "text", "png", "list", "number", "no D", "unknown class", "protocol", "source"])
+def test_a_damaged_file_is_named(tmp_path, content):
+    (tmp_path / "net.pkl").write_bytes(content() if callable(content) else content)
+    with pytest.raises(CheckpointError, match="net.pkl: not a readable network snapshot"):
+        load_snapshot(tmp_path / "net.pkl")
+
+
+@pytest.mark.parametrize("part", [0.1, 0.5, 0.99])
+def test_a_truncated_file_is_named(run, part):
+    path = run / "network-snapshot-000100.pkl"
+    content = path.read_bytes()
+    path.write_bytes(content[:int(part * len(content))])
+    with pytest.raises(CheckpointError, match="network-snapshot-000100.pkl: not a readable network snapshot"):
+        load_snapshot(run)
+
+
+def test_a_plain_generator_is_refused(tmp_path):
+    plain = base.Generator(**TINY)
+    save_network_pkl(tmp_path / "net.pkl", dict(networks(), G=plain, G_ema=plain))
+    with pytest.raises(CheckpointError, match="net.pkl: its generator draws no layers; train one with train_layered"):
+        load_snapshot(tmp_path / "net.pkl")
+
+
+@pytest.mark.parametrize("variant", [dict(), dict(generator="single"), dict(mapping="shared")])
+def test_every_layered_generator_counts_also_out_of_a_pickle(variant):
+    G = LayeredGenerator(**TINY, **variant)
+    assert is_layered(G)
+    assert is_layered(pickle.load(io.BytesIO(pickle.dumps(G))))
+    assert not is_layered(base.Generator(**TINY))
+    assert not is_layered(torch.nn.Linear(1, 1))

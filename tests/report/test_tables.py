@@ -1,0 +1,42 @@
+"""Tables of the report: what may stand side by side, which record counts, what is marked."""
+
+from fake_runs import generated_record, real_record
+
+from layered_plugin.report import tables as report_tables
+
+
+def test_only_equal_conditions_share_a_table_and_the_last_scoring_counts():
+    def record(**more):
+        found = real_record("runs/a", **more)
+        return dict(found, models=[dict(found["models"][0], folder="runs/a")])
+
+    tables = report_tables.real_tables([
+        record(iou=0.1), record(iou=0.5, polarity="oracle"), record(iou=0.2, refine=50, flip=True), record(iou=0.3)])
+    assert len(tables) == 2
+    latest, oracle = tables
+    assert [(row.name, row.note, row.cells[0].text) for row in latest.rows[:2]] == [
+        ("a", "distilled U-Net", "0.300"), ("a", "distilled U-Net, mirrored too, 50 refining steps", "0.200")]
+    assert "no measure of an unsupervised method" in oracle.notes[0]
+    best = report_tables.best_real([dict(record(iou=0.99), polarity="oracle"), record(iou=0.3)])
+    assert best[1]["detected"]["iou"] == 0.3
+
+
+def test_ties_are_marked_and_a_single_row_is_not():
+    own = real_record("runs/a", 0.5, baselines=dict(otsu=0.5, box=0.2))
+    own["models"][0]["folder"] = "runs/a"
+    (table,) = report_tables.real_tables([own])
+    assert [(row.name, row.cells[0].best) for row in table.rows] == [
+        ("a", True), ("Otsu", True), ("full-image mask", False), ("centre box", False)]
+    assert [cell.text for cell in table.rows[2].cells[1:]] == [""] * 5
+    assert not any(cell.best for cell in table.rows[2].cells)
+    cells = report_tables._mark_best([report_tables.Cell("0.900"), report_tables.Cell("")])
+    assert not any(cell.best for cell in cells)
+
+
+def test_pictures_without_a_detection_have_no_scores_of_detected():
+    nothing = generated_record("runs/g", detected=None, num_detected=0, fidelity=dict(
+        fid=12.3456, kid=0.01234, kid_std=0.0, num_gen=10, num_real=20, kid_subset=10))
+    (table,) = report_tables.generated_tables([nothing])
+    assert table.headings == ["mean IoU, all"]
+    assert table.notes == ["truncation 1, seed 0", "network-snapshot-000007.pkl: FID 12.35, KID 0.01234 (10 generated, "
+                           "20 real pictures)"]

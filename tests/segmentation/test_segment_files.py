@@ -1,0 +1,361 @@
+"""Segmenting to files: names, sizes, bad pictures, resumption, manifest and contact sheet, batch by batch."""
+
+import json
+import shutil
+import zipfile
+
+import numpy as np
+import PIL.Image
+import pytest
+from tiny_models import make_model, make_pictures, picture, small_resnet, zip_folder
+
+from layered_plugin.data import pictures
+from layered_plugin.data.pictures import PictureSource
+from layered_plugin.errors import ModelError, PictureError
+from layered_plugin.model import encoder
+from layered_plugin.segmentation import segment_files
+from layered_plugin.segmentation.segment_files import (
+    CELL_PX,
+    SHEET_GROUND,
+    read_manifest,
+    target_names,
+    write_contact_sheet,
+)
+from layered_plugin.segmentation.segmenter import Segmenter
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoder, "resnet18", small_resnet)
+        kinds = ("distill", "encoder", "chunks")
+        yield {kind: Segmenter.load(make_model(folder / kind, kind), "cpu") for kind in kinds}
+
+
+@pytest.fixture
+def segment(models, tmp_path):
+    def call(images, kind="distill", **options):
+        return segment_files.segment_files(models[kind], PictureSource(images), tmp_path / "out", **options)
+    return call
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out"
+
+
+def read(path):
+    with PIL.Image.open(path) as found:
+        found.load()
+        return found
+
+
+def manifest(out):
+    return [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
+
+
+def files(out):
+    return {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+
+
+def test_results_of_a_distilled_model(segment, models, out, tmp_path):
+    names = ["a.png", "deep/er/b.png"]
+    folder = make_pictures(tmp_path / "pictures", names)
+    assert segment(folder) == (2, 0, {})
+    assert files(out) == {"manifest.jsonl", "segment.json", "contact-sheet.png",
+                          *(f"{part}/{name}" for part in ("masks", "cutouts") for name in names)}
+    for name, entry in zip(names, manifest(out), strict=True):
+        original = read(folder / name)
+        expected = models["distill"]([original])[0].mask >= 0.5
+        mask, cutout = read(out / "masks" / name), read(out / "cutouts" / name)
+        assert (mask.mode, mask.size, cutout.mode) == ("L", original.size, "RGBA")
+        np.testing.assert_array_equal(np.asarray(mask), expected * np.uint8(255))
+        np.testing.assert_array_equal(np.asarray(cutout)[:, :, :3], np.asarray(original))
+        np.testing.assert_array_equal(np.asarray(cutout)[:, :, 3], np.asarray(mask))
+        assert entry == dict(name=name, file=name, width=original.width, height=original.height,
+                             coverage=round(float(expected.mean()), 4))
+
+
+def test_results_of_an_encoder(segment, models, out, tmp_path):
+    folder = make_pictures(tmp_path / "pictures", ["a.png"])
+    segment(folder, "encoder")
+    found = models["encoder"]([read(folder / "a.png")])[0]
+    for part, pixels in dict(backgrounds=found.bg, foregrounds=found.fg, reconstructions=found.composite).items():
+        np.testing.assert_array_equal(np.asarray(read(out / part / "a.png")), pixels)
+    (entry,) = manifest(out)
+    assert entry["error"] == pytest.approx(found.error, abs=1e-3)
+
+
+@pytest.mark.parametrize("soft, threshold", [(True, 0.5), (False, 0.3), (False, 0.52)])
+def test_soft_masks_and_threshold(segment, models, out, tmp_path, soft, threshold):
+    folder = make_pictures(tmp_path / "pictures", ["a.png"])
+    segment(folder, soft=soft, threshold=threshold)
+    found = models["distill"]([read(folder / "a.png")])[0].mask
+    expected = (found * 255).round() if soft else (found >= threshold) * 255
+    np.testing.assert_array_equal(np.asarray(read(out / "masks" / "a.png")), expected)
+    assert manifest(out)[0]["coverage"] == pytest.approx((found >= threshold).mean(), abs=1e-4)
+
+
+def test_flip_and_refinement_are_handed_on(segment, models, out, tmp_path):
+    folder = make_pictures(tmp_path / "pictures", ["a.png"])
+    segment(folder, "encoder", flip=True, refine=2, posterior=True, prior=models["distill"], soft=True)
+    found = models["encoder"]([read(folder / "a.png")], flip=True, refine=2, posterior=True,
+                              prior=models["distill"])[0].mask
+    np.testing.assert_array_equal(np.asarray(read(out / "masks" / "a.png")), (found * 255).round())
+
+
+# Pictures of every kind.
+
+def test_folder_zip_and_file_give_the_same(segment, out, tmp_path):
+    folder = make_pictures(tmp_path / "pictures", ["a.png", "sub/b.png"])
+    found = []
+    for images in (folder, zip_folder(folder, tmp_path / "pictures.zip"), folder / "a.png"):
+        segment(images)
+        found.append({name: (out / name).read_bytes() for name in files(out) if "masks" in name})
+        shutil.rmtree(out)
+    assert found[0] == found[1] and found[2] == {"masks/a.png": found[0]["masks/a.png"]}
+
+
+def test_modes_and_formats_keep_size_and_name(segment, out, tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    one = picture(21, 33)
+    one.convert("L").save(folder / "gray.jpg")
+    one.convert("RGBA").save(folder / "alpha.png")
+    one.convert("P").save(folder / "palette.gif")
+    one.convert("P").save(folder / "clear.png", transparency=bytes(range(256)))
+    one.convert("CMYK").save(folder / "print.tif")
+    one.save(folder / "UPPER.BMP")
+    PIL.Image.fromarray(np.asarray(one.convert("L")).astype(np.uint16) * 257).save(folder / "deep.png")
+    assert segment(folder) == (7, 0, {})
+    for stem in ("gray", "alpha", "palette", "clear", "print", "UPPER", "deep"):
+        assert read(out / "masks" / f"{stem}.png").size == (33, 21)
+    cutout = np.asarray(read(out / "cutouts" / "deep.png"))[:, :, 0]
+    np.testing.assert_array_equal(cutout, np.asarray(one.convert("L")))
+
+
+def test_picture_turned_by_exif_is_segmented_upright(segment, out, tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6  # Turn by 90 degrees to see it upright.
+    picture(20, 30).save(folder / "turned.png", exif=exif)
+    picture(20, 30).rotate(-90, expand=True).save(folder / "upright.png")
+    segment(folder)
+    entries = manifest(out)
+    assert [(entry["width"], entry["height"]) for entry in entries] == [(20, 30)] * 2
+    masks = [np.asarray(read(out / "masks" / name)) for name in ("turned.png", "upright.png")]
+    np.testing.assert_array_equal(*masks)
+
+
+@pytest.mark.parametrize("names, expected", [
+    (["a.jpg", "b.png"], ["a.png", "b.png"]),
+    (["a.jpg", "a.png"], ["a.jpg.png", "a.png.png"]),
+    (["a.jpg", "b/a.png"], ["a.png", "b/a.png"]),
+    (["a.b.jpg", "a.c.jpg"], ["a.b.png", "a.c.png"]),
+    (["a.jpg", "a.jpg.png", "a.png"], ["a.jpg.png", "a.jpg.png.png", "a.png.png"]),
+    (["a.gif", "a.jpg", "a.jpg.png", "a.jpg.png.gif"],
+     ["a.gif.png", "a.jpg.png", "a.jpg.png.png", "a.jpg.png.gif.png"]),
+])
+def test_no_two_pictures_share_a_file(names, expected):
+    assert list(target_names(names).values()) == expected
+    assert len(set(expected)) == len(names)
+
+
+def test_pictures_that_differ_in_their_suffix_are_kept_apart(segment, out, tmp_path):
+    folder = make_pictures(tmp_path / "pictures", ["a.bmp", "a.png"])
+    segment(folder)
+    for name in ("a.bmp", "a.png"):
+        cutout = read(out / "cutouts" / f"{name}.png").convert("RGB")
+        np.testing.assert_array_equal(np.asarray(cutout), np.asarray(read(folder / name)))
+
+
+# Bad input.
+
+def test_bad_pictures_are_named_and_the_others_done(segment, out, tmp_path):
+    folder = make_pictures(tmp_path / "pictures", ["a.png", "b.png", "c.png", "d.png"])
+    (folder / "b.png").write_bytes(b"no picture")
+    (folder / "d.png").write_bytes((folder / "c.png").read_bytes()[:100])
+    done, skipped, failed = segment(folder, batch=2)
+    assert (done, skipped) == (2, 0) and failed.keys() == {"b.png", "d.png"}
+    assert all(f"pictures: cannot read picture {name}" in text for name, text in failed.items())
+    assert [entry["name"] for entry in manifest(out)] == ["a.png", "c.png"]
+    picture().save(folder / "b.png")  # Once mended, it is taken up.
+    done, skipped, failed = segment(folder, batch=2)
+    assert (done, skipped) == (1, 2) and failed.keys() == {"d.png"}
+
+
+def test_names_in_a_zip_do_not_lead_out_of_the_folder(segment, out, tmp_path):
+    folder = make_pictures(tmp_path / "pictures", ["a.png"])
+    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
+        for name in ("a.png", "../../evil.png", "/evil.png", "sub/../../../evil.png"):
+            archive.writestr(name, (folder / "a.png").read_bytes())
+    done, _skipped, failed = segment(tmp_path / "evil.zip")
+    assert done == 1 and len(failed) == 3
+    assert all(f"{tmp_path}/evil.zip: {name} leads out of the folder" == text for name, text in failed.items())
+    assert not list(tmp_path.rglob("evil.png"))
+
+
+def test_folder_of_which_nothing_can_be_read_is_an_error(segment, tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(b"")
+    with pytest.raises(ModelError, match=r"cannot read picture a\.png"):
+        segment(folder)
+
+
+def test_model_of_chunks_names_the_pictures_it_does_not_know(segment, out, tmp_path):
+    folder = make_pictures(tmp_path / "pictures", ["a.png", "c.png", "other.png"])
+    done, _skipped, failed = segment(folder, "chunks", batch=2)
+    assert done == 2 and failed.keys() == {"other.png"}
+    assert "no chunk was trained on a picture named other.png" in failed["other.png"]
+    with pytest.raises(ModelError, match=r"no chunk was trained on a picture named x\.png"):
+        other = make_pictures(tmp_path / "other", ["x.png", "y.png"])
+        (out / "manifest.jsonl").unlink()
+        segment(other, "chunks")
+
+
+# The same command again.
+
+def test_second_call_computes_only_what_is_new(segment, models, out, tmp_path, monkeypatch):
+    folder = make_pictures(tmp_path / "pictures", ["a.png", "b.png"])
+    segment(folder)
+    before = {name: (out / name).stat().st_mtime_ns for name in files(out) if "/" in name}
+    picture(9, 9).save(folder / "c.png")
+    seen, opened = [], PictureSource.open
+    monkeypatch.setattr(PictureSource, "open", lambda self, name: seen.append(name) or opened(self, name))
+    assert segment(folder) == (1, 2, {})
+    assert seen == ["c.png"]
+    assert segment(folder) == (0, 3, {})
+    assert all((out / name).stat().st_mtime_ns == time for name, time in before.items())
+    assert [entry["name"] for entry in manifest(out)] == ["a.png", "b.png", "c.png"]
+
+
+def test_only_pictures_of_this_call_count_as_there_already(segment, tmp_path):
+    assert segment(make_pictures(tmp_path / "first", ["a.png", "b.png"])) == (2, 0, {})
+    assert segment(make_pictures(tmp_path / "second", ["b.png", "c.png"])) == (1, 1, {})
+
+
+def test_call_that_was_killed_while_it_wrote_is_taken_up(segment, out, tmp_path):
+    folder = make_pictures(tmp_path / "pictures")
+    segment(folder)
+    text = (out / "manifest.jsonl").read_text()
+    (out / "manifest.jsonl").write_text(text[:-20])
+    assert segment(folder) == (1, 2, {})
+    assert (out / "manifest.jsonl").read_text() == text
+
+
+def test_failure_between_batches_keeps_what_is_done(segment, models, out, tmp_path, monkeypatch):
+    folder = make_pictures(tmp_path / "pictures")
+    call, calls = Segmenter.__call__, []
+
+    def full_disk(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            raise OSError("disk full")
+        return call(self, *args, **kwargs)
+
+    monkeypatch.setattr(Segmenter, "__call__", full_disk)
+    with pytest.raises(OSError):
+        segment(folder, batch=2)
+    assert [entry["name"] for entry in manifest(out)] == ["a.png", "b.png"]
+    assert segment(folder, batch=2) == (1, 2, {})
+
+
+@pytest.mark.parametrize("line", ["", "{", "7", "[]", '{"file": "a.png"}', '{"name": "a.png"}',
+                                  '{"name": [], "file": "a.png"}'])
+def test_damaged_manifest_is_named_with_its_line(out, line):
+    out.mkdir()
+    (out / "manifest.jsonl").write_text('{"name": "x.png", "file": "x.png"}\n' + line + "\n")
+    with pytest.raises(PictureError, match=r"out/manifest\.jsonl: line 2 is damaged; remove the file to start over"):
+        read_manifest(out / "manifest.jsonl")
+
+
+def test_manifest_of_bytes_is_named(out):
+    out.mkdir()
+    (out / "manifest.jsonl").write_bytes(b"\x89PNG\xff\n")
+    with pytest.raises(PictureError, match=r"manifest\.jsonl: line 1 is damaged"):
+        read_manifest(out / "manifest.jsonl")
+
+
+@pytest.mark.parametrize("place", ["out", "out/masks", "out/manifest.jsonl"])
+def test_output_that_can_not_be_written_is_an_os_error(segment, tmp_path, place):
+    folder = make_pictures(tmp_path / "pictures", ["a.png"])
+    path = tmp_path / place
+    path.parent.mkdir(exist_ok=True)
+    path.mkdir() if "manifest" in place else path.touch()
+    with pytest.raises(OSError):
+        segment(folder)
+
+
+# Streaming and the contact sheet.
+
+@pytest.mark.parametrize("batch, pixels", [(3, 10**9), (64, 1000)])
+def test_pictures_are_held_a_batch_at_a_time_and_few_of_large_ones(segment, tmp_path, monkeypatch, batch, pixels):
+    monkeypatch.setattr(pictures, "BATCH_PIXELS", pixels)  # The third picture of about 390 pixels is one too many.
+    folder = make_pictures(tmp_path / "pictures", [f"{idx}.png" for idx in range(7)])
+    events, opened = [], PictureSource.open
+    monkeypatch.setattr(PictureSource, "open",
+                        lambda self, name: events.append(("open", name)) or opened(self, name))
+    write = segment_files._write
+    monkeypatch.setattr(segment_files, "_write",
+                        lambda out, target, *args: events.append(("write", target)) or write(out, target, *args))
+    segment(folder, batch=batch)
+    held, most = 0, 0
+    for what, _name in events:
+        held += 1 if what == "open" else -1
+        most = max(most, held)
+    assert (held, most) == (0, 3)
+    assert [name for what, name in events if what == "write"] == [f"{idx}.png" for idx in range(7)]
+
+
+def test_contact_sheet_shows_pictures_over_their_cutouts(segment, out, tmp_path):
+    folder = make_pictures(tmp_path / "pictures", [f"{idx:02d}.png" for idx in range(10)])
+    PIL.Image.new("RGB", (200, 100), (0, 200, 0)).save(folder / "00.png")
+    segment(folder)
+    sheet = read(out / "contact-sheet.png")
+    assert sheet.size == (8 * CELL_PX, 2 * 2 * CELL_PX)
+    assert sheet.getpixel((CELL_PX // 2, CELL_PX // 4)) == (0, 200, 0)
+    assert sheet.getpixel((CELL_PX // 2, CELL_PX - 2)) == (255, 255, 255)  # The picture is half as high as wide.
+    mask = np.asarray(read(out / "masks" / "00.png"))
+    for row, column in [(10, 10), (50, 100), (90, 190)]:
+        pixel = sheet.getpixel((column * CELL_PX // 200, CELL_PX + row * CELL_PX // 200))
+        if (mask[row - 4:row + 4, column - 4:column + 4] == mask[row, column]).all():  # Away from edges.
+            expected = (0, 200, 0) if mask[row, column] else SHEET_GROUND
+            assert pixel == pytest.approx(expected, abs=2), "resampling rounds"
+
+
+def test_contact_sheet_passes_over_cutouts_that_were_removed(segment, out, tmp_path):
+    folder = make_pictures(tmp_path / "pictures")
+    segment(folder)
+    (out / "cutouts" / "b.png").unlink()
+    write_contact_sheet(out)
+    assert read(out / "contact-sheet.png").size == (2 * CELL_PX, 2 * CELL_PX)
+
+
+def test_contact_sheet_holds_so_many_pictures_and_no_more(segment, out, tmp_path, monkeypatch):
+    monkeypatch.setattr(segment_files, "SHEET_PICTURES", 2)
+    segment(make_pictures(tmp_path / "pictures"))
+    assert read(out / "contact-sheet.png").size == (2 * CELL_PX, 2 * CELL_PX)
+
+
+@pytest.mark.parametrize("options, name", [(dict(threshold=0.9), "threshold"), (dict(kind="encoder"), "model")])
+def test_results_of_another_call_are_not_mixed_in(segment, tmp_path, options, name):
+    folder = make_pictures(tmp_path / "pictures", ["a.png"])
+    assert segment(folder).done == 1
+    with pytest.raises(ModelError, match=f"holds results with {name} = .*choose another --outdir"):
+        segment(folder, **options)
+
+
+@pytest.mark.parametrize("text", [None, "{"])
+def test_call_without_any_result_does_not_bind_the_next(segment, out, tmp_path, text):
+    folder = make_pictures(tmp_path / "pictures", ["known.png"])
+    with pytest.raises(ModelError):
+        segment(folder, kind="chunks")  # These encoders know other pictures.
+    assert (out / "segment.json").is_file() and manifest(out) == []
+    if text is not None:
+        (out / "segment.json").write_text(text)
+    assert segment(folder, threshold=0.3).done == 1
+    with pytest.raises(ModelError, match="holds results with threshold = 0.3, not 0.5"):
+        segment(folder)

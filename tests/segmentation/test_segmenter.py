@@ -1,0 +1,307 @@
+"""Segmenter: masks at the picture's own size, the same in any company; layers, flip and refinement of encoders."""
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from tiny_models import SIDE, make_model, picture, small_resnet
+
+from layered_plugin import device
+from layered_plugin.data.pictures import to_float, to_square, to_uint8
+from layered_plugin.errors import ModelError
+from layered_plugin.model import encoder
+from layered_plugin.model.encoder import decode
+from layered_plugin.model.layers import composite
+from layered_plugin.model.unet import UNet
+from layered_plugin.segmentation.model_file import fingerprint, load_model, load_tensors, save_model
+from layered_plugin.segmentation.segmenter import Segmenter
+
+KINDS = ["distill", "encoder"]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoder, "resnet18", small_resnet)
+        for kind in ("distill", "encoder", "chunks"):
+            make_model(folder / kind, kind)
+        yield folder
+
+
+@pytest.fixture(autouse=True)
+def _full_precision(monkeypatch):
+    """The same sums on every CPU."""
+    monkeypatch.setattr(device, "has_fast_bf16", lambda: False)
+
+
+@pytest.fixture
+def load(models):
+    return lambda kind: Segmenter.load(models / kind, "cpu")
+
+
+def as_input(*pictures):
+    return to_float(torch.from_numpy(np.stack([to_square(one, SIDE) for one in pictures])))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("height, width", [(16, 16), (17, 23), (31, 8), (1, 5), (100, 40)])
+def test_results_have_the_pictures_own_size(load, kind, height, width):
+    (found,) = load(kind)([picture(height, width)])
+    assert found.mask.shape == (height, width) and found.mask.dtype == np.float32
+    assert 0 <= found.mask.min() <= found.mask.max() <= 1
+    for part in (found.bg, found.fg, found.composite):
+        if kind == "encoder":
+            assert part.shape == (height, width, 3) and part.dtype == np.uint8
+        else:
+            assert part is None
+    assert (found.error is None) == (kind == "distill")
+
+
+def test_distilled_mask_is_the_networks(load, models):
+    segmenter = load("distill")
+    assert (segmenter.kind, segmenter.resolution, segmenter.options) == ("distill", SIDE, dict(seed=0))
+    expected = load_model(models / "distill")[1]["unet"](as_input(picture())).sigmoid()
+    (found,) = segmenter([picture()])
+    torch.testing.assert_close(torch.from_numpy(found.mask), expected[0, 0])
+    assert found.mask.std() > 0
+
+
+def test_distilled_mask_is_much_the_same_in_half_precision(load, monkeypatch):
+    pictures = [picture(seed=seed) for seed in range(20)]
+    full = np.stack([found.mask for found in load("distill")(pictures)])
+    monkeypatch.setattr(device, "has_fast_bf16", lambda: True)
+    half = np.stack([found.mask for found in load("distill")(pictures)])
+    assert half.dtype == np.float32 and not np.array_equal(full, half)
+    assert ((full > 0.5) != (half > 0.5)).mean() < 0.02
+
+
+def test_model_of_three_resolutions_is_still_read(tmp_path):
+    unet = UNet((4, 6, 8)).eval()
+    save_model(tmp_path, "distill", dict(unet=unet), dict(resolution=SIDE))
+    (found,) = Segmenter.load(tmp_path, "cpu")([picture()])
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(found.mask), unet(as_input(picture())).sigmoid()[0, 0])
+
+
+def test_mask_of_a_larger_picture_is_stretched_bilinearly(load):
+    large = picture(3 * SIDE, 2 * SIDE)
+    segmenter = load("distill")
+    (small,) = segmenter([PIL.Image.fromarray(to_square(large, SIDE).transpose(1, 2, 0))])
+    (found,) = segmenter([large])
+    expected = PIL.Image.fromarray(small.mask).resize((2 * SIDE, 3 * SIDE), PIL.Image.Resampling.BILINEAR)
+    np.testing.assert_allclose(found.mask, np.asarray(expected), atol=1e-5)
+
+
+def test_layers_of_an_encoder_are_those_of_its_codes(load):
+    segmenter = load("encoder")
+    one = picture()
+    layers = decode(segmenter.networks["G"], segmenter.networks["E"](as_input(one)), force_fp32=True)
+    (found,) = segmenter([one])
+    torch.testing.assert_close(torch.from_numpy(found.mask), layers.mask[0, 0])
+    for part, layer in [(found.bg, layers.bg), (found.fg, layers.fg), (found.composite, composite(layers))]:
+        expected = to_uint8(layer)[0].permute(1, 2, 0).numpy().astype(int)
+        assert np.abs(part - expected).max() <= 1
+    difference = np.abs(found.composite.astype(float) - np.asarray(one))
+    assert found.error == pytest.approx(difference.mean(), abs=0.01)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_result_does_not_depend_on_the_other_pictures(load, kind):
+    pictures = [picture(17, 23, seed=1), picture(40, 8, seed=2), picture(16, 16, seed=3)]
+    segmenter = load(kind)
+    together = segmenter(pictures)
+    assert np.abs(together[0].mask.mean() - together[2].mask.mean()) > 1e-4
+    for one, found in zip(pictures, together, strict=True):
+        np.testing.assert_allclose(segmenter([one])[0].mask, found.mask, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_segmenting_leaves_no_trace(load, kind):
+    segmenter = load(kind)
+    before = {name: fingerprint(net) for name, net in segmenter.networks.items()}
+    first = segmenter([picture()])[0]
+    segmenter([picture(seed=1)], flip=True, refine=0 if kind == "distill" else 2)
+    np.testing.assert_array_equal(segmenter([picture()])[0].mask, first.mask)
+    assert {name: fingerprint(net) for name, net in segmenter.networks.items()} == before
+
+
+def test_no_pictures_give_no_results(load):
+    assert load("distill")([]) == []
+
+
+# Kinds of pictures.
+
+def test_arrays_and_pictures_are_the_same(load):
+    one = picture(20, 30)
+    found = load("distill")([one, np.asarray(one)])
+    np.testing.assert_array_equal(found[0].mask, found[1].mask)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16", "I"])
+def test_picture_of_any_mode_is_taken_as_its_rgb(load, mode):
+    gray = picture(20, 30).convert("L")
+    if mode.startswith("I"):
+        one = PIL.Image.fromarray(np.asarray(gray).astype(np.uint16 if mode == "I;16" else np.int32) * 257)
+    else:
+        one = gray.convert(mode)
+    assert one.mode == mode
+    if mode == "P":  # Bytes of transparency, as in many PNG files.
+        one.info["transparency"] = bytes([0, 128] * 128)
+    same = one.convert("RGBA").convert("RGB") if mode in ("1", "CMYK") else gray.convert("RGB")
+    found = load("distill")([one, same])
+    np.testing.assert_array_equal(found[0].mask, found[1].mask)
+
+
+@pytest.mark.parametrize("image", [np.zeros([4, 4]), np.zeros([4, 4], np.uint8), np.zeros([4, 4, 4], np.uint8),
+                                   np.zeros([4, 4, 3], np.float32)])
+def test_other_arrays_are_refused(load, image):
+    with pytest.raises(ValueError, match=r"`images` to hold PIL pictures or uint8 arrays \[H, W, 3\], but got"):
+        load("distill")([image])
+
+
+# Flip and refinement.
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_flip_treats_a_picture_as_its_mirror_image(load, kind):
+    one = picture()
+    mirrored = one.transpose(PIL.Image.Transpose.FLIP_LEFT_RIGHT)
+    segmenter = load(kind)
+    plain, mirror = (found.mask for found in segmenter([one, mirrored]))
+    both, other = (found.mask for found in segmenter([one, mirrored], flip=True))
+    np.testing.assert_allclose(both, (plain + mirror[:, ::-1]) / 2, atol=1e-5)
+    np.testing.assert_allclose(other, both[:, ::-1], atol=1e-5)
+    assert np.abs(both - plain).max() > 1e-4
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_flip_makes_the_mask_of_a_symmetric_picture_symmetric_and_keeps_its_coverage(load, kind):
+    pixels = np.asarray(picture())
+    symmetric = PIL.Image.fromarray(np.concatenate([pixels[:, :8], pixels[:, 7::-1]], axis=1))
+    segmenter = load(kind)
+    (plain,), (both,) = segmenter([symmetric]), segmenter([symmetric], flip=True)
+    np.testing.assert_allclose(both.mask, both.mask[:, ::-1], atol=1e-5)
+    assert both.mask.mean() == pytest.approx(plain.mask.mean(), abs=1e-5)
+
+
+def test_refinement_lowers_the_reconstruction_error(load):
+    pictures = [picture(seed=seed) for seed in range(3)]
+    segmenter = load("encoder")
+    errors = [[found.error for found in segmenter(pictures, refine=steps)] for steps in (0, 10, 40)]
+    assert all(a > b > c for a, b, c in zip(*errors, strict=True))
+
+
+def test_pictures_are_refined_apart_from_one_another(load):
+    pictures = [picture(seed=seed) for seed in range(2)]
+    segmenter = load("encoder")
+    together = segmenter(pictures, refine=3)
+    for one, found in zip(pictures, together, strict=True):
+        np.testing.assert_allclose(segmenter([one], refine=3)[0].mask, found.mask, atol=1e-3)
+
+
+def test_distilled_model_has_nothing_to_refine(load):
+    with pytest.raises(ValueError, match="`refine` to be 0 for a distilled model"):
+        load("distill")([picture()], refine=1)
+
+
+def test_posterior_corrects_the_mask_and_leaves_the_layers(load):
+    segmenter, one = load("encoder"), picture()
+    (plain,), (fitted,) = segmenter([one]), segmenter([one], posterior=True)
+    for name in ("bg", "fg", "composite"):
+        np.testing.assert_array_equal(getattr(plain, name), getattr(fitted, name))
+    assert np.abs(plain.mask - fitted.mask).max() > 1e-3
+    mirrored = one.transpose(PIL.Image.Transpose.FLIP_LEFT_RIGHT)
+    (other,) = segmenter([mirrored], posterior=True)
+    (both,) = segmenter([one], posterior=True, flip=True)
+    np.testing.assert_allclose(both.mask, (fitted.mask + other.mask[:, ::-1]) / 2, atol=1e-5)
+
+
+def test_refinement_keeps_to_the_masks_of_a_prior(load):
+    segmenter, prior, pictures = load("encoder"), load("distill"), [picture(seed=seed) for seed in range(3)]
+    wanted = [found.mask for found in prior(pictures)]
+    free, kept = segmenter(pictures, refine=30), segmenter(pictures, refine=30, prior=prior)
+    distances = [[np.abs(found.mask - mask).mean() for found, mask in zip(each, wanted, strict=True)]
+                 for each in (free, kept)]
+    assert all(near < far for far, near in zip(*distances, strict=True))
+    mirrored = [one.transpose(PIL.Image.Transpose.FLIP_LEFT_RIGHT) for one in pictures]
+    both = segmenter(pictures, refine=3, prior=prior, flip=True)
+    sides = segmenter(pictures, refine=3, prior=prior), segmenter(mirrored, refine=3, prior=prior)
+    for found, plain, mirror in zip(both, *sides, strict=True):
+        np.testing.assert_allclose(found.mask, (plain.mask + mirror.mask[:, ::-1]) / 2, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind, prior, refine, words", [
+    ("distill", "distill", 0, "a prior is for an encoder's refinement"),
+    ("encoder", "distill", 0, "needs refine of at least 1"),
+    ("encoder", "encoder", 2, "only a distilled model can be the prior")])
+def test_misfit_of_a_prior_is_named(load, kind, prior, refine, words):
+    with pytest.raises(ValueError, match=words):
+        load(kind)([picture()], refine=refine, prior=load(prior))
+
+
+def test_prior_of_another_resolution_is_named(load):
+    prior = load("distill")
+    prior.resolution = 32
+    with pytest.raises(ValueError, match="is of 32x32, but .* of 16x16"):
+        load("encoder")([picture()], refine=2, prior=prior)
+
+
+def test_distilled_model_has_no_layers_for_a_posterior(load):
+    with pytest.raises(ValueError, match="`posterior` to be False for a distilled model"):
+        load("distill")([picture()], posterior=True)
+
+
+# Chunks.
+
+def test_each_picture_of_a_chunk_has_its_chunks_encoder(load):
+    pictures = dict(zip(["a.png", "b.png", "c.png"], [picture(20, 16, seed=seed) for seed in range(3)], strict=True))
+    order = ["c.png", "a.png", "b.png"]
+    segmenter = load("chunks")
+    found = dict(zip(order, segmenter([pictures[name] for name in order], order), strict=True))
+    for chunk, names in enumerate([["a.png", "b.png"], ["c.png"]]):
+        alone = load("chunks")
+        E = alone._chunk_encoder(chunk)
+        img = as_input(*(pictures[name] for name in names))
+        mask = decode(alone.networks["G"], E(img), force_fp32=True).mask
+        for name, expected in zip(names, mask, strict=True):
+            stretched = torch.nn.functional.interpolate(expected[None], size=(20, 16), mode="bilinear")
+            np.testing.assert_allclose(found[name].mask, stretched[0, 0].numpy(), atol=1e-5)
+    other = segmenter([pictures["a.png"]], ["c.png"])[0]
+    assert np.abs(other.mask - found["a.png"].mask).max() > 1e-3
+
+
+def test_encoder_of_a_chunk_is_read_once_for_pictures_in_order(load, monkeypatch):
+    segmenter, reads = load("chunks"), []
+    monkeypatch.setattr("layered_plugin.segmentation.segmenter.load_tensors",
+                        lambda path: reads.append(path.name) or load_tensors(path))
+    for name in ("a.png", "b.png", "c.png"):
+        segmenter([picture()], [name])
+    assert reads == ["chunk-00000.safetensors", "chunk-00001.safetensors"]
+
+
+def test_chunks_know_only_their_own_pictures(load):
+    segmenter = load("chunks")
+    assert segmenter.knows("c.png") and not segmenter.knows("d.png") and load("encoder").knows("d.png")
+    with pytest.raises(ModelError, match=r"chunks: no chunk was trained on a picture named d\.png; .*--mode=dataset"):
+        segmenter([picture(), picture()], ["a.png", "d.png"])
+
+
+@pytest.mark.parametrize("names, words", [(None, "for a model of chunks"), (["a.png"], "but got 1 and 2")])
+def test_chunks_need_a_name_for_each_picture(load, names, words):
+    with pytest.raises(ValueError, match=f"`names`.*{words}"):
+        load("chunks")([picture(), picture()], names)
+
+
+def test_missing_file_of_a_chunk_is_named(tmp_path, models, load):
+    folder = make_model(tmp_path / "broken", "chunks")
+    (folder / "chunk-00001.safetensors").write_bytes(b"")
+    segmenter = Segmenter.load(folder, "cpu")
+    assert len(segmenter([picture()], ["a.png"])) == 1
+    with pytest.raises(ModelError, match=r"chunk-00001\.safetensors: not a readable model file"):
+        segmenter([picture()], ["c.png"])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_missing_device_is_named(models):
+    with pytest.raises(ValueError, match="--device=cuda"):
+        Segmenter.load(models / "distill", "cuda")

@@ -1,0 +1,148 @@
+"""Self-training: what the teacher says, whom it follows, which pictures come back."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from layered_plugin import device
+from layered_plugin.model.unet import make_unet
+from layered_plugin.segmentation.fitting import Fitting
+from layered_plugin.segmentation.pairs import PairFilter
+from layered_plugin.segmentation.self_training import SelfTraining
+
+ALL = PairFilter(min_coverage=0.0, max_coverage=1.0)
+
+
+@pytest.fixture(autouse=True)
+def _full_precision(monkeypatch):
+    """The same sums on every CPU."""
+    monkeypatch.setattr(device, "has_fast_bf16", lambda: False)
+
+
+def tiny(seed=0):
+    """A network with statistics, and a bias that makes it half sure."""
+    unet = make_unet((4, 4, 4), seed=seed)
+    with torch.no_grad():
+        unet(torch.randn(8, 3, 16, 16))
+        unet.out.bias -= unet.eval()(torch.randn(8, 3, 16, 16)).mean()
+    return unet.train()
+
+
+class Bright(nn.Module):
+    """Says that bright pixels are the object."""
+
+    def forward(self, img):
+        return 100 * img.mean(dim=1, keepdim=True)
+
+
+def scenes(*sides, size=16):
+    """Bright squares on dark ground; their masks."""
+    mask = torch.zeros(len(sides), 1, size, size)
+    for one, side in zip(mask, sides, strict=True):
+        one[:, 2:2 + side, 3:3 + side] = 1
+    return (mask * 1.6 - 0.8).expand(-1, 3, -1, -1), mask
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (8, 12)])
+def test_targets_are_the_mean_opinion_of_four_views(shape):
+    unet = tiny()
+    teaching = SelfTraining(unet, ALL, seed=0)
+    img = torch.randn(3, 3, *shape)
+    net = copy.deepcopy(unet).eval()
+    with torch.no_grad():
+        prob = torch.zeros(3, 1, *shape)
+        prob += net(img).sigmoid()
+        prob += net(img[:, :, :, range(shape[1] - 1, -1, -1)]).sigmoid()[:, :, :, range(shape[1] - 1, -1, -1)]
+        prob += net(img[:, :, range(shape[0] - 1, -1, -1)]).sigmoid()[:, :, range(shape[0] - 1, -1, -1)]
+        prob += net(img.permute(0, 1, 3, 2)).sigmoid().permute(0, 1, 3, 2)
+    targets = teaching.targets(img)
+    assert targets.shape == (3, 1, *shape) and targets.dtype == torch.float32
+    clear = (prob / 4 - 0.5).abs() > 1e-5
+    assert torch.equal(targets[clear], (prob / 4 > 0.5).float()[clear])
+    assert 0.05 < targets.mean() < 0.95, "all of one kind would test nothing"
+
+
+def test_targets_do_not_depend_on_the_batch():
+    teaching, img = SelfTraining(tiny(), ALL, seed=0), torch.randn(4, 3, 16, 16)
+    assert torch.equal(teaching.targets(img), torch.cat([teaching.targets(one[None]) for one in img]))
+
+
+def test_the_teacher_is_a_frozen_copy_in_evaluation_mode():
+    unet = tiny()
+    teaching = SelfTraining(unet, ALL, seed=0)
+    before = copy.deepcopy(unet.state_dict())
+    for module in teaching.teacher.modules():
+        assert not module.training
+    assert unet.training and all(param.requires_grad for param in unet.parameters())
+    teaching.targets(torch.randn(4, 3, 16, 16))
+    Fitting(unet, steps=1).step(*teaching.batch(torch.randn(4, 3, 16, 16)))
+    for key, value in teaching.teacher.state_dict().items():
+        assert torch.equal(value, before[key]), "asking and training must not move the teacher"
+    assert all(param.grad is None for param in teaching.teacher.parameters())
+    assert not torch.equal(unet.out.weight, teaching.teacher.out.weight)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.9, 1.0])
+def test_the_teacher_follows_by_a_moving_average(decay):
+    teaching = SelfTraining(tiny(0), ALL, seed=0, decay=decay)
+    old = copy.deepcopy(teaching.teacher.state_dict())
+    teaching.unet.load_state_dict(tiny(1).state_dict())
+    teaching.unet.down0[1].num_batches_tracked += 5
+    new = copy.deepcopy(teaching.unet.state_dict())
+    teaching.follow()
+    for key, value in teaching.teacher.state_dict().items():
+        if value.is_floating_point():
+            assert torch.allclose(value, decay * old[key] + (1 - decay) * new[key], atol=1e-6), key
+        else:
+            assert torch.equal(value, new[key]), key
+    assert all(torch.equal(value, new[key]) for key, value in teaching.unet.state_dict().items())
+
+
+def test_the_teacher_reaches_a_network_that_stands_still():
+    teaching = SelfTraining(tiny(0), ALL, seed=0, decay=0.5)
+    teaching.unet.load_state_dict(tiny(1).state_dict())
+    for _ in range(40):
+        teaching.follow()
+    for value, goal in zip(teaching.teacher.parameters(), teaching.unet.parameters(), strict=True):
+        assert torch.allclose(value, goal, atol=1e-6)
+
+
+def test_pictures_that_cannot_show_an_object_are_left_out():
+    img, mask = scenes(0, 4, 8, 12)
+    teaching = SelfTraining(Bright(), PairFilter(min_coverage=0.05, max_coverage=0.3), seed=0)
+    assert torch.equal(teaching.targets(img), mask)
+    kept, target = teaching.batch(img)
+    assert len(kept) == len(target) == 2
+    kept, target = teaching.batch(img[:1])
+    assert kept.shape == (0, 3, 16, 16) and target.shape == (0, 1, 16, 16)
+
+
+def test_picture_and_target_are_turned_together():
+    img, _ = scenes(*[6, 7, 8] * 8)
+    teaching = SelfTraining(Bright(), ALL, seed=0)
+    moved, target = teaching.batch(img)
+    assert moved.shape == img.shape and moved.abs().max() <= 1
+    assert target.min() >= 0 and target.max() <= 1
+    assert not torch.equal(target, teaching.targets(img))
+    sure = (target < 0.05) | (target > 0.95)
+    right = (moved.mean(dim=1, keepdim=True) > 0) == (target > 0.5)
+    assert sure.float().mean() > 0.7 and right[sure].float().mean() > 0.97
+
+
+def test_targets_are_cleaned():
+    img, mask = scenes(8)
+    img = img.clone()
+    img[:, :, 14, 14] = 0.8  # A speck.
+    img[:, :, 5, 6] = -0.8  # A hole.
+    teaching = SelfTraining(Bright(), ALL, seed=0)
+    assert not torch.equal(teaching.targets(img), mask)
+    assert torch.equal(teaching.keep(img, teaching.targets(img))[1], mask)
+
+
+def test_seeds_repeat_and_the_global_generator_is_left_alone():
+    img, before = scenes(5, 6, 7)[0], torch.get_rng_state()
+    first, again, other = (SelfTraining(Bright(), ALL, seed=seed).batch(img)[0] for seed in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert torch.equal(before, torch.get_rng_state())

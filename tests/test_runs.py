@@ -1,0 +1,92 @@
+"""Files of a run: whole or absent, newest found, nothing executed on loading."""
+
+import os
+import pickle
+
+import pytest
+import torch
+
+from layered_plugin import runs
+from layered_plugin.errors import CheckpointError
+from layered_plugin.runs import atomic_write, find_run
+
+
+def test_atomic_write_replaces_only_when_whole(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with pytest.raises(OSError, match="full"), atomic_write(path) as file:
+        file.write(b"half")
+        raise OSError("disk full")
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["file"]
+    with atomic_write(path) as file:
+        file.write(b"new")
+    assert path.read_bytes() == b"new" and os.listdir(tmp_path) == ["file"]
+
+
+def test_full_disk_leaves_the_previous_state_whole(tmp_path, monkeypatch):
+    runs.save_training_state(tmp_path, 1, dict(value=torch.ones(2)))
+
+    def full(*_args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(runs.os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        runs.save_training_state(tmp_path, 2, dict(value=torch.zeros(2)))
+    assert os.listdir(tmp_path) == ["training-state-000001.pt"]
+    assert runs.load_training_state(tmp_path / "training-state-000001.pt")["value"].tolist() == [1, 1]
+
+
+def test_only_the_newest_states_are_kept(tmp_path):
+    for kimg in (0, 999, 5, 1000000):
+        runs.save_training_state(tmp_path, kimg, {})
+    assert [path.name for path in runs.training_states(tmp_path)] == \
+        ["training-state-000999.pt", "training-state-1000000.pt"]
+
+
+class Bomb:
+    def __reduce__(self):
+        return (os.system, ("exit 0",))
+
+
+@pytest.mark.parametrize("damage", [
+    lambda path: path.write_bytes(b""),
+    lambda path: path.write_bytes(path.read_bytes()[:-200]),
+    lambda path: path.write_bytes(pickle.dumps(Bomb())),
+    lambda path: torch.save(dict(value=Bomb()), path),
+    lambda path: path.unlink(),
+])
+def test_damaged_or_executable_state_is_refused(tmp_path, damage):
+    path = runs.save_training_state(tmp_path, 1, dict(value=torch.ones(100)))
+    damage(path)
+    with pytest.raises(CheckpointError, match="training-state-000001.pt"):
+        runs.load_training_state(path)
+
+
+def test_latest_is_the_run_saved_last(tmp_path):
+    for idx, name in enumerate(["00000-a", "00001-b"]):
+        (tmp_path / name).mkdir()
+        runs.save_training_state(tmp_path / name, 5 - idx, {})
+        os.utime(tmp_path / name / f"training-state-{5 - idx:06d}.pt", (100 - idx, 100 - idx))
+    (tmp_path / "00002-without-state").mkdir()
+    assert find_run(tmp_path, "latest").name == "00000-a"
+    assert find_run(tmp_path, str(tmp_path / "00001-b")).name == "00001-b"
+
+
+@pytest.mark.parametrize("resume", ["latest", "here"])
+def test_nothing_to_resume_from_is_an_error(tmp_path, resume):
+    with pytest.raises(CheckpointError, match="training-state"):
+        find_run(tmp_path, "latest" if resume == "latest" else str(tmp_path))
+
+
+def test_beginning_of_a_run_folders_name_will_do(tmp_path):
+    for name in ("00000-cars-demo-32px", "00001-distill-cars", "00010-distill-cars"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "00002-file").write_text("")
+    assert runs.complete_run(tmp_path / "00000-cars") == tmp_path / "00000-cars-demo-32px"
+    assert runs.complete_run(tmp_path / "00001") == tmp_path / "00001-distill-cars"
+    for kept in ("00001-distill-cars", "00002", "cars"):  # Whole, no folder, not the beginning.
+        assert runs.complete_run(tmp_path / kept) == tmp_path / kept
+    assert runs.complete_run(tmp_path / "gone" / "00000") == tmp_path / "gone" / "00000"
+    (tmp_path / "00000-birds").mkdir()
+    with pytest.raises(CheckpointError, match="00000: fits 2 run folders, such as .*00000-birds; write more"):
+        runs.complete_run(tmp_path / "00000")

@@ -1,0 +1,125 @@
+"""Two CPU processes over gloo: the same step as one process, and a short real run."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.parallel import DistributedDataParallel
+from training.networks import Discriminator
+
+from layered_plugin import runs
+from layered_plugin.model.generator import LayeredGenerator
+from layered_plugin.synthetic.shapes import shapes_command
+from layered_plugin.training import loss as gan_loss
+from layered_plugin.training.launcher import leave_process
+from layered_plugin.training.loss import LayeredLoss
+from layered_plugin.training.phases import setup_phases
+
+ROOT = Path(__file__).resolve().parents[2]
+WORLD, BATCH = 2, 8
+
+
+def draw_like_rank(rank: int, num: int):
+    """Shifts of a rank: every other row of what one process with the whole batch draws."""
+    draws = torch.Generator().manual_seed(11)
+
+    def random_shift(_num, max_px, device):
+        del device
+        return torch.randint(-max_px, max_px + 1, [BATCH, 2], generator=draws)[rank::WORLD if num < BATCH else 1]
+
+    return random_shift
+
+
+def halfway(real_img: torch.Tensor, gen_img: torch.Tensor) -> torch.Tensor:
+    """Interpolates that do not depend on how the batch is shared out."""
+    return (real_img + gen_img) / 2
+
+
+def step(rank: int, world: int, loss_name: str) -> dict[str, torch.Tensor]:
+    """Three optimizer steps of every phase on the rows of a rank; returns the weights."""
+    import layered_plugin.training.loss as loss_module
+
+    torch.manual_seed(0)
+    channels = dict(channel_base=64, channel_max=4)
+    G = LayeredGenerator(z_dim=8, c_dim=0, w_dim=8, img_resolution=16, img_channels=3,
+                         mapping_kwargs=dict(num_layers=2), synthesis_kwargs=dict(channels, use_noise=False)).train()
+    # A group of the minibatch statistics must lie within one process: of 8 rows, n and n + 4, so rows of one parity.
+    D = Discriminator(c_dim=0, img_resolution=16, img_channels=3, **channels,
+                      epilogue_kwargs=dict(mbstd_group_size=2)).train()
+    loss_module.random_shift = draw_like_rank(rank, BATCH // world)
+    modules = dict(G_mapping=G.mapping, G_synthesis=G.synthesis, D=D)
+    if world > 1:
+        modules = {name: DistributedDataParallel(net) for name, net in modules.items()}
+    plain = dict(style_mixing_prob=0, bg_jitter=0, mask_min=0.6)
+    if loss_name == "wgan-gp":
+        gan_loss.interpolate = halfway
+        loss = gan_loss.WganGpLoss("cpu", **modules, **plain)
+    else:
+        loss = LayeredLoss("cpu", **modules, r1_gamma=1.0, **plain)
+    opt = dict(class_name="torch.optim.Adam", lr=0.01, betas=[0.0, 0.99], eps=1e-8)
+    phases = setup_phases("G", G, opt, None) + setup_phases("D", D, opt, None if loss_name == "wgan-gp" else 2)
+    G.requires_grad_(False)
+    D.requires_grad_(False)
+    data = torch.Generator().manual_seed(5)
+    for _ in range(3):
+        for phase in phases:
+            rows = slice(rank, None, world)
+            real = torch.randn(BATCH, 3, 16, 16, generator=data)[rows]
+            z = torch.randn(BATCH, 8, generator=data)[rows]
+            label = torch.zeros(len(z), 0)
+            phase.opt.zero_grad(set_to_none=True)
+            phase.module.requires_grad_(True)
+            loss.accumulate_gradients(phase=phase.name, real_img=real, real_c=label, gen_z=z, gen_c=label, sync=True,
+                                      gain=phase.interval)
+            phase.module.requires_grad_(False)
+            phase.opt.step()
+    return {f"{letter}.{name}": param.detach().clone()
+            for letter, net in (("G", G), ("D", D)) for name, param in net.named_parameters()}
+
+
+def step_and_save(rank: int, folder: str, loss_name: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/init", rank=rank, world_size=WORLD)
+    weights = step(rank, WORLD, loss_name)
+    torch.save(weights, f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+    leave_process(0)
+
+
+@pytest.mark.parametrize("loss_name", ["logistic", "wgan-gp"])
+def test_two_processes_step_to_the_weights_of_one(loss_name, tmp_path, monkeypatch):
+    import layered_plugin.training.loss as loss_module
+
+    # Restored after the test.
+    monkeypatch.setattr(loss_module, "random_shift", loss_module.random_shift)
+    monkeypatch.setattr(gan_loss, "interpolate", gan_loss.interpolate)
+    torch.multiprocessing.start_processes(step_and_save, args=(str(tmp_path), loss_name), nprocs=WORLD,
+                                          start_method="spawn")
+    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(WORLD)]
+    single = step(0, 1, loss_name)
+    for name, value in single.items():
+        assert torch.equal(ranks[0][name], ranks[1][name]), name
+        assert torch.allclose(ranks[0][name], value, rtol=1e-3, atol=1e-4), name
+
+
+@pytest.mark.parametrize("launch", ["--gpus", "torchrun"])
+def test_short_run_on_two_processes_trains(launch, tmp_path):
+    data, out = tmp_path / "shapes.zip", tmp_path / "out"
+    shapes_command([f"--dest={data}", "--num=24", "--size=18", "--seed=0"], standalone_mode=False)
+    starter = [sys.executable] if launch == "--gpus" else \
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    gpus = ["--gpus=2"] if launch == "--gpus" else []
+    done = subprocess.run(
+        [*starter, "train_layered.py", f"--outdir={out}", f"--data={data}", "--cfg=demo", "--resolution=16",
+         "--cbase=64", "--cmax=4", "--w-dim=8", "--batch=8", "--tick=0.016", "--kimg=0.048", "--snap=1",
+         "--device=cpu", "--precision=fp32", "--aug=ada", *gpus], cwd=ROOT, text=True, capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    (run,) = out.iterdir()
+    assert len(re.findall(r"^tick ", (run / "log.txt").read_text(), re.MULTILINE)) == 4
+    state = runs.load_training_state(runs.training_states(run)[-1])
+    assert state["cur_nimg"] == 48 and len(state["rng"]) == 2
+    assert not torch.equal(state["rng"][0]["cpu"], state["rng"][1]["cpu"])
+    assert all(value.isfinite().all() for value in state["G_ema"].values())

@@ -1,0 +1,282 @@
+"""The loop: files of a run, exact resume, guards, parameters."""
+
+import inspect
+import json
+import pickle
+import signal
+
+import legacy
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from torch_utils import training_stats
+
+from layered_plugin import errors, runs
+from layered_plugin.data import dataset
+from layered_plugin.data.picture_zip import PictureZipWriter
+from layered_plugin.synthetic.shapes import shapes_command
+from layered_plugin.training import guards
+from layered_plugin.training import loop as module
+from layered_plugin.training.loop import training_loop
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "shapes.zip"
+    shapes_command([f"--dest={path}", "--num=40", "--size=18", "--seed=0"], standalone_mode=False)
+    return path
+
+
+def config(data, run_dir, **changes):
+    channels = dict(channel_base=64, channel_max=4)
+    run_dir.mkdir(exist_ok=True)
+    opt = dict(class_name="torch.optim.Adam", lr=0.002, betas=[0.0, 0.99], eps=1e-8, fused=True)
+    base = dict(
+        run_dir=str(run_dir), random_seed=3, resolution=16, batch_size=8, batch_gpu=8, kimg_per_tick=0.032,
+        image_snapshot_ticks=1, network_snapshot_ticks=1, total_kimg=0.064, ema_rampup=0.05, G_reg_interval=None,
+        D_reg_interval=2,
+        training_set_kwargs=dict(class_name="layered_plugin.data.dataset.PictureDataset", path=str(data), size_px=18,
+                                 use_labels=False, xflip=True),
+        G_kwargs=dict(class_name="layered_plugin.model.generator.LayeredGenerator", z_dim=8, w_dim=8,
+                      mapping_kwargs=dict(num_layers=2), synthesis_kwargs=channels),
+        D_kwargs=dict(class_name="training.networks.Discriminator", **channels),
+        G_opt_kwargs=opt, D_opt_kwargs=opt,
+        loss_kwargs=dict(class_name="layered_plugin.training.loss.LayeredLoss", r1_gamma=0.5))
+    return dict(base, **changes)
+
+
+def weights(run_dir, kimg):
+    state = runs.load_training_state(run_dir / f"training-state-{kimg:06d}.pt")
+    return {f"{net}.{name}": value for net in ("G", "D", "G_ema") for name, value in state[net].items()}
+
+
+def test_run_folder_has_upstreams_files_and_ours(data, tmp_path):
+    run = tmp_path / "run"
+    assert training_loop(**config(data, run)) is None
+    names = {path.name for path in run.iterdir() if not path.name.startswith("events.out.tfevents.")}
+    assert names == {"reals.png", "fakes_init.png", "fakes000000.png", "layers000000.png", "stats.jsonl",
+                     "network-snapshot-000000.pkl", "training-state-000000.pt"}
+    assert len(list(run.glob("events.out.tfevents.*"))) == 1
+    lines = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
+    assert [line["Progress/tick"]["mean"] for line in lines] == [0, 1, 2]
+    assert lines[-1]["Progress/kimg"]["mean"] == 0.064
+    for name in ("Loss/G/loss", "Loss/D/loss", "Loss/r1_penalty", "Loss/mask/size", "Loss/mask/binary",
+                 "Layers/coverage", "Layers/all_fg", "Timing/Gboth", "Timing/sec_per_kimg", "Resources/cpu_mem_gb"):
+        assert set(lines[-1][name]) == {"num", "mean", "std"}, name
+    assert {"timestamp", "Loss/signs/real", "Loss/scores/fake"} <= set(lines[-1])
+
+
+def test_pictures_of_a_run_are_not_blank(data, tmp_path):
+    run = tmp_path / "run"
+    training_loop(**config(data, run))
+    for name in ("reals.png", "fakes_init.png", "fakes000000.png", "layers000000.png"):
+        assert np.asarray(PIL.Image.open(run / name)).std() > 10, name
+
+
+def test_labelled_pictures_train_a_conditional_generator(tmp_path):
+    path = tmp_path / "labelled.zip"
+    with PictureZipWriter(path) as pictures:
+        for idx in range(12):
+            pictures.add(np.full([18, 18, 3], 20 * idx, dtype=np.uint8), label=idx % 3)
+    base = config(path, tmp_path / "run", total_kimg=0.016)
+    base["training_set_kwargs"]["use_labels"] = True
+    training_loop(**base)
+    with open(tmp_path / "run/network-snapshot-000000.pkl", "rb") as file:
+        G_ema = legacy.load_network_pkl(file)["G_ema"]
+    z = torch.randn(1, 8)
+    one, two = (G_ema(z, torch.eye(3)[None, label], noise_mode="const") for label in (0, 1))
+    assert G_ema.c_dim == 3 and not torch.allclose(one, two)
+
+
+def test_snapshot_is_upstreams_dict(data, tmp_path):
+    run = tmp_path / "run"
+    training_loop(**config(data, run))
+    with open(run / "network-snapshot-000000.pkl", "rb") as file:
+        assert list(pickle.load(file)) == ["training_set_kwargs", "G", "D", "G_ema", "augment_pipe"]
+        file.seek(0)
+        nets = legacy.load_network_pkl(file)
+    G_ema = nets["G_ema"]
+    assert not G_ema.training and not any(param.requires_grad for param in G_ema.parameters())
+    assert G_ema(torch.randn(1, 8), None, truncation_psi=0.7, noise_mode="const").shape == (1, 3, 16, 16)
+
+
+VARIANTS = dict(
+    plain=dict(),
+    ada=dict(augment_kwargs=dict(class_name="training.augment.AugmentPipe", xflip=1, brightness=1), ada_target=0.0,
+             ada_interval=3, ada_kimg=1),
+    path_length=dict(G_reg_interval=3,
+        loss_kwargs=dict(class_name="layered_plugin.training.loss.LayeredLoss", pl_weight=2)),
+    rounds=dict(batch_gpu=4),
+    two_objects=dict(G_kwargs=dict(class_name="layered_plugin.model.generator.LayeredGenerator", z_dim=8, w_dim=8,
+                                   num_objects=2, synthesis_kwargs=dict(channel_base=64, channel_max=4))),
+    wgan_gp=dict(D_reg_interval=None,
+        loss_kwargs=dict(class_name="layered_plugin.training.loss.WganGpLoss"), batch_gpu=4,
+                 augment_kwargs=dict(class_name="training.augment.AugmentPipe", xflip=1, brightness=1), ada_target=0.0,
+                 ada_interval=3, ada_kimg=1),
+)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(variant, data, tmp_path):
+    """2N steps at once against N steps, a fresh start from the file, and N more; N = 5 is no multiple of anything."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    changes = dict(VARIANTS[variant], network_snapshot_ticks=1000, image_snapshot_ticks=None)
+    training_loop(**config(data, whole, total_kimg=0.08, **changes))
+    training_loop(**config(data, parts, total_kimg=0.04, **changes))
+    torch.manual_seed(999)
+    training_loop(**config(data, parts, total_kimg=0.08, resume_state=str(parts / "training-state-000000.pt"),
+                           **changes))
+    expected, resumed = weights(whole, 0), weights(parts, 0)
+    assert expected.keys() == resumed.keys()
+    for name, value in expected.items():
+        assert torch.equal(value, resumed[name]), name
+    states = [runs.load_training_state(run / "training-state-000000.pt") for run in (whole, parts)]
+    for key in ("cur_nimg", "batch_idx", "augment_p", "ada"):
+        assert states[0][key] == states[1][key], key
+    assert torch.equal(states[0]["pl_mean"], states[1]["pl_mean"])
+    assert torch.equal(states[0]["rng"][0]["cpu"], states[1]["rng"][0]["cpu"])
+    if variant == "ada":
+        assert states[0]["augment_p"] > 0
+
+
+def test_run_of_two_objects_leaves_their_snapshot_grid_and_statistics(data, tmp_path):
+    run = tmp_path / "run"
+    training_loop(**config(data, run, **VARIANTS["two_objects"]))
+    with open(run / "network-snapshot-000000.pkl", "rb") as file:
+        G_ema = legacy.load_network_pkl(file)["G_ema"]
+    assert G_ema(torch.randn(2, 8), None, return_layers=True).mask.shape == (2, 2, 16, 16)
+    with PIL.Image.open(run / "layers000000.png") as grid:
+        assert grid.height == 9 * 64 + 8 * 2  # Three rows for each object, and background, composite, shifted.
+    stats = json.loads((run / "stats.jsonl").read_text().splitlines()[-1])
+    assert stats["Loss/mask/overlap"]["mean"] > 0
+
+
+def test_reading_in_worker_processes_shows_the_same_pictures(data, tmp_path, monkeypatch):
+    memory, workers = tmp_path / "memory", tmp_path / "workers"
+    training_loop(**config(data, memory, total_kimg=0.024))
+    monkeypatch.setattr(dataset, "CACHE_BYTES", 0)
+    training_loop(**config(data, workers, total_kimg=0.024,
+                           data_loader_kwargs=dict(num_workers=1, prefetch_factor=2)))
+    expected, found = weights(memory, 0), weights(workers, 0)
+    for name, value in expected.items():
+        assert torch.equal(value, found[name]), name
+
+
+def test_resuming_a_finished_run_changes_nothing(data, tmp_path, capsys):
+    run = tmp_path / "run"
+    training_loop(**config(data, run))
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    training_loop(**config(data, run, resume_state=str(run / "training-state-000000.pt")))
+    assert "nothing to do; give a larger --kimg" in capsys.readouterr().out
+    assert before == {path.name: path.read_bytes() for path in run.iterdir()}
+
+
+def test_state_that_does_not_fit_is_refused(data, tmp_path):
+    run = tmp_path / "run"
+    training_loop(**config(data, run))
+    state = str(run / "training-state-000000.pt")
+    with pytest.raises(errors.CheckpointError, match="--batch=4 .* made with 8"):
+        training_loop(**config(data, run, resume_state=state, batch_size=4, batch_gpu=4))
+    with pytest.raises(errors.CheckpointError, match="networks"):
+        training_loop(**config(data, run, resume_state=state,
+                               D_kwargs=dict(class_name="training.networks.Discriminator", channel_base=32)))
+
+
+def test_batch_gpu_changes_memory_alone(data, tmp_path):
+    """Gradients of 2 rounds of 4 equal those of one round of 8 where nothing is drawn or shared within a round."""
+    still = dict(
+        total_kimg=0.008,
+        loss_kwargs=dict(class_name="layered_plugin.training.loss.LayeredLoss", style_mixing_prob=0, shift=0,
+                                           bg_jitter=0, r1_gamma=0.5))
+    runs = [tmp_path / "one", tmp_path / "two"]
+    for run, batch_gpu in zip(runs, (8, 4), strict=True):
+        base = config(data, run, batch_gpu=batch_gpu, **still)
+        base["G_kwargs"]["synthesis_kwargs"] = dict(base["G_kwargs"]["synthesis_kwargs"], use_noise=False)
+        base["D_kwargs"] = dict(base["D_kwargs"], epilogue_kwargs=dict(mbstd_num_channels=0))
+        base["G_opt_kwargs"] = base["D_opt_kwargs"] = dict(class_name="torch.optim.SGD", lr=0.1)
+        training_loop(**base)
+    one, two = (weights(run, 0) for run in runs)
+    changed = [name for name in one if "w_avg" not in name]
+    for name in changed:
+        assert torch.allclose(one[name], two[name], atol=1e-6), name
+
+
+def test_transfer_from_a_pickle_copies_the_networks(data, tmp_path):
+    source, run = tmp_path / "source", tmp_path / "run"
+    training_loop(**config(data, source))
+    training_loop(**config(data, run, total_kimg=0.008, random_seed=4, G_opt_kwargs=dict(
+        class_name="torch.optim.SGD", lr=0.0), resume_pkl=str(source / "network-snapshot-000000.pkl")))
+    old, new = weights(source, 0), weights(run, 0)
+    assert torch.equal(old["G.synthesis.fg.b8.conv0.weight"], new["G.synthesis.fg.b8.conv0.weight"])
+
+
+def test_transfer_from_an_unusable_pickle_names_it(data, tmp_path):
+    source, run = tmp_path / "source", tmp_path / "run"
+    training_loop(**config(data, source, total_kimg=0.008))
+    (tmp_path / "text.pkl").write_text("no pickle")
+    with pytest.raises(errors.CheckpointError, match="text.pkl is no readable network pickle"):
+        training_loop(**config(data, run, resume_pkl=str(tmp_path / "text.pkl")))
+    with pytest.raises(errors.CheckpointError, match="other shapes"):
+        training_loop(**config(data, run, resume_pkl=str(source / "network-snapshot-000000.pkl"),
+                               D_kwargs=dict(class_name="training.networks.Discriminator", channel_base=32,
+                                             channel_max=2)))
+
+
+def test_non_finite_loss_stops_and_leaves_the_last_files(data, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    for totals in ("_pending", "_totals"):  # A NaN in them would outlast the test.
+        monkeypatch.setattr(training_stats, totals, {})
+    real, calls = module.random_crop, []
+
+    def poisoned(img, size_px):
+        calls.append(1)
+        return real(img, size_px) if len(calls) < 3 else torch.full([8, 3, 16, 16], float("nan"))
+
+    monkeypatch.setattr(module, "random_crop", poisoned)
+    with pytest.raises(errors.NonFiniteLossError, match=r"Loss/.*not finite in phase Dmain at kimg 0\.0"):
+        training_loop(**config(data, run))
+    assert all(value.isfinite().all() for value in weights(run, 0).values())
+
+
+@pytest.mark.parametrize("on_collapse, stops", [("warn", False), ("stop", True)])
+def test_lasting_collapse_warns_or_stops(on_collapse, stops, data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(guards.CollapseWatch.__init__, "__defaults__", (0.0, 0.03))
+    monkeypatch.setattr(guards, "find_collapse", lambda stats: ["the mask is empty: raise --mask-min"])
+    run = config(data, tmp_path / "run", on_collapse=on_collapse)
+    if stops:
+        with pytest.raises(errors.CollapsedError, match="mask is empty"):
+            training_loop(**run)
+    else:
+        training_loop(**run)
+    assert capsys.readouterr().out.count("WARNING: the mask is empty") == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_finishes_the_step_and_saves(number, data, tmp_path):
+    run = tmp_path / "run"
+    calls = []
+
+    def progress_fn(_done, _total):
+        calls.append(1)
+        if len(calls) == 2:  # The first call comes before the loop.
+            signal.raise_signal(number)
+
+    assert training_loop(**config(data, run, total_kimg=1000, progress_fn=progress_fn)) == number.name
+    assert runs.training_states(run) and list(run.glob("network-snapshot-*.pkl"))
+
+
+def test_abort_fn_ends_the_run_with_its_snapshots(data, tmp_path):
+    run = tmp_path / "run"
+    assert training_loop(**config(data, run, total_kimg=1000, network_snapshot_ticks=7, abort_fn=lambda: True)) is None
+    assert runs.training_states(run)
+
+
+def test_parameters_are_the_hosts_and_ours():
+    hosts = {"run_dir", "training_set_kwargs", "data_loader_kwargs", "G_kwargs", "D_kwargs", "G_opt_kwargs",
+             "D_opt_kwargs", "augment_kwargs", "loss_kwargs", "metrics", "random_seed", "num_gpus", "rank",
+             "batch_size", "batch_gpu", "ema_kimg", "ema_rampup", "G_reg_interval", "D_reg_interval", "augment_p",
+             "ada_target", "ada_interval", "ada_kimg", "total_kimg", "kimg_per_tick", "image_snapshot_ticks",
+             "network_snapshot_ticks", "resume_pkl", "cudnn_benchmark", "allow_tf32", "abort_fn", "progress_fn"}
+    ours = {"device", "resolution", "resume_state", "on_collapse", "fade_kimg", "ramp_kimg", "training_set"}
+    assert set(inspect.signature(training_loop).parameters) == hosts | ours

@@ -1,0 +1,366 @@
+"""train_layered.py as a user types it: help, dry run, wrong values, a run, its resumption, signals, two processes."""
+
+import inspect
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import PIL.Image
+import pytest
+import torch
+from click.testing import CliRunner
+from command_examples import check_options, find_examples
+from tiny_models import TINY
+
+import train_layered
+from layered_plugin import device, runs
+from layered_plugin.synthetic.shapes import shapes_command
+from layered_plugin.training import config, presets
+from layered_plugin.training.loop import training_loop
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "shapes.zip"
+    shapes_command([f"--dest={path}", "--num=24", "--size=18", "--seed=0"], standalone_mode=False)
+    return path
+
+
+def invoke(*args):
+    return CliRunner().invoke(train_layered.main, [str(arg) for arg in args])
+
+
+def dry(data, *args):
+    """Options that a run would have."""
+    result = invoke("--outdir=out", f"--data={data}", "-n", *args)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def fake_run(data, folder, **changes):
+    """A run folder that can be resumed, as a dry run sees it."""
+    folder.mkdir()
+    (folder / "training_options.json").write_text(json.dumps(dict(dry(data, "--device=cpu"), **changes)))
+    runs.save_training_state(folder, 1, {})
+    return folder
+
+
+def command(*args, **kwargs):
+    env = dict(os.environ, OMP_NUM_THREADS="1")
+    return subprocess.run([sys.executable, "train_layered.py", *map(str, args)], cwd=ROOT, env=env, text=True,
+                          capture_output=True, timeout=300, **kwargs)
+
+
+def test_help_explains_every_option():
+    result = invoke("--help")
+    assert result.exit_code == 0
+    check_options(train_layered.main, result.output)
+
+
+@pytest.mark.parametrize("source", ["help", "README.md", "docs/results.md"])
+def test_examples_are_accepted(source, data, tmp_path, monkeypatch):
+    text = train_layered.main.callback.__doc__ if source == "help" else (ROOT / source).read_text()
+    examples = [args for name, args in find_examples(text) if name == "train_layered.py"]
+    assert len(examples) >= 1
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    for name in ("data/shapes.zip", "data/shapes2.zip", "data/plants.zip", "data/plants-lit.zip",
+                 "data/plants-lit-64.zip", "data/vegetables-lit.zip", "data/vehicles-lit.zip", "my-cars", "my-plants"):
+        (tmp_path / name).write_bytes(data.read_bytes())
+    for args in examples:
+        if not any(arg.startswith("--resume") for arg in args):
+            result = invoke(*args, "-n", "--device=cpu")
+            assert result.exit_code == 0, (args, result.output)
+
+
+def test_config_has_exactly_the_loops_parameters(data):
+    keys = set(dry(data, "--cfg=demo")) - {"base"}
+    assert keys == set(inspect.signature(training_loop).parameters) - {
+        "rank", "training_set", "abort_fn", "progress_fn"}
+
+
+def test_dry_run_makes_no_folder(data, tmp_path):
+    assert invoke(f"--outdir={tmp_path / 'out'}", f"--data={data}", "-n").exit_code == 0
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("cfg, eta", [("car", 0.25), ("chair", 0.20), ("horse", 0.15), ("bird", 0.15)])
+def test_categories_have_the_papers_eta(data, cfg, eta):
+    assert dry(data, f"--cfg={cfg}")["loss_kwargs"]["mask_min"] == eta
+
+
+def test_preset_fills_only_unset_options(data):
+    options = dry(data, "--cfg=car", "--mask-min=0.3")
+    assert options["loss_kwargs"]["mask_min"] == 0.3
+
+
+@pytest.mark.parametrize("cfg, expected", [
+    ("auto", dict(batch=32, gamma=0.0002 * 16**2 / 32, lr=0.0025, kimg=25000, ema=10, base=16384)),
+    ("stylegan2", dict(batch=32, gamma=10, lr=0.002, kimg=25000, ema=10, base=32768)),
+    ("paper256", dict(batch=64, gamma=1, lr=0.0025, kimg=25000, ema=20, base=16384)),
+    ("cifar", dict(batch=64, gamma=0.01, lr=0.0025, kimg=100000, ema=500, base=32768)),
+])
+def test_base_configurations_are_upstreams(data, cfg, expected):
+    options = dry(data, f"--cfg={cfg}")
+    found = dict(batch=options["batch_size"], gamma=options["loss_kwargs"]["r1_gamma"],
+                 lr=options["G_opt_kwargs"]["lr"], kimg=options["total_kimg"], ema=options["ema_kimg"],
+                 base=options["D_kwargs"]["channel_base"])
+    assert found == pytest.approx(expected)
+
+
+def test_cifar_has_upstreams_discriminator_and_no_style_mixing(data):
+    options = dry(data, "--cfg=cifar")
+    assert options["D_kwargs"]["architecture"] == "orig" and options["loss_kwargs"]["style_mixing_prob"] == 0
+
+
+@pytest.mark.parametrize("target", [0.0, 0.3])
+def test_ada_target_is_what_was_given(data, target):
+    assert dry(data, f"--target={target}")["ada_target"] == target
+
+
+def test_objects_and_their_overlap_reach_the_networks_and_the_loss(data):
+    assert dry(data)["G_kwargs"]["num_objects"] == 1 and dry(data)["loss_kwargs"]["mask_overlap_weight"] == 0
+    options = dry(data, "--objects=2", "--mask-overlap-weight=1.5")
+    assert options["G_kwargs"]["num_objects"] == 2 and options["loss_kwargs"]["mask_overlap_weight"] == 1.5
+
+
+def test_settings_that_change_over_the_run_reach_the_loop(data):
+    config = dry(data, "--cfg=demo", "--lr=0.004:0.0005", "--d-lr=0.002", "--shift=0.125:0.0625", "--gamma=0.1")
+    assert (config["G_opt_kwargs"]["lr"], config["D_opt_kwargs"]["lr"]) == ([0.004, 0.0005], 0.002)
+    assert (config["loss_kwargs"]["shift"], config["loss_kwargs"]["r1_gamma"]) == ([0.125, 0.0625], 0.1)
+
+
+def test_crop_needs_a_margin_of_an_eighth(data):
+    assert dry(data)["training_set_kwargs"]["size_px"] == 18
+    assert dry(data, "--crop=0")["training_set_kwargs"]["size_px"] == 16
+    assert dry(data, "--shift=0.25")["training_set_kwargs"]["size_px"] == 18
+
+
+def test_augmentations_are_upstreams(data):
+    assert dry(data)["augment_kwargs"].keys() == {"class_name", *presets.AUGPIPES["bgc"]}
+    assert dry(data)["ada_target"] == 0.6
+    assert len(presets.AUGPIPES["bgcfnc"]) == 15
+    assert dry(data, "--aug=noaug")["augment_kwargs"] is None
+
+
+def test_path_length_is_off_and_warned_about(data):
+    assert dry(data)["loss_kwargs"]["pl_weight"] == 0
+    result = invoke("--outdir=out", f"--data={data}", "-n", "--pl-weight=2")
+    assert "WARNING: --pl-weight" in result.stderr
+
+
+def test_wgan_gp_has_the_papers_weights_and_its_penalty_in_every_step(data):
+    options = dry(data, "--cfg=demo", "--gan-loss=wgan-gp")  # The preset's gamma is R1's: not an error, not used.
+    loss = options["loss_kwargs"]
+    assert loss["class_name"] == "layered_plugin.training.loss.WganGpLoss"
+    assert (loss["gp_weight"], loss["drift_weight"]) == (10, 0.001) and "r1_gamma" not in loss
+    assert options["D_reg_interval"] is None
+    changed = dry(data, "--gan-loss=wgan-gp", "--gp-weight=1", "--drift-weight=0")["loss_kwargs"]
+    assert (changed["gp_weight"], changed["drift_weight"]) == (1, 0)
+    assert dry(data)["loss_kwargs"]["r1_gamma"] > 0 and dry(data)["D_reg_interval"] == 16
+
+
+def test_precision_follows_the_cpu(data, monkeypatch):
+    for fast, expected in [(True, 4), (False, 0)]:
+        monkeypatch.setattr(device, "has_fast_bf16", lambda fast=fast: fast)
+        options = dry(data, "--device=cpu")
+        assert options["G_kwargs"]["synthesis_kwargs"]["num_fp16_res"] == expected
+        assert options["D_kwargs"]["num_fp16_res"] == expected
+
+
+@pytest.mark.parametrize("args, words", [
+    (["--batch=9", "--gpus=2"], "--batch must be a multiple of --gpus, got 9 and 2"),
+    (["--batch=8", "--batch-gpu=3"], "--batch-gpu must divide --batch / --gpus = 8, got 3"),
+    (["--resolution=24"], "--resolution must be a power of two, at least 8, got 24"),
+    (["--p=0.2"], "--p can only be given with --aug=fixed"),
+    (["--aug=fixed"], "--aug=fixed needs --p"),
+    (["--aug=noaug", "--augpipe=bg"], "--augpipe cannot be given with --aug=noaug"),
+    (["--aug=noaug", "--target=0.5"], "--target can only be given with --aug=ada"),
+    (["--fp32=1", "--precision=bf16"], "--fp32=1 contradicts --precision=bf16"),
+    (["--device=cpu", "--precision=fp16"], "--precision=fp16 needs --device=cuda"),
+    (["--cond=1"], "--cond=1 needs labels"),
+    (["--metrics=fid50k_full"], "--metrics needs the official base"),
+    (["--mask-overlap-weight=2"], "--mask-overlap-weight=2 needs --objects of at least 2, got 1"),
+    (["--objects=0"], "--objects"),
+    (["--shift=0.7"], "--shift"),
+    (["--lr=0.004:0"], "--lr"),
+    (["--lr=0.004:0.002:0.001"], "'0.004:0.002:0.001' is neither a number nor two with a colon between them"),
+    (["--lr=0.004:0.002", "--grow"], "--lr=A:B and --d-lr can't be given with --grow"),
+    (["--mask-size-over=all"], "--mask-size-over"),
+    (["--cfg=cars"], "--cfg"),
+    (["--kimg=0"], "--kimg"),
+    (["--gan-loss=wgan-gp", "--gamma=1"], "--gamma is R1's weight, which --gan-loss=wgan-gp has not; see --gp-weight"),
+    (["--gp-weight=1"], "--gp-weight needs --gan-loss=wgan-gp"),
+    (["--drift-weight=0", "--gan-loss=logistic"], "--drift-weight needs --gan-loss=wgan-gp"),
+])
+def test_wrong_option_is_named_with_its_rule(data, args, words):
+    result = invoke("--outdir=out", f"--data={data}", "-n", *args)
+    assert result.exit_code == 2, result.output
+    assert words in result.stderr
+
+
+@pytest.mark.parametrize("args, words", [
+    (["--data=nowhere.zip"], "nowhere.zip"),
+    (["--resume=latest"], "no run folder with a training-state"),
+    (["--data=DATA", "--resume=nowhere.pkl"], "no such run folder or pickle: nowhere.pkl"),
+])
+def test_wrong_file_is_named(data, tmp_path, args, words):
+    result = invoke(f"--outdir={tmp_path}", *[arg.replace("DATA", str(data)) for arg in args])
+    assert result.exit_code == 1, result.output
+    assert words in result.stderr and "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("text, words", [
+    ("{", "dataset.json: damaged"),
+    ('{"labels": [["0.png", null]]}', "dataset.json: labels must be"),
+    ('{"labels": []}', "dataset.json: has labels but none for 0.png"),
+])
+def test_damaged_labels_are_named(tmp_path, text, words):
+    PIL.Image.new("RGB", (16, 16)).save(tmp_path / "0.png")
+    (tmp_path / "dataset.json").write_text(text)
+    result = invoke("--outdir=out", f"--data={tmp_path}", "--cond=1", "-n")
+    assert result.exit_code == 1 and isinstance(result.exception, SystemExit), result.output
+    assert f"Error: --data: {tmp_path}: {words}" in result.stderr
+
+
+def test_run_resumes_and_goes_on(data, tmp_path):
+    done = command(f"--outdir={tmp_path}", f"--data={data}", *TINY)
+    assert done.returncode == 0, done.stderr
+    (run,) = tmp_path.iterdir()
+    assert run.name.startswith("00000-shapes-demo-16px-")
+    options = json.loads((run / "training_options.json").read_text())
+    assert options["run_dir"] == str(run) and options["total_kimg"] == 0.04
+    assert options["base"].startswith("bundled (")
+    log = (run / "log.txt").read_text()
+    assert "StyleGAN2-ADA base: bundled" in log
+    assert re.search(r"^tick 2 +kimg 0\.0 +time \d+s +sec/tick [\d.]+ +sec/kimg [\d.]+ +maintenance [\d.]+ +"
+                     r"cpumem [\d.]+ +gpumem 0\.00 +augment 0\.000 mask [\d.]+ img/s [\d.]+ +eta 0s$", log, re.M)
+    assert f"{run}/layers" in log
+
+    again = command(f"--outdir={tmp_path}", "--resume=latest", "--kimg=0.08")
+    assert again.returncode == 0, again.stderr
+    assert "from kimg 0.0" in again.stdout
+    stats = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
+    kimg = [round(line["Progress/kimg"]["mean"], 3) for line in stats]
+    assert kimg == sorted(kimg) and kimg[-1] == 0.08 and 0.04 in kimg
+    assert [line["Progress/tick"]["mean"] for line in stats] == list(range(len(stats)))
+
+    for option in ("--mask-min=0.4", "--device=cpu"):
+        refused = invoke(f"--outdir={tmp_path}", f"--resume={run}", option)
+        assert refused.exit_code == 2 and f"{option.split('=')[0]} cannot change" in refused.stderr
+
+
+@pytest.mark.parametrize("name", ["00000", "00000-shapes", "00000-shapes-demo", "00000-shapes-demo/"])
+def test_beginning_of_a_run_folders_name_is_enough_to_resume(data, tmp_path, name):
+    run = fake_run(data, tmp_path / "00000-shapes-demo")
+    result = invoke(f"--outdir={tmp_path}", f"--resume={tmp_path}/{name}", "-n")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["run_dir"] == str(run)
+
+
+@pytest.mark.parametrize("kept, given", [([], ["--metrics=fid50k_full"]), (["fid50k_full"], [])])
+def test_metrics_need_the_official_base_when_resumed_too(data, tmp_path, monkeypatch, kept, given):
+    run = fake_run(data, tmp_path / "00000-shapes", metrics=kept)
+    args = [f"--outdir={tmp_path}", f"--resume={run}", "-n"]
+    refused = invoke(*args, *given)
+    assert refused.exit_code == 2 and "--metrics needs the official base" in refused.stderr
+    assert json.loads(invoke(*args, "--metrics=none").stdout)["metrics"] == []
+    monkeypatch.setattr(config, "BASE", config.BASE._replace(name="official"))
+    assert json.loads(invoke(*args, *given).stdout)["metrics"] == ["fid50k_full"]
+    assert json.loads(invoke(*args, "--metrics=kid50k,is50k").stdout)["metrics"] == ["kid50k", "is50k"]
+
+
+@pytest.fixture
+def cuda_devices(monkeypatch):
+    """Let PyTorch see so many CUDA devices."""
+    def show(num):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: num > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: num)
+    return show
+
+
+@pytest.mark.parametrize("name", ["cuda", "auto"])
+def test_more_processes_than_gpus_are_refused(data, cuda_devices, monkeypatch, name):
+    cuda_devices(2)
+    args = ["--outdir=out", f"--data={data}", "-n", "--batch=32", f"--device={name}"]
+    refused = invoke(*args, "--gpus=4")
+    assert refused.exit_code == 2, refused.output
+    words = r"--gpus=4 needs 4 cuda devices, but PyTorch \S+ sees 2 here; use fewer processes or --device=cpu"
+    assert re.search(words, refused.stderr)
+    assert invoke(*args, "--gpus=2").exit_code == 0
+    assert invoke(*args[:-1], "--gpus=4", "--device=cpu").exit_code == 0
+    monkeypatch.setenv("WORLD_SIZE", "4")  # torchrun on two machines.
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert invoke(*args).exit_code == 0
+
+
+@pytest.mark.parametrize("seen, kept, words", [
+    (0, dict(device="cuda"), "--gpus=1 needs 1 cuda device, but PyTorch .* sees 0 here"),
+    (2, dict(device="cuda", num_gpus=4), "--gpus=4 needs 4 cuda devices, but PyTorch .* sees 2 here"),
+    (0, dict(device="mps"), "--gpus=1 needs 1 mps device, but PyTorch .* sees 0 here"),
+])
+def test_run_of_a_device_that_is_not_here_is_not_resumed(data, tmp_path, cuda_devices, monkeypatch, seen, kept, words):
+    cuda_devices(seen)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    run = fake_run(data, tmp_path / "00000-shapes", **kept)
+    args = [f"--outdir={tmp_path}", f"--resume={run}", "-n"]
+    refused = invoke(*args)
+    assert refused.exit_code == 1, refused.output
+    assert f"--resume: {run} was trained with --device={kept['device']}: --gpus" in refused.stderr
+    assert re.search(f"{words}; go on where they are, or start a new run", refused.stderr)
+    cuda_devices(4)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert invoke(*args).exit_code == 0
+
+
+def test_broken_picture_is_named_without_a_traceback(data, tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for idx in range(3):
+        PIL.Image.new("RGB", (18, 18), (90, 140, 60)).save(folder / f"{idx}.png")
+    (folder / "2.png").write_bytes(b"no picture")
+    done = command(f"--outdir={tmp_path / 'out'}", f"--data={folder}", *TINY)
+    assert done.returncode == 1
+    assert "2.png" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("gpus", [1, 2])
+def test_sigterm_saves_says_how_to_go_on_and_exits_with_143(data, tmp_path, gpus):
+    args = [f"--outdir={tmp_path}", f"--data={data}", *TINY, "--kimg=1000", f"--gpus={gpus}"]
+    process = subprocess.Popen([sys.executable, "train_layered.py", *args], cwd=ROOT, text=True,
+                               env=dict(os.environ, OMP_NUM_THREADS="1"), stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT)
+    deadline = time.time() + 120
+    while not list(tmp_path.glob("*/training-state-*.pt")) and time.time() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 143, output
+    assert "Stopped by SIGTERM; all is saved" in output and "Traceback" not in output
+    go_on = re.search(r"Go on with: python train_layered\.py (.*)$", output, re.MULTILINE)[1]
+    result = invoke(*shlex.split(go_on), "--kimg=1001", "-n")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["resume_state"].startswith(str(tmp_path))
+
+
+def test_collapse_restarts_with_the_next_seed(data, tmp_path):
+    code = ("import train_layered; from layered_plugin.training import guards\n"
+            "guards.CollapseWatch.__init__.__defaults__ = (0.0, 0.0)\n"
+            "findings = [['the mask is empty']]\n"
+            "guards.find_collapse = lambda stats: findings.pop() if findings else []\n"
+            "train_layered.main()")
+    done = subprocess.run([sys.executable, "-c", code, f"--outdir={tmp_path}", f"--data={data}", *TINY,
+                           "--on-collapse=restart"], cwd=ROOT, text=True, capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    runs = sorted(tmp_path.iterdir())
+    seeds = [json.loads((run / "training_options.json").read_text())["random_seed"] for run in runs]
+    assert seeds == [0, 1] and "Starting anew with seed 1" in done.stdout
+    assert runs[1].name == runs[0].name.replace("00000", "00001").replace("seed0", "seed1")
