@@ -18,9 +18,9 @@ from torch_utils import persistence
 
 _SOURCE = """
 import torch
-from torch_utils import persistence
+from torch_utils.persistence import persistent_class
 
-@persistence.persistent_class
+@persistent_class
 class Net(torch.nn.Module):
     def __init__(self, width, extra=None):
         super().__init__()
@@ -30,7 +30,7 @@ class Net(torch.nn.Module):
     def forward(self, x):
         return self.linear(x) * FACTOR
 
-@persistence.persistent_class
+@persistent_class
 class Child(Net):
     def __init__(self, name):
         super().__init__(3, extra=name)
@@ -43,7 +43,7 @@ class Plain(Net):
     def who(self):
         return "plain"
 
-@persistence.persistent_class
+@persistent_class
 class Record:
     def __init__(self, value):
         self.value = value
@@ -76,8 +76,6 @@ def in_new_process(monkeypatch):
 
     def forget() -> None:
         monkeypatch.setattr(persistence, "_module_of_text", {})
-        monkeypatch.setattr(persistence, "_text_of_module", {})
-        monkeypatch.setattr(persistence, "_persistent_types", set())
 
     return forget
 

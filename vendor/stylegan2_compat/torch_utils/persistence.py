@@ -5,6 +5,7 @@ Unpickling runs the embedded source: never load a pickle from a source you do no
 """
 
 import copy
+import functools
 import inspect
 import pickle
 import sys
@@ -17,11 +18,13 @@ import dnnlib
 import numpy as np
 import torch
 
-_FORMAT_VERSION = 6
-_persistent_types: set[type] = set()
-_hooks: list[Callable[[dnnlib.EasyDict], dnnlib.EasyDict]] = []
-_text_of_module: dict[types.ModuleType, str] = {}
-_module_of_text: dict[str, types.ModuleType] = {}
+Description = dnnlib.EasyDict  # Of a pickled object: type, version, module_src, class_name, state.
+Hook = Callable[[Description], Description]
+
+_KIND = {"type": "class", "version": 6}
+_RECIPE = "_persistent_recipe"  # Attribute of a decorated class: all of the description but the state.
+_hooks: list[Hook] = []
+_module_of_text: dict[str, types.ModuleType] = {}  # The one module that runs a text, imported or from a pickle.
 
 
 def persistent_class(orig_class: type) -> type:
@@ -43,44 +46,35 @@ def persistent_class(orig_class: type) -> type:
         raise ValueError(f"Expected argument `orig_class` to be a class, but got {orig_class!r}")
     if is_persistent(orig_class):
         return orig_class
-    home = sys.modules[orig_class.__module__]
-    src = _source_of(home)
+    name, module = orig_class.__name__, sys.modules[orig_class.__module__]
 
-    class Decorator(orig_class):  # type: ignore[valid-type, misc]
-        # Looked up on the object's type: with nested decorators the outermost source and name are stored.
-        _persistent_text = src
-        _persistent_name = orig_class.__name__
+    def construct(self: Any, *args: Any, **kwargs: Any) -> None:
+        super(decorated, self).__init__(*args, **kwargs)
+        self._init_args, self._init_kwargs = copy.deepcopy((args, kwargs))
+        if name not in vars(module):
+            raise AssertionError(f"Persistent class {name} must be reachable by this name in {module.__name__}")
+        _TrialPickler().dump(_state_of(self))
 
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs)
-            self._init_args = copy.deepcopy(args)
-            self._init_kwargs = copy.deepcopy(kwargs)
-            _require_name(home, orig_class.__name__)
-            _try_pickling(self)
-
-        @property
-        def init_args(self) -> tuple[Any, ...]:
-            return copy.deepcopy(self._init_args)
-
-        @property
-        def init_kwargs(self) -> dnnlib.EasyDict:
-            return dnnlib.EasyDict(copy.deepcopy(self._init_kwargs))
-
-        def __reduce__(self) -> tuple[Any, ...]:
-            return _reconstruct_persistent_obj, (_describe(self),)
-
-    Decorator.__name__ = orig_class.__name__
-    Decorator.__doc__ = orig_class.__doc__
-    _persistent_types.add(Decorator)
-    return Decorator
+    members = {
+        "__doc__": orig_class.__doc__,
+        "__module__": __name__,
+        "__qualname__": f"{persistent_class.__name__}.<locals>.{name}",
+        "__init__": construct,
+        "__reduce__": _reduce,
+        "init_args": property(lambda self: copy.deepcopy(self._init_args)),
+        "init_kwargs": property(lambda self: dnnlib.EasyDict(copy.deepcopy(self._init_kwargs))),
+        _RECIPE: {**_KIND, "module_src": _text_of(module), "class_name": name},
+    }
+    decorated = types.new_class(name, (orig_class,), exec_body=lambda namespace: namespace.update(members))
+    return decorated
 
 
 def is_persistent(obj: Any) -> bool:
     """Tell whether obj is a decorated class or an object of exactly such a class; subclasses do not count."""
-    return (obj if isinstance(obj, type) else type(obj)) in _persistent_types
+    return _RECIPE in vars(obj if isinstance(obj, type) else type(obj))
 
 
-def import_hook(hook: Callable[[dnnlib.EasyDict], dnnlib.EasyDict]) -> Callable[[dnnlib.EasyDict], dnnlib.EasyDict]:
+def import_hook(hook: Hook) -> Hook:
     """Register a function that may rewrite the description of each object that is unpickled; usable as a decorator.
 
     Args:
@@ -99,94 +93,79 @@ def import_hook(hook: Callable[[dnnlib.EasyDict], dnnlib.EasyDict]) -> Callable[
     return hook
 
 
-def _describe(obj: Any) -> dict[str, Any]:
+def _state_of(obj: Any) -> Any:
     # Up to Python 3.10 only classes that define __getstate__ have one.
-    state = obj.__getstate__() if hasattr(obj, "__getstate__") else obj.__dict__
-    return {
-        "type": "class",
-        "version": _FORMAT_VERSION,
-        "module_src": obj._persistent_text,
-        "class_name": obj._persistent_name,
-        "state": state,
-    }
+    return obj.__getstate__() if hasattr(obj, "__getstate__") else vars(obj)
+
+
+def _reduce(self: Any) -> tuple[Any, ...]:
+    """`__reduce__` of decorated classes; the recipe is that of the outermost decorated class of the object's type."""
+    return _reconstruct_persistent_obj, ({**getattr(self, _RECIPE), "state": _state_of(self)},)
 
 
 def _reconstruct_persistent_obj(meta: dict[str, Any]) -> Any:
     """Rebuild an object from its description. Pickles refer to this function by name: it cannot be renamed."""
-    meta = dnnlib.EasyDict(meta)
-    if isinstance(meta.state, dict):
-        meta.state = dnnlib.EasyDict(meta.state)
-    for hook in _hooks:
-        meta = hook(meta)
-        if meta is None:
-            raise ValueError(f"Expected import hook {hook!r} to return the description, but got None")
-    if meta.version != _FORMAT_VERSION or meta.type != "class":
+    description = functools.reduce(_rewritten, _hooks, _as_attributes(meta | {"state": _as_attributes(meta["state"])}))
+    if any(description.get(key) != value for key, value in _KIND.items()):
         raise pickle.UnpicklingError(
-            f"Expected a persistent class of version {_FORMAT_VERSION}, "
-            f"but got {meta.type!r} of version {meta.version!r}"
+            f"Expected a persistent {_KIND['type']} of version {_KIND['version']}, "
+            f"but got {description.get('type')!r} of version {description.get('version')!r}"
         )
-
-    module = _module_from_source(meta.module_src)
-    if meta.class_name not in vars(module):
-        raise pickle.UnpicklingError(f"The source in the pickle does not define the class {meta.class_name!r}")
-    cls: Any = persistent_class(vars(module)[meta.class_name])
+    found = vars(_module_running(description.module_src)).get(description.class_name)
+    if found is None:
+        raise pickle.UnpicklingError(f"The source in the pickle does not define the class {description.class_name!r}")
+    cls: Any = persistent_class(found)
     obj = cls.__new__(cls)
-    if hasattr(obj, "__setstate__"):
-        obj.__setstate__(meta.state)
-    else:
-        obj.__dict__.update(meta.state)
+    restore = getattr(obj, "__setstate__", vars(obj).update)
+    restore(description.state)
     return obj
 
 
-def _source_of(module: types.ModuleType) -> str:
-    """Return the text of a module and remember the module as the one that runs this text."""
-    src = _text_of_module.get(module)
-    if src is None:
-        src = inspect.getsource(module)
-        _text_of_module[module] = src
-        _module_of_text[src] = module
-    return src
+def _as_attributes(value: Any) -> Any:
+    return dnnlib.EasyDict(value) if isinstance(value, dict) else value
 
 
-def _module_from_source(src: str) -> types.ModuleType:
-    """Return the module that runs the given text, executing it in a new one if it is not known."""
-    module = _module_of_text.get(src)
-    if module is not None:
-        return module
-    module = types.ModuleType(f"_imported_module_{uuid.uuid4().hex}")
-    # Registered first: decorators in the text look up their own module and its source.
-    sys.modules[module.__name__] = module
-    _text_of_module[module] = src
-    _module_of_text[src] = module
-    try:
-        exec(src, vars(module))
-    except BaseException:
-        # A half-executed module must not satisfy the next attempt.
-        del sys.modules[module.__name__], _text_of_module[module], _module_of_text[src]
-        raise
-    return module
+def _rewritten(description: Description, hook: Hook) -> Description:
+    result = hook(description)
+    if result is None:
+        raise ValueError(f"Expected import hook {hook!r} to return the description, but got None")
+    return result
 
 
-def _require_name(module: types.ModuleType, class_name: str) -> None:
-    if class_name not in vars(module):
-        raise AssertionError(f"Persistent class {class_name} must be reachable by this name in {module.__name__}")
+def _text_of(module: types.ModuleType) -> str:
+    """Return the source of a module, and remember the module as the one that runs it."""
+    for text, known in _module_of_text.items():
+        if known is module:
+            return text
+    text = inspect.getsource(module)
+    _module_of_text[text] = module
+    return text
 
 
-class _NullFile:
-    def write(self, data: Any) -> int:
-        return len(data)
+def _module_running(text: str) -> types.ModuleType:
+    """Return the module that runs the given source, executing it in a new one if it is not known."""
+    if text not in _module_of_text:
+        module = types.ModuleType(f"_imported_module_{uuid.uuid4().hex}")
+        # Registered first: decorators in the text look up their own module and its source.
+        _module_of_text[text] = sys.modules[module.__name__] = module
+        try:
+            exec(text, vars(module))
+        except BaseException:
+            # A half-executed module must not satisfy the next attempt.
+            del _module_of_text[text], sys.modules[module.__name__]
+            raise
+    return _module_of_text[text]
 
 
 class _TrialPickler(pickle.Pickler):
-    """Pickler for the check only: leaves out what is known to pickle, so that large networks are checked quickly."""
+    """Pickler into nothing: raises what pickling would raise.
+
+    It leaves out what is known to pickle, so that large networks are checked quickly.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(types.SimpleNamespace(write=len))
 
     def persistent_id(self, obj: Any) -> str | None:
-        if isinstance(obj, np.ndarray):
-            return None if obj.dtype.hasobject else "array"
-        known = isinstance(obj, torch.Tensor) or (type(obj) in _persistent_types)
-        return "known" if known else None
-
-
-def _try_pickling(obj: Any) -> None:
-    """Pickle the state of an object into nothing; raises what pickle raises."""
-    _TrialPickler(_NullFile()).dump(_describe(obj)["state"])
+        is_numbers = isinstance(obj, np.ndarray) and not obj.dtype.hasobject
+        return "known" if is_numbers or isinstance(obj, torch.Tensor) or is_persistent(type(obj)) else None
