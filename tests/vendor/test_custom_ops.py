@@ -1,10 +1,8 @@
-"""Tests of torch_utils.custom_ops: caching, locking, copies of the sources, and one real build.
+"""Tests of torch_utils.custom_ops: caching, locking, folders of builds, and one real build.
 
 The real build is plain C++ without PyTorch headers, which compiles in a second.
 """
 
-import hashlib
-import os
 import shutil
 import sys
 import threading
@@ -14,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch.utils.cpp_extension
+from filelock import FileLock
 from torch_utils import custom_ops
 
 _SOURCE = """
@@ -68,49 +67,30 @@ def test_plugin_is_built_once_and_importable(sources, loads) -> None:
     assert loads[0]["name"] == "plugin_x" and loads[0]["extra_cuda_cflags"] == ["--use_fast_math"]
 
 
-def test_sources_are_copied_to_a_folder_named_by_their_contents(sources, loads, tmp_path: Path) -> None:
+def test_folder_is_named_by_the_contents_of_sources_and_headers(sources, loads, tmp_path: Path) -> None:
+    folders = []
+    for header in ("header", "header", "another"):
+        (tmp_path / "src/c.h").write_text(header)
+        custom_ops._cached_plugins.clear()
+        custom_ops.get_plugin("plugin_x", sources)
+        folders.append(Path(loads[-1]["build_directory"]))
+    assert folders[0] == folders[1] != folders[2]
+    assert {folder.parent for folder in folders} == {tmp_path / "build"} and loads[0]["sources"] == sources
+    custom_ops._cached_plugins.clear()
+    custom_ops.get_plugin("plugin_x", sources, extra_cflags=["-O3"], build_directory=str(tmp_path / "mine"))
+    assert loads[-1]["build_directory"] == str(tmp_path / "mine")
+
+
+def test_build_waits_for_another_process(sources, loads, tmp_path: Path) -> None:
     custom_ops.get_plugin("plugin_x", sources)
-    folder = Path(loads[0]["build_directory"])
-    assert folder == tmp_path / "build/plugin_x" / hashlib.md5(b"firstsecondheader").hexdigest()
-    assert sorted(path.name for path in folder.iterdir()) == ["a.cpp", "b.cu", "c.h"]
-    assert loads[0]["sources"] == [str(folder / "a.cpp"), str(folder / "b.cu")]
-
-
-def test_sources_are_built_in_place_without_a_build_directory(sources, loads, monkeypatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("TORCH_EXTENSIONS_DIR")
-    monkeypatch.setattr(torch.utils.cpp_extension, "get_default_build_root", lambda: str(tmp_path / "root"))
-    custom_ops.get_plugin("plugin_x", sources)
-    assert loads[0]["sources"] == sources
-
-
-def test_build_waits_for_the_lock_and_removes_it(sources, loads, tmp_path: Path) -> None:
-    lock = tmp_path / "build/plugin_x/plugin_x.lock"
-    lock.parent.mkdir(parents=True)
-    lock.touch()
-    thread = threading.Thread(target=custom_ops.get_plugin, args=("plugin_x", sources))
-    thread.start()
-    time.sleep(0.3)
-    assert not loads
-    os.remove(lock)
+    custom_ops._cached_plugins.clear()
+    with FileLock(Path(loads[0]["build_directory"]) / "building"):
+        thread = threading.Thread(target=custom_ops.get_plugin, args=("plugin_x", sources))
+        thread.start()
+        time.sleep(0.3)
+        assert len(loads) == 1
     thread.join(timeout=10)
-    assert len(loads) == 1 and not lock.exists()
-
-
-def test_lock_that_stays_is_named_in_one_warning(monkeypatch, tmp_path: Path) -> None:
-    lock = tmp_path / "plugin.lock"
-    lock.touch()
-    polls = []
-
-    def sleep(seconds: float) -> None:
-        polls.append(seconds)
-        if len(polls) == 3:
-            lock.unlink()
-
-    monkeypatch.setattr(custom_ops, "_LOCK_WARNING_S", -1.0)
-    monkeypatch.setattr(custom_ops.time, "sleep", sleep)
-    with pytest.warns(UserWarning, match=r"plugin\.lock") as caught, custom_ops._lock(str(lock)):
-        assert lock.exists()
-    assert len(caught) == 1 and len(polls) == 3 and not lock.exists()
+    assert len(loads) == 2
 
 
 def test_failed_build_raises_and_leaves_nothing_behind(sources, monkeypatch, tmp_path: Path, capsys) -> None:
@@ -121,16 +101,18 @@ def test_failed_build_raises_and_leaves_nothing_behind(sources, monkeypatch, tmp
     monkeypatch.setattr(custom_ops, "verbosity", "brief")
     with pytest.raises(RuntimeError, match="compiler says no"):
         custom_ops.get_plugin("plugin_x", sources)
-    assert not list((tmp_path / "build").rglob("*.lock")) and not custom_ops._cached_plugins
-    assert capsys.readouterr().out.endswith("Failed!\n")
+    assert not custom_ops._cached_plugins
+    captured = capsys.readouterr()
+    assert captured.err.endswith("Failed!\n") and not captured.out
 
 
-@pytest.mark.parametrize(("verbosity", "lines"), [("none", 0), ("brief", 1), ("full", 2)])
+@pytest.mark.parametrize(("verbosity", "lines"), [("none", 0), ("brief", 1), ("full", 1)])
 def test_verbosity_sets_the_number_of_lines(sources, loads, monkeypatch, capsys, verbosity: str, lines: int) -> None:
     monkeypatch.setattr(custom_ops, "verbosity", verbosity)
     custom_ops.get_plugin("plugin_x", sources)
-    out = capsys.readouterr().out
-    assert out.count("\n") == lines and (verbosity != "brief" or out.endswith("Done.\n"))
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == captured.err.count("Done.\n") == lines and not captured.out
+    assert loads[0]["verbose"] == (verbosity == "full")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
-"""Compile C++ and CUDA extensions when they are first needed, once per machine.
+"""Compile C++ and CUDA extensions when they are first needed, and switch compiled operations off for a while.
 
-Works around PyTorch versions that do not leave a loaded extension in `sys.modules`.
+An extension is built once per machine and version of its sources, in a folder of its own.
 """
 
 import contextlib
@@ -9,27 +9,23 @@ import hashlib
 import os
 import shutil
 import sys
-import time
 import types
-import uuid
-import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 verbosity = "brief"  # Messages while building: "none", "brief" (one line per plugin) or "full"
 
 _cached_plugins: dict[str, types.ModuleType] = {}
 _reference_depth = 0
-_LOCK_WARNING_S = 300.0
-_LOCK_POLL_S = 0.1
 _MSVC_PATTERN = "C:/Program Files*/Microsoft Visual Studio/*/*/VC/Tools/MSVC/*/bin/Hostx64/x64"
 
 
 def get_plugin(module_name: str, sources: Sequence[str], **build_kwargs: Any) -> types.ModuleType:
     """Compile an extension, or take it from an earlier build, and import it.
 
-    If TORCH_EXTENSIONS_DIR is set and all sources lie in one directory, the build runs on copies of all files of that
-    directory, in a folder named by their contents: several versions of the sources can then share the build directory.
+    The build goes to a folder of PyTorch's extension directory that is named by the arguments and the contents of all
+    files beside the sources, headers included. Of several processes one builds and the others wait.
 
     Args:
         module_name: Name under which the extension was written to be imported.
@@ -44,31 +40,51 @@ def get_plugin(module_name: str, sources: Sequence[str], **build_kwargs: Any) ->
         RuntimeError: If no compiler is found or the compilation fails; nothing is hidden.
         OSError: If a source cannot be read or the build directory cannot be written.
     """
-    if module_name in _cached_plugins:
-        return _cached_plugins[module_name]
-    if verbosity not in ("none", "brief", "full"):
-        raise ValueError(f"Expected `custom_ops.verbosity` to be none, brief or full, but got {verbosity!r}")
-    if not sources:
-        raise ValueError(f"Expected argument `sources` to name the files of {module_name}, but got {sources!r}")
+    if module_name not in _cached_plugins:
+        if verbosity not in ("none", "brief", "full"):
+            raise ValueError(f"Expected `custom_ops.verbosity` to be none, brief or full, but got {verbosity!r}")
+        if not sources:
+            raise ValueError(f"Expected argument `sources` to name the files of {module_name}, but got {sources!r}")
+        with _announced(module_name):
+            module = _built(module_name, [Path(source).resolve() for source in sources], build_kwargs)
+        # Code that imports the extension by name must find this very object; not every PyTorch leaves it there.
+        sys.modules[module_name] = _cached_plugins[module_name] = module
+    return _cached_plugins[module_name]
 
-    if verbosity == "brief":
-        print(f"Building extension {module_name} ... ", end="", flush=True)
-    elif verbosity == "full":
-        print(f"Building extension {module_name} from {', '.join(sources)}", flush=True)
+
+def _built(module_name: str, sources: list[Path], build_kwargs: dict[str, Any]) -> types.ModuleType:
+    from filelock import FileLock
+    from torch.utils import cpp_extension
+
+    _require_msvc()
+    folder = _folder_for(module_name, sources, build_kwargs)
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {"build_directory": str(folder), "verbose": verbosity == "full", **build_kwargs}
+    with FileLock(folder / "building"):
+        return cpp_extension.load(name=module_name, sources=[str(source) for source in sources], **settings)
+
+
+def _folder_for(module_name: str, sources: list[Path], build_kwargs: dict[str, Any]) -> Path:
+    from torch.utils import cpp_extension
+
+    digest = hashlib.sha256(repr((sources, build_kwargs)).encode())
+    for beside in sorted({path for source in sources for path in source.parent.iterdir() if path.is_file()}):
+        digest.update(beside.read_bytes())
+    root = os.environ.get("TORCH_EXTENSIONS_DIR") or cpp_extension.get_default_build_root()
+    return Path(root) / f"{module_name}-{digest.hexdigest()[:16]}"
+
+
+@contextlib.contextmanager
+def _announced(module_name: str) -> Iterator[None]:
+    """Say on standard error, where it disturbs no result, that a build is going on and how it ends."""
+    tell = print if verbosity != "none" else lambda *_text, **_how: None
+    tell(f"Building extension {module_name} ... ", end="", file=sys.stderr, flush=True)
+    outcome = "Failed!"
     try:
-        _require_msvc()
-        module = _build(module_name, list(sources), build_kwargs)
-    except BaseException:
-        if verbosity == "brief":
-            print("Failed!", flush=True)
-        raise
-    if verbosity != "none":
-        print("Done." if verbosity == "brief" else f"Done with extension {module_name}.", flush=True)
-
-    # Code that imports the extension by name must find this very object.
-    sys.modules[module_name] = module
-    _cached_plugins[module_name] = module
-    return module
+        yield
+        outcome = "Done."
+    finally:
+        tell(outcome, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
@@ -85,60 +101,6 @@ def reference_ops() -> Iterator[None]:
 def reference_ops_active() -> bool:
     """Whether a block of reference_ops() is open."""
     return _reference_depth > 0
-
-
-def _build(module_name: str, sources: list[str], build_kwargs: dict[str, Any]) -> types.ModuleType:
-    from torch.utils import cpp_extension
-
-    verbose = verbosity == "full"
-    build_dir = build_kwargs.pop("build_directory", None) or cpp_extension._get_build_directory(module_name, verbose)
-    os.makedirs(build_dir, exist_ok=True)
-    with _lock(os.path.join(build_dir, f"{module_name}.lock")):
-        folders = {os.path.dirname(os.path.abspath(source)) for source in sources}
-        if len(folders) == 1 and os.environ.get("TORCH_EXTENSIONS_DIR"):
-            build_dir = _copy_sources(folders.pop(), build_dir)
-            sources = [os.path.join(build_dir, os.path.basename(source)) for source in sources]
-        return cpp_extension.load(
-            name=module_name, sources=sources, build_directory=build_dir, verbose=verbose, **build_kwargs
-        )
-
-
-@contextlib.contextmanager
-def _lock(path: str) -> Iterator[None]:
-    """Hold a lock file; processes that come later find the finished build and only load it."""
-    from torch.utils.file_baton import FileBaton
-
-    baton = FileBaton(path)
-    warn_at = time.monotonic() + _LOCK_WARNING_S
-    while not baton.try_acquire():
-        if time.monotonic() > warn_at:
-            # A killed process leaves its file behind, which nobody else can tell from a build that takes long.
-            warnings.warn(f"Still waiting for the lock file {path}; delete it if no build is running", stacklevel=2)
-            warn_at = float("inf")
-        time.sleep(_LOCK_POLL_S)
-    try:
-        yield
-    finally:
-        baton.release()
-
-
-def _copy_sources(folder: str, build_dir: str) -> str:
-    """Copy the files of a folder to `<build_dir>/<md5 of their contents>` and return that path."""
-    paths = sorted(entry.path for entry in os.scandir(folder) if entry.is_file())
-    digest = hashlib.md5()
-    for path in paths:
-        with open(path, "rb") as file:
-            digest.update(file.read())
-    target = os.path.join(build_dir, digest.hexdigest())
-    os.makedirs(target, exist_ok=True)
-    for path in paths:
-        copy = os.path.join(target, os.path.basename(path))
-        if not os.path.isfile(copy):
-            # Moved into place: a build that is interrupted here must not leave half a file for the next one.
-            temporary = f"{copy}.{uuid.uuid4().hex}"
-            shutil.copyfile(path, temporary)
-            os.replace(temporary, copy)
-    return target
 
 
 def _require_msvc() -> None:
