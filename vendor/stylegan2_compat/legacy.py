@@ -18,16 +18,8 @@ from torch_utils import misc, persistence
 __all__ = ["convert_network_pickle", "convert_tf_discriminator", "convert_tf_generator", "load_network_pkl"]
 
 _NETWORKS = ("G", "D", "G_ema")
+_OPTIONAL = {"training_set_kwargs": dict, "augment_pipe": torch.nn.Module}
 _FP16_SETTINGS = {"num_fp16_res": 4, "conv_clamp": 256}
-
-
-class _Unpickler(pickle.Unpickler):
-    """Unpickler that puts a plain container in the place of TensorFlow's network class."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("dnnlib.tflib.network", "Network"):
-            return TFNetwork
-        return super().find_class(module, name)
 
 
 def load_network_pkl(f: IO[bytes], force_fp16: bool = False) -> dict[str, Any]:
@@ -45,32 +37,38 @@ def load_network_pkl(f: IO[bytes], force_fp16: bool = False) -> dict[str, Any]:
         ValueError: If an entry is missing or of the wrong type, if a TensorFlow network has no counterpart here, or if
             a network does not say how it was constructed and force_fp16 is set.
     """
-    data = _Unpickler(f).load()
-    if isinstance(data, tuple) and len(data) == 3 and all(isinstance(net, TFNetwork) for net in data):
-        tf_G, tf_D, tf_Gs = data
-        data = {
-            "G": convert_tf_generator(tf_G),
-            "D": convert_tf_discriminator(tf_D),
-            "G_ema": convert_tf_generator(tf_Gs),
-        }
-    if not isinstance(data, dict):
-        raise ValueError(f"Expected a pickle of a dict or a TensorFlow tuple (G, D, Gs), but got {type(data).__name__}")
-    data.setdefault("training_set_kwargs", None)
-    data.setdefault("augment_pipe", None)
-
-    for key in _NETWORKS:
-        if not isinstance(data.get(key), torch.nn.Module):
-            raise ValueError(f"Expected `{key}` in the pickle to be a module, but got {type(data.get(key)).__name__}")
-    for key, kind in (("training_set_kwargs", dict), ("augment_pipe", torch.nn.Module)):
-        if data[key] is not None and not isinstance(data[key], kind):
-            raise ValueError(
-                f"Expected `{key}` in the pickle to be a {kind.__name__} or None, but got {type(data[key]).__name__}"
-            )
-
+    snapshot = _as_snapshot(_Unpickler(f).load())
     if force_fp16:
-        for key in _NETWORKS:
-            data[key] = _with_fp16(key, data[key])
-    return data
+        snapshot.update({key: _with_fp16(key, snapshot[key]) for key in _NETWORKS})
+    return snapshot
+
+
+class _Unpickler(pickle.Unpickler):
+    """Unpickler that puts a plain container in the place of TensorFlow's network class."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        is_tf = f"{module}.{name}" == "dnnlib.tflib.network.Network"
+        return TFNetwork if is_tf else super().find_class(module, name)
+
+
+def _as_snapshot(content: Any) -> dict[str, Any]:
+    """Return what was pickled as a dict that has every entry, of its type."""
+    match content:
+        case (TFNetwork() as tf_G, TFNetwork() as tf_D, TFNetwork() as tf_Gs):
+            nets = (convert_tf_generator(tf_G), convert_tf_discriminator(tf_D), convert_tf_generator(tf_Gs))
+            content = dict(zip(_NETWORKS, nets, strict=True))
+        case dict():
+            pass
+        case _:
+            kind = type(content).__name__
+            raise ValueError(f"Expected a pickle of a dict or a TensorFlow tuple (G, D, Gs), but got {kind}")
+    snapshot = {**dict.fromkeys(_OPTIONAL), **content}
+    for key, kinds in {**dict.fromkeys(_NETWORKS, torch.nn.Module), **_OPTIONAL}.items():
+        entry = snapshot.get(key)
+        if not (isinstance(entry, kinds) or (entry is None and key in _OPTIONAL)):
+            wanted = f"a {kinds.__name__}" + (" or None" if key in _OPTIONAL else "")
+            raise ValueError(f"Expected `{key}` in the pickle to be {wanted}, but got {type(entry).__name__}")
+    return snapshot
 
 
 def _with_fp16(key: str, net: Any) -> torch.nn.Module:
@@ -79,15 +77,14 @@ def _with_fp16(key: str, net: Any) -> torch.nn.Module:
         raise ValueError(f"Expected `{key}` to be of a persistent class to rebuild it, but got {type(net).__name__}")
     if net.init_args:
         raise ValueError(f"Expected `{key}` to be constructed by keywords only, but got {len(net.init_args)} arguments")
-    kwargs = net.init_kwargs
-    if key.startswith("G"):
-        kwargs.synthesis_kwargs = dnnlib.EasyDict(kwargs.get("synthesis_kwargs", {}))
-        kwargs.synthesis_kwargs.update(_FP16_SETTINGS)
+    before = net.init_kwargs
+    if key == "D":
+        after = {**before, **_FP16_SETTINGS}
     else:
-        kwargs.update(_FP16_SETTINGS)
-    if kwargs == net.init_kwargs:
+        after = {**before, "synthesis_kwargs": {**before.get("synthesis_kwargs", {}), **_FP16_SETTINGS}}
+    if after == before:
         return net
-    rebuilt = type(net)(**kwargs).eval().requires_grad_(False)
+    rebuilt = type(net)(**after).eval().requires_grad_(False)
     misc.copy_params_and_buffers(net, rebuilt, require_all=True)
     return rebuilt
 
