@@ -231,7 +231,7 @@ def test_tensorflow_networks_are_converted(as_tf, architecture: str, grown: bool
     G, G_ema = (_randomize(networks.Generator(**g_kwargs)) for _ in range(2))
     labels = {"cmap_dim": 4, "mapping_kwargs": {"num_layers": 2, "lr_multiplier": 0.1}} if c_dim else {}
     D = _randomize(networks.Discriminator(**_D_KWARGS | labels | {"c_dim": c_dim, "architecture": architecture}))
-    d_static = {"mapping_lrmul": 0.1, "mapping_nonlinearity": "lrelu"} if c_dim else {}
+    d_static = {"mapping_lrmul": 0.1} if c_dim else {}
 
     tf_nets = _tf_generator(G, grown), _tf_discriminator(D, grown=grown, **d_static), _tf_generator(G_ema, grown)
     loaded = as_tf(*tf_nets)
@@ -241,6 +241,18 @@ def test_tensorflow_networks_are_converted(as_tf, architecture: str, grown: bool
     img = G_ema(z, c, noise_mode="const", truncation_psi=0.5)
     torch.testing.assert_close(loaded["G_ema"](z, c, noise_mode="const", truncation_psi=0.5), img)
     torch.testing.assert_close(loaded["D"](img, c), D(img, c))
+
+
+def test_label_mapping_of_a_tensorflow_discriminator_has_the_activation_of_its_other_layers(as_tf) -> None:
+    act = {"activation": "swish"}
+    mapping = {"num_layers": 1, "lr_multiplier": 0.1, **act}
+    kwargs = _D_KWARGS | {"c_dim": 3, "mapping_kwargs": mapping, "block_kwargs": act}
+    kwargs["epilogue_kwargs"] = _D_KWARGS["epilogue_kwargs"] | act
+    D = _randomize(networks.Discriminator(**kwargs))
+    tf_G = _tf_generator(_networks()["G"])
+    loaded = as_tf(tf_G, _tf_discriminator(D, mapping_lrmul=0.1, nonlinearity="swish"), tf_G)["D"]
+    img, c = torch.randn(2, 3, 16, 16), torch.eye(3)[:2]
+    torch.testing.assert_close(loaded(img, c), D(img, c))
 
 
 def test_tensorflow_settings_reach_the_networks(as_tf) -> None:

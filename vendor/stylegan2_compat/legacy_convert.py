@@ -95,15 +95,22 @@ def _label_settings(variables: dict[str, np.ndarray], settings: dict[str, Any], 
 
 
 def _mapping_settings(
-    variables: dict[str, np.ndarray], settings: dict[str, Any], prefix: str, embed_features: int | None
+    variables: dict[str, np.ndarray],
+    settings: dict[str, Any],
+    prefix: str,
+    activation: str,
+    embed_features: int | None,
 ) -> dict[str, Any]:
-    """Return the arguments of a MappingNetwork whose layers are `<prefix><number>`."""
+    """Return the arguments of a MappingNetwork.
+
+    Its layers are `<prefix><number>`, the setting that is named by `activation` gives their activation.
+    """
     pattern = re.compile(re.escape(prefix) + r"\d+/weight")
     num_layers = sum(pattern.fullmatch(name) is not None for name in variables)
     found: dict[str, Any] = {"num_layers": num_layers, "embed_features": embed_features}
     if num_layers > 0:
         found["layer_features"] = shape(variables, f"{prefix}0/weight")[1]
-        found["activation"] = need(settings, "mapping_nonlinearity")
+        found["activation"] = need(settings, activation)
         found["lr_multiplier"] = need(settings, "mapping_lrmul")
     return found
 
@@ -182,7 +189,7 @@ def convert_tf_generator(tf_G: TFNetwork) -> networks.Generator:
         raise ValueError("TensorFlow network cannot be converted: it does not normalize its latents")
 
     c_dim, embed_features = _label_settings(variables, settings, "mapping/")
-    mapping = _mapping_settings(variables, settings, "mapping/Dense", embed_features)
+    mapping = _mapping_settings(variables, settings, "mapping/Dense", "mapping_nonlinearity", embed_features)
     last_dense = shape(variables, f"mapping/Dense{mapping['num_layers'] - 1}/weight")
     has_average = "dlatent_avg" in variables
     mapping["w_avg_beta"] = need(settings, "dlatent_avg_beta", "w_avg_beta") if has_average else None
@@ -248,7 +255,7 @@ def convert_tf_discriminator(tf_D: TFNetwork) -> networks.Discriminator:
     resolutions = _resolutions(variables, "")
     _name_last_rgb(variables, "", "FromRGB", resolutions[-1])
     c_dim, embed_features = _label_settings(variables, settings, "")
-    mapping = _mapping_settings(variables, settings, "Mapping", embed_features)
+    mapping = _mapping_settings(variables, settings, "Mapping", "nonlinearity", embed_features)
 
     epilogue_conv = shape(variables, "4x4/Conv/weight")
     channels = {4: epilogue_conv[3]}
