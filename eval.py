@@ -37,6 +37,9 @@ def main() -> None:
               type=click.IntRange(min=8), metavar="PX")
 @click.option("--fid", help="Real pictures for FID and KID", metavar="ZIP|DIR")
 @click.option("--fid-weights", help="Inception weights for --fid", metavar="FILE")
+@click.option("--real", help="Real pictures to compare outlines with", metavar="ZIP|DIR")
+@click.option("--real-masks", help="Their true masks  [default: the teacher's]", metavar="ZIP|DIR")
+@click.option("--real-model", help="Model for their masks, instead", metavar="RUN")
 @click.option("--batch", help="Scenes at a time", type=click.IntRange(min=1), default=32, metavar="INT")
 @click.option("--device", "device_name", help="Where to compute", type=click.Choice(DEVICES), default="auto")
 def generated(**opts: Any) -> None:
@@ -49,6 +52,12 @@ def generated(**opts: Any) -> None:
     resized to the teacher's size bilinearly, binary masks without smoothing. The record is added to
     metric-generated.jsonl of the run folder; of several networks all records are printed, with `over_networks`, mean
     and deviation of each score. Labels of a conditional network are drawn from the data set of its training.
+
+    The IoU does not see whether all scenes share one outline. --real does: `variety` has the outlines' `coverage` (mean
+    best IoU of a real mask among generated ones), `precision` (the other way round), `variation` of a mask pixel and
+    `area_deviation`, for generated and for real masks among themselves, and one as a share of the other; and the
+    Frechet distance of whole pictures by features learnt on the spot from the real ones, with that of two halves of
+    them. Real masks are the teacher's, or --real-masks, or a distilled model's.
 
     Examples:
 
@@ -65,6 +74,11 @@ def generated(**opts: Any) -> None:
     # Mean and deviation over three seeds.
     python eval.py generated --network=runs/00000-shapes --network=runs/00001-shapes --network=runs/00002-shapes \\
         --teacher=unet --weights=data/judge-shapes.pt --num=2000
+
+    \b
+    # Are the outlines as varied as those of the real objects?
+    python eval.py generated --network=runs/00000-shapes --teacher=unet --weights=data/judge-shapes.pt \
+        --num=2000 --real=data/shapes.zip --real-masks=data/shapes-masks.zip
 
     \b
     # FID and KID as well: pip install 'layered-plugin[fid]'.

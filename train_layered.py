@@ -104,7 +104,9 @@ def resume_config(resume: str, outdir: str, opts: dict[str, Any], given: set[str
               default=2.0, metavar="FLOAT")
 @click.option("--mask-size-over", help="Eq. 3 for each picture, or the batch's mean", type=click.Choice(SIZE_OVER),
               default="picture")
-@click.option("--mask-max", help="Largest mask coverage that costs nothing", type=click.FloatRange(0, 1), default=1.0,
+@click.option("--mask-floor", help="Least coverage of each mask, beside --mask-min", type=click.FloatRange(0, 1),
+              default=0.0, metavar="FRAC")
+@click.option("--mask-max", help="Largest coverage of each mask", type=click.FloatRange(0, 1), default=1.0,
               metavar="FRAC")
 @click.option("--mask-binary-weight", help="Weight of binarisation (gamma_2)", type=Ramp(), default="2",
               metavar="FLOAT[:END]")

@@ -16,6 +16,7 @@ from layered_plugin.evaluation.fidelity import CroppedPictures, Fidelity
 from layered_plugin.evaluation.metrics import mean_and_deviation
 from layered_plugin.evaluation.options import choose_baselines, make_teacher, resolve_device, user_errors
 from layered_plugin.evaluation.teachers import MaskTeacher, Teacher
+from layered_plugin.evaluation.variety import Comparison
 from layered_plugin.model.snapshots import load_snapshot
 from layered_plugin.segmentation.segmenter import Segmenter
 
@@ -27,8 +28,8 @@ REAL_FILE = "metric-real.jsonl"
 
 
 def run_generated(*, networks: Sequence[str], num: int, seed: int, trunc: float, teacher: str,
-                  detector_size: int | None, fid: str | None, fid_weights: str | None, batch: int, device_name: str,
-                  **judging: Any) -> None:
+                  detector_size: int | None, fid: str | None, fid_weights: str | None, real: str | None,
+                  real_masks: str | None, real_model: str | None, batch: int, device_name: str, **judging: Any) -> None:
     """Body of ``eval.py generated``; parameters are its options.
 
     Raises:
@@ -38,6 +39,10 @@ def run_generated(*, networks: Sequence[str], num: int, seed: int, trunc: float,
     device = resolve_device(device_name)
     if fid_weights is not None and fid is None:
         raise click.UsageError("--fid-weights can only be given with --fid")
+    if real is None and (real_masks is not None or real_model is not None):
+        raise click.UsageError("--real-masks and --real-model describe the pictures of --real, which is missing")
+    if real_masks is not None and real_model is not None:
+        raise click.UsageError("--real-masks and --real-model are two sources of the same masks; give one")
     with user_errors(data="--fid"):
         snapshots = [load_snapshot(network, device) for network in networks]
         sizes = sorted({snapshot["G_ema"].img_resolution for snapshot in snapshots})
@@ -47,15 +52,25 @@ def run_generated(*, networks: Sequence[str], num: int, seed: int, trunc: float,
         judge, description = make_teacher(teacher, size_px=size_px, device=device, **judging)
         folders = [_record_folder(snapshot["path"], "--network") for snapshot in snapshots]
         fidelity = Fidelity(fid_weights, device=device) if fid is not None else None
+    comparison = None
+    if real is not None:
+        with user_errors(data="--real", model="--real-model"):
+            model = None if real_model is None else Segmenter.load(real_model, device)
+            comparison = Comparison(real, real_masks, model)
+    with user_errors(data="--real" if fid is None else "--fid"):
         records = []
         for snapshot, folder in zip(snapshots, folders, strict=True):
             shown = dict(size_px=size_px, trunc=trunc, batch=batch)
             scores = _score_network(snapshot, judge, num, seed, shown, fidelity, fid)
+            if comparison is not None:
+                scores["variety"] = comparison(snapshot, judge, num, seed, shown)
             record = dict(protocol="generated", network=snapshot["path"],
                           resolution=snapshot["G_ema"].img_resolution, teacher=description, detector_size=size_px,
                           seed=seed, trunc=trunc, **scores, **runs.provenance())
             click.echo(f"{record['network']}\n{record['num_detected']} of {num} scenes with an object\n"
                        + output.score_table([("generated masks", record)]), err=True)
+            if comparison is not None:
+                click.echo(output.variety_table(record["variety"]), err=True)
             records.append(record)
             if len(snapshots) == 1:
                 click.echo(json.dumps(record))
@@ -85,6 +100,8 @@ def _score_network(snapshot: Mapping[str, Any], judge: Teacher, num: int, seed: 
 def _over_networks(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Mean and deviation over several networks of what one has."""
     spread = dict(mean_and_deviation(records), **_over_models(records))
+    if all("variety" in record for record in records):
+        spread["variety"] = mean_and_deviation([record["variety"]["shapes"]["share"] for record in records])
     if all("fidelity" in record for record in records):
         spread["fidelity"] = mean_and_deviation([record["fidelity"] for record in records])
     return spread

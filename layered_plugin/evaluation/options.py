@@ -107,14 +107,15 @@ def resolve_device(name: str) -> str:
 
 
 @contextmanager
-def user_errors(data: str = "--data", teacher: str = "--weights") -> Iterator[None]:
+def user_errors(data: str = "--data", teacher: str = "--weights", model: str = "--model") -> Iterator[None]:
     """Say in one line, with the option's name, what a user can mend.
 
     Args:
         data: Option that pictures come from.
         teacher: Option that the truth comes from.
+        model: Option that models come from.
     """
-    options = {PictureError: data, TeacherError: teacher, CheckpointError: "--network", ModelError: "--model",
+    options = {PictureError: data, TeacherError: teacher, CheckpointError: "--network", ModelError: model,
                FidelityError: "--fid"}
     try:
         yield

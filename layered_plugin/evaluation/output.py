@@ -62,6 +62,18 @@ def score_table(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
                      for line in lines)
 
 
+def variety_table(found: Mapping[str, Any]) -> str:
+    """Outlines of generated masks beside those of real ones (``variety.score_variety``), and the Frechet distance."""
+    shapes = found["shapes"]
+    rows = [["outlines", *(name.replace("_", " ") for name in shapes["generated"])],
+            *([side, *(f"{value:.3f}" for value in shapes[side].values())] for side in ("generated", "real")),
+            ["share", *("-" if value is None else f"{value:.3f}" for value in shapes["share"].values())]]
+    widths = [max(len(row[idx]) for row in rows) for idx in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([*lines, f"Frechet distance of pictures {found['frechet']:.2f} (real from real "
+                      f"{found['frechet_floor']:.2f})"])
+
+
 def _cell(scores: Mapping[str, Any] | None, key: str) -> str:
     return "-" if scores is None else f"{scores[key]:.3f}"
 

@@ -32,13 +32,12 @@ def mask_size_loss(mask: torch.Tensor, min_coverage: float, over: str = "picture
     return (min_coverage - _mean_mask(mask, over)).clamp(min=0)
 
 
-def mask_excess_loss(mask: torch.Tensor, max_coverage: float, over: str = "picture") -> torch.Tensor:
+def mask_excess_loss(mask: torch.Tensor, max_coverage: float) -> torch.Tensor:
     """Penalize masks that cover more than a maximum share of the image; ours, the counterpart of Eq. 3.
 
     Args:
         mask: Foreground opacity, [N, 1, H, W], in [0, 1].
         max_coverage: Largest mean opacity that costs nothing, in [0, 1].
-        over: As for ``mask_size_loss``.
 
     Returns:
         Hinge per image, [N]; zero where the mean is at most max_coverage.
@@ -46,7 +45,7 @@ def mask_excess_loss(mask: torch.Tensor, max_coverage: float, over: str = "pictu
     Raises:
         ValueError: As for ``mask_size_loss``.
     """
-    return mask_size_loss(1 - mask, 1 - max_coverage, over)
+    return mask_size_loss(1 - mask, 1 - max_coverage)
 
 
 def mask_variety_loss(mask: torch.Tensor, min_variety: float, cells: int = 8) -> torch.Tensor:

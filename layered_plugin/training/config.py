@@ -55,10 +55,10 @@ class _Batches(NamedTuple):
 def setup_training_config(*, data, gpus, snap, metrics, seed, cond, subset, mirror, cfg, gamma, kimg, batch, aug, p,
                           target, augpipe, resume, freezed, fp32, nhwc, nobench, allow_tf32, workers, shift, mask_min,
                           mask_size_weight, mask_binary_weight, mask_border_weight, mask_overlap_weight, bg_jitter,
-                          mask_size_over, mask_max, mask_variety, mask_variety_weight, range_weight, crop, objects,
-                          generator, mapping, resolution, device_name, precision, batch_gpu, pl_weight, style_mix,
-                          cbase, cmax, w_dim, map_depth, lr, d_lr, tick, on_collapse, gan_loss, gp_weight, drift_weight,
-                          grow, grow_schedule) -> tuple[str, dict[str, Any]]:
+                          mask_size_over, mask_floor, mask_max, mask_variety, mask_variety_weight, range_weight, crop,
+                          objects, generator, mapping, resolution, device_name, precision, batch_gpu, pl_weight,
+                          style_mix, cbase, cmax, w_dim, map_depth, lr, d_lr, tick, on_collapse, gan_loss, gp_weight,
+                          drift_weight, grow, grow_schedule) -> tuple[str, dict[str, Any]]:
     """Turn option values into the parameters of ``training_loop``.
 
     Returns:
@@ -116,7 +116,8 @@ def setup_training_config(*, data, gpus, snap, metrics, seed, cond, subset, mirr
                          style_mixing_prob=style_mix, shift=shift, mask_min=mask_min,
                          mask_size_weight=mask_size_weight, mask_binary_weight=mask_binary_weight,
                          mask_border_weight=mask_border_weight, mask_overlap_weight=mask_overlap_weight,
-                         bg_jitter=bg_jitter, mask_size_over=mask_size_over, mask_max=mask_max,
+                         bg_jitter=bg_jitter, mask_size_over=mask_size_over, mask_floor=mask_floor,
+                         mask_max=mask_max,
                          mask_variety=mask_variety, mask_variety_weight=mask_variety_weight,
                          range_weight=range_weight),
         metrics=metrics, random_seed=seed, num_gpus=gpus, device=device_name, resolution=resolution,

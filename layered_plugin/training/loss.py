@@ -44,7 +44,8 @@ class LayeredLoss(StyleGAN2Loss):
         mask_overlap_weight = 0,        # Weight of the overlap of several objects' masks, 0 = disable.
         bg_jitter           = 0.3,      # Half width of the background's contrast factor, 0 = disable.
         mask_size_over      = "picture",    # What Eq. 3 takes the mean mask over: "picture" or "batch".
-        mask_max            = 1,        # Largest mask coverage that costs nothing, weighted as Eq. 3, 1 = disable.
+        mask_floor          = 0,        # Smallest coverage of each mask, beside that of the batch, 0 = disable.
+        mask_max            = 1,        # Largest coverage of each mask, 1 = disable; both are weighted as Eq. 3.
         mask_variety        = 0,        # Deviation of a mask's parts over the batch that costs nothing, 0 = disable.
         mask_variety_weight = 10,       # Weight of the term for it.
         range_weight        = 0,        # Weight of layers outside [-1, 1], 0 = disable.
@@ -57,6 +58,7 @@ class LayeredLoss(StyleGAN2Loss):
         self.mask_overlap_weight = mask_overlap_weight
         self.bg_jitter = bg_jitter
         self.mask_size_over = mask_size_over
+        self.mask_floor = mask_floor
         self.mask_max = mask_max
         self.mask_variety_weight = mask_variety_weight
         self.range_weight = range_weight
@@ -142,11 +144,12 @@ class LayeredLoss(StyleGAN2Loss):
         """The terms for varied and sound layers that are on, weighted; each object counts, as in the mask terms."""
         terms: torch.Tensor | float = 0.0
         masks = layers.mask.split(1, dim=1)
-        if self.mask_max < 1:
-            loss_excess = torch.stack([mask_excess_loss(mask, self.mask_max, self.mask_size_over)
-                                       for mask in masks]).sum(dim=0)  # [N]
-            training_stats.report("Loss/mask/excess", loss_excess)
-            terms = terms + self.mask_size_weight * loss_excess.mean()
+        for name, bound, hinge in (("floor", self.mask_floor, mask_size_loss),
+                                   ("excess", self.mask_max, mask_excess_loss)):
+            if bound not in (0, 1):
+                loss_bound = torch.stack([hinge(mask, bound) for mask in masks]).sum(dim=0)  # [N]
+                training_stats.report(f"Loss/mask/{name}", loss_bound)
+                terms = terms + self.mask_size_weight * loss_bound.mean()
         if self.mask_variety > 0 and len(layers.mask) > 1:
             loss_variety = torch.stack([mask_variety_loss(mask, self.mask_variety) for mask in masks]).sum()
             training_stats.report("Loss/mask/variety", loss_variety)

@@ -30,7 +30,7 @@ LAYERED: dict[str, dict[str, Any]] = dict(
     paper=dict(base="auto", options=dict(
         grow=True, gan_loss="wgan-gp", gp_weight=10.0, drift_weight=0.001, aug="noaug", shift=0.125, crop=True,
         mask_size_weight=2.0, mask_binary_weight=2.0, mask_border_weight=0.0, bg_jitter=0.0, style_mix=0.9,
-        mask_size_over="picture", mask_max=1.0, mask_variety=0.0, range_weight=0.0,
+        mask_size_over="picture", mask_floor=0.0, mask_max=1.0, mask_variety=0.0, range_weight=0.0,
         generator="separate", mapping="separate", w_dim=512, map_depth=8, cbase=16384, cmax=512)),
     car=dict(base="auto", options=dict(mask_min=0.25)),
     chair=dict(base="auto", options=dict(mask_min=0.20)),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import emergence, objects, segmentation, segmenting_speed
+from benchmarks import emergence, objects, segmentation, segmenting_speed, variety
 from layered_plugin.synthetic.shapes import shapes_command
 
 
@@ -108,3 +108,35 @@ def test_speeds_are_of_paired_rounds():
     record = json.loads(CliRunner().invoke(segmenting_speed.main, args).stdout)
     assert record["ratio_min"] <= record["ratio_median"] <= record["ratio_max"]
     assert record["pictures_per_sec"]["distilled"] > 0
+
+
+def test_variety_trains_all_for_the_same_time_and_names_what_fails(tmp_path, monkeypatch):
+    lengths = {}
+
+    def speed(trial, *_args):
+        if trial.setting == "paper":
+            raise variety.click.ClickException("no speed")
+        return dict(none=100, varied=50)[trial.setting]
+
+    def train(trial, speed, seconds, *_args):
+        lengths[trial.setting, trial.seed] = speed * seconds / 1000
+        share = dict(coverage=0.9, precision=0.8, variation=0.7, area_deviation=1.1)
+        return dict(setting=trial.setting, device=trial.device, seed=trial.seed, kimg=1.5, shapes=dict(share=share),
+                    frechet=0.5, frechet_floor=0.05)
+
+    monkeypatch.setattr(variety, "measure_speed", speed)
+    monkeypatch.setattr(variety, "train_and_score", train)
+    result = CliRunner().invoke(variety.main, [
+        "--data=a.zip", "--masks=b.zip", "--settings=none,varied,paper", "--seeds=2", "--seconds=60",
+        f"--outdir={tmp_path / 'new'}"])
+    assert result.exit_code == 0, result.output
+    assert lengths == {("none", 0): 6, ("none", 1): 6, ("varied", 0): 3, ("varied", 1): 3}
+    assert "paper-seed0-cpu: no speed" in result.stderr
+    assert "| varied | cpu | 1 | 1.5 | 0.900 | 0.800 | 0.70 | 1.10 | 0.50 (0.05) | - |" in result.stdout
+    assert len(json.loads((tmp_path / "new" / "results.json").read_text())["results"]) == 4
+
+
+def test_variety_names_an_unknown_setting(tmp_path):
+    result = CliRunner().invoke(variety.main, ["--data=a.zip", "--masks=b.zip", "--settings=wild",
+                                               f"--outdir={tmp_path}"])
+    assert result.exit_code == 2 and "got wild" in result.output

@@ -155,6 +155,21 @@ def test_generated_adds_fid_and_kid_on_the_pictures_of_training(run, judge, pair
     assert record["fidelity"] == dict(fid=1.5, kid=0.5, num_gen=3, num_real=4, data=data)
 
 
+@pytest.mark.parametrize("source", ["masks", "teacher", "model"])
+def test_generated_compares_outlines_with_real_ones(run, judge, pairs, model, source):
+    data, masks = (pair.partition("=")[2] for pair in pairs)
+    more = dict(masks=[f"--real-masks={masks}"], teacher=[], model=[f"--real-model={model}"])[source]
+    record, stderr = scored("generated", f"--network={run}", "--teacher=unet", f"--weights={judge}", "--num=6",
+                            f"--real={data}", *more)
+    found = record["variety"]
+    assert found["masks"] == dict(masks=masks, teacher="teacher", model=str(model))[source]
+    assert (found["data"], found["num_real"]) == (data, 4)
+    if source == "masks":  # Three left halves of four pictures, cropped at random from 18 to 16 pixels.
+        assert 0.3 < found["shapes"]["real"]["area"] < 0.45
+    assert found["frechet"] > 0 and found["frechet_floor"] >= 0
+    assert "coverage" in stderr and "real from real" in stderr
+
+
 def test_several_networks_have_a_mean_and_a_deviation(run, judge, tmp_path):
     other = make_gan_run(tmp_path / "00001-gan", seed=1)
     (other / "training_options.json").write_text("{}")
@@ -277,6 +292,9 @@ def test_missing_library_skips_a_baseline_or_is_named(model, pairs, monkeypatch)
     (["--class=car", "--weights=JUDGE"], 1, "weights of another network"),
     (["--teacher=unet", "--weights=JUDGE", "--fid=data.zip"], 1, "--fid: no --fid-weights given"),
     (["--teacher=unet", "--weights=JUDGE", "--fid-weights=w"], 2, "--fid-weights can only be given with --fid"),
+    (["--teacher=unet", "--weights=JUDGE", "--real-masks=m"], 2, "--real-masks and --real-model describe"),
+    (["--teacher=unet", "--weights=JUDGE", "--real=d", "--real-masks=m", "--real-model=r"], 2, "give one"),
+    (["--teacher=unet", "--weights=JUDGE", "--real=none.zip"], 1, "--real: none.zip"),
     (["--network=none.pkl"], 1, "--network: none.pkl"),
     (["--network=EMPTY"], 1, "holds no network-snapshot"),
     (["--network=TRUNCATED"], 1, "not a readable network snapshot"),

@@ -1,0 +1,196 @@
+"""What makes a generator draw varied, sound outlines: settings x seeds at equal minutes, all side by side.
+
+Each run is trained by train_layered.py for the same time with one thread, then its masks are compared with true ones,
+its pictures with real ones, and a U-Net that it alone teaches is scored on unseen pictures.
+"""
+
+import json
+import re
+import shutil
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+import torch
+
+from benchmarks.support.judged_runs import Shell
+from benchmarks.support.provenance import provenance
+from layered_plugin.evaluation.variety import NUM_COMPARED, draw_scenes, real_masks, real_pictures, score_variety
+from layered_plugin.model.snapshots import load_snapshot
+from layered_plugin.runs import atomic_write
+
+BATCH = ["--mask-size-over=batch", "--range-weight=0.1"]
+BOUNDED = [*BATCH, "--mask-floor=0.08", "--mask-max=0.65"]
+VARIED = [*BOUNDED, "--mask-variety=0.3"]
+WIDE = ["--cbase=1024", "--cmax=64"]
+SETTLED = ["--lr=0.002:0.0002"]
+FREED = ["--shift=0.125:0.06", "--mask-border-weight=1:0.3"]
+SETTINGS: dict[str, list[str]] = {  # An option that is given twice has its last value.
+    "paper": [*WIDE, "--mask-size-weight=2", "--mask-border-weight=0"],
+    "none": WIDE,
+    "batch": [*WIDE, *BATCH],
+    "unbounded": [*WIDE, *BATCH, "--mask-variety=0.3"],
+    "varied": [*WIDE, *VARIED],
+    "varied-0.2": [*WIDE, *VARIED, "--mask-variety=0.2"],
+    "varied-0.25": [*WIDE, *VARIED, "--mask-variety=0.25"],
+    "varied-then-free": [*WIDE, *VARIED, "--mask-variety=0.3:0"],
+    "settled": [*WIDE, *VARIED, *SETTLED],
+    "settled-0.25": [*WIDE, *VARIED, *SETTLED, "--mask-variety=0.25"],
+    "settled-freed": [*WIDE, *VARIED, *SETTLED, *FREED],
+    "settled-quick": [*WIDE, *VARIED, "--lr=0.004:0.0004"],
+    "settled-weak-r1": [*WIDE, *VARIED, *SETTLED, "--gamma=0.1"],
+    "narrow": VARIED,
+    "narrow-coarse-wide": [*VARIED, "--cmax=128"],
+}
+PILOT_KIMG = 0.6
+TICK = re.compile(r"tick (\d+) .*?kimg ([\d.]+).*?sec/kimg ([\d.]+)")
+
+
+class Trial(NamedTuple):
+    """One training."""
+
+    setting: str
+    seed: int
+    device: str
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return f"{self.setting}-seed{self.seed}-{self.device}"
+
+
+def train_args(trial: Trial, data: str, resolution: int, kimg: float, folder: Path) -> list[str]:
+    """Command of a training."""
+    return ["train_layered.py", f"--outdir={folder}", f"--data={data}", "--cfg=demo", f"--resolution={resolution}",
+            f"--kimg={kimg:g}", f"--seed={trial.seed}", f"--device={trial.device}", "--snap=1000",
+            *SETTINGS[trial.setting]]
+
+
+def measure_speed(trial: Trial, data: str, resolution: int, shell: Shell) -> float:
+    """Pictures per second of a training among the others, after its first steps."""
+    seconds: list[float] = []
+
+    def on_line(line: str) -> None:
+        found = TICK.match(line)
+        if found and int(found[1]) > 0:
+            seconds.append(float(found[3]))
+
+    folder = trial.folder / "pilot"
+    folder.mkdir(parents=True)
+    args = train_args(trial, data, resolution, PILOT_KIMG, folder)
+    shell.call([*args, "--tick=0.1"], folder / "log", on_line)
+    return 1000 / statistics.median(seconds)
+
+
+def train_and_score(trial: Trial, speed: float, seconds: float, files: dict[str, str | None], resolution: int,
+                    steps: int, shell: Shell) -> dict[str, Any]:
+    """Train for about so many seconds; score."""
+    kimg = max(round(speed * seconds / 1000, 1), 0.5)
+    start = time.monotonic()
+    args = train_args(trial, str(files["data"]), resolution, kimg, trial.folder)
+    shell.call(args, trial.folder / "train.log")
+    minutes = (time.monotonic() - start) / 60
+    run_dir = next(trial.folder.glob("[0-9]*-*"))
+    snapshot = load_snapshot(run_dir)
+    scenes = draw_scenes(snapshot["G_ema"], NUM_COMPARED, seed=1)
+    real = real_pictures(str(files["data"]), resolution, NUM_COMPARED)
+    masks = real_masks(str(files["masks"]), resolution, NUM_COMPARED)
+    result = dict(setting=trial.setting, seed=trial.seed, device=trial.device, options=SETTINGS[trial.setting],
+                  kimg=kimg, train_minutes=minutes, images_per_second=speed,
+                  **score_variety(scenes, real, masks))
+    if files["test_data"] is not None and steps > 0:
+        result["taught_iou"] = _teach(trial, run_dir, files, steps, shell)
+    for kind, place in (("layers", -1), ("network-snapshot", -1)):
+        found = sorted(run_dir.glob(f"{kind}*"))[place]
+        shutil.copy(found, trial.folder.parent / f"{trial.name}{found.suffix}")
+    return result
+
+
+def _teach(trial: Trial, run_dir: Path, files: dict[str, str | None], steps: int, shell: Shell) -> float:
+    """IoU on unseen real pictures of a U-Net that learnt from the generator alone."""
+    log = trial.folder / "distill.log"
+    shell.call(["invert.py", "distill", f"--network={run_dir}", f"--outdir={trial.folder}/distilled",
+                f"--steps={steps}", "--adapt=0", "--vary-shape=0", f"--device={trial.device}"], log)
+    model = next((trial.folder / "distilled").glob("[0-9]*-*"))
+    record = shell.call(["eval.py", "real", f"--model={model}", f"--data={files['test_data']}",
+                         f"--masks={files['test_masks']}", "--baselines=none", f"--device={trial.device}"], log)
+    return json.loads(record)["models"][0]["detected"]["iou"]
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """Markdown: one row per run."""
+    lines = ["| setting | device | seed | kimg | coverage | precision | variation | area deviation | Frechet "
+             "| taught IoU |", "|---|---|---|---|---|---|---|---|---|---|"]
+    for row in results:
+        share = row["shapes"]["share"]
+        taught = f"{row['taught_iou']:.3f}" if "taught_iou" in row else "-"
+        cells = [row["setting"], row["device"], str(row["seed"]), f"{row['kimg']:g}", f"{share['coverage']:.3f}",
+                 f"{share['precision']:.3f}", f"{share['variation']:.2f}", f"{share['area_deviation']:.2f}",
+                 f"{row['frechet']:.2f} ({row['frechet_floor']:.2f})", taught]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def side_by_side(trials: list[Trial], work: Callable[[Trial], Any]) -> list[Any]:
+    """Do the same with all trials at once; a failure is a result of None, and named."""
+    def attempt(trial: Trial) -> Any:
+        try:
+            return work(trial)
+        except (click.ClickException, StopIteration, statistics.StatisticsError, ValueError) as err:
+            click.echo(f"{trial.name}: {err}", err=True)
+            return None
+
+    with ThreadPoolExecutor(len(trials)) as pool:
+        return list(pool.map(attempt, trials))
+
+
+@click.command(context_settings=dict(show_default=True))
+@click.option("--data", help="Training pictures", metavar="ZIP", required=True)
+@click.option("--masks", help="True masks, for scores alone", metavar="ZIP", required=True)
+@click.option("--test-data", help="Unseen pictures, for the taught IoU", metavar="ZIP")
+@click.option("--test-masks", help="Their masks", metavar="ZIP")
+@click.option("--settings", help="Which of: " + " ".join(SETTINGS), metavar="LIST", default="demo,varied")
+@click.option("--cuda-settings", help="Those to train on the GPU beside them", metavar="LIST", default="")
+@click.option("--seeds", help="Training seeds 0 to N - 1", type=click.IntRange(min=1), default=1, metavar="N")
+@click.option("--resolution", help="Of the networks", type=int, default=32, metavar="PX")
+@click.option("--seconds", help="Length of each training", type=float, default=200, metavar="S")
+@click.option("--steps", help="Of the distillation, 0 = none", type=int, default=600, metavar="INT")
+@click.option("--outdir", help="New folder for runs, pictures, snapshots, results.json", metavar="DIR", required=True)
+def main(settings: str, cuda_settings: str, seeds: int, resolution: int, seconds: float, steps: int, outdir: str,
+         **files: str | None) -> None:
+    """Train settings x seeds all at once, one thread each, and score them; results.json and a table on stdout.
+
+    \b
+    Example:
+    python -m benchmarks.variety --data=data/plants-lit.zip --masks=data/plants-lit-masks.zip \\
+        --settings=demo,varied --seconds=600 --outdir=runs/variety
+    """
+    torch.set_num_threads(1)
+    for name in filter(None, [*settings.split(","), *cuda_settings.split(",")]):
+        if name not in SETTINGS:
+            raise click.UsageError(f"--settings must be among {', '.join(SETTINGS)}, got {name}")
+    folder, runs = Path(outdir), Path(outdir) / "runs"
+    wanted = [(name, device) for names, device in ((settings, "cpu"), (cuda_settings, "cuda"))
+              for name in filter(None, names.split(","))]
+    trials = [Trial(name, seed, device, runs / f"{name}-seed{seed}-{device}")
+              for seed in range(seeds) for name, device in wanted]
+    runs.mkdir(parents=True)
+    shell = Shell(threads=1)
+    speeds = side_by_side(trials, lambda trial: measure_speed(trial, str(files["data"]), resolution, shell))
+    click.echo("pictures per second: " + ", ".join(
+        f"{trial.name} {speed and round(speed)}" for trial, speed in zip(trials, speeds, strict=True)), err=True)
+    pace = dict(zip(trials, speeds, strict=True))
+    results = side_by_side([trial for trial in trials if pace[trial]], lambda trial: train_and_score(
+        trial, pace[trial], seconds, files, resolution, steps, shell))
+    results = sorted(filter(None, results), key=lambda result: (result["device"], result["setting"], result["seed"]))
+    with atomic_write(folder / "results.json") as file:
+        file.write(json.dumps(dict(results=results, **provenance("benchmarks.variety")), indent=2).encode())
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()

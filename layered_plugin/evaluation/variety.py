@@ -1,0 +1,175 @@
+"""How varied generated scenes are beside real pictures: outlines of masks, and whole pictures.
+
+Both sides are compared at the networks' size, real pictures and their masks under the random crops of training.
+"""
+
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from layered_plugin.data.labels import Labels, labels_of_training
+from layered_plugin.data.pictures import PictureSource, to_uint8
+from layered_plugin.device import must_fp32
+from layered_plugin.errors import PictureError
+from layered_plugin.evaluation.fidelity import CroppedPictures
+from layered_plugin.evaluation.teachers import MaskTeacher, Teacher
+from layered_plugin.model.layers import composite, union_mask
+from layered_plugin.model.mask_variety import compare_masks
+from layered_plugin.model.picture_distance import PictureFeatures, frechet_distance
+
+NUM_COMPARED = 2500  # Scenes and real pictures that are compared, at most.
+MIN_REAL = 4  # Two in each half.
+
+
+class Scenes(NamedTuple):
+    """Generated scenes, on the CPU."""
+
+    pictures: torch.Tensor  # Unshifted composites, [N, C, H, W], uint8.
+    masks: torch.Tensor  # Of all objects together, [N, H, W], in [0, 1].
+
+
+@torch.no_grad()
+def draw_scenes(G: Any, num: int, seed: int, trunc: float = 1.0, batch: int = 32,
+                labels: Labels | None = None) -> Scenes:
+    """Draw the scenes that ``scoring.score_generated`` scores for the same arguments.
+
+    Args:
+        G: Layered generator in evaluation mode.
+        num: Number of scenes.
+        seed: Of the latents and labels.
+        trunc: Truncation psi.
+        batch: Scenes at a time.
+        labels: Of the scenes; None = every class equally likely.
+    """
+    device, force_fp32 = next(G.parameters()).device, must_fp32(G)
+    labels = labels or Labels(G.c_dim)
+    z_draws, c_draws = np.random.RandomState(seed), torch.Generator().manual_seed(seed)
+    pictures, masks = [], []
+    for start in range(0, num, batch):
+        count = min(batch, num - start)
+        z = torch.from_numpy(z_draws.randn(count, G.z_dim)).float().to(device)
+        c = labels.draw(count, c_draws).to(device)
+        layers = G(z, c, noise_mode="const", return_layers=True, truncation_psi=trunc, force_fp32=force_fp32)
+        pictures.append(to_uint8(composite(layers).float().clamp(-1, 1)).cpu())
+        masks.append(union_mask(layers)[:, 0].float().cpu())
+    return Scenes(torch.cat(pictures), torch.cat(masks))
+
+
+def real_pictures(path: str | os.PathLike[str], resolution: int, num: int, size_px: int | None = None) -> torch.Tensor:
+    """The first real pictures as training shows them, [N, C, H, W], uint8: squeezed, then cropped at random.
+
+    Args:
+        path: Folder or zip.
+        resolution: Side of the networks' pictures.
+        num: Pictures, at most.
+        size_px: Side before the crop; None = 1.125 times the resolution.
+    """
+    pictures = CroppedPictures(path, resolution, size_px or round(resolution * 1.125))
+    return torch.stack([pictures[idx] for idx in range(min(num, len(pictures)))])
+
+
+def real_masks(path: str | os.PathLike[str], resolution: int, num: int, size_px: int | None = None) -> torch.Tensor:
+    """The first true masks under the same crops as ``real_pictures``, [N, H, W], in [0, 1]."""
+    return real_pictures(path, resolution, num, size_px)[:, 0].float() / 255
+
+
+def masks_by(teacher: Teacher, pictures: torch.Tensor, size_px: int) -> torch.Tensor:
+    """Masks that a teacher sees in pictures.
+
+    Args:
+        teacher: What sees the object.
+        pictures: [N, 3, H, W], uint8.
+        size_px: Side of what it is shown; its masks are reduced, or enlarged, to H x W.
+
+    Returns:
+        [N, H, W], in [0, 1]; zero where it sees no object.
+    """
+    found = []
+    for start in range(0, len(pictures), 100):
+        part = pictures[start:start + 100].float()
+        if part.shape[2] != size_px:
+            part = F.interpolate(part, size=[size_px, size_px], mode="bilinear", antialias=True)
+        shown = list(part.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy())
+        truths = teacher(shown, [f"real picture {start + idx}" for idx in range(len(shown))])
+        for truth in truths:
+            mask = torch.zeros(size_px, size_px) if truth is None else torch.from_numpy(np.asarray(truth, np.float32))
+            found.append(F.interpolate(mask[None, None], size=pictures.shape[2:], mode="area")[0, 0])
+    return torch.stack(found)
+
+
+def score_variety(scenes: Scenes, pictures: torch.Tensor, masks: torch.Tensor, seed: int = 0) -> dict[str, Any]:
+    """Compare scenes with real pictures, beside what real pictures reach among themselves.
+
+    Args:
+        scenes: At least 2.
+        pictures: Real pictures, [N, C, H, W], uint8, N at least 4.
+        masks: Of these pictures, [N, H, W], in [0, 1].
+        seed: Of the feature network.
+
+    Returns:
+        `shapes`: see ``compare_masks``. `frechet`: distance of the scenes from the second half of the real pictures
+        by ``PictureFeatures`` trained on the first; `frechet_floor`: the first half's distance from the second.
+    """
+    half = len(pictures) // 2
+    features = PictureFeatures(pictures[:half], seed=seed)
+    theirs = features(pictures[half:])
+    ours, same = (features(some[:len(theirs)]) for some in (scenes.pictures, pictures[:half]))  # Equally many.
+    return dict(shapes=compare_masks(scenes.masks, masks), frechet=frechet_distance(ours, theirs),
+                frechet_floor=frechet_distance(same, theirs), num_real=len(pictures))
+
+
+class Comparison:
+    """Real pictures with their masks, ready to be compared with the scenes of several networks.
+
+    Args:
+        data: Real pictures, folder or zip.
+        masks: Their true masks under the same names, folder or zip; None = a model's or a teacher's.
+        model: ``Segmenter`` for their masks, if there are no true ones.
+
+    Raises:
+        PictureError, TeacherError: A file can't be read, or a picture has no mask; the text names it. Or there are
+            fewer than ``MIN_REAL`` pictures.
+    """
+
+    def __init__(self, data: str, masks: str | None = None, model: Any = None) -> None:
+        self._data, self._masks, self._model = data, masks, model
+        names = PictureSource(data).names
+        if len(names) < MIN_REAL:
+            raise PictureError(f"{data}: holds {len(names)} pictures; at least {MIN_REAL} are needed")
+        if masks is not None:
+            MaskTeacher(masks).check_names(names, data)
+
+    def __call__(self, snapshot: Mapping[str, Any], teacher: Teacher, num: int, seed: int,
+                 shown: Mapping[str, Any]) -> dict[str, Any]:
+        """Scores of one network.
+
+        Args:
+            snapshot: Of ``load_snapshot``.
+            teacher: Sees the masks of the real pictures if nothing else is given.
+            num: Scenes; beyond ``NUM_COMPARED`` no more are compared.
+            seed: Of the scenes and the features.
+            shown: `size_px` of what the teacher sees, `trunc` and `batch` of the scenes.
+
+        Returns:
+            As ``score_variety``, and `data`, `masks`: where the real ones are from.
+        """
+        G_ema, training_set = snapshot["G_ema"], snapshot.get("training_set_kwargs") or {}
+        px, size_px = G_ema.img_resolution, training_set.get("size_px")
+        pictures = real_pictures(self._data, px, NUM_COMPARED, size_px)
+        if self._masks is not None:
+            masks, source = real_masks(self._masks, px, NUM_COMPARED, size_px), self._masks
+        elif self._model is not None:
+            masks, source = self._by_model(pictures), str(self._model.folder)
+        else:
+            masks, source = masks_by(teacher, pictures, shown["size_px"] or px), "teacher"
+        labels = labels_of_training(training_set, G_ema.c_dim)
+        scenes = draw_scenes(G_ema, min(num, NUM_COMPARED), seed, shown["trunc"], shown["batch"], labels)
+        return dict(score_variety(scenes, pictures, masks, seed), data=self._data, masks=source)
+
+    def _by_model(self, pictures: torch.Tensor) -> torch.Tensor:
+        found = self._model(list(pictures.permute(0, 2, 3, 1).numpy()))
+        return torch.stack([torch.from_numpy(one.mask) for one in found])
