@@ -142,6 +142,31 @@ def real(**opts: Any) -> None:
 
 
 @main.command()
+@click.option("--data", help="Pictures to train on", metavar="ZIP", required=True)
+@click.option("--masks", help="True masks of --data", metavar="ZIP", required=True)
+@click.option("--test-data", help="Pictures to score on", metavar="ZIP", required=True)
+@click.option("--test-masks", help="True masks of --test-data", metavar="ZIP", required=True)
+@click.option("--dest", help="File for the judge", metavar="PT", required=True)
+@click.option("--steps", help="Optimizer steps", type=click.IntRange(min=1), default=1200, metavar="INT")
+@click.option("--batch", help="Pictures a step", type=click.IntRange(min=1), default=32, metavar="INT")
+@click.option("--seed", help="Random seed", type=click.IntRange(min=0), default=0, metavar="INT")
+@click.option("--device", "device_name", help="Where to compute", type=click.Choice(DEVICES), default="auto")
+def judge(**opts: Any) -> None:
+    """Train a judge and score it: a U-Net that learns from true masks where the object is.
+
+    It is the U-Net that --teacher=unet takes, and stands in for Mask R-CNN where that knows no such object. It is
+    scored on the middle of pictures that it has not learnt from; its error bounds what it can tell.
+
+    Example:
+
+    \b
+    python eval.py judge --data=data/shapes.zip --masks=data/shapes-masks.zip --test-data=data/shapes-test.zip \\
+        --test-masks=data/shapes-test-masks.zip --dest=data/judge-shapes.pt
+    """
+    commands.run_judge(**opts)
+
+
+@main.command()
 @click.argument("run", metavar="RUN")
 @click.option("--dest", help="Report  [default: report.html in RUN]", metavar="HTML")
 @click.option("--model", "models", help="Model trained elsewhere; repeat for more", metavar="RUN", multiple=True)

@@ -80,7 +80,7 @@ def check_extra(options: tuple[str, ...]) -> None:
 
 @click.command(context_settings=dict(show_default=True, max_content_width=100))
 @click.option("--data", help="Training pictures", metavar="ZIP|DIR", required=True)
-@click.option("--judge", help="Judge of `benchmarks.judge`", metavar="PT", required=True)
+@click.option("--judge", help="Judge of `eval.py judge`", metavar="PT", required=True)
 @click.option("--settings", help="Letters of the paper's Table 1", metavar="LETTERS", default="".join(SETTINGS))
 @click.option("--seeds", help="Training seeds 0 to N - 1", metavar="N", type=click.IntRange(min=1), default=3)
 @click.option("--kimg", help="Length of each run", metavar="KIMG", type=click.FloatRange(min=0, min_open=True),

@@ -52,7 +52,7 @@ def table(results: list[dict[str, Any]]) -> str:
 
 @click.command()
 @click.option("--data", help="Training pictures", metavar="ZIP", required=True)
-@click.option("--judge", help="Judge of `benchmarks.judge`", metavar="PT", required=True)
+@click.option("--judge", help="Judge of `eval.py judge`", metavar="PT", required=True)
 @click.option("--settings", help="Which of: " + " ".join(SETTINGS), metavar="LIST", default="default",
               show_default=True)
 @click.option("--seeds", help="Training seeds 0 to N - 1", metavar="N", type=click.IntRange(min=1), default=3,

@@ -103,7 +103,7 @@ def _resolution(schedule: str) -> int:
 
 @click.command()
 @click.option("--data", help="Training pictures", metavar="ZIP", required=True)
-@click.option("--judge", help="Judge of `benchmarks.judge`", metavar="PT", required=True)
+@click.option("--judge", help="Judge of `eval.py judge`", metavar="PT", required=True)
 @click.option("--schedule", help="Of the growing run", metavar="RES:KIMG:BATCH[:LR],...",
               default="8:4:32,16:8:32,32:24:32", show_default=True)
 @click.option("--kimg", help="Length of the full-resolution run", metavar="KIMG", type=float, default=24,

@@ -154,7 +154,7 @@ def check_files(**files: str | None) -> None:
 @click.option("--data", help="Training pictures", metavar="ZIP", required=True)
 @click.option("--metric", help="Masks of generated scenes, or of real ones", type=click.Choice(["judge", "distilled"]),
               default="judge", show_default=True)
-@click.option("--judge", help="Judge of `benchmarks.judge`", metavar="PT")
+@click.option("--judge", help="Judge of `eval.py judge`", metavar="PT")
 @click.option("--num", help="Generated scenes per snapshot", metavar="INT", type=click.IntRange(min=1), default=1000,
               show_default=True)
 @click.option("--test-data", help="Real pictures for `distilled`", metavar="ZIP")

@@ -79,7 +79,7 @@ def main(outdir: str, kimg: float, steps: int) -> None:
     judge = DATA / "judge-shapes-demo.pt"
     if not judge.is_file():
         run("Train a judge on true masks, to score generated scenes",
-            ["-m", "benchmarks.judge", f"--data={DATA}/shapes.zip", f"--masks={DATA}/shapes-masks.zip",
+            ["eval.py", "judge", f"--data={DATA}/shapes.zip", f"--masks={DATA}/shapes-masks.zip",
              f"--test-data={DATA}/shapes-test.zip", f"--test-masks={DATA}/shapes-test-masks.zip", f"--dest={judge}",
              f"--steps={steps}"])
     run("Score the masks of generated scenes",

@@ -50,7 +50,7 @@ def test_the_whole_job_in_order(shell):
     assert result.exit_code == 0, result.output
     done = [" ".join(command[:3 if "dataset_tool" in command[1] else 2]).split(" --")[0] for command in shell.commands]
     assert done == [*["-m layered_plugin.dataset_tool shapes"] * 2, "train_layered.py", "invert.py distill",
-                    "invert.py train", "-m benchmarks.judge", "eval.py generated", "eval.py real", "eval.py real",
+                    "invert.py train", "eval.py judge", "eval.py generated", "eval.py real", "eval.py real",
                     "invert.py segment", "eval.py report"]
     assert result.output.strip().splitlines()[-1].endswith("report.html")
     for command in shell.commands:  # What a person would copy.

@@ -130,7 +130,7 @@ def draw_figure(rows: Sequence[dict[str, Any]], results: Sequence[dict[str, Any]
     Args:
         rows: Of ``table_rows``; the run with the seed `shown` is drawn.
         results: Of the runs.
-        judge: File of `benchmarks.judge`.
+        judge: File of `eval.py judge`.
 
     Raises:
         CheckpointError: A network of the results can't be read.

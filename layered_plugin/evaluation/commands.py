@@ -1,18 +1,22 @@
 """The work of eval.py's commands: from option values to a record on stdout and in the run folder."""
 
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
 from layered_plugin import runs
 from layered_plugin.data.labels import labels_of_training
+from layered_plugin.data.picture_zip import read_pairs
 from layered_plugin.data.pictures import PictureSource
 from layered_plugin.evaluation import output, scoring
 from layered_plugin.evaluation.fidelity import CroppedPictures, Fidelity
+from layered_plugin.evaluation.judge import check_pairs, save_judge, score_judge, train_judge
 from layered_plugin.evaluation.metrics import mean_and_deviation
 from layered_plugin.evaluation.options import choose_baselines, make_teacher, resolve_device, user_errors
 from layered_plugin.evaluation.teachers import MaskTeacher, Teacher
@@ -162,6 +166,41 @@ def run_real(*, models: Sequence[str], data: str, masks: str | None, teacher: st
             if shown.best:
                 output.write_sheet(shown.best, segmenter.folder / "real-best.png")
                 output.write_sheet(shown.worst, segmenter.folder / "real-worst.png")
+
+
+def run_judge(*, data: str, masks: str, test_data: str, test_masks: str, dest: str, steps: int, batch: int, seed: int,
+              device_name: str) -> None:
+    """Body of ``eval.py judge``; parameters are its options.
+
+    Raises:
+        click.UsageError: The device is not there.
+        click.ClickException: A file can't be used or written.
+    """
+    device = resolve_device(device_name)
+    pictures, truth = _read_pairs("--data, --masks", data, masks)
+    test_pictures, test_truth = _read_pairs("--test-data, --test-masks", test_data, test_masks)
+    with _writing("--dest", Path(dest).parent):
+        Path(dest).parent.mkdir(parents=True, exist_ok=True)
+        output.check_writable(Path(dest).parent)
+    start = time.monotonic()
+    judge = train_judge(pictures, truth, steps=steps, batch=batch, seed=seed, device=device)
+    seconds = time.monotonic() - start
+    with _writing("--dest", Path(dest).parent):
+        save_judge(judge, dest)
+    scores = {name: round(value, 4) if isinstance(value, float) else value
+              for name, value in score_judge(judge, test_pictures, test_truth).items()}
+    click.echo(json.dumps(dict(judge=dest, data=data, test_data=test_data, test_num=len(test_pictures), steps=steps,
+                               batch=batch, seed=seed, train_seconds=round(seconds, 1), **scores,
+                               **runs.provenance())))
+
+
+def _read_pairs(options: str, pictures: str, masks: str) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        pairs = read_pairs(pictures, masks)
+        check_pairs(*pairs)
+    except ValueError as err:
+        raise click.ClickException(f"{options}: {err}") from err
+    return pairs
 
 
 def _check_models(segmenters: Sequence[Segmenter], eval_size: str, refine: int, posterior: bool) -> None:

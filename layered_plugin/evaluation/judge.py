@@ -3,6 +3,7 @@
 import os
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -11,11 +12,12 @@ import torch
 from layered_plugin.data.masks import OBJECT_LEVEL
 from layered_plugin.data.pictures import to_float
 from layered_plugin.errors import TeacherError
+from layered_plugin.evaluation.metrics import mask_scores
 from layered_plugin.evaluation.teachers import _or_none, _resized
 from layered_plugin.model.unet import AnyUNet, make_unet
 from layered_plugin.progress import progress
 from layered_plugin.runs import atomic_write
-from layered_plugin.segmentation.augment import crop_side, disturb, random_crop_flip
+from layered_plugin.segmentation.augment import center_crop, crop_side, disturb, random_crop_flip
 from layered_plugin.segmentation.fitting import Fitting
 
 
@@ -44,7 +46,7 @@ def train_judge(
     Raises:
         ValueError: If an argument has another shape, type or range.
     """
-    _check_pairs(pictures, masks)
+    check_pairs(pictures, masks)
     for name, value in (("steps", steps), ("batch", batch)):
         if value < 1:
             raise ValueError(f"Expected argument `{name}` to be at least 1, but got {value}")
@@ -59,6 +61,22 @@ def train_judge(
         img, target = random_crop_flip(img, target, crop, generator)
         fitting.step(disturb(img, generator), target)
     return judge.eval()
+
+
+def check_pairs(pictures: np.ndarray, masks: np.ndarray) -> None:
+    """See that a judge can learn from these; arguments and errors as ``train_judge``."""
+    square = pictures.ndim == 4 and pictures.shape[1:] == (3, pictures.shape[-1], pictures.shape[-1])
+    if pictures.dtype != np.uint8 or not square or crop_side(pictures.shape[-1]) < 4:
+        raise ValueError(
+            "Expected argument `pictures` to be uint8 [N, 3, S, S] with S at least 5, "
+            f"but got {pictures.dtype} {list(pictures.shape)}"
+        )
+    whole = masks.ndim in (3, 4) and masks.shape == (len(pictures), *masks.shape[1:-2], *pictures.shape[2:])
+    if masks.dtype != np.uint8 or not whole or 0 in masks.shape:
+        raise ValueError(
+            f"Expected argument `masks` to be uint8 {[len(pictures), *pictures.shape[2:]]}, with K objects of each "
+            f"picture at second place if there are several, but got {masks.dtype} {list(masks.shape)}"
+        )
 
 
 @torch.no_grad()
@@ -84,6 +102,23 @@ def judge_objects(judge: AnyUNet, img: torch.Tensor, batch: int = 250) -> torch.
 def judge_masks(judge: AnyUNet, img: torch.Tensor, batch: int = 250) -> torch.Tensor:
     """Ask the judge for object pixels, of any object; as ``judge_objects``, but [N, H, W]."""
     return judge_objects(judge, img, batch).any(dim=1)
+
+
+def score_judge(judge: AnyUNet, pictures: np.ndarray, masks: np.ndarray) -> dict[str, Any]:
+    """Scores of a judge on pictures with true masks, in the middle of each as in training.
+
+    Args:
+        judge: A trained judge.
+        pictures: [N, 3, S, S], uint8.
+        masks: Opacities, [N, S, S], uint8; half covered counts as object.
+
+    Returns:
+        `size_px`, the side of the middle, and the scores of ``mask_scores``.
+    """
+    side = crop_side(pictures.shape[-1])
+    pred = judge_masks(judge, center_crop(to_float(torch.from_numpy(pictures)), side)).cpu()
+    target = center_crop(torch.from_numpy(masks), side) >= OBJECT_LEVEL
+    return dict(size_px=side, **mask_scores(pred, target))
 
 
 def save_judge(judge: AnyUNet, dest: str | os.PathLike[str]) -> None:
@@ -120,22 +155,8 @@ def load_judge(path: str | os.PathLike[str], device: torch.device | str = "cpu")
     return judge.to(device).eval()
 
 
-def _check_pairs(pictures: np.ndarray, masks: np.ndarray) -> None:
-    if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[1] != 3 or crop_side(pictures.shape[-1]) < 4:
-        raise ValueError(
-            "Expected argument `pictures` to be uint8 [N, 3, S, S] with S at least 5, "
-            f"but got {pictures.dtype} {list(pictures.shape)}"
-        )
-    whole = masks.ndim in (3, 4) and masks.shape == (len(pictures), *masks.shape[1:-2], *pictures.shape[2:])
-    if masks.dtype != np.uint8 or not whole or 0 in masks.shape:
-        raise ValueError(
-            f"Expected argument `masks` to be uint8 {[len(pictures), *pictures.shape[2:]]}, with K objects of each "
-            f"picture at second place if there are several, but got {masks.dtype} {list(masks.shape)}"
-        )
-
-
 class UNetTeacher:
-    """The judge of ``benchmarks.judge``: a U-Net that learnt from true masks.
+    """The judge of ``eval.py judge``: a U-Net that learnt from true masks.
 
     Args:
         path: File of ``save_judge``.
@@ -155,7 +176,7 @@ class UNetTeacher:
             self._judge = load_judge(path, device)
         except (OSError, EOFError, RuntimeError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as err:
             reason = str(err).removeprefix(f"{path}: ").splitlines()[0] if str(err) else type(err).__name__
-            raise TeacherError(f"{path}: no judge of benchmarks.judge: {reason}") from err
+            raise TeacherError(f"{path}: no judge of eval.py judge: {reason}") from err
         self._size = (size_px, size_px)
 
     def __call__(self, images: list[np.ndarray], names: list[str]) -> list[np.ndarray | None]:

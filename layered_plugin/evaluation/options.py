@@ -47,7 +47,7 @@ def make_teacher(kind: str, weights: str | None, class_name: str | None, score_t
     """
     if kind == "unet":
         if weights is None:
-            raise click.UsageError("--teacher=unet needs --weights, a judge of benchmarks.judge (docs/data.md)")
+            raise click.UsageError("--teacher=unet needs --weights, a judge of eval.py judge (docs/data.md)")
         if class_name is not None:
             raise click.UsageError("--class is for --teacher=maskrcnn; a judge knows one kind of object")
         if size_px is None or size_px % 4:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from benchmarks.judge import main
+import eval as eval_command
 from layered_plugin.data.picture_zip import PictureZipWriter
 from layered_plugin.data.pictures import to_float
 from layered_plugin.evaluation.judge import judge_masks, judge_objects, load_judge, save_judge, train_judge
@@ -147,20 +147,37 @@ def test_command_prints_scores_as_json(tmp_path: Path) -> None:
     pictures, masks = _squares(8)
     data = _write(tmp_path / "p.zip", pictures.transpose(0, 2, 3, 1).copy())
     truth = _write(tmp_path / "m.zip", masks)
-    result = CliRunner().invoke(main, [
-        f"--data={data}", f"--masks={truth}", f"--test-data={data}", f"--test-masks={truth}",
+    result = CliRunner().invoke(eval_command.main, [
+        "judge", f"--data={data}", f"--masks={truth}", f"--test-data={data}", f"--test-masks={truth}",
         f"--dest={tmp_path}/j.pt", "--steps=2", "--batch=4",
     ], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     scores = json.loads(result.stdout)
     assert scores["test_num"] == 8 and scores["size_px"] == 16 and scores["seed"] == 0
     assert scores["full_mask_iou"] == pytest.approx(49 / 256, abs=1e-4)
-    assert (tmp_path / "j.pt").exists()
+    assert scores["command"].startswith("python eval.py ") and scores["train_seconds"] >= 0
+    judge = load_judge(tmp_path / "j.pt")
+    pred = judge_masks(judge, center_crop(to_float(torch.from_numpy(pictures)), 16))
+    assert scores["mean_iou"] == round(mean_iou(pred, center_crop(torch.from_numpy(masks), 16) >= 128), 4)
 
 
 def test_command_names_unreadable_data(tmp_path: Path) -> None:
-    result = CliRunner().invoke(main, [
-        "--data=none.zip", "--masks=none.zip", "--test-data=none.zip", "--test-masks=none.zip", "--dest=j.pt",
+    result = CliRunner().invoke(eval_command.main, [
+        "judge", "--data=none.zip", "--masks=none.zip", "--test-data=none.zip", "--test-masks=none.zip", "--dest=j.pt",
     ])
     assert result.exit_code == 1
     assert "--data, --masks: none.zip" in result.output
+
+
+@pytest.mark.parametrize("size, dest, text", [
+    ((18, 20), "j.pt", "--data, --masks: Expected argument `pictures` to be uint8 [N, 3, S, S]"),
+    ((18, 18), "p.zip/j.pt", "--dest: can't write to"),
+])
+def test_command_says_in_one_line_what_is_wrong(tmp_path: Path, size: tuple[int, int], dest: str, text: str) -> None:
+    data = _write(tmp_path / "p.zip", np.zeros((2, *size, 3), np.uint8))
+    truth = _write(tmp_path / "m.zip", np.zeros((2, *size), np.uint8))
+    result = CliRunner().invoke(eval_command.main, [
+        "judge", f"--data={data}", f"--masks={truth}", f"--test-data={data}", f"--test-masks={truth}",
+        f"--dest={tmp_path}/{dest}", "--steps=1",
+    ])
+    assert result.exit_code == 1 and text in result.output and "Traceback" not in result.output
