@@ -7,10 +7,13 @@ its pictures with real ones, and a U-Net that it alone teaches is scored on unse
 import json
 import re
 import shutil
+import signal
 import statistics
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +28,7 @@ from layered_plugin.runs import atomic_write
 
 BATCH = ["--mask-size-over=batch", "--range-weight=0.1"]
 BOUNDED = [*BATCH, "--mask-floor=0.08", "--mask-max=0.65"]
-VARIED = [*BOUNDED, "--mask-variety=0.3"]
+VARIED = [*BOUNDED, "--mask-variety=0.25"]
 WIDE = ["--cbase=1024", "--cmax=64"]
 SETTLED = ["--lr=0.002:0.0002"]
 FREED = ["--shift=0.125:0.06", "--mask-border-weight=1:0.3"]
@@ -33,18 +36,17 @@ SETTINGS: dict[str, list[str]] = {  # An option that is given twice has its last
     "paper": [*WIDE, "--mask-size-weight=2", "--mask-border-weight=0"],
     "none": WIDE,
     "batch": [*WIDE, *BATCH],
-    "unbounded": [*WIDE, *BATCH, "--mask-variety=0.3"],
+    "no-floor": [*WIDE, *BATCH, "--mask-variety=0.25"],
     "varied": [*WIDE, *VARIED],
-    "varied-0.2": [*WIDE, *VARIED, "--mask-variety=0.2"],
-    "varied-0.25": [*WIDE, *VARIED, "--mask-variety=0.25"],
-    "varied-then-free": [*WIDE, *VARIED, "--mask-variety=0.3:0"],
+    "varied-0.3": [*WIDE, *VARIED, "--mask-variety=0.3"],
     "settled": [*WIDE, *VARIED, *SETTLED],
-    "settled-0.25": [*WIDE, *VARIED, *SETTLED, "--mask-variety=0.25"],
+    "settled-0.2": [*WIDE, *VARIED, *SETTLED, "--mask-variety=0.2"],
+    "settled-0.3": [*WIDE, *VARIED, *SETTLED, "--mask-variety=0.3"],
+    "settled-unbound": [*WIDE, *VARIED, *SETTLED, "--mask-variety=0.25:0"],
     "settled-freed": [*WIDE, *VARIED, *SETTLED, *FREED],
     "settled-quick": [*WIDE, *VARIED, "--lr=0.004:0.0004"],
     "settled-weak-r1": [*WIDE, *VARIED, *SETTLED, "--gamma=0.1"],
-    "narrow": VARIED,
-    "narrow-coarse-wide": [*VARIED, "--cmax=128"],
+    "settled-narrow": [*VARIED, *SETTLED],
 }
 PILOT_KIMG = 0.6
 TICK = re.compile(r"tick (\d+) .*?kimg ([\d.]+).*?sec/kimg ([\d.]+)")
@@ -87,8 +89,8 @@ def measure_speed(trial: Trial, data: str, resolution: int, shell: Shell) -> flo
 
 
 def train_and_score(trial: Trial, speed: float, seconds: float, files: dict[str, str | None], resolution: int,
-                    steps: int, shell: Shell) -> dict[str, Any]:
-    """Train for about so many seconds; score."""
+                    steps: int, shell: Shell, keep: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Train for about so many seconds; score; `keep` gets the result, and once more with the taught IoU."""
     kimg = max(round(speed * seconds / 1000, 1), 0.5)
     start = time.monotonic()
     args = train_args(trial, str(files["data"]), resolution, kimg, trial.folder)
@@ -102,11 +104,13 @@ def train_and_score(trial: Trial, speed: float, seconds: float, files: dict[str,
     result = dict(setting=trial.setting, seed=trial.seed, device=trial.device, options=SETTINGS[trial.setting],
                   kimg=kimg, train_minutes=minutes, images_per_second=speed,
                   **score_variety(scenes, real, masks))
+    keep(result)
+    for kind in ("layers", "network-snapshot"):
+        found = max(run_dir.glob(f"{kind}*"))
+        shutil.copy(found, trial.folder.parent.parent / f"{trial.name}{found.suffix}")
     if files["test_data"] is not None and steps > 0:
-        result["taught_iou"] = _teach(trial, run_dir, files, steps, shell)
-    for kind, place in (("layers", -1), ("network-snapshot", -1)):
-        found = sorted(run_dir.glob(f"{kind}*"))[place]
-        shutil.copy(found, trial.folder.parent / f"{trial.name}{found.suffix}")
+        result = dict(result, taught_iou=_teach(trial, run_dir, files, steps, shell))
+        keep(result)
     return result
 
 
@@ -114,10 +118,10 @@ def _teach(trial: Trial, run_dir: Path, files: dict[str, str | None], steps: int
     """IoU on unseen real pictures of a U-Net that learnt from the generator alone."""
     log = trial.folder / "distill.log"
     shell.call(["invert.py", "distill", f"--network={run_dir}", f"--outdir={trial.folder}/distilled",
-                f"--steps={steps}", "--adapt=0", "--vary-shape=0", f"--device={trial.device}"], log)
+                f"--steps={steps}", "--adapt=0", "--vary-shape=0"], log)
     model = next((trial.folder / "distilled").glob("[0-9]*-*"))
     record = shell.call(["eval.py", "real", f"--model={model}", f"--data={files['test_data']}",
-                         f"--masks={files['test_masks']}", "--baselines=none", f"--device={trial.device}"], log)
+                         f"--masks={files['test_masks']}", "--baselines=none"], log)
     return json.loads(record)["models"][0]["detected"]["iou"]
 
 
@@ -180,16 +184,23 @@ def main(settings: str, cuda_settings: str, seeds: int, resolution: int, seconds
               for seed in range(seeds) for name, device in wanted]
     runs.mkdir(parents=True)
     shell = Shell(threads=1)
+    signal.signal(signal.SIGTERM, lambda *_: shell.stop())  # What is finished has been kept.
     speeds = side_by_side(trials, lambda trial: measure_speed(trial, str(files["data"]), resolution, shell))
     click.echo("pictures per second: " + ", ".join(
         f"{trial.name} {speed and round(speed)}" for trial, speed in zip(trials, speeds, strict=True)), err=True)
     pace = dict(zip(trials, speeds, strict=True))
-    results = side_by_side([trial for trial in trials if pace[trial]], lambda trial: train_and_score(
-        trial, pace[trial], seconds, files, resolution, steps, shell))
-    results = sorted(filter(None, results), key=lambda result: (result["device"], result["setting"], result["seed"]))
-    with atomic_write(folder / "results.json") as file:
-        file.write(json.dumps(dict(results=results, **provenance("benchmarks.variety")), indent=2).encode())
-    print(table(results))
+    kept: dict[Trial, dict[str, Any]] = {}
+    lock = threading.Lock()
+
+    def keep(trial: Trial, result: dict[str, Any]) -> None:
+        with lock, atomic_write(folder / "results.json") as file:
+            kept[trial] = result
+            record = dict(results=list(kept.values()), **provenance("benchmarks.variety"))
+            file.write(json.dumps(record, indent=2).encode())
+
+    side_by_side([trial for trial in trials if pace[trial]], lambda trial: train_and_score(
+        trial, pace[trial], seconds, files, resolution, steps, shell, partial(keep, trial)))
+    print(table([kept[trial] for trial in trials if trial in kept]))
 
 
 if __name__ == "__main__":

@@ -118,11 +118,11 @@ def test_variety_trains_all_for_the_same_time_and_names_what_fails(tmp_path, mon
             raise variety.click.ClickException("no speed")
         return dict(none=100, varied=50)[trial.setting]
 
-    def train(trial, speed, seconds, *_args):
+    def train(trial, speed, seconds, files, resolution, steps, shell, keep):
         lengths[trial.setting, trial.seed] = speed * seconds / 1000
         share = dict(coverage=0.9, precision=0.8, variation=0.7, area_deviation=1.1)
-        return dict(setting=trial.setting, device=trial.device, seed=trial.seed, kimg=1.5, shapes=dict(share=share),
-                    frechet=0.5, frechet_floor=0.05)
+        keep(dict(setting=trial.setting, device=trial.device, seed=trial.seed, kimg=1.5, shapes=dict(share=share),
+                  frechet=0.5, frechet_floor=0.05))
 
     monkeypatch.setattr(variety, "measure_speed", speed)
     monkeypatch.setattr(variety, "train_and_score", train)
