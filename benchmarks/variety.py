@@ -22,7 +22,7 @@ import torch
 
 from benchmarks.support.judged_runs import Shell
 from benchmarks.support.provenance import provenance
-from layered_plugin.evaluation.variety import NUM_COMPARED, draw_scenes, real_masks, real_pictures, score_variety
+from layered_plugin.evaluation.variety import NUM_COMPARED, collect_scenes, real_masks, real_pictures, score_variety
 from layered_plugin.model.snapshots import load_snapshot
 from layered_plugin.runs import atomic_write
 
@@ -98,7 +98,7 @@ def train_and_score(trial: Trial, speed: float, seconds: float, files: dict[str,
     minutes = (time.monotonic() - start) / 60
     run_dir = next(trial.folder.glob("[0-9]*-*"))
     snapshot = load_snapshot(run_dir)
-    scenes = draw_scenes(snapshot["G_ema"], NUM_COMPARED, seed=1)
+    scenes = collect_scenes(snapshot["G_ema"], NUM_COMPARED, seed=1)
     real = real_pictures(str(files["data"]), resolution, NUM_COMPARED)
     masks = real_masks(str(files["masks"]), resolution, NUM_COMPARED)
     result = dict(setting=trial.setting, seed=trial.seed, device=trial.device, options=SETTINGS[trial.setting],

@@ -15,8 +15,9 @@ import torch
 from layered_plugin.data.dataset import PictureDataset
 from layered_plugin.data.labels import Labels
 from layered_plugin.data.pictures import random_crop, to_uint8
-from layered_plugin.device import must_fp32
 from layered_plugin.errors import FidelityError
+from layered_plugin.model.layers import Layers, composite
+from layered_plugin.model.scenes import draw_scenes
 from layered_plugin.progress import progress
 
 KID_SUBSET = 1000  # torch-fidelity's; smaller where fewer pictures are at hand.
@@ -82,7 +83,7 @@ class Fidelity:
         num_real = len(real)  # type: ignore[arg-type]
         if min(num, num_real) < 2:
             raise FidelityError(f"needs at least 2 pictures on either side, got {num} generated and {num_real} real")
-        composites = _Composites(G_ema, labels or Labels(G_ema.c_dim), trunc, num, seed, batch)
+        composites = _Composites(draw_scenes(G_ema, num, seed, labels, min(batch, num), trunc))
         scenes = self._package.GenerativeModelModuleWrapper(composites, G_ema.z_dim, "normal", num_classes=0)
         subset = min(KID_SUBSET, num, num_real)
         found = self._package.calculate_metrics(
@@ -125,7 +126,7 @@ class _Counted(torch.utils.data.Dataset):
 
     def __init__(self, pictures: Any) -> None:
         self._pictures = pictures
-        self._ticks = _ticks(len(pictures), "Real pictures")
+        self._ticks = iter(progress(range(len(pictures)), len(pictures), "Real pictures"))
 
     def __len__(self) -> int:
         return len(self._pictures)
@@ -136,23 +137,11 @@ class _Counted(torch.utils.data.Dataset):
 
 
 class _Composites(torch.nn.Module):
-    """Latents to unshifted composites, uint8, with the labels of ``scoring.score_generated``; shows progress."""
+    """Unshifted composites of scenes already under way, uint8; torch-fidelity's own latents say how many at a time."""
 
-    def __init__(self, G_ema: Any, labels: Labels, trunc: float, num: int, seed: int, batch: int) -> None:
+    def __init__(self, scenes: Iterator[Layers]) -> None:
         super().__init__()
-        self.G_ema, self.labels, self.trunc = G_ema, labels, trunc
-        self._device = next(G_ema.parameters()).device
-        self._force_fp32 = must_fp32(G_ema)
-        self._draws = torch.Generator().manual_seed(seed)
-        self._ticks = _ticks(-(-num // batch), "Batches of scenes for FID")
+        self._scenes = scenes
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
-        next(self._ticks, None)
-        c = self.labels.draw(len(z), self._draws).to(self._device)
-        img = self.G_ema(z.to(self._device), c, noise_mode="const", truncation_psi=self.trunc,
-                         force_fp32=self._force_fp32)
-        return to_uint8(img).to(z.device)
-
-
-def _ticks(total: int, label: str) -> Iterator[int]:
-    return iter(progress(range(total), total, label))
+        return to_uint8(composite(next(self._scenes))).to(z.device)

@@ -9,14 +9,12 @@ import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from layered_plugin.data.labels import Labels
 from layered_plugin.data.masks import THRESHOLD
-from layered_plugin.device import must_fp32
 from layered_plugin.evaluation.judge import judge_objects
 from layered_plugin.evaluation.metrics import iou
 from layered_plugin.model.layers import composite, visible_masks
+from layered_plugin.model.scenes import draw_scenes
 from layered_plugin.model.unet import AnyUNet
-from layered_plugin.progress import progress
 
 
 def matched_iou(pred: torch.Tensor, target: torch.Tensor) -> float:
@@ -62,16 +60,8 @@ def score_objects(G_ema: Any, judge: AnyUNet, *, num: int, seed: int, batch: int
         scene; `coverage`, mean visible share of each layer, from back to front; `overlap`, the mean share of a scene
         that at least two masks cover.
     """
-    device = next(G_ema.parameters()).device
-    force_fp32, labels = must_fp32(G_ema), Labels(G_ema.c_dim)
-    z_draws, c_draws = np.random.RandomState(seed), torch.Generator().manual_seed(seed)
     rows = []
-    starts = range(0, num, batch)
-    for start in progress(starts, len(starts), "Batches of scenes"):
-        count = min(batch, num - start)
-        z = torch.from_numpy(z_draws.randn(count, G_ema.z_dim)).float().to(device)
-        c = labels.draw(count, c_draws).to(device)
-        layers = G_ema(z, c, noise_mode="const", return_layers=True, force_fp32=force_fp32)
+    for layers in draw_scenes(G_ema, num, seed, batch=batch):
         truth = judge_objects(judge, composite(layers).float().clamp(-1, 1)).cpu()
         pred = (visible_masks(layers) >= THRESHOLD).cpu()
         covered = (layers.mask >= THRESHOLD).sum(dim=1) >= 2

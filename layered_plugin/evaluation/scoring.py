@@ -4,6 +4,7 @@ Pictures go by in batches; only their scores are kept. No files are written here
 """
 
 import copy
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,10 +16,10 @@ from torch.nn import functional as F
 from layered_plugin.data.labels import Labels
 from layered_plugin.data.masks import THRESHOLD, _squeeze
 from layered_plugin.data.pictures import PictureSource, full_batches, to_rgb, to_square, to_uint8
-from layered_plugin.device import must_fp32
 from layered_plugin.evaluation.metrics import MaskEvaluation
 from layered_plugin.evaluation.teachers import Teacher
 from layered_plugin.model.layers import composite, union_mask
+from layered_plugin.model.scenes import draw_scenes
 from layered_plugin.progress import progress
 
 SHOWN = 8  # Best and worst pictures that are kept to be looked at.
@@ -120,22 +121,14 @@ def score_generated(G_ema: Any, teacher: Teacher, *, num: int, seed: int, size_p
         TeacherError: The teacher can't judge a picture.
     """
     tally, coverage, teacher_coverage = Tally(), 0.0, 0.0
-    device = next(G_ema.parameters()).device
-    force_fp32 = must_fp32(G_ema)
-    labels = labels or Labels(G_ema.c_dim)
-    z_draws, c_draws = np.random.RandomState(seed), torch.Generator().manual_seed(seed)
-    starts = range(0, num, batch)
-    for start in progress(starts, len(starts), "Batches of scenes"):
-        count = min(batch, num - start)
-        z = torch.from_numpy(z_draws.randn(count, G_ema.z_dim)).float().to(device)
-        c = labels.draw(count, c_draws).to(device)
-        layers = G_ema(z, c, noise_mode="const", return_layers=True, truncation_psi=trunc, force_fp32=force_fp32)
+    numbers = itertools.count()
+    for layers in draw_scenes(G_ema, num, seed, labels, batch, trunc):
         img, masks = composite(layers).float().clamp(-1, 1), union_mask(layers).float()
         if size_px is not None and size_px != img.shape[-1]:
             img = F.interpolate(img, size=[size_px, size_px], mode="bilinear", antialias=True)
             masks = F.interpolate(masks, size=[size_px, size_px], mode="nearest-exact")
         pictures = list(to_uint8(img).permute(0, 2, 3, 1).cpu().numpy())
-        truths = teacher(pictures, [f"seed{seed}-scene{start + idx:08d}" for idx in range(count)])
+        truths = teacher(pictures, [f"seed{seed}-scene{next(numbers):08d}" for _ in pictures])
         for mask, truth in zip(masks[:, 0].cpu().numpy(), truths, strict=True):
             tally.add(mask, truth)
             coverage += float((mask >= THRESHOLD).mean()) / num

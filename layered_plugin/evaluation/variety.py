@@ -13,13 +13,13 @@ from torch.nn import functional as F
 
 from layered_plugin.data.labels import Labels, labels_of_training
 from layered_plugin.data.pictures import PictureSource, to_uint8
-from layered_plugin.device import must_fp32
 from layered_plugin.errors import PictureError
 from layered_plugin.evaluation.fidelity import CroppedPictures
 from layered_plugin.evaluation.teachers import MaskTeacher, Teacher
 from layered_plugin.model.layers import composite, union_mask
 from layered_plugin.model.mask_variety import compare_masks
 from layered_plugin.model.picture_distance import PictureFeatures, frechet_distance
+from layered_plugin.model.scenes import draw_scenes
 
 NUM_COMPARED = 2500  # Scenes and real pictures that are compared, at most.
 MIN_REAL = 4  # Two in each half.
@@ -32,31 +32,12 @@ class Scenes(NamedTuple):
     masks: torch.Tensor  # Of all objects together, [N, H, W], in [0, 1].
 
 
-@torch.no_grad()
-def draw_scenes(G: Any, num: int, seed: int, trunc: float = 1.0, batch: int = 32,
-                labels: Labels | None = None) -> Scenes:
-    """Draw the scenes that ``scoring.score_generated`` scores for the same arguments.
-
-    Args:
-        G: Layered generator in evaluation mode.
-        num: Number of scenes.
-        seed: Of the latents and labels.
-        trunc: Truncation psi.
-        batch: Scenes at a time.
-        labels: Of the scenes; None = every class equally likely.
-    """
-    device, force_fp32 = next(G.parameters()).device, must_fp32(G)
-    labels = labels or Labels(G.c_dim)
-    z_draws, c_draws = np.random.RandomState(seed), torch.Generator().manual_seed(seed)
-    pictures, masks = [], []
-    for start in range(0, num, batch):
-        count = min(batch, num - start)
-        z = torch.from_numpy(z_draws.randn(count, G.z_dim)).float().to(device)
-        c = labels.draw(count, c_draws).to(device)
-        layers = G(z, c, noise_mode="const", return_layers=True, truncation_psi=trunc, force_fp32=force_fp32)
-        pictures.append(to_uint8(composite(layers).float().clamp(-1, 1)).cpu())
-        masks.append(union_mask(layers)[:, 0].float().cpu())
-    return Scenes(torch.cat(pictures), torch.cat(masks))
+def collect_scenes(G: Any, num: int, seed: int, trunc: float = 1.0, batch: int = 32,
+                   labels: Labels | None = None) -> Scenes:
+    """All scenes of ``draw_scenes`` as pictures and masks; arguments as there."""
+    parts = [(to_uint8(composite(layers)).cpu(), union_mask(layers)[:, 0].float().cpu())
+             for layers in draw_scenes(G, num, seed, labels, batch, trunc)]
+    return Scenes(*map(torch.cat, zip(*parts, strict=True)))
 
 
 def real_pictures(path: str | os.PathLike[str], resolution: int, num: int, size_px: int | None = None) -> torch.Tensor:
@@ -167,7 +148,7 @@ class Comparison:
         else:
             masks, source = masks_by(teacher, pictures, shown["size_px"] or px), "teacher"
         labels = labels_of_training(training_set, G_ema.c_dim)
-        scenes = draw_scenes(G_ema, min(num, NUM_COMPARED), seed, shown["trunc"], shown["batch"], labels)
+        scenes = collect_scenes(G_ema, min(num, NUM_COMPARED), seed, shown["trunc"], shown["batch"], labels)
         return dict(score_variety(scenes, pictures, masks, seed), data=self._data, masks=source)
 
     def _by_model(self, pictures: torch.Tensor) -> torch.Tensor:

@@ -1,8 +1,8 @@
-"""Draw scenes from seeds or codes, and write them as files: composite, layers, masks."""
+"""Draw scenes at random, from seeds or from codes, and write them as files: composite, layers, masks."""
 
 import contextlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,13 @@ import numpy as np
 import PIL.Image
 import torch
 
+from layered_plugin.data.labels import Labels
 from layered_plugin.data.picture_zip import PictureZipWriter
 from layered_plugin.data.pictures import to_uint8
+from layered_plugin.device import must_fp32
 from layered_plugin.grids import picture_rows
 from layered_plugin.model.layers import Layers, composite, fold_objects, union_mask, visible_masks
+from layered_plugin.progress import progress
 
 Scene = dict[str, np.ndarray]  # Folder to picture.
 
@@ -97,6 +100,32 @@ def one_hot(G: Any, class_idx: int | None) -> list[float]:
         got = "none" if class_idx is None else class_idx
         raise ValueError(f"--class must be from 0 to {G.c_dim - 1} for this conditional network, got {got}")
     return [float(idx == class_idx) for idx in range(G.c_dim)]
+
+
+@torch.no_grad()
+def draw_scenes(G: Any, num: int, seed: int, labels: Labels | None = None, batch: int = 32,
+                trunc: float = 1.0) -> Iterator[Layers]:
+    """Draw scenes to be scored, a batch at a time, with progress; the same arguments give the same scenes.
+
+    Args:
+        G: Layered generator in evaluation mode.
+        num: Number of scenes.
+        seed: Of the latents, one stream for all scenes, and of the labels; the global generators are left alone.
+        labels: Of the scenes; None = every class equally likely.
+        batch: Scenes at a time; the latents do not depend on it.
+        trunc: Truncation psi.
+
+    Yields:
+        The next scenes, unshifted, on the generator's device; in half precision where that is the network's.
+    """
+    device, force_fp32 = next(G.parameters()).device, must_fp32(G)
+    labels = labels or Labels(G.c_dim)
+    z_draws, c_draws = np.random.RandomState(seed), torch.Generator().manual_seed(seed)
+    counts = [min(batch, num - start) for start in range(0, num, batch)]
+    for count in progress(counts, len(counts), "Batches of scenes"):
+        z = torch.from_numpy(z_draws.randn(count, G.z_dim)).float().to(device)
+        c = labels.draw(count, c_draws).to(device)
+        yield G(z, c, noise_mode="const", return_layers=True, truncation_psi=trunc, force_fp32=force_fp32)
 
 
 @torch.no_grad()

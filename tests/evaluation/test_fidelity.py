@@ -10,13 +10,14 @@ import torch
 
 from layered_plugin.errors import FidelityError
 from layered_plugin.evaluation.fidelity import CroppedPictures, Fidelity
+from layered_plugin.model.layers import Layers
 
 torch_fidelity = pytest.importorskip("torch_fidelity", reason="optional extra `fid`")
 NUM = 8
 
 
 class Noise(torch.nn.Module):
-    """A generator whose pictures are its latents."""
+    """A generator whose pictures, all background, are its latents."""
 
     z_dim, c_dim, img_resolution = 192, 0, 8
 
@@ -24,9 +25,13 @@ class Noise(torch.nn.Module):
         super().__init__()
         self.gain = torch.nn.Parameter(torch.ones([]))
 
-    def forward(self, z, c, noise_mode, truncation_psi, force_fp32):
-        assert force_fp32  # It has no blocks in bfloat16, the only format that is fast on a CPU.
-        return (z.view(-1, 3, 8, 8) * self.gain * 0.4 * truncation_psi).clamp(-1, 1)
+    def forward(self, z, c, noise_mode, return_layers, truncation_psi, force_fp32):
+        assert return_layers and force_fp32  # It has no blocks in bfloat16, the only format that is fast on a CPU.
+        img = (z.view(-1, 3, 8, 8) * self.gain * 0.4 * truncation_psi).clamp(-1, 1)
+        return Layers(img, -img, torch.zeros(len(z), 1, 8, 8))
+
+    def pictures(self, z):
+        return self(z, None, "const", True, 1, force_fp32=True).bg.detach()
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +74,7 @@ def test_scores_are_those_of_torch_fidelity_on_the_same_files(weights, tmp_path)
     # The scenes of score_generated with this seed, written to files.
     (tmp_path / "gen").mkdir()
     z = torch.from_numpy(np.random.RandomState(5).randn(NUM, 192)).float()
-    img = Noise()(z, None, "const", 1, force_fp32=True)
+    img = Noise().pictures(z)
     pixels = ((img + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
     for idx, picture in enumerate(pixels):
         PIL.Image.fromarray(picture).save(tmp_path / "gen" / f"{idx:02d}.png")
@@ -86,8 +91,8 @@ def test_truncated_scenes_are_farther_from_noise(weights, tmp_path):
     # Pictures of the very latents: nothing but the truncation differs.
     (tmp_path / "real").mkdir()
     z = torch.from_numpy(np.random.RandomState(0).randn(NUM, 192)).float()
-    for idx, img in enumerate(Noise()(z, None, "const", 1, force_fp32=True)):
-        picture = ((img.permute(1, 2, 0) + 1) * 127.5).round().to(torch.uint8).detach().numpy()
+    for idx, img in enumerate(Noise().pictures(z)):
+        picture = ((img.permute(1, 2, 0) + 1) * 127.5).round().to(torch.uint8).numpy()
         PIL.Image.fromarray(picture).save(tmp_path / "real" / f"{idx:02d}.png")
     fidelity, real = Fidelity(weights, feature_layer="64"), CroppedPictures(tmp_path / "real", 8)
     same, far = (fidelity(Noise(), real, num=NUM, seed=0, trunc=trunc)["fid"] for trunc in (1.0, 0.8))

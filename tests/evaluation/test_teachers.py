@@ -148,7 +148,7 @@ def test_saved_judge_is_read_and_others_are_named(tmp_path):
     torch.save({"channels": [4, 4, 4], "weights": {}}, tmp_path / "empty.pt")
     torch.save([1], tmp_path / "list.pt")
     for name in ("short.pt", "text.pt", "empty.pt", "list.pt", "none.pt"):
-        with pytest.raises(TeacherError, match=rf"{name}: no judge of benchmarks\.judge"):
+        with pytest.raises(TeacherError, match=rf"{name}: no judge of eval\.py judge"):
             UNetTeacher(tmp_path / name, 8)
 
 
