@@ -12,13 +12,35 @@ NAME = r"(\w+\.py|-m (?:layered_plugin|benchmarks)\.[\w.]+)"
 def find_examples(text: str) -> list[tuple[str, list[str]]]:
     """Every call of a script or module of the project in a text: its name, such as `invert.py`, and its arguments.
 
-    Lines may be continued with a backslash; comments, redirections and closing backticks end them. Calls with shell
-    variables are left out.
+    Lines may be continued with a backslash; comments, redirections and closing backticks end them. Arrays and functions
+    of the shell that the text defines are put in where it uses them.
     """
-    text = re.sub(r"\s*\\\n\s*", " ", text)
+    text = _put_in_functions(_put_in_arrays(re.sub(r"\s*\\\n\s*", " ", text)))
     found = re.findall(rf"(?:python3?|torchrun [^`\n]*?) {NAME}((?: [^`\n]*)?)", text)
-    return [(name, shlex.split(re.split(r" [>|] ", args)[0], comments=True)) for name, args in found
-            if "$" not in args]
+    return [(name, shlex.split(re.split(r" [>|] ", args)[0], comments=True)) for name, args in found]
+
+
+def _put_in_arrays(text: str) -> str:
+    """Replace each `"${name[@]}"` by what stands between `name=(` and `)` lines above it."""
+    for name, body in re.findall(r"^(\w+)=\(\n(.*?)^\)$", text, re.MULTILINE | re.DOTALL):
+        for inner, content in re.findall(r"^(\w+)=\(\n(.*?)^\)$", text, re.MULTILINE | re.DOTALL):
+            body = body.replace(f'"${{{inner}[@]}}"', " ".join(content.split()))
+        text = text.replace(f'"${{{name}[@]}}"', " ".join(body.split()))
+    return text
+
+
+def _put_in_functions(text: str) -> str:
+    """Replace each call of a function that is defined between `name() {` and `}` lines by its body, and drop that."""
+    for name, body in re.findall(r"^(\w+)\(\) \{\n(.*?)^\}$", text, re.MULTILINE | re.DOTALL):
+        text = text.replace(f"{name}() {{\n{body}}}", "")
+
+        def called(match: re.Match[str], body: str = body) -> str:
+            for number, value in enumerate(match[1].split(), start=1):
+                body = body.replace(f"${number}", value)
+            return body
+
+        text = re.sub(rf"^{name} ([^\n`]+)$", called, text, flags=re.MULTILINE)
+    return text
 
 
 def find_command(name: str) -> click.Command:
