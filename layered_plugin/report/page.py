@@ -1,7 +1,7 @@
 """One HTML file that shows what a run learnt and how well: pictures, curves, scores, commands; needs no network.
 
-The work of ``eval.py report``. Every number comes from the files of the runs; what is missing is named, with the
-command that would make it.
+The work of ``eval.py report``. Every number is out of the files of the runs, or mean and deviation of such numbers
+over runs that differ in the seed alone; what is missing is named, with the command that would make it.
 """
 
 import json

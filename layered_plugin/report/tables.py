@@ -1,6 +1,6 @@
 """Tables of the report: records of eval.py side by side, models beside baselines, the best of each column marked.
 
-Computes no score. Only records of the same pictures and the same truth stand in one table.
+Computes nothing but means and deviations over seeds. Only records of the same pictures and truth share a table.
 """
 
 import json
