@@ -58,14 +58,15 @@ def test_the_whole_job_in_order(shell):
 
 
 def test_masks_are_read_for_scoring_only(shell):
-    CliRunner().invoke(demo.main, [])
-    for command in shell.commands:
-        learns = command[0] == "train_layered.py" or command[:2] in (["invert.py", "distill"], ["invert.py", "train"])
-        assert not (learns and any("masks" in arg for arg in command))
+    assert CliRunner().invoke(demo.main, []).exit_code == 0
+    learning = [command for command in shell.commands if command[0] == "train_layered.py"
+                or command[:2] in (["invert.py", "distill"], ["invert.py", "train"])]
+    assert len(learning) == 3
+    assert not any("masks" in arg for command in learning for arg in command)
 
 
 def test_finished_steps_are_not_repeated(shell):
-    CliRunner().invoke(demo.main, [])
+    assert CliRunner().invoke(demo.main, []).exit_code == 0
     shell.commands.clear()
     assert CliRunner().invoke(demo.main, []).exit_code == 0
     assert {command[0] for command in shell.commands} == {"eval.py", "invert.py"}
@@ -76,7 +77,7 @@ def test_begun_steps_are_continued(shell, tmp_path):
     begun = tmp_path / "runs" / "demo" / "00000-shapes-demo-y"
     begun.mkdir(parents=True)
     (begun / "training-state-000008.pt").write_text("")
-    CliRunner().invoke(demo.main, [])
+    assert CliRunner().invoke(demo.main, []).exit_code == 0
     training = next(command for command in shell.commands if command[0] == "train_layered.py")
     assert any(arg.startswith("--resume=") and arg.endswith("00000-shapes-demo-y") for arg in training)
 
@@ -88,7 +89,8 @@ def test_a_failed_command_ends_the_demo_with_its_code(shell):
 
 
 def test_every_command_is_accepted(shell):
-    CliRunner().invoke(demo.main, [])
+    assert CliRunner().invoke(demo.main, []).exit_code == 0
+    assert len(shell.commands) == 11
     for command in shell.commands:
         if command[0] == "-m":
             parse(find_command(" ".join(command[:2])), command[2:])

@@ -103,11 +103,28 @@ def test_labels_of_single_objects_are_refused(tmp_path):
     assert result.exit_code == 1 and "--data, --labels" in result.output and "labels go up to 1" in result.output
 
 
-def test_speeds_are_of_paired_rounds():
-    args = ["--resolution=16", "--batch=2", "--cbase=64", "--cmax=4", "--w-dim=8", "--rounds=2"]
+def test_speeds_are_of_paired_rounds(monkeypatch):
+    shapes, times = [], iter([2.0, 10.0, 4.0, 8.0, 1.0, 3.0])  # Distilled and encoder in turns.
+
+    def seconds(work, rounds):
+        assert rounds == 1
+        shapes.append(list(work().shape))
+        return [next(times)]
+
+    monkeypatch.setattr(segmenting_speed, "seconds", seconds)
+    args = ["--resolution=16", "--batch=2", "--cbase=64", "--cmax=4", "--w-dim=8", "--rounds=3"]
     record = json.loads(CliRunner().invoke(segmenting_speed.main, args).stdout)
-    assert record["ratio_min"] <= record["ratio_median"] <= record["ratio_max"]
-    assert record["pictures_per_sec"]["distilled"] > 0
+    assert shapes == [[2, 1, 16, 16], [2, 3, 16, 16]] * 3
+    assert (record["ratio_min"], record["ratio_median"], record["ratio_max"]) == (2, 3, 5)
+    assert record["pictures_per_sec"] == dict(distilled=2 / 2, encoder=2 / 8)
+
+
+def test_the_first_round_is_not_timed(monkeypatch):
+    clock, done = iter([5.0, 6.5, 7.0, 7.25]), []
+    monkeypatch.setattr(segmenting_speed.time, "perf_counter", lambda: next(clock))
+    times = segmenting_speed.seconds(lambda: done.append(1), 2)
+    monkeypatch.undo()
+    assert times == [1.5, 0.25] and len(done) == 3
 
 
 def test_variety_trains_all_for_the_same_time_and_names_what_fails(tmp_path, monkeypatch):
