@@ -22,6 +22,7 @@ CL, CF = torch.channels_last, torch.contiguous_format
 # The few names of CUDA that the sources use.
 _EMULATOR = """
 #define __global__ static
+#define __launch_bounds__(threads)
 typedef void* cudaStream_t;
 enum { cudaErrorNotSupported = 801 };
 inline int cudaGetLastError() { return 0; }
@@ -51,7 +52,7 @@ def emulated(tmp_path_factory):
     folder = tmp_path_factory.mktemp("emulated")
     kernels = SimpleNamespace()
     for source, names in SOURCES.items():
-        launch = r"(\w+<T>)<<<grid, THREADS, 0, stream>>>(\(.*?\));"
+        launch = r"(\w+<[^;=]*?>)<<<grid, THREADS, 0, stream>>>(\(.*?\));"
         code, count = re.subn(launch, r"emulate(grid, THREADS, [&] { \1\2; });", (FOLDER / source).read_text())
         assert count >= 1
         path = folder / f"{source}.cpp"
@@ -87,21 +88,61 @@ def _check(func, tensors, tolerance, device="cpu", dtype=torch.float32):
         assert got.is_contiguous() == expected.is_contiguous()
 
 
+# Neither channels nor pixels fit into packs; channels do; pixels do.
+SHAPES = [(2, 5, 6, 7), (3, 16, 5, 3), (2, 3, 4, 8)]
+PADDINGS = [[4, 5, 3, 6], [2, 1, 1, 2], [-1, 2, 0, 3]]
+
+
 def _check_all(layout, device, dtype, tolerance):
-    x = torch.randn(2, 5, 6, 7).contiguous(memory_format=layout)
-    for act in bias_act.activation_funcs:
-        b = torch.randn(5).to(dtype)
-        _check(lambda x, b, impl, act=act: bias_act.bias_act(x, b, act=act, clamp=2, impl=impl), [x, b], tolerance,
-               device, dtype)  # fmt: skip
-    factors = [torch.randn(2, 5), torch.randn(2, 1, 6, 7), torch.randn(5)]
-    _check(lambda *t, impl: scaled_bias_act(*t, act="lrelu", clamp=2, impl=impl), [x, *factors], tolerance,
-           device, dtype)  # fmt: skip
-    for taps in ([1, 3, 3, 1], [[1, 2, 4], [5, 7, 1]], list(range(1, 10))):
-        f = upfirdn2d.setup_filter(taps).to(device)
-        for up, down in ((1, 1), (2, 1), (1, 2), (3, 2)):
-            kwargs = dict(up=up, down=down, padding=[4, 5, 3, 6], gain=2)
-            _check(lambda x, impl, f=f, kwargs=kwargs: upfirdn2d.upfirdn2d(x, f, impl=impl, **kwargs), [x], tolerance,
+    for shape in SHAPES:
+        x = torch.randn(shape).contiguous(memory_format=layout)
+        num, channels, height, width = shape
+        for act in bias_act.activation_funcs:
+            b = torch.randn(channels).to(dtype)
+            _check(lambda x, b, impl, act=act: bias_act.bias_act(x, b, act=act, clamp=2, impl=impl), [x, b], tolerance,
                    device, dtype)  # fmt: skip
+        for noise in (num, 1):
+            factors = [torch.randn(num, channels), torch.randn(noise, 1, height, width), torch.randn(channels)]
+            _check(lambda *t, impl: scaled_bias_act(*t, act="lrelu", clamp=2, impl=impl), [x, *factors], tolerance,
+                   device, dtype)  # fmt: skip
+        filters = [upfirdn2d.setup_filter(taps, device=device, separable=separable) for taps, separable in (
+            ([1, 3, 2, 1], None), ([1, 3, 2, 1], True), ([[1, 2, 4], [5, 7, 1]], None), (list(range(1, 10)), None))]
+        for f in filters:
+            for idx, (up, down) in enumerate(((1, 1), (2, 1), (1, 2), (3, 2))):
+                kwargs = dict(up=up, down=down, padding=PADDINGS[idx % 3] if len(f) == 4 else [4, 5, 3, 6], gain=2)
+                _check(lambda x, impl, f=f, kwargs=kwargs: upfirdn2d.upfirdn2d(x, f, impl=impl, **kwargs), [x],
+                       tolerance, device, dtype)  # fmt: skip
+
+
+@pytest.mark.parametrize(("up", "down"), [(1, 1), (2, 1), (1, 2)])
+def test_emulated_kernel_of_4x4_taps_equals_reference_at_every_phase(like_cuda, up, down):
+    f = upfirdn2d.setup_filter([[1, 2, 3, 5], [2, 1, 7, 1], [3, 1, 1, 2], [1, 4, 1, 1]])
+    for pad in range(-2, 6):
+        for size in (1, 4, 7):
+            for layout in (CF, CL):
+                x = torch.randn(1, 4, size + 3, size + 4).contiguous(memory_format=layout)
+                kwargs = dict(up=up, down=down, padding=[pad, 4, pad + 1, 3], flip_filter=pad % 3 == 0)
+                got, expected = (upfirdn2d.upfirdn2d(x, f, impl=impl, **kwargs) for impl in ("cuda", "ref"))
+                torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_division_by_multiplication_is_exact(tmp_path):
+    code = '''#include "packs.h"
+        extern "C" int wrong(const unsigned* is, int count, unsigned by) {
+            const Divider<uint32_t> divider(by);
+            int found = 0;
+            for (int n = 0; n < count; ++n) found += divider.quotient(is[n]) != is[n] / by;
+            return found;
+        }'''
+    (tmp_path / "divide.cpp").write_text(code)
+    flags = ["-O1", "-std=c++17", "-shared", "-fPIC", f"-I{FOLDER}"]
+    subprocess.run(["g++", *flags, tmp_path / "divide.cpp", "-o", tmp_path / "divide.so"], check=True)
+    library = ctypes.CDLL(str(tmp_path / "divide.so"))
+    for by in [*range(1, 70), 1023, 65537, 2**30, 2**30 + 1, 2**31 - 1]:
+        near = torch.arange(-3, 4)[:, None] + by * torch.tensor([0, 1, 2, 2**31 // by - 1, 2**31 // by])
+        values = torch.cat([near.flatten(), torch.randint(0, 2**31, [200])])
+        values = values[(values >= 0) & (values < 2**31)].tolist()
+        assert library.wrong((ctypes.c_uint * len(values))(*values), len(values), ctypes.c_uint(by)) == 0
 
 
 @pytest.mark.parametrize("layout", [CF, CL])

@@ -1,13 +1,13 @@
-// bias_act on CUDA: one thread for each element. Sums for scale, noise and bias are left to PyTorch.
+// bias_act on CUDA: one thread for each pack of elements. Sums for scale, noise and bias are left to PyTorch.
 #include "bias_act.h"
+#include "packs.h"
 
 namespace {
 
-constexpr int THREADS = 256;
-constexpr int64_t MAX_BLOCKS = 1 << 20;
+constexpr int ANY = 0;  // In place of an activation: it is chosen when running.
 
-// The activation is the same for all threads, so choosing it when running costs nothing beside the memory access.
-template <class S> SHARED S forward_any(int act, S t, const Numbers<S>& k) {
+template <int ACT, class S> SHARED S forward_of(int act, S t, const Numbers<S>& k) {
+    if constexpr (ACT != ANY) return forward_value<ACT>(t, k);
     switch (act) {
         case RELU: return forward_value<RELU>(t, k);
         case LRELU: return forward_value<LRELU>(t, k);
@@ -21,7 +21,8 @@ template <class S> SHARED S forward_any(int act, S t, const Numbers<S>& k) {
     }
 }
 
-template <class S> SHARED S factor_any(int act, S t_or_y, const Numbers<S>& k) {
+template <int ACT, class S> SHARED S factor_of(int act, S t_or_y, const Numbers<S>& k) {
+    if constexpr (ACT != ANY) return backward_factor<ACT>(t_or_y, k);
     switch (act) {
         case RELU: return backward_factor<RELU>(t_or_y, k);
         case LRELU: return backward_factor<LRELU>(t_or_y, k);
@@ -35,17 +36,51 @@ template <class S> SHARED S factor_any(int act, S t_or_y, const Numbers<S>& k) {
     }
 }
 
-// Scale, and noise plus bias, of element i.
-template <class S> struct Factors {
-    S scale, shift;
+// The tensor as [n, outer, inner]: outer, inner = channels, pixels, or the other way round if channels-last. N elements
+// along `inner` make a pack.
+template <class I> struct Shape {
+    Divider<I> packs, outer;
+    I total;  // Packs of the tensor
+    int64_t inner;
 
-    SHARED Factors(const BiasAct& q, int64_t i) {
-        const int64_t channel = q.channels_last ? i % q.channels : i / q.pixels % q.channels;
-        const int64_t pixel = q.channels_last ? i / q.channels % q.pixels : i % q.pixels;
-        const int64_t n = i / (q.channels * q.pixels);
-        scale = q.scale ? static_cast<const S*>(q.scale)[n * q.channels + channel] : S(1);
-        shift = q.bias ? static_cast<const S*>(q.bias)[channel] : S(0);
-        if (q.noise) shift += static_cast<const S*>(q.noise)[q.noise_per_sample ? n * q.pixels + pixel : pixel];
+    Shape(const BiasAct& q, int size)
+        : packs((q.channels_last ? q.channels : q.pixels) / size),
+          outer(q.channels_last ? q.pixels : q.channels),
+          total(I(q.n * q.channels * q.pixels / size)),
+          inner(q.channels_last ? q.channels : q.pixels) {}
+};
+
+// Scale, and noise plus bias, of a pack.
+template <class S, int N> struct Factors {
+    S scale[N], shift[N];
+
+    template <class I> SHARED Factors(const BiasAct& q, const Shape<I>& shape, I index) {
+        const int64_t place = int64_t(pop(index, shape.packs)) * N, row = index;
+        const int64_t outer = pop(index, shape.outer), n = index;
+        // What depends on `inner` is read as a pack, the rest is the same for all of it.
+        const void *row_shift, *pack_shift;
+        int64_t row_at, pack_at;
+        if (q.channels_last) {
+            row_shift = q.noise, row_at = q.noise_per_sample ? row : outer;
+            pack_shift = q.bias, pack_at = place;
+        } else {
+            row_shift = q.bias, row_at = outer;
+            pack_shift = q.noise, pack_at = (q.noise_per_sample ? n * shape.inner : 0) + place;
+        }
+        const S same = row_shift ? static_cast<const S*>(row_shift)[row_at] : S(0);
+        fill(shift, S(0));
+        if (pack_shift) copy(shift, load_pack<S, N>(pack_shift, pack_at));
+        for (int k = 0; k < N; ++k) shift[k] += same;
+        fill(scale, S(1));
+        if (q.scale && q.channels_last) copy(scale, load_pack<S, N>(q.scale, n * shape.inner + place));
+        else if (q.scale) fill(scale, static_cast<const S*>(q.scale)[row]);
+    }
+
+    SHARED static void fill(S (&to)[N], S value) {
+        for (int k = 0; k < N; ++k) to[k] = value;
+    }
+    SHARED static void copy(S (&to)[N], const Pack<S, N>& from) {
+        for (int k = 0; k < N; ++k) to[k] = from.v[k];
     }
 };
 
@@ -55,37 +90,57 @@ template <class T> SHARED Numbers<compute_t<T>> numbers(const BiasAct& q) {
     return {S(q.alpha), S(q.gain), load(store<T>(S(q.clamp)))};
 }
 
-template <class T> __global__ void forward(BiasAct q, int act, int64_t total) {
+template <class T, int N, int ACT, class I>
+__global__ void __launch_bounds__(THREADS) forward(BiasAct q, int act, Shape<I> shape) {
     using S = compute_t<T>;
+    const I index = I(blockIdx.x) * THREADS + threadIdx.x;
+    if (index >= shape.total) return;
+    Pack<T, N> pack = load_pack<T, N>(q.x, int64_t(index) * N);
+    const Factors<S, N> f(q, shape, index);
     const Numbers<S> k = numbers<T>(q);
-    const int64_t step = int64_t(gridDim.x) * blockDim.x;
-    for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < total; i += step) {
-        const Factors<S> f(q, i);
-        const S t = load(static_cast<const T*>(q.x)[i]) * f.scale + f.shift;
-        static_cast<T*>(q.out)[i] = store<T>(forward_any<S>(act, t, k));
-    }
+    for (int i = 0; i < N; ++i)
+        pack.v[i] = store<T>(forward_of<ACT>(act, load(pack.v[i]) * f.scale[i] + f.shift[i], k));
+    store_pack(q.out, int64_t(index) * N, pack);
 }
 
-template <class T> __global__ void backward(BiasAct q, int act, int64_t total) {
+template <class T, int N, int ACT, class I>
+__global__ void __launch_bounds__(THREADS) backward(BiasAct q, int act, Shape<I> shape) {
     using S = compute_t<T>;
+    const I index = I(blockIdx.x) * THREADS + threadIdx.x;
+    if (index >= shape.total) return;
+    const int64_t first = int64_t(index) * N;
+    Pack<T, N> grad = load_pack<T, N>(q.grad, first);
+    const bool by_output = from_output(act);
+    const void* known = by_output ? q.y : q.x;
+    Pack<T, N> pack = {};
+    if (known) pack = load_pack<T, N>(known, first);
+    const Factors<S, N> f(q, shape, index);
     const Numbers<S> k = numbers<T>(q);
-    const int64_t step = int64_t(gridDim.x) * blockDim.x;
-    for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < total; i += step) {
-        const Factors<S> f(q, i);
-        const S grad = load(static_cast<const T*>(q.grad)[i]);
-        S t_or_y = 0;
-        if (!from_output(act)) t_or_y = load(static_cast<const T*>(q.x)[i]) * f.scale + f.shift;
-        else if (q.y) t_or_y = load(static_cast<const T*>(q.y)[i]);
-        static_cast<T*>(q.out)[i] = store<T>(grad * factor_any<S>(act, t_or_y, k) * f.scale);
+    for (int i = 0; i < N; ++i) {
+        const S value = load(pack.v[i]);
+        const S factor = factor_of<ACT>(act, by_output ? value : value * f.scale[i] + f.shift[i], k);
+        grad.v[i] = store<T>(load(grad.v[i]) * factor * f.scale[i]);
     }
+    store_pack(q.out, first, grad);
+}
+
+template <class T, int N, int ACT, class I> int launch(bool is_forward, const BiasAct& q, int act, cudaStream_t stream) {
+    const Shape<I> shape(q, N);
+    const int grid = blocks_of(shape.total);
+    if (is_forward) forward<T, N, ACT, I><<<grid, THREADS, 0, stream>>>(q, act, shape);
+    else backward<T, N, ACT, I><<<grid, THREADS, 0, stream>>>(q, act, shape);
+    return cudaGetLastError();
 }
 
 template <class T> int run(bool is_forward, const BiasAct& q, int act, cudaStream_t stream) {
-    const int64_t total = q.n * q.channels * q.pixels, blocks = (total + THREADS - 1) / THREADS;
-    const int grid = int(blocks < MAX_BLOCKS ? blocks : MAX_BLOCKS);
-    if (is_forward) forward<T><<<grid, THREADS, 0, stream>>>(q, act, total);
-    else backward<T><<<grid, THREADS, 0, stream>>>(q, act, total);
-    return cudaGetLastError();
+    if (q.n * q.channels * q.pixels >= MAX_INDEX) return launch<T, 1, ANY, int64_t>(is_forward, q, act, stream);
+    bool packs = (q.channels_last ? q.channels : q.pixels) % PACK<T> == 0;
+    for (const void* address : {q.x, q.y, q.grad, q.scale, q.noise, q.bias, static_cast<const void*>(q.out)})
+        packs = packs && aligned(address);
+    if (!packs) return launch<T, 1, ANY, uint32_t>(is_forward, q, act, stream);
+    if (act == LRELU) return launch<T, PACK<T>, LRELU, uint32_t>(is_forward, q, act, stream);
+    if (act == LINEAR) return launch<T, PACK<T>, LINEAR, uint32_t>(is_forward, q, act, stream);
+    return launch<T, PACK<T>, ANY, uint32_t>(is_forward, q, act, stream);
 }
 
 int run(bool is_forward, const BiasAct& q, int dtype, int act, cudaStream_t stream) {

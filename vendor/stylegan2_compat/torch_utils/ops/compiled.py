@@ -14,7 +14,7 @@ import torch
 from torch_utils import custom_ops, native
 
 _FOLDER = os.path.dirname(os.path.abspath(__file__))
-_HEADERS = ("portable.h", "bias_act.h", "upfirdn2d.h", "upfirdn2d_taps.h", "parallel.h")
+_HEADERS = ("portable.h", "bias_act.h", "upfirdn2d.h", "upfirdn2d_taps.h", "parallel.h", "packs.h")
 _SOURCES = {"cpu": ("bias_act_cpu.cpp", "upfirdn2d_cpu.cpp"), "cuda": ("bias_act.cu", "upfirdn2d.cu")}
 _NATIVE = "-mcpu=native" if platform.machine() in ("aarch64", "arm64") else "-march=native"
 # Traps and errno of mathematical functions keep loops from being vectorised; NaN and infinity stay what they are.
