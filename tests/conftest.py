@@ -7,6 +7,7 @@ import torch
 import layered_plugin  # noqa: F401 - activates the base
 
 torch.set_num_threads(1)
+torch.backends.cudnn.allow_tf32 = False  # PyTorch's default rounds the factors of float32 convolutions on a GPU.
 
 
 @pytest.fixture(autouse=True)

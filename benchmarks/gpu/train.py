@@ -92,7 +92,7 @@ def run(context: Context, *command: str, seconds: float | None = None) -> str:
 def train(context: Context) -> dict[str, Any]:
     """Train for about 60 % of the step's time; what is left is for distilling and scoring."""
     args = shlex.split(context.train_args or (QUICK_ARGS if context.quick else TRAIN_ARGS))
-    seconds = 0.25 * context.seconds_left if context.quick else 0.6 * context.seconds_left
+    seconds = min(30.0, 0.3 * context.seconds_left) if context.quick else 0.6 * context.seconds_left
     command = ["train_layered.py", f"--outdir={context.workdir / 'runs'}", f"--data={data_of(context) / 'train.zip'}",
                f"--device={context.device}", *([] if any("--kimg" in arg for arg in args) else ["--kimg=25000"]), *args]
     start = time.time()
@@ -134,8 +134,8 @@ def score(context: Context) -> dict[str, Any]:
                  f"--data={data_of(context) / 'test-masked.zip'}", f"--masks={masks_of(context)}",
                  f"--baselines={'none' if context.quick else 'full,otsu'}", f"--device={context.device}")
     found = json.loads(output)
-    scores = found.get("all", found.get("detected", {}))
-    return dict(iou=scores.get("iou"), iou_ci=scores.get("iou_ci"), num=found.get("num"), record=found)
+    scores = found["models"][0].get("all") or found["models"][0]["detected"]
+    return dict(iou=scores["iou"], iou_ci=scores["iou_ci"], num=found.get("num"), record=found)
 
 
 def draw(context: Context) -> dict[str, Any]:

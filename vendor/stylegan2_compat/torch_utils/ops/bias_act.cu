@@ -70,17 +70,17 @@ template <class S, int N> struct Factors {
         const S same = row_shift ? static_cast<const S*>(row_shift)[row_at] : S(0);
         fill(shift, S(0));
         if (pack_shift) copy(shift, load_pack<S, N>(pack_shift, pack_at));
-        for (int k = 0; k < N; ++k) shift[k] += same;
+        UNROLL for (int k = 0; k < N; ++k) shift[k] += same;
         fill(scale, S(1));
         if (q.scale && q.channels_last) copy(scale, load_pack<S, N>(q.scale, n * shape.inner + place));
         else if (q.scale) fill(scale, static_cast<const S*>(q.scale)[row]);
     }
 
     SHARED static void fill(S (&to)[N], S value) {
-        for (int k = 0; k < N; ++k) to[k] = value;
+        UNROLL for (int k = 0; k < N; ++k) to[k] = value;
     }
     SHARED static void copy(S (&to)[N], const Pack<S, N>& from) {
-        for (int k = 0; k < N; ++k) to[k] = from.v[k];
+        UNROLL for (int k = 0; k < N; ++k) to[k] = from.v[k];
     }
 };
 
@@ -98,7 +98,7 @@ __global__ void __launch_bounds__(THREADS) forward(BiasAct q, int act, Shape<I> 
     Pack<T, N> pack = load_pack<T, N>(q.x, int64_t(index) * N);
     const Factors<S, N> f(q, shape, index);
     const Numbers<S> k = numbers<T>(q);
-    for (int i = 0; i < N; ++i)
+    UNROLL for (int i = 0; i < N; ++i)
         pack.v[i] = store<T>(forward_of<ACT>(act, load(pack.v[i]) * f.scale[i] + f.shift[i], k));
     store_pack(q.out, int64_t(index) * N, pack);
 }
@@ -116,7 +116,7 @@ __global__ void __launch_bounds__(THREADS) backward(BiasAct q, int act, Shape<I>
     if (known) pack = load_pack<T, N>(known, first);
     const Factors<S, N> f(q, shape, index);
     const Numbers<S> k = numbers<T>(q);
-    for (int i = 0; i < N; ++i) {
+    UNROLL for (int i = 0; i < N; ++i) {
         const S value = load(pack.v[i]);
         const S factor = factor_of<ACT>(act, by_output ? value : value * f.scale[i] + f.shift[i], k);
         grad.v[i] = store<T>(load(grad.v[i]) * factor * f.scale[i]);

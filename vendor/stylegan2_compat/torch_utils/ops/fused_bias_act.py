@@ -189,8 +189,10 @@ def _fields(
 
 def _gradient_by_input(grad, x, scale, noise, bias, y, layout, act):
     """Gradient by the activation's input, as a differentiable function of grad and the saved tensors."""
+    if act.from_output and y is None:
+        return grad if act.gain == 1 else grad * act.gain
     if act.from_output:
-        return grad * act.gain if y is None else _SlopeProduct.apply(grad, y, layout, act)
+        return _SlopeProduct.apply(grad, y, layout, act)
     t = _rows(x, layout).to(compiled.compute_dtype(x))
     t = t if scale is None else t * scale[:, :, None]
     t = t if noise is None else t + noise[:, None, :]

@@ -4,6 +4,12 @@
 
 #include "portable.h"
 
+#ifdef __CUDACC__
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL
+#endif
+
 constexpr int THREADS = 256;
 constexpr int64_t MAX_INDEX = int64_t(1) << 31;  // Divider<uint32_t> is right below it.
 

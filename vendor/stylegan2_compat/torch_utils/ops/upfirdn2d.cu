@@ -61,36 +61,30 @@ __global__ void __launch_bounds__(THREADS) resample4(Resampling q, Threads threa
     const int left = UP == 1 ? position_x : (position_x + odd) >> 1, top = UP == 1 ? position_y : position_y >> 1;
 
     S taps[TAPS][W::IN_COLUMNS];
-    for (int t = 0; t < TAPS; ++t)
-        for (int c = 0; c < W::IN_COLUMNS; ++c)
+    UNROLL for (int t = 0; t < TAPS; ++t)
+        UNROLL for (int c = 0; c < W::IN_COLUMNS; ++c)
             taps[t][c] = S(tap_at(q, t, UP == 1 ? c : odd + 2 * c)) * S(q.gain);
     S sums[ROWS][N] = {};
     const T* image = static_cast<const T*>(q.x) + int64_t(index) * height * width * depth + channel;
-#ifdef __CUDACC__
-#pragma unroll
-#endif
-    for (int j = 0; j < W::IN_ROWS; ++j) {
-#ifdef __CUDACC__
-#pragma unroll
-#endif
-        for (int c = 0; c < W::IN_COLUMNS; ++c) {
+    UNROLL for (int j = 0; j < W::IN_ROWS; ++j) {
+        UNROLL for (int c = 0; c < W::IN_COLUMNS; ++c) {
             const int y = top + j, x = left + c;
             Pack<T, N> pack = {};
             if (uint32_t(y) < uint32_t(height) && uint32_t(x) < uint32_t(width))
                 pack = load_pack<T, N>(image, (y * width + x) * depth);
-            for (int k = 0; k < N; ++k) {
+            UNROLL for (int k = 0; k < N; ++k) {
                 const S value = load(pack.v[k]);
-                for (int r = 0; r < ROWS; ++r)
+                UNROLL for (int r = 0; r < ROWS; ++r)
                     if (W::tap(r, j) >= 0) sums[r][k] += taps[W::tap(r, j)][c] * value;
             }
         }
     }
     const int out_height = int(q.axis_y.out_size), out_width = int(q.axis_x.out_size);
     const int64_t out_image = int64_t(index) * out_height * out_width * depth;
-    for (int r = 0; r < ROWS; ++r) {
+    UNROLL for (int r = 0; r < ROWS; ++r) {
         if (uint32_t(first_row + r) >= uint32_t(out_height)) continue;
         Pack<T, N> pack;
-        for (int k = 0; k < N; ++k) pack.v[k] = store<T>(sums[r][k]);
+        UNROLL for (int k = 0; k < N; ++k) pack.v[k] = store<T>(sums[r][k]);
         store_pack(q.out, out_image + int64_t((first_row + r) * out_width + column) * depth + channel, pack);
     }
 }
