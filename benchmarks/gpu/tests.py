@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.gpu.step_process import Context, run_cases
 
-QUICK = "tests/test_labels.py"  # What a rehearsal runs in their place.
+QUICK = "tests/data/test_labels.py"  # What a rehearsal runs in their place.
 
 
 def main(context: Context) -> int:

@@ -9,17 +9,17 @@ import PIL.Image
 import pytest
 import torch
 from click.testing import CliRunner
-from test_training_loop import VARIANTS, config, weights
+from test_loop import VARIANTS, config, weights
 from tiny_models import make_gan_run, make_generator, make_model, make_pictures, picture
 from torch_utils import custom_ops
 
 import invert
-from layered_plugin.dataset import PictureDataset
-from layered_plugin.generate import draw_layers, seed_codes
-from layered_plugin.networks import LayeredGenerator
-from layered_plugin.segmenter import Segmenter
-from layered_plugin.snapshots import load_snapshot
-from layered_plugin.training_loop import training_loop
+from layered_plugin.data.dataset import PictureDataset
+from layered_plugin.model.generator import LayeredGenerator
+from layered_plugin.model.scenes import draw_layers, seed_codes
+from layered_plugin.model.snapshots import load_snapshot
+from layered_plugin.segmentation.segmenter import Segmenter
+from layered_plugin.training.loop import training_loop
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
