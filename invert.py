@@ -27,7 +27,7 @@ from layered_plugin.runs import find_model, find_snapshot
 from layered_plugin.segmentation import stage
 from layered_plugin.segmentation.onnx_export import export_onnx
 from layered_plugin.segmentation.segment_files import segment_files
-from layered_plugin.segmentation.segmenter import Segmenter
+from layered_plugin.segmentation.segmenter import Refinement, Segmenter
 from layered_plugin.segmentation.train_distilled import train_distilled
 from layered_plugin.segmentation.train_encoder import train_encoder
 
@@ -224,7 +224,8 @@ def _start_run(outdir: str, name: str, record: dict[str, Any]) -> Path:
 @click.option("--posterior", help="Correct masks pixel by pixel (encoders)", type=bool, default=False,
               metavar="BOOL")
 @click.option("--device", help="Where to compute", type=DEVICES, default="auto")
-def segment(model: str, images: str, outdir: str, device: str, prior: str | None, **opts: Any) -> None:
+def segment(model: str, images: str, outdir: str, device: str, flip: bool, refine: int, posterior: bool,
+            prior: str | None, **opts: Any) -> None:
     """Segment real pictures: masks, cut-outs, a contact sheet, and with an encoder the layers as well.
 
     Files go to masks/, cutouts/ (and backgrounds/, foregrounds/, reconstructions/) under the pictures' own names, at
@@ -247,19 +248,14 @@ def segment(model: str, images: str, outdir: str, device: str, prior: str | None
                                "pictures by the next call; choose another folder")
     try:
         segmenter = Segmenter.load(model, device)
-        if opts["refine"] > 0 and segmenter.kind == "distill":
-            raise click.UsageError(f"--refine needs an encoder; {model} is distilled and has no codes")
-        if opts["posterior"] and segmenter.kind == "distill":
-            raise click.UsageError(f"--posterior needs an encoder; {model} is distilled and draws no layers")
-        keeps_to = None if prior is None else Segmenter.load(prior, device)
-        if keeps_to is not None:
-            try:
-                segmenter.check_prior(keeps_to, opts["refine"])
-            except ValueError as err:
-                raise click.UsageError(f"--prior: {err}") from err
+        refinement = Refinement(flip, refine, posterior, None if prior is None else Segmenter.load(prior, device))
+        try:
+            refinement.check(segmenter)
+        except ValueError as err:
+            raise click.UsageError(f"--{err}") from err
         source = PictureSource(images)
         try:
-            outcome = segment_files(segmenter, source, outdir, prior=keeps_to, **opts)
+            outcome = segment_files(segmenter, source, outdir, refinement=refinement, **opts)
         except OSError as err:
             raise click.ClickException(f"--outdir: can't write to {outdir}: {err.strerror or err}") from err
     except USER_ERRORS as err:

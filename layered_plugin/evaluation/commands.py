@@ -22,7 +22,7 @@ from layered_plugin.evaluation.options import choose_baselines, make_teacher, re
 from layered_plugin.evaluation.teachers import MaskTeacher, Teacher
 from layered_plugin.evaluation.variety import Comparison
 from layered_plugin.model.snapshots import load_snapshot
-from layered_plugin.segmentation.segmenter import Segmenter
+from layered_plugin.segmentation.segmenter import Refinement, Segmenter
 
 MASKRCNN_SIZE_PX = 128  # The paper enlarges its 64x64 composites for the detector.
 
@@ -130,11 +130,8 @@ def run_real(*, models: Sequence[str], data: str, masks: str | None, teacher: st
     with user_errors(teacher="--masks"):
         source = PictureSource(data)
         segmenters = [Segmenter.load(model, device) for model in models]
-        _check_models(segmenters, eval_size, refine, posterior)
-        keeps_to = None if prior is None else Segmenter.load(prior, device)
-        if keeps_to is not None:
-            for segmenter in segmenters:
-                _check_prior(segmenter, keeps_to, refine)
+        refinement = Refinement(flip, refine, posterior, None if prior is None else Segmenter.load(prior, device))
+        _check_models(segmenters, eval_size, refinement)
         size_px = segmenters[0].resolution
         truth: Teacher
         if masks is not None:
@@ -147,8 +144,8 @@ def run_real(*, models: Sequence[str], data: str, masks: str | None, teacher: st
             _record_folder(segmenter.folder, "--model")
         scores, extremes = scoring.score_real(
             segmenters, source, source.names[:num], truth, baselines=rivals,
-            size_px=size_px if eval_size == "net" else None, oracle_polarity=polarity == "oracle", flip=flip,
-            refine=refine, posterior=posterior, prior=keeps_to, seed=seed, batch=batch)
+            size_px=size_px if eval_size == "net" else None, oracle_polarity=polarity == "oracle",
+            refinement=refinement, seed=seed, batch=batch)
     about = [dict(model=str(path), kind=segmenter.kind, resolution=segmenter.resolution,
                   train_seed=segmenter.options.get("seed"), network=segmenter.options.get("network"))
              for path, segmenter in zip(models, segmenters, strict=True)]
@@ -203,22 +200,15 @@ def _read_pairs(options: str, pictures: str, masks: str) -> tuple[np.ndarray, np
     return pairs
 
 
-def _check_models(segmenters: Sequence[Segmenter], eval_size: str, refine: int, posterior: bool) -> None:
+def _check_models(segmenters: Sequence[Segmenter], eval_size: str, refinement: Refinement) -> None:
     sizes = sorted({segmenter.resolution for segmenter in segmenters})
     if eval_size == "net" and len(sizes) > 1:
         raise click.UsageError(f"--eval-size=net needs models of one resolution, got {sizes}; use --eval-size=gt")
-    distilled = [segmenter.folder for segmenter in segmenters if segmenter.kind == "distill"]
-    if refine and distilled:
-        raise click.UsageError(f"--refine is for encoders, but {distilled[0]} is distilled and has no codes")
-    if posterior and distilled:
-        raise click.UsageError(f"--posterior is for encoders, but {distilled[0]} is distilled and draws no layers")
-
-
-def _check_prior(segmenter: Segmenter, prior: Segmenter, refine: int) -> None:
     try:
-        segmenter.check_prior(prior, refine)
+        for segmenter in segmenters:
+            refinement.check(segmenter)
     except ValueError as err:
-        raise click.UsageError(f"--prior: {err}") from err
+        raise click.UsageError(f"--{err}") from err
 
 
 def _over_models(scored: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

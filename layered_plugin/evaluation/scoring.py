@@ -21,6 +21,7 @@ from layered_plugin.evaluation.teachers import Teacher
 from layered_plugin.model.layers import composite, union_mask
 from layered_plugin.model.scenes import draw_scenes
 from layered_plugin.progress import progress
+from layered_plugin.segmentation.segmenter import PLAIN, Refinement
 
 SHOWN = 8  # Best and worst pictures that are kept to be looked at.
 
@@ -141,9 +142,9 @@ def score_generated(G_ema: Any, teacher: Teacher, *, num: int, seed: int, size_p
 
 def score_real(segmenters: Sequence[Callable[..., Any]], source: PictureSource, names: Sequence[str],
                teacher: Teacher, *, baselines: Mapping[str, Callable[[np.ndarray], np.ndarray]],
-               size_px: int | None = None, oracle_polarity: bool = False, flip: bool = False, refine: int = 0,
-               posterior: bool = False, prior: Any = None, seed: int = 0,
-               batch: int = 100) -> tuple[dict[str, Any], list[Extremes]]:
+               size_px: int | None = None, oracle_polarity: bool = False,
+               refinement: Refinement = PLAIN, seed: int = 0, batch: int = 100
+               ) -> tuple[dict[str, Any], list[Extremes]]:
     """Compare masks of real pictures with a teacher's (Table 2), for several models and baselines at once.
 
     Args:
@@ -155,10 +156,7 @@ def score_real(segmenters: Sequence[Callable[..., Any]], source: PictureSource, 
         size_px: None = score at each picture's own size; else picture and truth are first squeezed to a square of
             this side, and scored there.
         oracle_polarity: Let object and background be swapped where the truth says so, for all predictors.
-        flip: Average each model's mask with that of the mirrored picture.
-        refine: Steps on the codes of each picture; encoders only.
-        posterior: Correct each model's mask pixel by pixel; encoders only.
-        prior: Distilled ``Segmenter`` to whose masks the refinement keeps; encoders only.
+        refinement: Of each model's masks.
         seed: Of the bootstrap.
         batch: Pictures at a time, at most; fewer if they are large. More at a time are refined quicker.
 
@@ -182,7 +180,7 @@ def score_real(segmenters: Sequence[Callable[..., Any]], source: PictureSource, 
             truths = [None if truth is None else _squeeze(truth, size_px) for truth in truths]
         num_detected += sum(truth is not None for truth in truths)
         for run in runs:
-            run.add(part, pictures, truths, flip=flip, refine=refine, posterior=posterior, prior=prior)
+            run.add(part, pictures, truths, refinement)
         for name, rival in rivals.items():
             for picture, truth in zip(pictures, truths, strict=True):
                 rival.add(baselines[name](picture), truth)
@@ -209,8 +207,8 @@ class _Run:
         self._error_sum, self._error_num = 0.0, 0
 
     def add(self, names: list[str], pictures: list[np.ndarray], truths: Sequence[np.ndarray | None],
-            **options: Any) -> None:
-        for name, picture, found, truth in zip(names, pictures, self.segmenter(pictures, names, **options), truths,
+            refinement: Refinement) -> None:
+        for name, picture, found, truth in zip(names, pictures, self.segmenter(pictures, names, refinement), truths,
                                                strict=True):
             if found.error is not None:
                 self._error_sum, self._error_num = self._error_sum + found.error, self._error_num + 1

@@ -20,7 +20,7 @@ from layered_plugin.errors import ModelError, PictureError
 from layered_plugin.grids import save_picture
 from layered_plugin.progress import progress
 from layered_plugin.runs import atomic_write
-from layered_plugin.segmentation.segmenter import Segmentation, Segmenter
+from layered_plugin.segmentation.segmenter import PLAIN, Refinement, Segmentation, Segmenter
 
 MANIFEST = "manifest.jsonl"
 
@@ -40,8 +40,7 @@ class Outcome(NamedTuple):
 
 
 def segment_files(segmenter: Segmenter, source: PictureSource, outdir: str | os.PathLike[str], *, batch: int = 64,
-                  threshold: float = 0.5, soft: bool = False, flip: bool = False, refine: int = 0,
-                  posterior: bool = False, prior: Segmenter | None = None) -> Outcome:
+                  threshold: float = 0.5, soft: bool = False, refinement: Refinement = PLAIN) -> Outcome:
     """Segment every picture whose name the manifest does not list yet.
 
     Args:
@@ -51,10 +50,7 @@ def segment_files(segmenter: Segmenter, source: PictureSource, outdir: str | os.
         batch: Pictures at a time, at most; fewer if they are large.
         threshold: Opacity from which a pixel counts as object, in (0, 1).
         soft: Write opacities instead of 0 and 255?
-        flip: As in `Segmenter`.
-        refine: As in `Segmenter`.
-        posterior: As in `Segmenter`.
-        prior: As in `Segmenter`.
+        refinement: What is done beyond one pass through the network.
 
     Returns:
         What happened; a picture that can't be read or matched is left out and named.
@@ -67,21 +63,18 @@ def segment_files(segmenter: Segmenter, source: PictureSource, outdir: str | os.
     outdir = Path(outdir)
     outdir.mkdir(parents=True, exist_ok=True)
     before = read_manifest(outdir / MANIFEST)
-    _check_settings(outdir / SETTINGS, dict(model=str(segmenter.folder.resolve()), threshold=threshold, soft=soft,
-                                            flip=flip, refine=refine, posterior=posterior,
-                                            prior=None if prior is None else str(prior.folder.resolve())),
-                    bool(before))
+    settings = dict(model=str(segmenter.folder.resolve()), threshold=threshold, soft=soft, **refinement.record())
+    _check_settings(outdir / SETTINGS, settings, bool(before))
     targets = target_names(source.names)
     todo = [name for name in source.names if name not in before]
     failed: dict[str, str] = {}
     done = 0
-    results = _results(segmenter, source, todo, targets, failed, batch, flip=flip, refine=refine, posterior=posterior,
-                       prior=prior)
+    results = _results(segmenter, source, todo, targets, failed, batch, refinement)
     with open(outdir / MANIFEST, "a") as manifest:
-        for found in progress(results, len(todo), "Pictures"):
-            if found is None:
+        for named_result in progress(results, len(todo), "Pictures"):
+            if named_result is None:
                 continue
-            name, picture, result = found
+            name, picture, result = named_result
             mask = result.mask if soft else (result.mask >= threshold).astype(np.float32)
             _write(outdir, targets[name], picture, result, mask)
             entry = dict(name=name, file=targets[name], width=picture.width, height=picture.height,
@@ -149,7 +142,7 @@ def read_manifest(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _results(segmenter: Segmenter, source: PictureSource, names: list[str], targets: dict[str, str],
-             failed: dict[str, str], batch: int, **kwargs: Any
+             failed: dict[str, str], batch: int, refinement: Refinement
              ) -> Iterator[tuple[str, PIL.Image.Image, Segmentation] | None]:
     """Pictures with their results, as many at a time as fit into memory; None for each that `failed` now names."""
     def opened() -> Iterator[tuple[str, PIL.Image.Image | None]]:
@@ -161,9 +154,10 @@ def _results(segmenter: Segmenter, source: PictureSource, names: list[str], targ
                 yield name, None
 
     for part in full_batches(opened(), lambda item: item[1].width * item[1].height if item[1] else 0, batch):
-        good = [(name, picture) for name, picture in part if picture is not None]
-        yield from [None] * (len(part) - len(good))
-        yield from _segment(segmenter, good, **kwargs)
+        readable = [(name, picture) for name, picture in part if picture is not None]
+        yield from [None] * (len(part) - len(readable))
+        results = segmenter([picture for _, picture in readable], [name for name, _ in readable], refinement)
+        yield from ((name, picture, result) for (name, picture), result in zip(readable, results, strict=True))
 
 
 def _open(segmenter: Segmenter, source: PictureSource, name: str, target: str) -> PIL.Image.Image:
@@ -173,12 +167,6 @@ def _open(segmenter: Segmenter, source: PictureSource, name: str, target: str) -
     if not segmenter.knows(name):
         raise ModelError(segmenter.unknown(name))
     return to_rgb(source.open(name))
-
-
-def _segment(segmenter: Segmenter, pictures: list[tuple[str, PIL.Image.Image]], **kwargs: Any
-             ) -> list[tuple[str, PIL.Image.Image, Segmentation]]:
-    results = segmenter([picture for _, picture in pictures], [name for name, _ in pictures], **kwargs)
-    return [(name, picture, result) for (name, picture), result in zip(pictures, results, strict=True)]
 
 
 def _write(outdir: Path, target: str, picture: PIL.Image.Image, result: Segmentation, mask: np.ndarray) -> None:

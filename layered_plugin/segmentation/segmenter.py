@@ -7,6 +7,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,13 +20,56 @@ from layered_plugin.data.pictures import to_float, to_rgb, to_square, to_uint8
 from layered_plugin.device import choose_device, fast_half, must_fp32
 from layered_plugin.errors import ModelError
 from layered_plugin.model.encoder import Codes, Encoder, decode
-from layered_plugin.model.layers import composite
+from layered_plugin.model.layers import Layers, composite
 from layered_plugin.model.unet import fold_batch_norm
 from layered_plugin.runs import find_model
 from layered_plugin.segmentation.inversion import LOSS_OPTIONS, EncoderTraining, posterior_mask, refine_codes
 from layered_plugin.segmentation.model_file import fill, load_model, load_tensors
 
-__all__ = ["ModelError", "Segmentation", "Segmenter"]
+
+@dataclass(frozen=True)
+class Refinement:
+    """What is done for a mask beyond one pass through the network; each field is also an option of the commands.
+
+    Args:
+        flip: Average the mask with that of the mirrored picture?
+        refine: Steps of gradient descent on the codes of each picture; encoders only.
+        posterior: Correct the mask pixel by pixel (`posterior_mask`); encoders only.
+        prior: A distilled model of the same resolution, to whose masks the gradient descent keeps.
+    """
+
+    flip: bool = False
+    refine: int = 0
+    posterior: bool = False
+    prior: "Segmenter | None" = None
+
+    def check(self, segmenter: "Segmenter") -> None:
+        """See that a model can do this.
+
+        Raises:
+            ValueError: It can't; the text begins with the name of the field.
+        """
+        for name, lacks in (("refine", "has no codes"), ("posterior", "draws no layers")):
+            if getattr(self, name) and segmenter.kind == "distill":
+                raise ValueError(f"{name} needs an encoder; {segmenter.folder} is distilled and {lacks}")
+        if self.prior is None:
+            return
+        if self.refine == 0:
+            raise ValueError("prior is for an encoder's refinement: it needs refine of at least 1")
+        if self.prior.kind != "distill":
+            raise ValueError(f"prior must be a distilled model, but {self.prior.folder} holds an encoder")
+        if self.prior.resolution != segmenter.resolution:
+            raise ValueError(f"prior must be of the encoder's resolution, but {self.prior.folder} is of "
+                             f"{self.prior.resolution}x{self.prior.resolution} and {segmenter.folder} of "
+                             f"{segmenter.resolution}x{segmenter.resolution}")
+
+    def record(self) -> dict[str, Any]:
+        """The fields for a JSON file; the prior by its folder."""
+        return dict(flip=self.flip, refine=self.refine, posterior=self.posterior,
+                    prior=None if self.prior is None else str(self.prior.folder.resolve()))
+
+
+PLAIN = Refinement()  # One pass through the network.
 
 
 class Segmentation(NamedTuple):
@@ -79,46 +123,37 @@ class Segmenter:
             networks["unet"] = fold_batch_norm(networks["unet"])
         return cls(find_model(path), meta, networks, device)
 
-    def __call__(self, images: Sequence[PIL.Image.Image | np.ndarray], names: Sequence[str] | None = None, *,
-                 flip: bool = False, refine: int = 0, posterior: bool = False,
-                 prior: "Segmenter | None" = None) -> list[Segmentation]:
+    def __call__(self, images: Sequence[PIL.Image.Image | np.ndarray], names: Sequence[str] | None = None,
+                 refinement: Refinement = PLAIN) -> list[Segmentation]:
         """Segment pictures, all in one batch.
 
         Args:
             images: PIL pictures of any mode, or arrays [H, W, 3] uint8; sizes may differ. Each is squeezed to the
                 network's square, and its mask stretched back.
             names: Names of the pictures in the data set; a model of chunks finds its encoder by them.
-            flip: Average the mask with that of the mirrored picture?
-            refine: Steps of gradient descent on the codes of each picture; encoders only.
-            posterior: Correct the mask pixel by pixel (`posterior_mask`); encoders only.
-            prior: A distilled model of the same resolution, to whose masks the refinement keeps; with refine.
+            refinement: What is done beyond one pass through the network.
 
         Raises:
-            ValueError: A picture has another shape or type, or an argument does not fit the model.
+            ValueError: A picture has another shape or type, or the refinement does not fit the model.
             ModelError: A model of chunks was not trained on a picture of this name.
         """
         pictures = [_to_picture(image) for image in images]
         if not pictures:
             return []
-        if refine and self.kind == "distill":
-            raise ValueError("Expected argument `refine` to be 0 for a distilled model, which has no codes")
-        if posterior and self.kind == "distill":
-            raise ValueError("Expected argument `posterior` to be False for a distilled model, which draws no layers")
-        if prior is not None:
-            self.check_prior(prior, refine)
+        refinement.check(self)
         square = np.stack([to_square(picture, self.resolution) for picture in pictures])  # [N, 3, R, R]
         img = to_float(torch.from_numpy(square).to(self.device))
         sizes = [(picture.height, picture.width) for picture in pictures]
         if self.kind == "distill":
-            return [Segmentation(mask) for mask in self._stretch_masks(self._unet_mask(img, flip), sizes)]
+            return [Segmentation(mask) for mask in self._stretch_masks(self._unet_mask(img, refinement.flip), sizes)]
         if self.kind == "encoder":
-            return self._invert(self.networks["E"], img, sizes, flip, refine, posterior, prior)
+            return self._invert(self.networks["E"], img, sizes, refinement)
         if names is None:
             raise ValueError("Expected argument `names` for a model of chunks: each has an encoder of its own")
         if len(names) != len(images):
             raise ValueError(f"Expected argument `names` to have as many entries as `images`, "
                              f"but got {len(names)} and {len(images)}")
-        return self._invert_chunks(img, sizes, names, flip, refine, posterior, prior)
+        return self._invert_chunks(img, sizes, names, refinement)
 
     def knows(self, name: str) -> bool:
         """Whether the model can segment a picture of this name: a model of chunks knows only its own."""
@@ -128,20 +163,6 @@ class Segmenter:
         """What to say of a picture that the model does not know."""
         return (f"{self.folder}: no chunk was trained on a picture named {name}; encoders of chunks know only their "
                 "own pictures: use invert.py train --mode=dataset, or distill")
-
-    def check_prior(self, prior: "Segmenter", refine: int) -> None:
-        """Refuse a model that can't be the prior of this one's refinement.
-
-        Raises:
-            ValueError: Saying why.
-        """
-        if self.kind == "distill" or refine == 0:
-            raise ValueError("a prior is for an encoder's refinement: it needs refine of at least 1")
-        if prior.kind != "distill":
-            raise ValueError(f"{prior.folder}: only a distilled model can be the prior, this one holds an encoder")
-        if prior.resolution != self.resolution:
-            raise ValueError(f"{prior.folder}: is of {prior.resolution}x{prior.resolution}, but {self.folder} "
-                             f"of {self.resolution}x{self.resolution}")
 
     @torch.inference_mode()
     def _unet_mask(self, img: torch.Tensor, flip: bool) -> torch.Tensor:
@@ -153,18 +174,18 @@ class Segmenter:
             logits = self.networks["unet"](img.contiguous(memory_format=torch.channels_last))
         return logits.float().sigmoid()
 
-    def _invert_chunks(self, img: torch.Tensor, sizes: list[tuple[int, int]], names: Sequence[str], flip: bool,
-                       refine: int, posterior: bool, prior: "Segmenter | None") -> list[Segmentation]:
+    def _invert_chunks(self, img: torch.Tensor, sizes: list[tuple[int, int]], names: Sequence[str],
+                       refinement: Refinement) -> list[Segmentation]:
         for name in names:
             if not self.knows(name):
                 raise ModelError(self.unknown(name))
-        found: dict[int, Segmentation] = {}
+        results: dict[int, Segmentation] = {}  # By position of the picture.
         for chunk in sorted({self._chunk_of[name] for name in names}):
             members = [pos for pos, name in enumerate(names) if self._chunk_of[name] == chunk]
-            results = self._invert(self._chunk_encoder(chunk), img[members], [sizes[pos] for pos in members], flip,
-                                   refine, posterior, prior)
-            found.update(zip(members, results, strict=True))
-        return [found[pos] for pos in range(len(names))]
+            of_chunk = self._invert(self._chunk_encoder(chunk), img[members], [sizes[pos] for pos in members],
+                                    refinement)
+            results.update(zip(members, of_chunk, strict=True))
+        return [results[pos] for pos in range(len(names))]
 
     def _chunk_encoder(self, chunk: int) -> Encoder:
         """One encoder is in memory at a time: pictures come in the order of the chunks."""
@@ -174,42 +195,43 @@ class Segmenter:
             self.networks["E"], self._loaded_chunk = E.to(self.device), chunk
         return self.networks["E"]
 
-    def _invert(self, E: Encoder, img: torch.Tensor, sizes: list[tuple[int, int]], flip: bool,
-                refine: int, posterior: bool, prior: "Segmenter | None") -> list[Segmentation]:
-        layers = self._draw(self._codes(E, img, refine, prior))
-        mask = posterior_mask(layers, img) if posterior else layers.mask
-        if flip:
-            mirrored = self._draw(self._codes(E, img.flip(3), refine, prior))
-            other = posterior_mask(mirrored, img.flip(3)) if posterior else mirrored.mask
-            mask = (mask + other.flip(3)) / 2
+    def _invert(self, E: Encoder, img: torch.Tensor, sizes: list[tuple[int, int]],
+                refinement: Refinement) -> list[Segmentation]:
+        layers, mask = self._layers_and_mask(E, img, refinement)
+        if refinement.flip:
+            mask = (mask + self._layers_and_mask(E, img.flip(3), refinement)[1].flip(3)) / 2
         drawn = composite(layers)
         errors = (to_uint8(drawn).float() - to_uint8(img).float()).abs().mean(dim=[1, 2, 3]).tolist()
         masks = self._stretch_masks(mask, sizes)
-        bg, fg, whole = ([_stretch(one[None], size) for one, size in zip(to_uint8(part), sizes, strict=True)]
-                         for part in (layers.bg, layers.fg, drawn))
+        bg, fg, whole = ([_stretch(picture[None], size) for picture, size in zip(to_uint8(batch), sizes, strict=True)]
+                         for batch in (layers.bg, layers.fg, drawn))
         return [Segmentation(*parts) for parts in zip(masks, bg, fg, whole, errors, strict=True)]
 
-    def _codes(self, E: Encoder, img: torch.Tensor, refine: int, prior: "Segmenter | None") -> Codes:
+    def _layers_and_mask(self, E: Encoder, img: torch.Tensor, refinement: Refinement) -> tuple[Layers, torch.Tensor]:
+        G = self.networks["G"]
+        codes = self._codes(E, img, refinement)
+        with torch.no_grad():
+            layers = decode(G, codes, force_fp32=must_fp32(G))
+        return layers, posterior_mask(layers, img) if refinement.posterior else layers.mask
+
+    def _codes(self, E: Encoder, img: torch.Tensor, refinement: Refinement) -> Codes:
         with torch.no_grad():
             codes = E(img)
-        if refine == 0:
+        if refinement.refine == 0:
             return codes
         G, D = self.networks["G"], self.networks["D"]
         training = EncoderTraining(E, G, D, force_fp32=must_fp32(G),
                                    **{key: self.options[key] for key in LOSS_OPTIONS if key in self.options})
-        known = None if prior is None else prior._unet_mask(img, flip=False).clone()  # No inference tensor.
-        return refine_codes(training, codes, img, refine, prior=known)
-
-    @torch.no_grad()
-    def _draw(self, codes: Codes):
-        G = self.networks["G"]
-        return decode(G, codes, force_fp32=must_fp32(G))
+        prior = refinement.prior
+        prior_mask = None if prior is None else prior._unet_mask(img, flip=False).clone()  # No inference tensor.
+        return refine_codes(training, codes, img, refinement.refine, prior=prior_mask)
 
     def _stretch_masks(self, mask: torch.Tensor, sizes: list[tuple[int, int]]) -> list[np.ndarray]:
         if len(set(sizes)) == 1:  # All at once.
             stretched = mask if sizes[0] == mask.shape[2:] else F.interpolate(mask, size=sizes[0], mode="bilinear")
-            return [one.copy() for one in stretched[:, 0].clamp(0, 1).cpu().numpy()]  # None keeps the others alive.
-        return [self._stretch_masks(one[None], [size])[0] for one, size in zip(mask, sizes, strict=True)]
+            # Copied, so that no mask keeps the others of its batch in memory.
+            return [opacity.copy() for opacity in stretched[:, 0].clamp(0, 1).cpu().numpy()]
+        return [self._stretch_masks(opacity[None], [size])[0] for opacity, size in zip(mask, sizes, strict=True)]
 
 
 def _to_picture(image: PIL.Image.Image | np.ndarray) -> PIL.Image.Image:

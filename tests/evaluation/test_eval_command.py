@@ -329,7 +329,7 @@ def test_wrong_input_of_generated_is_named(run, judge, tmp_path, args, code, wor
     (["--masks=MASKS", "--baselines=otto"], 2, "got 'otto'"),
     (["--masks=MASKS", "--refine=2"], 2, "is distilled and has no codes"),
     (["--masks=MASKS", "--posterior=1"], 2, "is distilled and draws no layers"),
-    (["--masks=MASKS", "--prior=OTHER"], 2, "--prior: a prior is for an encoder's refinement"),
+    (["--masks=MASKS", "--prior=OTHER"], 2, "--prior is for an encoder's refinement"),
     (["--masks=MASKS", "--model=none"], 1, "--model: none"),
     (["--masks=MASKS", "--model=TRUNCATED"], 1, "not a readable model file"),
     (["--masks=MASKS", "--model=OTHER", "--eval-size=net"], 2, "--eval-size=net needs models of one resolution"),

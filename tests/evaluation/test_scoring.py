@@ -10,7 +10,7 @@ from layered_plugin.data.pictures import PictureSource
 from layered_plugin.evaluation import scoring
 from layered_plugin.evaluation.scoring import Example, Extremes, score_generated, score_real
 from layered_plugin.model.layers import Layers
-from layered_plugin.segmentation.segmenter import Segmentation
+from layered_plugin.segmentation.segmenter import Refinement, Segmentation
 
 # Generated scenes.
 
@@ -137,8 +137,8 @@ class FakeSegmenter:
     def __init__(self, blind=(), error=None):
         self.blind, self.error, self.calls = blind, error, []
 
-    def __call__(self, images, names, *, flip=False, refine=0, posterior=False, prior=None):
-        self.calls.append((len(images), flip, refine))
+    def __call__(self, images, names, refinement):
+        self.calls.append((len(images), refinement.flip, refinement.refine))
         return [Segmentation(np.float32(image[:, :, 0] > 127) * (name not in self.blind), error=self.error)
                 for image, name in zip(images, names, strict=True)]
 
@@ -161,7 +161,8 @@ def source(tmp_path):
 @pytest.mark.parametrize("batch", [2, 5])
 def test_real_scores_of_detected_and_of_all_pictures(source, batch):
     right, blind = FakeSegmenter(error=3.0), FakeSegmenter(blind=("0.png", "2.png"))
-    scores, extremes = score_real([right, blind], source, source.names, left_half, batch=batch, flip=True, refine=4,
+    scores, extremes = score_real([right, blind], source, source.names, left_half, batch=batch,
+                                  refinement=Refinement(flip=True, refine=4),
                                   baselines=dict(full=lambda image: np.ones(image.shape[:2], bool)))
     assert (scores["num"], scores["num_detected"]) == (5, 4)
     first, second = scores["models"]
@@ -179,7 +180,7 @@ def test_real_scores_of_detected_and_of_all_pictures(source, batch):
 def test_refinement_gets_a_hundred_pictures_at_a_time_and_fewer_of_large_ones(tmp_path, monkeypatch, capsys):
     source = PictureSource(write_pictures(tmp_path / "many", [(4, 4)] * 120))
     segmenter = FakeSegmenter()
-    score_real([segmenter], source, source.names, left_half, baselines={}, refine=5)
+    score_real([segmenter], source, source.names, left_half, baselines={}, refinement=Refinement(refine=5))
     assert segmenter.calls == [(100, False, 5), (20, False, 5)]
     said = capsys.readouterr().err.splitlines()
     assert said[-1].startswith("Pictures: 120/120") and "s left" in said[0] and "s left" not in said[-1]
@@ -197,8 +198,8 @@ def test_network_size_squeezes_pictures_and_truth_first(source):
 
 
 def test_oracle_polarity_holds_for_models_and_baselines(source):
-    def inverted(images, names, **kwargs):
-        return [Segmentation(1 - one.mask) for one in FakeSegmenter()(images, names)]
+    def inverted(images, names, refinement):
+        return [Segmentation(1 - one.mask) for one in FakeSegmenter()(images, names, refinement)]
 
     for oracle, expected in ((False, 0), (True, 1)):
         scores, _ = score_real([inverted], source, source.names[:2], left_half, oracle_polarity=oracle,

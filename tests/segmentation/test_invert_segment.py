@@ -98,7 +98,7 @@ def test_chunks_given_other_pictures_say_what_to_do(models, tmp_path):
     (["--threshold=0"], "--threshold"),
     (["--threshold=1"], "--threshold"),
     (["--refine=-1"], "--refine"),
-    (["--prior=MODELS/distill"], "--prior: a prior is for an encoder's refinement: it needs refine of at least 1"),
+    (["--prior=MODELS/distill"], "--prior is for an encoder's refinement: it needs refine of at least 1"),
     (["--posterior=1"], "--posterior needs an encoder; MODELS/distill is distilled and draws no layers"),
     (["--refine=5"], "--refine needs an encoder; MODELS/distill is distilled and has no codes"),
     (["--batch=0"], "--batch"),

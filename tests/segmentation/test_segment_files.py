@@ -21,7 +21,7 @@ from layered_plugin.segmentation.segment_files import (
     target_names,
     write_contact_sheet,
 )
-from layered_plugin.segmentation.segmenter import Segmenter
+from layered_plugin.segmentation.segmenter import Refinement, Segmenter
 
 
 @pytest.fixture(scope="module")
@@ -99,9 +99,9 @@ def test_soft_masks_and_threshold(segment, models, out, tmp_path, soft, threshol
 
 def test_flip_and_refinement_are_handed_on(segment, models, out, tmp_path):
     folder = make_pictures(tmp_path / "pictures", ["a.png"])
-    segment(folder, "encoder", flip=True, refine=2, posterior=True, prior=models["distill"], soft=True)
-    found = models["encoder"]([read(folder / "a.png")], flip=True, refine=2, posterior=True,
-                              prior=models["distill"])[0].mask
+    refinement = Refinement(flip=True, refine=2, posterior=True, prior=models["distill"])
+    segment(folder, "encoder", refinement=refinement, soft=True)
+    found = models["encoder"]([read(folder / "a.png")], refinement=refinement)[0].mask
     np.testing.assert_array_equal(np.asarray(read(out / "masks" / "a.png")), (found * 255).round())
 
 

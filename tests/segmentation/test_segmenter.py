@@ -14,7 +14,7 @@ from layered_plugin.model.encoder import decode
 from layered_plugin.model.layers import composite
 from layered_plugin.model.unet import UNet
 from layered_plugin.segmentation.model_file import fingerprint, load_model, load_tensors, save_model
-from layered_plugin.segmentation.segmenter import Segmenter
+from layered_plugin.segmentation.segmenter import Refinement, Segmenter
 
 KINDS = ["distill", "encoder"]
 
@@ -121,7 +121,7 @@ def test_segmenting_leaves_no_trace(load, kind):
     segmenter = load(kind)
     before = {name: fingerprint(net) for name, net in segmenter.networks.items()}
     first = segmenter([picture()])[0]
-    segmenter([picture(seed=1)], flip=True, refine=0 if kind == "distill" else 2)
+    segmenter([picture(seed=1)], refinement=Refinement(flip=True, refine=0 if kind == "distill" else 2))
     np.testing.assert_array_equal(segmenter([picture()])[0].mask, first.mask)
     assert {name: fingerprint(net) for name, net in segmenter.networks.items()} == before
 
@@ -168,7 +168,7 @@ def test_flip_treats_a_picture_as_its_mirror_image(load, kind):
     mirrored = one.transpose(PIL.Image.Transpose.FLIP_LEFT_RIGHT)
     segmenter = load(kind)
     plain, mirror = (found.mask for found in segmenter([one, mirrored]))
-    both, other = (found.mask for found in segmenter([one, mirrored], flip=True))
+    both, other = (found.mask for found in segmenter([one, mirrored], refinement=Refinement(flip=True)))
     np.testing.assert_allclose(both, (plain + mirror[:, ::-1]) / 2, atol=1e-5)
     np.testing.assert_allclose(other, both[:, ::-1], atol=1e-5)
     assert np.abs(both - plain).max() > 1e-4
@@ -179,7 +179,7 @@ def test_flip_makes_the_mask_of_a_symmetric_picture_symmetric_and_keeps_its_cove
     pixels = np.asarray(picture())
     symmetric = PIL.Image.fromarray(np.concatenate([pixels[:, :8], pixels[:, 7::-1]], axis=1))
     segmenter = load(kind)
-    (plain,), (both,) = segmenter([symmetric]), segmenter([symmetric], flip=True)
+    (plain,), (both,) = segmenter([symmetric]), segmenter([symmetric], refinement=Refinement(flip=True))
     np.testing.assert_allclose(both.mask, both.mask[:, ::-1], atol=1e-5)
     assert both.mask.mean() == pytest.approx(plain.mask.mean(), abs=1e-5)
 
@@ -187,68 +187,70 @@ def test_flip_makes_the_mask_of_a_symmetric_picture_symmetric_and_keeps_its_cove
 def test_refinement_lowers_the_reconstruction_error(load):
     pictures = [picture(seed=seed) for seed in range(3)]
     segmenter = load("encoder")
-    errors = [[found.error for found in segmenter(pictures, refine=steps)] for steps in (0, 10, 40)]
+    errors = [[found.error for found in segmenter(pictures, refinement=Refinement(refine=steps))]
+              for steps in (0, 10, 40)]
     assert all(a > b > c for a, b, c in zip(*errors, strict=True))
 
 
 def test_pictures_are_refined_apart_from_one_another(load):
     pictures = [picture(seed=seed) for seed in range(2)]
     segmenter = load("encoder")
-    together = segmenter(pictures, refine=3)
+    refinement = Refinement(refine=3)
+    together = segmenter(pictures, refinement=refinement)
     for one, found in zip(pictures, together, strict=True):
-        np.testing.assert_allclose(segmenter([one], refine=3)[0].mask, found.mask, atol=1e-3)
+        np.testing.assert_allclose(segmenter([one], refinement=refinement)[0].mask, found.mask, atol=1e-3)
 
 
 def test_distilled_model_has_nothing_to_refine(load):
-    with pytest.raises(ValueError, match="`refine` to be 0 for a distilled model"):
-        load("distill")([picture()], refine=1)
+    with pytest.raises(ValueError, match="refine needs an encoder; .*distill is distilled and has no codes"):
+        load("distill")([picture()], refinement=Refinement(refine=1))
 
 
 def test_posterior_corrects_the_mask_and_leaves_the_layers(load):
     segmenter, one = load("encoder"), picture()
-    (plain,), (fitted,) = segmenter([one]), segmenter([one], posterior=True)
+    (plain,), (fitted,) = segmenter([one]), segmenter([one], refinement=Refinement(posterior=True))
     for name in ("bg", "fg", "composite"):
         np.testing.assert_array_equal(getattr(plain, name), getattr(fitted, name))
     assert np.abs(plain.mask - fitted.mask).max() > 1e-3
     mirrored = one.transpose(PIL.Image.Transpose.FLIP_LEFT_RIGHT)
-    (other,) = segmenter([mirrored], posterior=True)
-    (both,) = segmenter([one], posterior=True, flip=True)
+    (other,) = segmenter([mirrored], refinement=Refinement(posterior=True))
+    (both,) = segmenter([one], refinement=Refinement(posterior=True, flip=True))
     np.testing.assert_allclose(both.mask, (fitted.mask + other.mask[:, ::-1]) / 2, atol=1e-5)
 
 
 def test_refinement_keeps_to_the_masks_of_a_prior(load):
     segmenter, prior, pictures = load("encoder"), load("distill"), [picture(seed=seed) for seed in range(3)]
     wanted = [found.mask for found in prior(pictures)]
-    free, kept = segmenter(pictures, refine=30), segmenter(pictures, refine=30, prior=prior)
+    free, kept = (segmenter(pictures, refinement=Refinement(refine=30, prior=given)) for given in (None, prior))
     distances = [[np.abs(found.mask - mask).mean() for found, mask in zip(each, wanted, strict=True)]
                  for each in (free, kept)]
     assert all(near < far for far, near in zip(*distances, strict=True))
     mirrored = [one.transpose(PIL.Image.Transpose.FLIP_LEFT_RIGHT) for one in pictures]
-    both = segmenter(pictures, refine=3, prior=prior, flip=True)
-    sides = segmenter(pictures, refine=3, prior=prior), segmenter(mirrored, refine=3, prior=prior)
+    both = segmenter(pictures, refinement=Refinement(refine=3, prior=prior, flip=True))
+    sides = (segmenter(side, refinement=Refinement(refine=3, prior=prior)) for side in (pictures, mirrored))
     for found, plain, mirror in zip(both, *sides, strict=True):
         np.testing.assert_allclose(found.mask, (plain.mask + mirror.mask[:, ::-1]) / 2, atol=1e-3)
 
 
 @pytest.mark.parametrize("kind, prior, refine, words", [
-    ("distill", "distill", 0, "a prior is for an encoder's refinement"),
+    ("distill", "distill", 0, "prior is for an encoder's refinement"),
     ("encoder", "distill", 0, "needs refine of at least 1"),
-    ("encoder", "encoder", 2, "only a distilled model can be the prior")])
+    ("encoder", "encoder", 2, "prior must be a distilled model, but .*encoder holds an encoder")])
 def test_misfit_of_a_prior_is_named(load, kind, prior, refine, words):
     with pytest.raises(ValueError, match=words):
-        load(kind)([picture()], refine=refine, prior=load(prior))
+        load(kind)([picture()], refinement=Refinement(refine=refine, prior=load(prior)))
 
 
 def test_prior_of_another_resolution_is_named(load):
     prior = load("distill")
     prior.resolution = 32
-    with pytest.raises(ValueError, match="is of 32x32, but .* of 16x16"):
-        load("encoder")([picture()], refine=2, prior=prior)
+    with pytest.raises(ValueError, match="is of 32x32 and .*encoder of 16x16"):
+        load("encoder")([picture()], refinement=Refinement(refine=2, prior=prior))
 
 
 def test_distilled_model_has_no_layers_for_a_posterior(load):
-    with pytest.raises(ValueError, match="`posterior` to be False for a distilled model"):
-        load("distill")([picture()], posterior=True)
+    with pytest.raises(ValueError, match="posterior needs an encoder; .*distill is distilled and draws no"):
+        load("distill")([picture()], refinement=Refinement(posterior=True))
 
 
 # Chunks.
