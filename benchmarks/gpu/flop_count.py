@@ -28,7 +28,7 @@ def main(outdir: Path, resolutions: list[int], options: list[str]) -> None:
     """Record one count after the other."""
     torch.set_num_threads(1)
     for resolution in resolutions:
-        config = training_config(resolution, "cpu", [*options, "--precision=fp32"])
+        config = training_config(resolution, "cpu", ["--aug=noaug", *options, "--precision=fp32"])
         write_record(outdir, step="flops", case=f"{resolution}", status="ok", **count(config))
 
 

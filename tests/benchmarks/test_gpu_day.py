@@ -10,7 +10,7 @@ import torch
 from click.testing import CliRunner
 
 from benchmarks import gpu_day
-from benchmarks.gpu import step_process, tables
+from benchmarks.gpu import flop_count, step, step_process, tables
 from benchmarks.gpu.shape_coverage import coverage_scores, pairwise_iou
 
 
@@ -107,3 +107,11 @@ def test_generated_masks_that_are_the_true_ones_cover_all():
     assert found["coverage"] == 1 and found["coverage_few"] > found["coverage_true"]
     assert coverage_scores(masks, ~masks)["coverage"] < 1
     json.dumps(found)
+
+
+def test_operations_are_counted_without_data(tmp_path):
+    flop_count.main(tmp_path, [16], step.small_networks(quick=True))
+    (record,) = step_process.read_records(tmp_path)
+    assert record["step"] == "flops" and record["case"] == "16"
+    assert record["per_picture"] == pytest.approx(
+        record["by_phase"]["Gboth"] + record["by_phase"]["Dmain"] + record["by_phase"]["Dreg"] / 16)
