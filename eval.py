@@ -3,15 +3,10 @@
 Results go to standard output as JSON, everything else to standard error.
 """
 
-import sys
 from typing import Any
 
 import click
 
-try:
-    import layered_plugin  # noqa: F401 - activates the base
-except ImportError as err:  # An unusable base is the user's to mend: no traceback.
-    sys.exit(f"Error: {err}")
 from layered_plugin.errors import ReportError
 from layered_plugin.evaluation import commands
 from layered_plugin.evaluation.options import teacher_options

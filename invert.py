@@ -14,11 +14,9 @@ import click
 import torch
 from click.core import ParameterSource
 
-try:
-    from layered_plugin.base import BASE
-except ImportError as err:  # An unusable base is the user's to mend: no traceback.
-    sys.exit(f"Error: {err}")
 from layered_plugin import runs
+from layered_plugin.base import BASE
+from layered_plugin.calls import as_typed
 from layered_plugin.data.dataset import PictureDataset
 from layered_plugin.data.pictures import PictureSource
 from layered_plugin.device import choose_device
@@ -175,8 +173,9 @@ def _train(ctx: click.Context, command: str, opts: dict[str, Any], desc: str, wo
             if opts["network"] is None:
                 raise click.UsageError("--network is needed for a new run")
             options = dict(opts, device=choose_device(opts["device"]), network=find_snapshot(opts["network"]))
+            typed = as_typed(shlex.join(["python", "invert.py", *sys.argv[1:]]))
             record = dict(invert=command, options=options, base=str(BASE.name), torch=torch.__version__,
-                          date=date.today().isoformat(), command=shlex.join(["python", "invert.py", *sys.argv[1:]]))
+                          date=date.today().isoformat(), command=typed)
             if options["data"] is not None:
                 PictureDataset(path=options["data"], size_px=4).close()
         if dry_run:
@@ -193,7 +192,7 @@ def _train(ctx: click.Context, command: str, opts: dict[str, Any], desc: str, wo
             stopped = work(run_dir, options, record)
             if stopped is not None:
                 go_on = ["python", "invert.py", command, f"--outdir={run_dir.parent}", f"--resume={run_dir}"]
-                click.echo(f"Stopped by {stopped}; all is saved. Go on with: {shlex.join(go_on)}", err=True)
+                click.echo(f"Stopped by {stopped}; all is saved. Go on with: {as_typed(shlex.join(go_on))}", err=True)
                 sys.exit(130 if stopped == "SIGINT" else 143)
     except USER_ERRORS as err:
         if new_dir is not None:

@@ -5,18 +5,14 @@ Command line of the plugin; upstream's options, then ours.
 
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
-try:
-    from layered_plugin.base import BASE
-except ImportError as err:  # An unusable base is the user's to mend: no traceback.
-    sys.exit(f"Error: {err}")
 from layered_plugin import device, errors, runs
+from layered_plugin.base import BASE
 from layered_plugin.model.mask_losses import SIZE_OVER
 from layered_plugin.training import presets
 from layered_plugin.training.config import Ramp, check_together, choose_metrics, setup_training_config

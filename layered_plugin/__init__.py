@@ -4,9 +4,19 @@ Importing the package puts a StyleGAN2-ADA base on ``sys.path``; see ``base.py``
 in use; ``Segmenter``, masks of real pictures with a trained model; ``Refinement``, what more is done for a mask.
 """
 
+import sys
 from typing import Any
 
-from layered_plugin.base import BASE
+from layered_plugin.calls import is_command
+
+try:
+    from layered_plugin.base import BASE
+except ImportError as err:
+    if is_command():  # An unusable base is the user's to mend: no traceback.
+        sys.exit(f"Error: {err}")
+    raise
+
+__version__ = "0.1.0"
 
 __all__ = ["BASE", "Refinement", "Segmenter"]
 

@@ -4,7 +4,8 @@ Two bases share the import names ``dnnlib``, ``torch_utils``, ``training`` and `
 
 * **official**: an unmodified checkout of the official stylegan2-ada-pytorch, at the path in the environment
   variable ``STYLEGAN2_ADA_PYTORCH`` or at ``vendor/stylegan2-ada-pytorch``;
-* **bundled**: our own implementation of the same interface, ``vendor/stylegan2_compat``.
+* **bundled**: our own implementation of the same interface, ``vendor/stylegan2_compat``; in an installed package,
+  ``layered_plugin/_base``.
 
 A checkout is never edited. What the official code needs on current libraries is done here, once, in
 ``_work_around_age``; the rest of what fails there (its loop, its sampler) is not called by this plugin.
@@ -21,9 +22,13 @@ from layered_plugin.errors import BaseError
 
 ENV_NAME = "STYLEGAN2_ADA_PYTORCH"
 
-VENDOR_DIR = Path(__file__).resolve().parent.parent / "vendor"
+PACKAGE_DIR = Path(__file__).resolve().parent
 
-BUNDLED_DIR = VENDOR_DIR / "stylegan2_compat"
+VENDOR_DIR = PACKAGE_DIR.parent / "vendor"
+
+INSTALLED_DIR = PACKAGE_DIR / "_base"  # In a wheel (setup.py).
+
+BUNDLED_DIR = INSTALLED_DIR if INSTALLED_DIR.is_dir() else VENDOR_DIR / "stylegan2_compat"
 
 CHECKOUT_DIR = VENDOR_DIR / "stylegan2-ada-pytorch"
 

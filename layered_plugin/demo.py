@@ -12,6 +12,8 @@ from pathlib import Path
 
 import click
 
+from layered_plugin.calls import as_typed
+
 DATA = Path("data")
 
 PAIRS = [f"--data={DATA}/shapes-test.zip", f"--masks={DATA}/shapes-test-masks.zip"]
@@ -23,8 +25,10 @@ def run(title: str, command: Sequence[str]) -> None:
     Raises:
         SystemExit: It failed.
     """
-    click.echo(f"\n== {title}\n$ {shlex.join(['python', *command])}")
-    done = subprocess.run([sys.executable, *command], stdout=subprocess.DEVNULL if command[0] == "eval.py" else None)
+    click.echo(f"\n== {title}\n$ {as_typed(shlex.join(['python', *command]))}")
+    script = Path(command[0])
+    words = ["-m", f"layered_plugin.commands.{script.stem}", *command[1:]] if script.suffix == ".py" else command
+    done = subprocess.run([sys.executable, *words], stdout=subprocess.DEVNULL if script.name == "eval.py" else None)
     if done.returncode != 0:
         sys.exit(done.returncode)
 

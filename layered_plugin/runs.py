@@ -21,6 +21,7 @@ import torch
 import torch.distributed
 
 from layered_plugin.base import BASE
+from layered_plugin.calls import as_typed
 from layered_plugin.errors import CheckpointError, ModelError
 
 STATE_PATTERN = re.compile(r"training-state-(\d{6,})\.pt")
@@ -237,7 +238,7 @@ RUN_FILES = ("training_options.json", "model.json")
 
 def provenance() -> dict[str, str]:
     """Command line, date, base and torch version of this process, for a record."""
-    return dict(command=shlex.join(["python", "eval.py", *sys.argv[1:]]), date=date.today().isoformat(),
+    return dict(command=as_typed(shlex.join(["python", "eval.py", *sys.argv[1:]])), date=date.today().isoformat(),
                 base=BASE.name, torch=torch.__version__)
 
 

@@ -17,6 +17,8 @@ class FakeShell:
 
     def run(self, args, **_kwargs):
         command = args[1:]
+        if command[1].startswith("layered_plugin.commands."):  # The scripts, wherever they lie.
+            command = [command[1].rpartition(".")[2] + ".py", *command[2:]]
         self.commands.append(command)
         values = dict(arg[2:].split("=", 1) for arg in command if arg.startswith("--") and "=" in arg)
         for name in ("dest", "masks"):

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jinja2
 
+from layered_plugin.calls import as_typed
 from layered_plugin.errors import CheckpointError, ReportError
 from layered_plugin.report import tables
 from layered_plugin.report.charts import Chart
@@ -182,7 +183,7 @@ def _commands(gan: GanRun | None, models: Sequence[ModelRecord], generated: Sequ
 
 
 def _line(script: str, *args: str) -> str:
-    return shlex.join(["python", script, *args])
+    return as_typed(shlex.join(["python", script, *args]))
 
 
 def _missing(gan: GanRun | None, run: Path, models: Sequence[ModelRecord], generated: Sequence[Any],

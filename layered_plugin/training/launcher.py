@@ -21,6 +21,7 @@ from torch_utils import custom_ops, training_stats
 
 from layered_plugin import errors, runs, signals
 from layered_plugin.base import BASE
+from layered_plugin.calls import as_typed
 from layered_plugin.errors import PictureError
 from layered_plugin.runs import make_run_dir, next_desc
 from layered_plugin.training import growing
@@ -128,7 +129,7 @@ def _run_attempts(rank: int, device: torch.device, config: dict[str, Any], outdi
             config = dict(config, run_dir=run_dir)
             if rank == 0:
                 print(f"Run folder: {run_dir}")
-                print(f"Command: {shlex.join(['python', *sys.argv])}")
+                print("Command: " + as_typed(shlex.join(["python", "train_layered.py", *sys.argv[1:]])))
                 _write_options(config)
             try:
                 if "stages" in config:
@@ -171,4 +172,4 @@ def _say_how_to_go_on(run_dir: str, signal_name: str | None) -> None:
         print(f"Layers (background, foreground, mask, cut-out, composite, shifted): {grids[-1]}")
     if signal_name is not None:
         go_on = ["python", "train_layered.py", f"--outdir={Path(run_dir).parent}", f"--resume={run_dir}"]
-        print(f"Stopped by {signal_name}; all is saved. Go on with: {shlex.join(go_on)}")
+        print(f"Stopped by {signal_name}; all is saved. Go on with: {as_typed(shlex.join(go_on))}")
