@@ -35,8 +35,9 @@ LARGEST_FILE = 15 << 20  # Bytes; larger ones stay behind.
 def main(context: Context) -> int:
     """Run the step."""
     cases = [("data", lambda: make_data(context)), ("train", lambda: train(context)),
-             ("distill", lambda: distill(context)), ("score", lambda: score(context)),
-             ("draw", lambda: draw(context)), ("coverage", lambda: coverage(context)), ("keep", lambda: keep(context))]
+             ("keep the generator", lambda: keep(context)), ("distill", lambda: distill(context)),
+             ("keep the model", lambda: keep_model(context)), ("score", lambda: score(context)),
+             ("draw", lambda: draw(context)), ("coverage", lambda: coverage(context))]
     return run_cases(context, cases, seconds=1)
 
 
@@ -116,8 +117,8 @@ def stats_of(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def distill(context: Context) -> dict[str, Any]:
-    """Distil with the defaults."""
-    short = ["--steps=4", "--adapt=4", "--batch=4"] if context.quick else []
+    """Distil in little more than half the steps of the defaults, which take longer than there is time."""
+    short = ["--steps=4", "--adapt=4", "--batch=4"] if context.quick else ["--steps=300", "--adapt=700"]
     start = time.time()
     run(context, "invert.py", "distill", f"--network={newest_run(context, 'runs')}",
         f"--data={data_of(context) / 'train.zip'}", f"--outdir={context.workdir / 'models'}",
@@ -166,17 +167,22 @@ def read_masks(path: Path, size_px: int | None = None) -> torch.Tensor:
     return torch.from_numpy(np.stack(masks))
 
 
-def keep(context: Context) -> dict[str, Any]:
-    """Copy grids, the model and, if it is small enough, the generator in half precision to the results."""
+def keep_model(context: Context) -> dict[str, Any]:
+    """Pack the model, and what says how it came about, into one file of the results."""
     run_dir, model = newest_run(context, "runs"), newest_run(context, "models")
+    with zipfile.ZipFile(context.outdir / "distilled.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in (*model.glob("model.*"), model / "options.json", *model.glob("*.png"),
+                     run_dir / "training_options.json", run_dir / "stats.jsonl"):
+            archive.write(path, path.name)
+    return dict(bytes=(context.outdir / "distilled.zip").stat().st_size)
+
+
+def keep(context: Context) -> dict[str, Any]:
+    """Copy the last grid and, if it is small enough, the snapshot or the generator in half precision to the results."""
+    run_dir = newest_run(context, "runs")
     last: Sequence[Path] = sorted(run_dir.glob("layers*.png"))[-1:]
     for path in last:
         shutil.copy(path, context.outdir / "layers.png")
-    with zipfile.ZipFile(context.outdir / "distilled.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in (*model.glob("model.*"), model / "options.json", model / "metric-real.jsonl",
-                     *model.glob("*.png"), run_dir / "training_options.json", run_dir / "stats.jsonl"):
-            if path.is_file():
-                archive.write(path, path.name)
     snapshot = Path(find_snapshot(run_dir))
     left_out = {} if snapshot.stat().st_size <= LARGEST_FILE else {snapshot.name: snapshot.stat().st_size}
     if not left_out:
