@@ -18,6 +18,7 @@ from benchmarks.support.judged_runs import ASKED_FILE, Shell, check_same, dry_ru
 from benchmarks.support.provenance import provenance
 from layered_plugin.data.picture_zip import read_pairs
 from layered_plugin.data.pictures import to_float
+from layered_plugin.errors import PictureError
 from layered_plugin.evaluation.judge import judge_objects, load_judge, save_judge, train_judge
 from layered_plugin.evaluation.objects import matched_iou, score_objects
 from layered_plugin.model.snapshots import load_snapshot
@@ -38,7 +39,7 @@ def read_objects(option: str, pictures: str, labels: str) -> tuple[np.ndarray, n
     """
     try:
         img, label = read_pairs(pictures, labels)
-    except ValueError as error:
+    except PictureError as error:
         raise click.ClickException(f"{option}: {error}") from error
     num_objects = int(label.max())
     if not 2 <= num_objects <= MAX_OBJECTS:

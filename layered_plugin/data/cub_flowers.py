@@ -14,7 +14,7 @@ import PIL.Image
 import scipy.io
 import torch
 
-from layered_plugin.data.downloads import Archive, Entry, decode, find_download
+from layered_plugin.data.downloads import Archive, Entry, decode_bytes, find_download
 from layered_plugin.data.masks import OBJECT_LEVEL, remove_small_parts
 from layered_plugin.data.pictures import box_about, to_rgb
 from layered_plugin.errors import PictureError
@@ -63,9 +63,9 @@ def cub(folder: Path, temp_dir: Path, split: str = "all", with_masks: bool = Tru
 
         def load(number: str) -> tuple[PIL.Image.Image, np.ndarray | None]:
             name = names[number]
-            picture, mask = decode(pictures.read(picture_files[name]), name), None
+            picture, mask = decode_bytes(pictures.read(picture_files[name]), name), None
             if masks is not None:
-                votes = to_rgb(decode(masks.read(mask_files[_mask_name(name)]), _mask_name(name))).convert("L")
+                votes = to_rgb(decode_bytes(masks.read(mask_files[_mask_name(name)]), _mask_name(name))).convert("L")
                 mask = np.asarray(votes) >= OBJECT_LEVEL
                 _check_size(mask, picture, name)
             if box_margin is None:
@@ -111,11 +111,11 @@ def flowers(folder: Path, temp_dir: Path, split: str = "all", with_masks: bool =
 
         def load(number: int) -> tuple[PIL.Image.Image, np.ndarray | None]:
             name = f"image_{number:05d}.jpg"
-            picture = to_rgb(decode(pictures.read(files[name]), name))
+            picture = to_rgb(decode_bytes(pictures.read(files[name]), name))
             if masks is None:
                 return picture, None
             mask_name = f"segmim_{number:05d}.jpg"
-            painted = np.asarray(to_rgb(decode(masks.read(mask_files[mask_name]), mask_name)))
+            painted = np.asarray(to_rgb(decode_bytes(masks.read(mask_files[mask_name]), mask_name)))
             _check_size(painted, picture, name)
             return picture, flower_mask(painted, np.asarray(picture))
 

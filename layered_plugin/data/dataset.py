@@ -13,14 +13,8 @@ import torch
 from torch.utils.data import Sampler
 from training.dataset import Dataset
 
-from layered_plugin.data.pictures import (
-    CROP_MARGIN,
-    UNREADABLE,
-    PictureSource,
-    random_crop,
-    to_float,
-    to_square,
-)
+from layered_plugin.data.files import UNREADABLE
+from layered_plugin.data.pictures import CROP_MARGIN, PictureSource, random_crop, to_float, to_square
 from layered_plugin.errors import PictureError
 from layered_plugin.progress import progress
 

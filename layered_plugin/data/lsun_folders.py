@@ -8,11 +8,9 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import PIL.Image
-import PIL.ImageOps
-
-from layered_plugin.data.downloads import Archive, Entry, decode
-from layered_plugin.data.pictures import UNREADABLE, is_picture_name
+from layered_plugin.data.downloads import Archive, Entry, decode_bytes
+from layered_plugin.data.files import UNREADABLE
+from layered_plugin.data.pictures import is_picture_name
 from layered_plugin.errors import PictureError
 
 
@@ -60,7 +58,7 @@ def lsun(source: Path, num: int, temp_dir: Path) -> Iterator[tuple[int, Iterator
 
 def _lsun_entry(key: bytes, value: bytes) -> Entry:
     name = key.decode("ascii", "backslashreplace")
-    return Entry(name, lambda: (decode(value, name, upright=True), None))
+    return Entry(name, lambda: (decode_bytes(value, name, upright=True), None))
 
 
 def _unpack_lmdb(source: Path, folder: str) -> None:
@@ -93,7 +91,6 @@ def class_folders(archive: Archive, class_name: str | None = None) -> tuple[list
     Raises:
         PictureError: There are no class folders, or not this one.
     """
-    PIL.Image.init()
     paths = [(name.split("/"), name) for name in archive.names if is_picture_name(name)]
     while paths and len({parts[0] for parts, _ in paths}) == 1 and all(len(parts) > 2 for parts, _ in paths):
         paths = [(parts[1:], name) for parts, name in paths]
@@ -114,4 +111,4 @@ def class_folders(archive: Archive, class_name: str | None = None) -> tuple[list
 
 
 def _plain_entry(archive: Archive, name: str, label: int | None) -> Entry:
-    return Entry(name, lambda: (decode(archive.read(name), name, upright=True), None), label)
+    return Entry(name, lambda: (decode_bytes(archive.read(name), name, upright=True), None), label)

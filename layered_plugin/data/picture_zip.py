@@ -7,13 +7,17 @@ import io
 import json
 import os
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 
 import click
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
+
+from layered_plugin.data.pictures import PictureSource, to_rgb
+from layered_plugin.errors import PictureError
 
 # The earliest time a zip can hold: a fixed one makes equal input give equal bytes.
 _FIXED_TIME = (1980, 1, 1, 0, 0, 0)
@@ -118,80 +122,32 @@ def check_zips(paths: Mapping[str, str | None]) -> dict[str, str]:
     return given
 
 
-def picture_names(archive: zipfile.ZipFile) -> list[str]:
-    """List the PNG files of a data set in the host's order (sorted by name)."""
-    return sorted(name for name in archive.namelist() if name.lower().endswith(".png"))
-
-
-def iter_pairs(
-    pictures: str | os.PathLike[str], masks: str | os.PathLike[str]
-) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Read pictures and their masks one pair at a time.
-
-    Args:
-        pictures: Zip of pictures.
-        masks: Zip of masks with the same file names.
-
-    Returns:
-        Triples of name, picture [3, H, W] and mask [H, W], both uint8.
-
-    Raises:
-        ValueError: If a file is no zip, holds no pictures, or the two do not match; the text names the file.
-    """
-    with _open_zip(pictures) as picture_file, _open_zip(masks) as mask_file:
-        names = picture_names(picture_file)
-        if not names:
-            raise ValueError(f"{pictures}: holds no PNG files")
-        if names != picture_names(mask_file):
-            raise ValueError(f"{masks}: file names differ from those of {pictures}")
-        for name in names:
-            picture = _read_png(picture_file, name, "RGB", pictures)
-            mask = _read_png(mask_file, name, "L", masks)
-            if picture.shape[:2] != mask.shape:
-                raise ValueError(f"{masks}: {name} is {list(mask.shape)}, its picture {list(picture.shape[:2])}")
-            yield name, picture.transpose(2, 0, 1), mask
-
-
-def read_pairs(
-    pictures: str | os.PathLike[str], masks: str | os.PathLike[str], max_num: int | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+def read_pairs(pictures: str | os.PathLike[str], masks: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
     """Read pictures and masks of one size into memory.
 
     Args:
-        pictures: Zip of pictures.
-        masks: Zip of masks with the same file names.
-        max_num: Stop after this many pairs, None = all.
+        pictures: Zip or folder of pictures.
+        masks: Zip or folder of masks with the same file names.
 
     Returns:
         Pictures [N, 3, H, W] and masks [N, H, W], both uint8, in the order of their names.
 
     Raises:
-        ValueError: As `iter_pairs`, or if sizes vary or `max_num` is below 1.
+        PictureError: A file can't be read, the two do not match, or sizes vary; the text names the file.
     """
-    if max_num is not None and max_num < 1:
-        raise ValueError(f"Expected argument `max_num` to be None or at least 1, but got {max_num}")
     all_pictures: list[np.ndarray] = []
     all_masks: list[np.ndarray] = []
-    for name, picture, mask in iter_pairs(pictures, masks):
-        if all_masks and mask.shape != all_masks[0].shape:
-            raise ValueError(f"{pictures}: {name} is {list(mask.shape)}, the first one {list(all_masks[0].shape)}")
-        all_pictures.append(picture)
-        all_masks.append(mask)
-        if len(all_masks) == max_num:
-            break
+    with closing(PictureSource(pictures)) as picture_source, closing(PictureSource(masks)) as mask_source:
+        if picture_source.names != mask_source.names:
+            raise PictureError(f"{masks}: file names differ from those of {pictures}")
+        for name in picture_source.names:
+            picture = np.asarray(to_rgb(picture_source.open(name))).transpose(2, 0, 1)
+            mask = np.asarray(to_rgb(mask_source.open(name)).convert("L"))
+            if picture.shape[1:] != mask.shape:
+                raise PictureError(f"{masks}: {name} is {list(mask.shape)}, its picture {list(picture.shape[1:])}")
+            if all_masks and mask.shape != all_masks[0].shape:
+                raise PictureError(f"{pictures}: {name} is {list(mask.shape)}, the first one "
+                                   f"{list(all_masks[0].shape)}")
+            all_pictures.append(picture)
+            all_masks.append(mask)
     return np.stack(all_pictures), np.stack(all_masks)
-
-
-def _open_zip(path: str | os.PathLike[str]) -> zipfile.ZipFile:
-    try:
-        return zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: cannot be read as a zip ({error})") from error
-
-
-def _read_png(archive: zipfile.ZipFile, name: str, mode: str, path: str | os.PathLike[str]) -> np.ndarray:
-    try:
-        with archive.open(name) as file, Image.open(file) as picture:
-            return np.asarray(picture.convert(mode))
-    except (OSError, zipfile.BadZipFile, UnidentifiedImageError) as error:
-        raise ValueError(f"{path}: {name} cannot be read ({error})") from error

@@ -1,23 +1,17 @@
 """Pictures of any size and format: read from a folder or zip, made square, cropped, as arrays and tensors."""
 
-import lzma
 import os
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import IO, NamedTuple, TypeVar
 
 import numpy as np
 import PIL.Image
 import PIL.ImageOps
 import torch
 
+from layered_plugin.data.files import UNREADABLE, Folder, open_files, read_file
 from layered_plugin.errors import PictureError
-
-# What Pillow and zipfile raise for files that are damaged, encrypted, missing, or too large to be honest.
-UNREADABLE = (OSError, ValueError, SyntaxError, KeyError, EOFError, RuntimeError, MemoryError, zlib.error,
-              lzma.LZMAError, zipfile.BadZipFile, PIL.Image.DecompressionBombError)
 
 BATCH_PIXELS = 30_000_000  # Pictures, masks and layers are held at full size, at about 30 bytes a pixel.
 
@@ -36,38 +30,18 @@ class PictureSource:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self._zip: zipfile.ZipFile | None = None
-        self._zip_owner: int | None = None
-        PIL.Image.init()
-        if self.path.is_file() and is_picture_name(self.path.name):
-            self.folder, self.names = self.path.parent, [self.path.name]
-            return
-        self.folder = self.path
+        single = self.path.is_file() and is_picture_name(self.path.name)
         try:
-            if self.path.is_dir():
-                found = [p.relative_to(self.path).as_posix() for p in self.path.rglob("*") if p.is_file()]
-            else:
-                found = self.archive().namelist()
+            self._files = Folder(self.path.parent) if single else open_files(self.path)
+            names = [self.path.name] if single else self._files.list_names()
         except UNREADABLE as err:
             raise PictureError(f"{self.path}: neither a folder nor a readable zip: {err}") from err
-        self.names = sorted(name for name in found if is_picture_name(name))
+        self.names = [name for name in names if is_picture_name(name)]
         if not self.names:
             raise PictureError(f"{self.path}: holds no pictures")
 
     def __len__(self) -> int:
         return len(self.names)
-
-    @property
-    def is_zip(self) -> bool:
-        """Whether the pictures come out of an archive."""
-        return not self.folder.is_dir()
-
-    def archive(self) -> zipfile.ZipFile:
-        """The open zip; opened anew in a process that inherited this object."""
-        # A forked process shares the file position of its parent.
-        if self._zip is None or self._zip_owner != os.getpid():
-            self._zip, self._zip_owner = zipfile.ZipFile(self.path), os.getpid()
-        return self._zip
 
     def read(self, name: str) -> bytes:
         """Contents of any file of the folder or zip.
@@ -75,7 +49,7 @@ class PictureSource:
         Raises:
             KeyError, FileNotFoundError: There is no such file.
         """
-        return self.archive().read(name) if self.is_zip else (self.folder / name).read_bytes()
+        return read_file(self._files, name)
 
     def open(self, name: str) -> PIL.Image.Image:
         """Decode one picture, in its own mode and size, upright as its EXIF orientation says.
@@ -84,22 +58,29 @@ class PictureSource:
             PictureError: It can't be read.
         """
         try:
-            file = self.archive().open(name) if self.is_zip else (self.folder / name).open("rb")
-            with file:
-                picture = PIL.Image.open(file)
-                picture.load()
-            return PIL.ImageOps.exif_transpose(picture)
+            with self._files.open(name) as file:
+                return decode(file)
         except UNREADABLE as err:
             raise PictureError(f"{self.path}: cannot read picture {name}: {err}") from err
 
     def close(self) -> None:
         """Close the zip, if one is open."""
-        if self._zip is not None:
-            self._zip.close()
-            self._zip = None
+        self._files.close()
 
-    def __getstate__(self) -> dict:
-        return dict(self.__dict__, _zip=None)
+
+def decode(file: IO[bytes], upright: bool = True) -> PIL.Image.Image:
+    """Decode an open file of any format, in its own mode and size.
+
+    Args:
+        file: Encoded picture.
+        upright: Turn as its EXIF orientation says.
+
+    Raises:
+        UNREADABLE: It can't be decoded.
+    """
+    picture = PIL.Image.open(file)
+    picture.load()
+    return PIL.ImageOps.exif_transpose(picture) if upright else picture
 
 
 def full_batches(items: Iterable[T], pixels: Callable[[T], int], batch: int) -> Iterator[list[T]]:
@@ -134,10 +115,10 @@ def to_rgb(picture: PIL.Image.Image) -> PIL.Image.Image:
 
 
 def is_picture_name(name: str) -> bool:
-    """Whether a file's name has the suffix of a format that Pillow knows, once ``PIL.Image.init()`` has run."""
+    """Whether a file's name has the suffix of a format that Pillow knows."""
     # Data sets made on a Mac carry a shadow of every file.
     hidden = name.startswith("__MACOSX/") or os.path.basename(name).startswith("._")
-    return os.path.splitext(name)[1].lower() in PIL.Image.EXTENSION and not hidden
+    return os.path.splitext(name)[1].lower() in PIL.Image.registered_extensions() and not hidden
 
 
 FITS = ("squeeze", "crop")

@@ -14,6 +14,7 @@ from layered_plugin import runs
 from layered_plugin.data.labels import labels_of_training
 from layered_plugin.data.picture_zip import read_pairs
 from layered_plugin.data.pictures import PictureSource
+from layered_plugin.errors import PictureError
 from layered_plugin.evaluation import output, scoring
 from layered_plugin.evaluation.fidelity import CroppedPictures, Fidelity
 from layered_plugin.evaluation.judge import check_pairs, save_judge, score_judge, train_judge
@@ -195,7 +196,7 @@ def _read_pairs(options: str, pictures: str, masks: str) -> tuple[np.ndarray, np
     try:
         pairs = read_pairs(pictures, masks)
         check_pairs(*pairs)
-    except ValueError as err:
+    except (PictureError, ValueError) as err:
         raise click.ClickException(f"{options}: {err}") from err
     return pairs
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import PIL.Image
 
-from layered_plugin.data.pictures import UNREADABLE
+from layered_plugin.data.files import UNREADABLE
 from layered_plugin.errors import ReportError
 from layered_plugin.report.charts import Chart, Line, line_chart
 from layered_plugin.report.reading import GanRun, ModelRecord, Picture, numbered_pictures, read_lines, read_picture

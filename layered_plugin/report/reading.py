@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import PIL.Image
 
-from layered_plugin.data.pictures import UNREADABLE
+from layered_plugin.data.files import UNREADABLE
 from layered_plugin.errors import ReportError
 from layered_plugin.runs import GAN_FILE, MODEL_FILES
 

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from layered_plugin.data.picture_zip import PictureZipWriter, check_zips
-from layered_plugin.errors import CrowdedError, ImpossibleRecipeError
+from layered_plugin.errors import CrowdedError, ImpossibleRecipeError, PictureError
 from layered_plugin.progress import progress
 from layered_plugin.synthetic.collage import PRESETS, SUPERSAMPLE, Composite, Recipe, draw_composite
 from layered_plugin.synthetic.material import Source, find_files, load, prepare_background, prepare_cutout
@@ -142,7 +142,7 @@ def _load_or_fail(
     """Load the material of one option; name files left out on standard error, stop if none is left."""
     try:
         files = find_files(folders, exclude)
-    except ValueError as error:
+    except PictureError as error:
         raise click.ClickException(f"{option}: {error}") from error
     loaded, left_out = load(files, prepare, side_px)
     for line in left_out:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from layered_plugin.errors import UnusableError
+from layered_plugin.data.files import UNREADABLE, Folder
+from layered_plugin.errors import PictureError, UnusableError
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
@@ -34,24 +35,16 @@ def find_files(folders: Sequence[str], exclude: Sequence[str] = ()) -> list[tupl
         Pairs of a name for the manifest and the path.
 
     Raises:
-        ValueError: If a folder does not exist.
+        PictureError: A folder does not exist.
     """
-    found = []
-    for folder in folders:
-        root = Path(folder)
-        if not root.is_dir():
-            raise ValueError(f"no such folder: {folder}")
-        relative = sorted(
-            path.relative_to(root).as_posix()
-            for path in root.rglob("*")
-            if path.suffix.lower() in SUFFIXES and path.is_file()
-        )
-        found += [
-            (f"{root.resolve().name}/{name}", root / name)
-            for name in relative
-            if not any(fnmatch.fnmatchcase(name, pattern) for pattern in exclude)
-        ]
-    return found
+    files = []
+    for folder in map(Path, folders):
+        if not folder.is_dir():
+            raise PictureError(f"no such folder: {folder}")
+        files += [(f"{folder.resolve().name}/{name}", folder / name) for name in Folder(folder).list_names()
+                  if Path(name).suffix.lower() in SUFFIXES
+                  and not any(fnmatch.fnmatchcase(name, pattern) for pattern in exclude)]
+    return files
 
 
 def prepare_cutout(image: Image.Image, largest_side_px: int) -> Image.Image:
@@ -125,7 +118,7 @@ def load(
                 loaded.append(Source(name, prepare(image, side_px)))
         except UnusableError as reason:
             left_out.append(f"{path}: {reason}")
-        except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        except UNREADABLE as error:
             left_out.append(f"{path}: unreadable ({error})")
     return loaded, left_out
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from layered_plugin.data.picture_zip import PictureZipWriter, iter_pairs, read_pairs
+from layered_plugin.data.picture_zip import PictureZipWriter, read_pairs
+from layered_plugin.errors import PictureError
 
 
 def _pictures(num: int, size: int = 8) -> tuple[np.ndarray, np.ndarray]:
@@ -82,12 +83,6 @@ def test_the_file_appears_only_when_complete(tmp_path: Path) -> None:
     assert (tmp_path / "a.zip").exists()
 
 
-def test_reading_stops_at_max_num(tmp_path: Path) -> None:
-    pictures, masks = _pictures(4)
-    got, _ = read_pairs(_write(tmp_path / "p.zip", pictures), _write(tmp_path / "m.zip", masks), max_num=2)
-    assert np.array_equal(got, pictures[:2].transpose(0, 3, 1, 2))
-
-
 @pytest.mark.parametrize("picture", [
     np.zeros((8, 8, 3)), np.zeros((8, 8, 4), np.uint8), np.zeros((3, 8, 8), np.uint8), np.zeros(8, np.uint8),
 ])
@@ -104,19 +99,27 @@ def test_other_file_names_are_refused(tmp_path: Path) -> None:
 def test_pairs_that_do_not_match_are_named(tmp_path: Path) -> None:
     pictures, masks = _pictures(3)
     good = _write(tmp_path / "p.zip", pictures)
-    with pytest.raises(ValueError, match=r"fewer\.zip: file names differ"):
-        next(iter_pairs(good, _write(tmp_path / "fewer.zip", masks[:2])))
-    with pytest.raises(ValueError, match=r"smaller\.zip: 00000/img00000000\.png is \[4, 4\]"):
-        next(iter_pairs(good, _write(tmp_path / "smaller.zip", masks[:, :4, :4])))
-    with pytest.raises(ValueError, match=r"missing\.zip: cannot be read as a zip"):
-        next(iter_pairs(good, tmp_path / "missing.zip"))
-    with pytest.raises(ValueError, match=r"empty\.zip: holds no PNG"):
-        next(iter_pairs(_write(tmp_path / "empty.zip", masks[:0]), good))
+    with pytest.raises(PictureError, match=r"fewer\.zip: file names differ"):
+        read_pairs(good, _write(tmp_path / "fewer.zip", masks[:2]))
+    with pytest.raises(PictureError, match=r"smaller\.zip: 00000/img00000000\.png is \[4, 4\]"):
+        read_pairs(good, _write(tmp_path / "smaller.zip", masks[:, :4, :4]))
+    with pytest.raises(PictureError, match=r"missing\.zip: neither a folder nor a readable zip"):
+        read_pairs(good, tmp_path / "missing.zip")
+    with pytest.raises(PictureError, match=r"empty\.zip: holds no pictures"):
+        read_pairs(_write(tmp_path / "empty.zip", masks[:0]), good)
+
+
+def test_pairs_of_other_sizes_are_named(tmp_path: Path) -> None:
+    with PictureZipWriter(tmp_path / "a.zip") as writer:
+        for size in (8, 4):
+            writer.add(np.zeros((size, size), np.uint8))
+    with pytest.raises(PictureError, match=r"a\.zip: 00000/img00000001\.png is \[4, 4\], the first one \[8, 8\]"):
+        read_pairs(tmp_path / "a.zip", tmp_path / "a.zip")
 
 
 def test_a_damaged_picture_is_named(tmp_path: Path) -> None:
     good = _write(tmp_path / "m.zip", _pictures(1)[1])
     with zipfile.ZipFile(tmp_path / "p.zip", "w") as archive:
         archive.writestr("00000/img00000000.png", b"no picture")
-    with pytest.raises(ValueError, match=r"p\.zip: 00000/img00000000\.png cannot be read"):
-        next(iter_pairs(tmp_path / "p.zip", good))
+    with pytest.raises(PictureError, match=r"p\.zip: cannot read picture 00000/img00000000\.png"):
+        read_pairs(tmp_path / "p.zip", good)
