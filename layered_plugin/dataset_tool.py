@@ -1,133 +1,127 @@
-"""Turn known data sets of real pictures into zips for training and scoring, straight from their archives.
+"""Make data sets: drawn, put together, or out of known data sets of real pictures as they are downloaded.
 
 Run as `python -m layered_plugin.dataset_tool`; docs/data.md goes on from there to the paper's tables.
 """
 
-import contextlib
+import math
 import sys
-from collections.abc import Callable, Iterable
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
 
 import click
 
 from layered_plugin.data import cub_flowers, lsun_folders
-from layered_plugin.data.downloads import Archive, Entry
-from layered_plugin.data.masks import square_mask
-from layered_plugin.data.picture_zip import PictureZipWriter, check_zips
-from layered_plugin.data.pictures import FITS, square_picture
-from layered_plugin.errors import PictureError
-from layered_plugin.progress import progress
-from layered_plugin.synthetic.composites import composites_command
-from layered_plugin.synthetic.shapes import shapes_command
-
-SETTINGS = dict(show_default=True, max_content_width=100)
-
-
-def write_entries(entries: Iterable[Entry], total: int, dest: str, masks: str | None, size_px: int,
-                  fit: str) -> tuple[int, list[str]]:
-    """Write pictures, and masks under the same names; files appear only when complete.
-
-    A picture that can't be read, or whose mask does not fit it, is left out and named on standard error.
-
-    Args:
-        entries: Pictures, with masks if `masks` is given.
-        total: How many there are.
-        dest: Zip for the pictures.
-        masks: Zip for the masks, None = none.
-        size_px: Side of the pictures.
-        fit: One of `square.FITS`.
-
-    Returns:
-        Number of pictures written, and why each other one was left out.
-
-    Raises:
-        PictureError: Not one could be used; nothing is written.
-        OSError: A zip can't be written.
-    """
-    written, share, left_out = 0, 0.0, []
-    with contextlib.ExitStack() as stack:
-        pictures = stack.enter_context(PictureZipWriter(dest))
-        mask_writer = stack.enter_context(PictureZipWriter(masks)) if masks else None
-        for entry in progress(entries, total, "pictures"):
-            try:
-                picture, mask = entry.load()
-            except PictureError as err:
-                left_out.append(str(err))
-                print(f"left out {err}", file=sys.stderr)
-                continue
-            pictures.add(square_picture(picture, size_px, fit), entry.label)
-            if mask_writer is not None and mask is not None:
-                small = square_mask(mask, size_px, fit)
-                mask_writer.add(small)
-                share += float(small.mean()) / 255
-            written += 1
-        if written == 0:
-            raise PictureError(f"none of {total} pictures can be used, the first because: {(left_out or ['?'])[0]}")
-    about = f", object share {share / written:.3f}" if masks else ""
-    print(f"{written} pictures{about}, {len(left_out)} left out", file=sys.stderr)
-    return written, left_out
+from layered_plugin.data.downloads import Archive, write_entries
+from layered_plugin.dataset_options import (
+    check_zips,
+    dest_option,
+    drawing_options,
+    recipe_options,
+    result_folder,
+    square_options,
+    user_errors,
+)
+from layered_plugin.synthetic.collage import PRESETS, SUPERSAMPLE, Recipe
+from layered_plugin.synthetic.composites import Job, draw_all, hold_out, write_composites
+from layered_plugin.synthetic.material import load_all, prepare_background, prepare_cutout
+from layered_plugin.synthetic.shapes import write_shapes
 
 
-def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """What all sources have in common: where the pictures go, and how they become squares."""
-    for option in reversed([
-        click.option("--dest", help="Zip for the pictures", metavar="ZIP", required=True),
-        click.option("--size", help="Side of the pictures, 1.125 x resolution", metavar="PX", default=72,
-                     type=click.IntRange(min=8)),
-        click.option("--fit", help="Squeeze to a square, or crop the middle", type=click.Choice(FITS),
-                     default="squeeze"),
-    ]):
-        command = option(command)
-    return command
+class Group(click.Group):
+    """Lists its commands in the order of this file."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
 
 
-def _result_folder(dest: str, masks: str | None, source: str) -> Path:
-    """Check the options that name files; return the folder of the result, made if missing."""
-    for option, path in check_zips({"--dest": dest, "--masks": masks}).items():
-        if Path(path).resolve() == Path(source).resolve():
-            raise click.UsageError(f"{option} must differ from --source, got {path} for both")
-    if not Path(source).exists():
-        raise click.ClickException(f"--source: no such file or folder: {source}")
-    try:
-        Path(dest).parent.mkdir(parents=True, exist_ok=True)
-    except OSError as err:
-        raise click.ClickException(f"--dest: cannot be written ({err})") from err
-    return Path(dest).parent
-
-
-@contextlib.contextmanager
-def _user_errors():
-    """Say in one line what a user can mend."""
-    try:
-        yield
-    except PictureError as err:
-        raise click.ClickException(f"--source: {err}") from err
-    except ImportError as err:
-        raise click.ClickException(f"LSUN needs the lmdb library: pip install 'layered-plugin[lsun]' ({err})") from err
-    except OSError as err:
-        raise click.ClickException(f"--dest, --masks: cannot be written ({err})") from err
-
-
-@click.group(context_settings=SETTINGS)
+@click.group(cls=Group, context_settings=dict(show_default=True, max_content_width=100))
 def main() -> None:
     """Make a data set: a zip of squares with `dataset.json`, and a zip of masks where there are any.
-
-    \b
-    shapes      drawn objects, with true masks
-    composites  cut-outs pasted on photographs, with true masks
-    lsun        LSUN's databases (lmdb)
-    folders     any tree with a folder for each class
-    cub         CUB-200-2011, with masks
-    flowers     Flowers-102, with masks
 
     Masks are for scoring only; training a generator never reads them. Zips appear when they are complete.
     """
 
 
-@main.command(context_settings=SETTINGS)
+@main.command(short_help="Drawn objects, with true masks")
+@dest_option
+@click.option("--masks", help="Zip for the true masks", metavar="ZIP")
+@drawing_options
+def shapes(dest: str, masks: str | None, labels: str | None, objects: int, num: int, size: int, seed: int) -> None:
+    """The built-in data set `shapes`: coloured objects in textured scenes, and their exact masks.
+
+    A mask is of all objects of a picture together; a label picture has 0 = background, 1 to K = the visible object.
+
+    \b
+    Examples:
+    python -m layered_plugin.dataset_tool shapes --dest=data/shapes.zip --masks=data/shapes-masks.zip
+    python -m layered_plugin.dataset_tool shapes --num=2000 --seed=1 \\
+        --dest=data/shapes-test.zip --masks=data/shapes-test-masks.zip
+    python -m layered_plugin.dataset_tool shapes --objects=2 --dest=data/shapes2.zip --labels=data/shapes2-labels.zip
+    """
+    written = check_zips({"--dest": dest, "--masks": masks, "--labels": labels})
+    with user_errors(written):
+        share = write_shapes(dict(picture=dest, mask=masks, labels=labels), num, size, seed, objects)
+    print(f"{num} pictures, object share {share:.3f}", file=sys.stderr)
+
+
+@main.command(short_help="Cut-outs on photographs, with true masks")
+@click.option("--cutouts", help="Folder of RGBA cut-outs (repeatable)", metavar="DIR", multiple=True, required=True)
+@click.option("--cutouts-exclude", help="Cut-outs to leave out (repeatable)", metavar="PATTERN", multiple=True)
+@click.option("--backgrounds", help="Folder of photographs (repeatable)", metavar="DIR", multiple=True, required=True)
+@click.option("--backgrounds-exclude", help="Photographs to leave out (repeatable)", metavar="PATTERN", multiple=True)
+@dest_option
+@click.option("--masks", help="Zip for the true masks", metavar="ZIP", required=True)
+@drawing_options
+@click.option("--manifest", help="Records, one a picture  [default: DEST-manifest.jsonl]", metavar="JSONL")
+@click.option("--jobs", help="Worker processes", metavar="INT", type=click.IntRange(min=1), default=1)
+@click.option("--holdout", help="Keep every n-th cut-out for testing", metavar="INT", type=click.IntRange(min=2))
+@click.option("--split", help="Cut-outs to use with --holdout", type=click.Choice(["train", "test"]), default="train")
+@click.option("--preset", help="Values of the options below", type=click.Choice(list(PRESETS)), default="plants")
+@recipe_options
+def composites(
+    cutouts: tuple[str, ...], cutouts_exclude: tuple[str, ...], backgrounds: tuple[str, ...],
+    backgrounds_exclude: tuple[str, ...], dest: str, masks: str, labels: str | None, objects: int, num: int, size: int,
+    seed: int, manifest: str | None, jobs: int, holdout: int | None, split: str, preset: str,
+    **recipe_values: float | tuple[float, float] | None,
+) -> None:
+    """Pictures with exact masks from RGBA cut-outs and background photographs.
+
+    Folders are searched with their subfolders. Patterns are shell patterns on the path within the folder. Options
+    that are not given take the preset's value; the same options and files give the same bytes for any --jobs.
+    A mask is of all objects of a picture together; a label picture has 0 = background, 1 to K = the visible object.
+
+    \b
+    Example:
+    python -m layered_plugin.dataset_tool composites --cutouts=/usr/share/tuxpaint/stamps/food/fruit \\
+        --cutouts-exclude='cartoon/*' --backgrounds=/usr/share/backgrounds/mate/nature \\
+        --dest=data/fruit.zip --masks=data/fruit-masks.zip --preset=plants-lit
+    """
+    written = check_zips({"--dest": dest, "--masks": masks, "--labels": labels})
+    given = {field.name: value for field in fields(Recipe) if (value := recipe_values[field.name]) is not None}
+    recipe = replace(PRESETS[preset].for_objects(objects), **given)  # type: ignore[arg-type]
+    if recipe.shadow_strength > 0 and recipe.shadow_blur == 0:
+        raise click.UsageError(f"--shadow-strength needs --shadow-blur above 0, got {recipe.shadow_strength} and 0")
+    with user_errors(source="--cutouts"):
+        objects_at_hand = load_all("--cutouts", cutouts, cutouts_exclude, prepare_cutout,
+                                   math.ceil(recipe.scale[1] * size * SUPERSAMPLE))
+    # Half again as many pixels as the smallest crop needs, so that none is magnified.
+    with user_errors(source="--backgrounds"):
+        scenes = load_all("--backgrounds", backgrounds, backgrounds_exclude, prepare_background,
+                          math.ceil(1.5 * size / recipe.crop[0]))
+    chosen = hold_out(objects_at_hand, holdout, split)
+    if not chosen:
+        raise click.UsageError(f"--holdout leaves no cut-out for --split={split}, got {holdout} of "
+                               f"{len(objects_at_hand)}")
+    drawn = draw_all(Job(chosen, scenes, recipe, size, seed, objects), num, jobs)
+    with user_errors([*written, "--manifest"]):
+        share = write_composites(drawn, num, dict(picture=dest, mask=masks, labels=labels),
+                                 manifest or f"{Path(dest).with_suffix('')}-manifest.jsonl")
+    print(f"{num} pictures, object share {share:.3f}", file=sys.stderr)
+
+
+@main.command(short_help="LSUN's databases (lmdb)")
 @click.option("--source", help="Folder with data.mdb, or its zip", metavar="DIR|ZIP", required=True)
-@output_options
+@square_options
 @click.option("--num", help="Only the first entries of the database", metavar="INT", default=100000,
               type=click.IntRange(min=1))
 def lsun(source: str, dest: str, size: int, fit: str, num: int) -> None:
@@ -139,14 +133,14 @@ def lsun(source: str, dest: str, size: int, fit: str, num: int) -> None:
     Example:
     python -m layered_plugin.dataset_tool lsun --source=downloads/car --dest=data/car-64.zip --size=72
     """
-    temp_dir = _result_folder(dest, None, source)
-    with _user_errors(), lsun_folders.lsun(Path(source), num, temp_dir) as (total, entries):
+    temp_dir = result_folder(source, dest)
+    with user_errors(["--dest"]), lsun_folders.lsun(Path(source), num, temp_dir) as (total, entries):
         write_entries(entries, total, dest, None, size, fit)
 
 
-@main.command(context_settings=SETTINGS)
+@main.command(short_help="Any tree with a folder for each class")
 @click.option("--source", help="Folder with a folder for each class", metavar="DIR|ZIP|TAR", required=True)
-@output_options
+@square_options
 @click.option("--class", "class_name", help="Take this class alone  [default: all]", metavar="NAME")
 def folders(source: str, dest: str, size: int, fit: str, class_name: str | None) -> None:
     """A folder for each class: pictures labelled by the place of their folder in the order of names.
@@ -158,17 +152,17 @@ def folders(source: str, dest: str, size: int, fit: str, class_name: str | None)
     python -m layered_plugin.dataset_tool folders --source=downloads/animals --dest=data/animals.zip
     python -m layered_plugin.dataset_tool folders --source=downloads/animals.tar.gz --class=horse --dest=data/horse.zip
     """
-    temp_dir = _result_folder(dest, None, source)
-    with _user_errors(), Archive(source, temp_dir) as archive:
+    temp_dir = result_folder(source, dest)
+    with user_errors(["--dest"]), Archive(source, temp_dir) as archive:
         classes, entries = lsun_folders.class_folders(archive, class_name)
         numbered = ", ".join(f"{number} {name}" for number, name in enumerate(classes))
         print(f"class {class_name}" if class_name else f"labels: {numbered}", file=sys.stderr)
         write_entries(entries, len(entries), dest, None, size, fit)
 
 
-@main.command(context_settings=SETTINGS)
+@main.command(short_help="CUB-200-2011, with masks")
 @click.option("--source", help="Folder with the downloads", metavar="DIR", required=True)
-@output_options
+@square_options
 @click.option("--masks", help="Zip for the masks, from segmentations.tgz", metavar="ZIP")
 @click.option("--split", help="Pictures to take", type=click.Choice(["train", "test", "all"]), default="all")
 @click.option("--crop-box", help="Crop squares about the bounding boxes", is_flag=True)
@@ -193,15 +187,16 @@ def cub(ctx: click.Context, source: str, dest: str, size: int, fit: str, masks: 
     """
     if not crop_box and ctx.get_parameter_source("margin") is click.core.ParameterSource.COMMANDLINE:
         raise click.UsageError("--margin needs --crop-box")
-    temp_dir = _result_folder(dest, masks, source)
-    with _user_errors(), cub_flowers.cub(Path(source), temp_dir, split, masks is not None,
-                                               margin if crop_box else None) as entries:
+    temp_dir = result_folder(source, dest, masks)
+    box_margin = margin if crop_box else None
+    birds = cub_flowers.cub(Path(source), temp_dir, split, masks is not None, box_margin)
+    with user_errors(["--dest", "--masks"]), birds as entries:
         write_entries(entries, len(entries), dest, masks, size, fit)
 
 
-@main.command(context_settings=SETTINGS)
+@main.command(short_help="Flowers-102, with masks")
 @click.option("--source", help="Folder with the downloads", metavar="DIR", required=True)
-@output_options
+@square_options
 @click.option("--masks", help="Zip for the masks, from 102segmentations.tgz", metavar="ZIP")
 @click.option("--split", help="Pictures to take", type=click.Choice([*cub_flowers.FLOWER_SPLITS, "all"]),
               default="all")
@@ -218,13 +213,11 @@ def flowers(source: str, dest: str, size: int, fit: str, masks: str | None, spli
         --masks=data/flowers-test-masks.zip --split=test
     python -m layered_plugin.dataset_tool flowers --source=downloads --dest=data/flowers.zip --size=144 --fit=crop
     """
-    temp_dir = _result_folder(dest, masks, source)
-    with _user_errors(), cub_flowers.flowers(Path(source), temp_dir, split, masks is not None) as entries:
+    temp_dir = result_folder(source, dest, masks)
+    blossoms = cub_flowers.flowers(Path(source), temp_dir, split, masks is not None)
+    with user_errors(["--dest", "--masks"]), blossoms as entries:
         write_entries(entries, len(entries), dest, masks, size, fit)
 
-
-main.add_command(shapes_command)
-main.add_command(composites_command)
 
 if __name__ == "__main__":
     main()

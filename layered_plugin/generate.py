@@ -15,7 +15,7 @@ import click
 import numpy as np
 import torch
 
-from layered_plugin.data.picture_zip import check_zips
+from layered_plugin.dataset_options import check_zips
 from layered_plugin.device import choose_device
 from layered_plugin.errors import CheckpointError
 from layered_plugin.grids import save_picture

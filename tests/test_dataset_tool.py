@@ -12,7 +12,7 @@ from downloads import make_flowers, read_pictures, run, run_ok
 import train_layered
 from layered_plugin import dataset_tool
 from layered_plugin.data.dataset import PictureDataset
-from layered_plugin.data.downloads import Entry
+from layered_plugin.data.downloads import Entry, write_entries
 from layered_plugin.data.pictures import PictureSource
 from layered_plugin.evaluation.teachers import MaskTeacher
 
@@ -40,7 +40,7 @@ def test_only_one_picture_is_in_memory_at_a_time(tmp_path):
         pictures.append(weakref.ref(picture))
         return picture, None
 
-    dataset_tool.write_entries((Entry(str(number), load) for number in range(5)), 5, str(tmp_path / "a.zip"), None,
+    write_entries((Entry(str(number), load) for number in range(5)), 5, str(tmp_path / "a.zip"), None,
                               8, "squeeze")
     assert len(read_pictures(tmp_path / "a.zip")) == 5
 
@@ -52,11 +52,11 @@ def test_an_error_midway_leaves_the_old_files(tmp_path):
     for name in ("a.zip", "m.zip"):
         (tmp_path / name).write_bytes(b"old")
     with pytest.raises(OSError, match="disk gone"):
-        dataset_tool.write_entries([Entry("1", load)], 1, str(tmp_path / "a.zip"), str(tmp_path / "m.zip"), 8, "crop")
+        write_entries([Entry("1", load)], 1, str(tmp_path / "a.zip"), str(tmp_path / "m.zip"), 8, "crop")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a.zip": b"old", "m.zip": b"old"}
 
 
-@pytest.mark.parametrize("name", ["lsun", "folders", "cub", "flowers"])
+@pytest.mark.parametrize("name", ["shapes", "composites", "lsun", "folders", "cub", "flowers"])
 def test_help_explains_every_option(name):
     command = dataset_tool.main.commands[name]
     check_options(command, run_ok(name, "--help").output)

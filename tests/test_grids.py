@@ -7,9 +7,9 @@ import torch
 
 from layered_plugin import grids
 from layered_plugin.data.dataset import PictureDataset
+from layered_plugin.dataset_tool import shapes as shapes_command
 from layered_plugin.model.generator import LayeredGenerator
 from layered_plugin.model.layers import Layers
-from layered_plugin.synthetic.shapes import shapes_command
 from layered_plugin.training import sample_view
 
 

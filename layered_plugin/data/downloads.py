@@ -1,9 +1,11 @@
 """Archives as downloaded, packed or unpacked, and the pictures that data sets are made of."""
 
+import contextlib
 import io
 import os
+import sys
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -11,8 +13,11 @@ import numpy as np
 import PIL.Image
 
 from layered_plugin.data.files import UNREADABLE, open_files, read_file
-from layered_plugin.data.pictures import decode
+from layered_plugin.data.masks import square_mask
+from layered_plugin.data.picture_zip import PictureZipWriter
+from layered_plugin.data.pictures import decode, square_picture
 from layered_plugin.errors import PictureError
+from layered_plugin.progress import progress
 
 
 def find_download(folder: str | os.PathLike[str], archive: str, unpacked: Sequence[str]) -> Path:
@@ -108,3 +113,48 @@ def decode_bytes(data: bytes, name: str, upright: bool = False) -> PIL.Image.Ima
         return decode(io.BytesIO(data), upright)
     except UNREADABLE as err:
         raise PictureError(f"{name}: unreadable ({err})") from err
+
+
+def write_entries(entries: Iterable[Entry], total: int, dest: str, masks: str | None, size_px: int,
+                  fit: str) -> tuple[int, list[str]]:
+    """Write pictures, and masks under the same names; files appear only when complete.
+
+    A picture that can't be read, or whose mask does not fit it, is left out and named on standard error.
+
+    Args:
+        entries: Pictures, with masks if `masks` is given.
+        total: How many there are.
+        dest: Zip for the pictures.
+        masks: Zip for the masks, None = none.
+        size_px: Side of the pictures.
+        fit: One of `pictures.FITS`.
+
+    Returns:
+        Number of pictures written, and why each other one was left out.
+
+    Raises:
+        PictureError: Not one could be used; nothing is written.
+        OSError: A zip can't be written.
+    """
+    written, share, left_out = 0, 0.0, []
+    with contextlib.ExitStack() as stack:
+        pictures = stack.enter_context(PictureZipWriter(dest))
+        mask_writer = stack.enter_context(PictureZipWriter(masks)) if masks else None
+        for entry in progress(entries, total, "pictures"):
+            try:
+                picture, mask = entry.load()
+            except PictureError as err:
+                left_out.append(str(err))
+                print(f"left out {err}", file=sys.stderr)
+                continue
+            pictures.add(square_picture(picture, size_px, fit), entry.label)
+            if mask_writer is not None and mask is not None:
+                small = square_mask(mask, size_px, fit)
+                mask_writer.add(small)
+                share += float(small.mean()) / 255
+            written += 1
+        if written == 0:
+            raise PictureError(f"none of {total} pictures can be used, the first because: {(left_out or ['?'])[0]}")
+    about = f", object share {share / written:.3f}" if masks else ""
+    print(f"{written} pictures{about}, {len(left_out)} left out", file=sys.stderr)
+    return written, left_out

@@ -7,12 +7,11 @@ import io
 import json
 import os
 import zipfile
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import TracebackType
 
-import click
 import numpy as np
 from PIL import Image
 
@@ -97,29 +96,11 @@ class PictureZipWriter:
         os.replace(self._partial, self.dest)
 
 
-def check_zips(paths: Mapping[str, str | None]) -> dict[str, str]:
-    """Check the options of a command that name zips to be written.
-
-    Args:
-        paths: Option to path, None = not given.
-
-    Returns:
-        Those that are given.
-
-    Raises:
-        click.UsageError: A path does not end in .zip, or two are the same.
-    """
-    given: dict[str, str] = {}
-    for option, path in paths.items():
-        if path is None:
-            continue
-        if not path.lower().endswith(".zip"):
-            raise click.UsageError(f"{option} must end in .zip, got {path}")
-        for other in given:
-            if Path(given[other]).resolve() == Path(path).resolve():
-                raise click.UsageError(f"{option} must differ from {other}, got {path} for both")
-        given[option] = path
-    return given
+@contextmanager
+def picture_zips(paths: Mapping[str, str | os.PathLike[str] | None]) -> Iterator[dict[str, PictureZipWriter]]:
+    """Writers by name for those of the paths that are given; the zips appear together, when all are complete."""
+    with ExitStack() as stack:
+        yield {name: stack.enter_context(PictureZipWriter(path)) for name, path in paths.items() if path is not None}
 
 
 def read_pairs(pictures: str | os.PathLike[str], masks: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:

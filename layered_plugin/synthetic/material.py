@@ -4,6 +4,7 @@ Files that can't serve are left out and reported with their reason; they never s
 """
 
 import fnmatch
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -121,6 +122,31 @@ def load(
         except UNREADABLE as error:
             left_out.append(f"{path}: unreadable ({error})")
     return loaded, left_out
+
+
+def load_all(
+    option: str, folders: Sequence[str], exclude: Sequence[str],
+    prepare: Callable[[Image.Image, int], Image.Image], side_px: int,
+) -> list[Source]:
+    """Find, read and prepare all of one kind; files left out are named on standard error.
+
+    Args:
+        option: What the kind is called there.
+        folders, exclude: As for `find_files`.
+        prepare, side_px: As for `load`.
+
+    Raises:
+        PictureError: A folder does not exist, or not one file can serve.
+    """
+    files = find_files(folders, exclude)
+    loaded, left_out = load(files, prepare, side_px)
+    for line in left_out:
+        print(f"{option}: left out {line}", file=sys.stderr)
+    if not loaded:
+        raise PictureError(f"no usable picture in {', '.join(folders)} ({len(files)} files found, {len(left_out)} left "
+                           "out)")
+    print(f"{option}: {len(loaded)} pictures, {len(left_out)} left out", file=sys.stderr)
+    return loaded
 
 
 def premultiplied_planes(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:

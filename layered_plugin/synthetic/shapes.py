@@ -4,18 +4,16 @@ Run as `python -m layered_plugin.dataset_tool shapes --dest=data/shapes.zip --ma
 """
 
 import colorsys
-import contextlib
-import sys
+from collections.abc import Mapping
 from typing import NamedTuple
 
-import click
 import numpy as np
 from PIL import Image, ImageDraw
 
-from layered_plugin.data.picture_zip import PictureZipWriter, check_zips
+from layered_plugin.data.picture_zip import picture_zips
 from layered_plugin.progress import progress
 from layered_plugin.synthetic.lighting import Light, put_into_scene, to_uint8
-from layered_plugin.synthetic.occlusion import MAX_OBJECTS, PlacedObject, label_picture, overlay, place_objects
+from layered_plugin.synthetic.occlusion import PlacedObject, label_picture, overlay, place_objects
 
 KINDS = ("ellipse", "box", "triangle", "star", "blob")
 
@@ -203,42 +201,24 @@ def _shading(size: int, centre: np.ndarray, scale: float, rng: np.random.Generat
     return 1.15 - rng.uniform(0.1, 0.45) * np.clip(squared / scale**2, 0, 1)
 
 
-@click.command("shapes")
-@click.option("--dest", help="Zip for the pictures", metavar="ZIP", required=True)
-@click.option("--masks", help="Zip for the true masks", metavar="ZIP")
-@click.option("--labels", help="Zip for the label pictures", metavar="ZIP")
-@click.option("--objects", help="Objects per picture (K)", metavar="INT", type=click.IntRange(1, MAX_OBJECTS),
-              default=1, show_default=True)
-@click.option("--num", help="Number of pictures", metavar="INT", type=click.IntRange(min=1), default=20000,
-              show_default=True)
-@click.option("--size", help="Side of the pictures", metavar="PX", type=click.IntRange(min=8), default=36,
-              show_default=True)
-@click.option("--seed", help="Random seed", metavar="INT", type=click.IntRange(min=0), default=0, show_default=True)
-def shapes_command(
-    dest: str, masks: str | None, labels: str | None, objects: int, num: int, size: int, seed: int
-) -> None:
-    """Draw the built-in data set `shapes`: coloured objects in textured scenes, and their exact masks.
+def write_shapes(zips: Mapping[str, str | None], num: int, size: int, seed: int, num_objects: int = 1) -> float:
+    """Write a data set; its zips appear only when complete.
 
-    A mask is of all objects of a picture together; a label picture has 0 = background, 1 to K = the visible object.
+    Args:
+        zips: Field of ``ShapesPicture`` to the zip for it, None = none.
+        num: Number of pictures; each depends on the seed and its own number alone.
+        size: Side in pixels.
+        seed: Of all random choices.
+        num_objects: Objects per picture.
 
-    \b
-    Examples:
-    python -m layered_plugin.dataset_tool shapes --dest=data/shapes.zip --masks=data/shapes-masks.zip
-    python -m layered_plugin.dataset_tool shapes --num=2000 --seed=1 \\
-        --dest=data/shapes-test.zip --masks=data/shapes-test-masks.zip
-    python -m layered_plugin.dataset_tool shapes --objects=2 --dest=data/shapes2.zip --labels=data/shapes2-labels.zip
+    Returns:
+        Mean object share.
     """
-    paths = check_zips({"--dest": dest, "--masks": masks, "--labels": labels})
     share = 0.0
-    try:
-        with contextlib.ExitStack() as stack:
-            writers = {option: stack.enter_context(PictureZipWriter(path)) for option, path in paths.items()}
-            for index in progress(range(num), num, "shapes"):
-                drawn = draw_picture(size, np.random.default_rng([seed, index]), objects)
-                for option, array in zip(("--dest", "--masks", "--labels"), drawn, strict=True):
-                    if option in writers:
-                        writers[option].add(array)
-                share += float(drawn.mask.mean()) / 255.0
-    except OSError as error:
-        raise click.ClickException(f"{', '.join(paths)}: cannot be written ({error})") from error
-    print(f"{num} pictures, object share {share / num:.3f}", file=sys.stderr)
+    with picture_zips(zips) as writers:
+        for number in progress(range(num), num, "shapes"):
+            drawn = draw_picture(size, np.random.default_rng([seed, number]), num_objects)
+            for field, writer in writers.items():
+                writer.add(getattr(drawn, field))
+            share += float(drawn.mask.mean()) / 255.0
+    return share / num

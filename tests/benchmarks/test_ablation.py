@@ -19,11 +19,11 @@ from tiny_models import make_gan_run
 import train_layered
 from benchmarks import ablation
 from benchmarks.support.ablation_output import GAP_PX, PAPER, SCENES, csv_text, draw_figure, markdown, table_rows
+from layered_plugin.dataset_tool import shapes as shapes_command
 from layered_plugin.evaluation.judge import save_judge
 from layered_plugin.grids import GAP_PX as ROW_GAP_PX
 from layered_plugin.grids import MARGIN_PX
 from layered_plugin.model.unet import make_unet
-from layered_plugin.synthetic.shapes import shapes_command
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORD = dict(num=2000, data="d.zip", kimg=20.0, base="paper-losses", weights=dict(border=0, size=2),

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks import emergence, objects, segmentation, segmenting_speed, variety
-from layered_plugin.synthetic.shapes import shapes_command
+from layered_plugin.dataset_tool import shapes as shapes_command
 
 
 def test_finished_runs_are_not_repeated_and_the_table_has_mean_and_deviation(tmp_path):

@@ -10,9 +10,9 @@ from click.testing import CliRunner
 import eval as eval_command
 import train_layered
 from benchmarks import growing
+from layered_plugin.dataset_tool import shapes as shapes_command
 from layered_plugin.evaluation.judge import save_judge
 from layered_plugin.model.unet import UNet
-from layered_plugin.synthetic.shapes import shapes_command
 from layered_plugin.training import run_log
 
 TINY = ["--cbase=64", "--cmax=4", "--w-dim=8", "--map-depth=1", "--batch-gpu=8", "--tick=0.016", "--device=cpu",

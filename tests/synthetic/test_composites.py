@@ -9,9 +9,9 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from layered_plugin.data.picture_zip import read_pairs
+from layered_plugin.dataset_tool import composites as main
 from layered_plugin.errors import ImpossibleRecipeError, UnusableError
 from layered_plugin.synthetic.collage import PRESETS, Recipe, crop_background, draw_composite, place
-from layered_plugin.synthetic.composites import composites_command as main
 from layered_plugin.synthetic.lighting import Light, put_into_scene
 from layered_plugin.synthetic.material import Source, find_files, prepare_background, prepare_cutout
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from layered_plugin import dataset_tool
 from layered_plugin.data.picture_zip import read_pairs
 from layered_plugin.synthetic import shapes
 from layered_plugin.synthetic.lighting import Light, blur_matrix, contact_shadow, light_field, put_into_scene
@@ -65,7 +66,7 @@ def test_objects_differ_from_their_surroundings(drawn: tuple[np.ndarray, np.ndar
 def test_command_writes_the_same_bytes_again(tmp_path: Path) -> None:
     for name in ("a", "b"):
         arguments = [f"--dest={tmp_path}/{name}.zip", f"--masks={tmp_path}/{name}-m.zip", "--num=5", "--size=16"]
-        result = CliRunner().invoke(shapes.shapes_command, arguments, catch_exceptions=False)
+        result = CliRunner().invoke(dataset_tool.shapes, arguments, catch_exceptions=False)
         assert result.exit_code == 0, result.output
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
     assert (tmp_path / "a-m.zip").read_bytes() == (tmp_path / "b-m.zip").read_bytes()
@@ -90,7 +91,7 @@ def test_seeds_give_other_pictures() -> None:
     ([], "--dest"),
 ])
 def test_wrong_options_are_named(arguments: list[str], text: str) -> None:
-    result = CliRunner().invoke(shapes.shapes_command, arguments)
+    result = CliRunner().invoke(dataset_tool.shapes, arguments)
     assert result.exit_code == 2
     assert text in result.output
 
@@ -137,7 +138,7 @@ def test_several_objects_are_smaller_visible_and_labelled(tmp_path: Path) -> Non
     shares = np.stack([(labels == number).mean(axis=(1, 2)) for number in (1, 2, 3)])
     assert shares.min() > 0.01 and (0.035 < shares.mean(axis=1)).all() and (shares.mean(axis=1) < 0.06).all()
     paths = [f"--dest={tmp_path}/a.zip", f"--labels={tmp_path}/l.zip"]
-    result = CliRunner().invoke(shapes.shapes_command, [*paths, "--objects=3", "--num=4"], catch_exceptions=False)
+    result = CliRunner().invoke(dataset_tool.shapes, [*paths, "--objects=3", "--num=4"], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     pictures, written = read_pairs(tmp_path / "a.zip", tmp_path / "l.zip")
     assert np.array_equal(written, labels[:4])

@@ -11,8 +11,8 @@ from torch.nn.parallel import DistributedDataParallel
 from training.networks import Discriminator
 
 from layered_plugin import runs
+from layered_plugin.dataset_tool import shapes as shapes_command
 from layered_plugin.model.generator import LayeredGenerator
-from layered_plugin.synthetic.shapes import shapes_command
 from layered_plugin.training import loss as gan_loss
 from layered_plugin.training.launcher import leave_process
 from layered_plugin.training.loss import LayeredLoss

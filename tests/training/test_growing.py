@@ -17,8 +17,8 @@ from training.networks import Discriminator
 
 import train_layered
 from layered_plugin import errors, runs
+from layered_plugin.dataset_tool import shapes as shapes_command
 from layered_plugin.model.generator import LayeredGenerator
-from layered_plugin.synthetic.shapes import shapes_command
 from layered_plugin.training import growing
 from layered_plugin.training.fading import Fade
 from layered_plugin.training.growing import (

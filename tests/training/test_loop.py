@@ -15,7 +15,7 @@ from torch_utils import training_stats
 from layered_plugin import errors, runs
 from layered_plugin.data import dataset
 from layered_plugin.data.picture_zip import PictureZipWriter
-from layered_plugin.synthetic.shapes import shapes_command
+from layered_plugin.dataset_tool import shapes as shapes_command
 from layered_plugin.training import guards
 from layered_plugin.training import loop as module
 from layered_plugin.training.loop import training_loop

@@ -20,7 +20,7 @@ from tiny_models import TINY
 
 import train_layered
 from layered_plugin import device, runs
-from layered_plugin.synthetic.shapes import shapes_command
+from layered_plugin.dataset_tool import shapes as shapes_command
 from layered_plugin.training import config, presets
 from layered_plugin.training.loop import training_loop
 

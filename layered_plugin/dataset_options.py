@@ -1,0 +1,135 @@
+"""Options that the commands of dataset_tool share: files to be written, squares, ranges; and what a user can mend."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from layered_plugin.data.pictures import FITS
+from layered_plugin.errors import CrowdedError, ImpossibleRecipeError, PictureError
+from layered_plugin.synthetic.occlusion import MAX_OBJECTS
+
+Command = Callable[..., Any]
+
+
+class Range(click.ParamType):
+    """Two numbers within bounds, smaller one first, as `0.45,0.75`; one number stands for both."""
+
+    name = "range"
+
+    def __init__(self, low: float, high: float) -> None:
+        self.low, self.high = low, high
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, float]:
+        try:
+            parts = [float(part) for part in str(value).split(",")]
+        except ValueError:
+            parts = []
+        low, high = parts * 2 if len(parts) == 1 else parts if len(parts) == 2 else (1.0, 0.0)
+        if not self.low <= low <= high <= self.high:
+            self.fail(f"must be MIN,MAX within {self.low:g} and {self.high:g}, got {value}", param, ctx)
+        return low, high
+
+
+def with_options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Several options as one decorator, in the order of the help."""
+    def add(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+    return add
+
+
+dest_option = click.option("--dest", help="Zip for the pictures", metavar="ZIP", required=True)
+
+square_options = with_options(
+    dest_option,
+    click.option("--size", help="Side of the pictures, 1.125 x resolution", metavar="PX", default=72,
+                 type=click.IntRange(min=8)),
+    click.option("--fit", help="Squeeze to a square, or crop the middle", type=click.Choice(FITS), default="squeeze"))
+
+drawing_options = with_options(
+    click.option("--labels", help="Zip for the label pictures", metavar="ZIP"),
+    click.option("--objects", help="Objects per picture (K)", metavar="INT", type=click.IntRange(1, MAX_OBJECTS),
+                 default=1),
+    click.option("--num", help="Number of pictures", metavar="INT", type=click.IntRange(min=1), default=20000),
+    click.option("--size", help="Side of the pictures", metavar="PX", type=click.IntRange(min=8), default=36),
+    click.option("--seed", help="Random seed", metavar="INT", type=click.IntRange(min=0), default=0))
+
+# What of a Recipe a preset sets and an option replaces.
+recipe_options = with_options(
+    click.option("--scale", help="Largest side of the cut-out", metavar="FRAC,FRAC", type=Range(0.01, 2)),
+    click.option("--rotation", help="Largest angle to either side", metavar="DEG", type=click.FloatRange(0, 180)),
+    click.option("--flip", help="Probability of mirroring", metavar="FRAC", type=click.FloatRange(0, 1)),
+    click.option("--jitter", help="Largest displacement", metavar="FRAC", type=click.FloatRange(0, 0.5)),
+    click.option("--crop", help="Crop of the photograph's shorter side", metavar="FRAC,FRAC", type=Range(0.01, 1)),
+    click.option("--min-coverage", help="Smallest object share", metavar="FRAC", type=click.FloatRange(0, 1)),
+    click.option("--shadow-blur", help="Blur of the contact shadow", metavar="FRAC", type=click.FloatRange(0.005, 0.5)),
+    click.option("--shadow-offset", help="Shadow's displacement down", metavar="FRAC",
+                 type=click.FloatRange(-0.5, 0.5)),
+    click.option("--shadow-strength", help="Light the shadow takes", metavar="FRAC", type=click.FloatRange(0, 1)),
+    click.option("--tint", help="Factor of each colour channel", metavar="X,X", type=Range(0, 4)),
+    click.option("--light", help="Change of light from edge to edge", metavar="FRAC", type=click.FloatRange(0, 1.5)))
+
+
+def check_zips(paths: Mapping[str, str | None]) -> dict[str, str]:
+    """Check the options of a command that name zips to be written.
+
+    Args:
+        paths: Option to path, None = not given.
+
+    Returns:
+        Those that are given.
+
+    Raises:
+        click.UsageError: A path does not end in .zip, or two are the same.
+    """
+    given: dict[str, str] = {}
+    for option, path in paths.items():
+        if path is None:
+            continue
+        if not path.lower().endswith(".zip"):
+            raise click.UsageError(f"{option} must end in .zip, got {path}")
+        for other in given:
+            if Path(given[other]).resolve() == Path(path).resolve():
+                raise click.UsageError(f"{option} must differ from {other}, got {path} for both")
+        given[option] = path
+    return given
+
+
+def result_folder(source: str, dest: str, masks: str | None = None) -> Path:
+    """Check the options of a command that reads --source; return the folder of its result, made if missing."""
+    for option, path in check_zips({"--dest": dest, "--masks": masks}).items():
+        if Path(path).resolve() == Path(source).resolve():
+            raise click.UsageError(f"{option} must differ from --source, got {path} for both")
+    if not Path(source).exists():
+        raise click.ClickException(f"--source: no such file or folder: {source}")
+    with user_errors(["--dest"]):
+        Path(dest).parent.mkdir(parents=True, exist_ok=True)
+    return Path(dest).parent
+
+
+@contextlib.contextmanager
+def user_errors(written: Iterable[str] = (), source: str = "--source") -> Iterator[None]:
+    """Say in one line, with the option's name, what a user can mend.
+
+    Args:
+        written: Options that name files to be written.
+        source: Option that names what is read.
+    """
+    try:
+        yield
+    except PictureError as err:
+        raise click.ClickException(f"{source}: {err}") from err
+    except ImpossibleRecipeError as err:
+        raise click.ClickException(f"--min-coverage: {err}") from err
+    except CrowdedError as err:
+        raise click.ClickException(f"--objects, --scale: {err}") from err
+    except ImportError as err:
+        raise click.ClickException(f"LSUN needs the lmdb library: pip install 'layered-plugin[lsun]' ({err})") from err
+    except OSError as err:
+        raise click.ClickException(f"{', '.join(written)}: cannot be written ({err})") from err
