@@ -148,6 +148,21 @@ def seed_codes(G: Any, seeds: Sequence[int], class_idx: int | None = None, trunc
 
 
 @torch.no_grad()
+def random_codes(G: Any, num: int, labels: Labels, generator: torch.Generator) -> torch.Tensor:
+    """Codes of random scenes, [num, num_ws, w_dim], on the generator's device.
+
+    Args:
+        G: Generator in evaluation mode.
+        num: How many.
+        labels: Of the scenes.
+        generator: Source of randomness, on the CPU: the latents are drawn first, then the labels.
+    """
+    device = G.mapping.w_avg.device
+    z = torch.randn([num, G.z_dim], generator=generator).to(device)
+    return G.mapping(z, labels.draw(num, generator).to(device))
+
+
+@torch.no_grad()
 def draw_layers(G: Any, ws: torch.Tensor, noise_mode: str = "const", noise_seeds: Sequence[int] = (),
                 batch: int = 32) -> Layers:
     """Draw scenes of which each depends on its own code alone, up to rounding.

@@ -12,6 +12,7 @@ from layered_plugin.data.labels import Labels
 from layered_plugin.data.masks import remove_small_parts
 from layered_plugin.model.layers import Layers, composite, fold_objects, unfold_objects, union_mask
 from layered_plugin.model.perturb import random_shift, shift_foreground
+from layered_plugin.model.scenes import random_codes
 from layered_plugin.segmentation.augment import clean_edges, detail_of, disturb, random_affine, vary_shape
 
 
@@ -74,13 +75,11 @@ class PairSampler:
     @torch.no_grad()
     def scenes(self, num: int) -> Layers:
         """Draw N scenes of objects with clean edges, some of them with bent outlines, each shifted by its own."""
-        device = next(self.G.parameters()).device
-        z = torch.randn([num, self.G.z_dim], generator=self.generator).to(device)
-        ws = self.G.mapping(z, self.labels.draw(num, self.generator).to(device))
+        ws = random_codes(self.G, num, self.labels, self.generator)
         layers = self.G.synthesis(ws, noise_mode="random", return_layers=True, force_fp32=self.force_fp32)
         objects = vary_shape(clean_edges(fold_objects(layers), 3 * self.detail), self.vary, self.generator)
         if self.max_px > 0:
-            shift = random_shift(len(objects.mask), self.max_px, generator=self.generator).to(device)
+            shift = random_shift(len(objects.mask), self.max_px, generator=self.generator).to(ws.device)
             objects = shift_foreground(objects, shift)
         return unfold_objects(objects, layers.bg)
 

@@ -23,8 +23,8 @@ from layered_plugin.model.encoder import Codes, Encoder, decode
 from layered_plugin.model.layers import Layers, composite
 from layered_plugin.model.unet import fold_batch_norm
 from layered_plugin.runs import find_model
-from layered_plugin.segmentation.inversion import LOSS_OPTIONS, EncoderTraining, posterior_mask, refine_codes
 from layered_plugin.segmentation.model_file import fill, load_model, load_tensors
+from layered_plugin.segmentation.reconstruction import Reconstruction, posterior_mask, refine_codes
 
 
 @dataclass(frozen=True)
@@ -219,12 +219,10 @@ class Segmenter:
             codes = E(img)
         if refinement.refine == 0:
             return codes
-        G, D = self.networks["G"], self.networks["D"]
-        training = EncoderTraining(E, G, D, force_fp32=must_fp32(G),
-                                   **{key: self.options[key] for key in LOSS_OPTIONS if key in self.options})
+        reconstruction = Reconstruction.from_options(self.networks["G"], self.networks["D"], self.options)
         prior = refinement.prior
         prior_mask = None if prior is None else prior._unet_mask(img, flip=False).clone()  # No inference tensor.
-        return refine_codes(training, codes, img, refinement.refine, prior=prior_mask)
+        return refine_codes(reconstruction, codes, img, refinement.refine, E.config["max_shift"], prior=prior_mask)
 
     def _stretch_masks(self, mask: torch.Tensor, sizes: list[tuple[int, int]]) -> list[np.ndarray]:
         if len(set(sizes)) == 1:  # All at once.

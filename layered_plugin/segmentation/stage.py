@@ -11,7 +11,8 @@ import torch
 
 from layered_plugin.errors import NonFiniteLossError
 from layered_plugin.progress import progress
-from layered_plugin.runs import atomic_write, load_training_state
+from layered_plugin.runs import atomic_write, forget_states, load_training_state
+from layered_plugin.segmentation.model_file import fingerprint, save_model
 from layered_plugin.signals import StopRequest
 
 
@@ -104,6 +105,24 @@ class ModelRun:
                 if stopped:
                     return stopped
         return None
+
+
+def finish_run(run_dir: Path, kind: str, networks: Mapping[str, torch.nn.Module], G: Any, options: dict[str, Any],
+               record: Mapping[str, Any], **more: Any) -> None:
+    """Write the model of a finished run, and remove its training states.
+
+    Args:
+        run_dir: Of the run.
+        kind: As for `save_model`.
+        networks: As for `save_model`.
+        G: The generator that the model was trained for.
+        options: Of the command.
+        record: Further entries of model.json, to stand first.
+        more: Further entries, to stand last.
+    """
+    meta = dict(record, resolution=G.img_resolution, options=options, generator=fingerprint(G), **more)
+    save_model(run_dir, kind, networks, meta)
+    forget_states(run_dir)
 
 
 def as_json(record: Mapping[str, Any]) -> str:

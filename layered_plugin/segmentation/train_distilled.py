@@ -14,13 +14,11 @@ from layered_plugin.device import must_fp32, tune_cpu
 from layered_plugin.grids import picture_rows, save_picture
 from layered_plugin.model.snapshots import load_snapshot
 from layered_plugin.model.unet import AnyUNet, make_unet
-from layered_plugin.runs import forget_states
 from layered_plugin.segmentation.augment import detail_of
 from layered_plugin.segmentation.fitting import Fitting, settle_on_real
-from layered_plugin.segmentation.model_file import fingerprint, save_model
 from layered_plugin.segmentation.pairs import PairFilter, PairSampler
 from layered_plugin.segmentation.self_training import SelfTraining
-from layered_plugin.segmentation.stage import ModelRun
+from layered_plugin.segmentation.stage import ModelRun, finish_run
 
 CHANNELS = (16, 32, 64, 128)
 
@@ -62,7 +60,7 @@ def train_distilled(run_dir: Path, options: dict[str, Any], record: dict[str, An
                           labels=labels_of_training(snapshot.get("training_set_kwargs"), G.c_dim))
     img, mask = sampler.batch(SAMPLES)  # Also when resumed: the draws that follow must stay the same.
     if not (run_dir / "samples000000.png").is_file():
-        save_picture(picture_rows({"picture": img, "mask": mask * 2 - 1}), run_dir / "samples000000.png")
+        _save_samples(run_dir / "samples000000.png", img, mask)
 
     fitting = Fitting(unet, options["steps"])
     run = ModelRun(run_dir, "generated", "Generated pairs", options["steps"], batch,
@@ -73,9 +71,7 @@ def train_distilled(run_dir: Path, options: dict[str, Any], record: dict[str, An
         stopped = _adapt(run_dir, options, unet, sampler, real)
     if stopped is not None:
         return stopped
-    meta = dict(record, resolution=G.img_resolution, options=options, generator=fingerprint(G))
-    save_model(run_dir, "distill", dict(unet=unet.eval()), meta)
-    forget_states(run_dir)
+    finish_run(run_dir, "distill", dict(unet=unet.eval()), G, options, record)
     return None
 
 
@@ -104,6 +100,9 @@ def _adapt(run_dir: Path, options: dict[str, Any], unet: AnyUNet, sampler: PairS
     if stopped is None:
         unet.load_state_dict(teaching.teacher.state_dict())
         img = real.batch(SAMPLES)
-        mask = teaching.targets(img)
-        save_picture(picture_rows({"picture": img, "mask": mask * 2 - 1}), run_dir / f"samples{run.steps:06d}.png")
+        _save_samples(run_dir / f"samples{run.steps:06d}.png", img, teaching.targets(img))
     return stopped
+
+
+def _save_samples(path: Path, img: torch.Tensor, mask: torch.Tensor) -> None:
+    save_picture(picture_rows({"picture": img, "mask": mask * 2 - 1}), path)

@@ -21,8 +21,8 @@ import train_layered
 from layered_plugin.model import encoder
 from layered_plugin.model.snapshots import save_network_pkl
 from layered_plugin.segmentation import fitting
+from layered_plugin.segmentation.encoder_training import EncoderTraining
 from layered_plugin.segmentation.fitting import Fitting
-from layered_plugin.segmentation.inversion import EncoderTraining
 from layered_plugin.segmentation.model_file import load_tensors
 from layered_plugin.segmentation.segmenter import Segmenter
 

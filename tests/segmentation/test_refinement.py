@@ -4,13 +4,13 @@ import math
 
 import pytest
 import torch
-from test_inversion import make, pictures, same, state
+from test_reconstruction import make, pictures, same, state
 from torch import nn
 
 from layered_plugin.model.encoder import Codes, decode
 from layered_plugin.model.layers import Layers, composite
 from layered_plugin.segmentation.fitting import settle_batch_norm
-from layered_plugin.segmentation.inversion import posterior_mask, refine_codes
+from layered_plugin.segmentation.reconstruction import posterior_mask, refine_codes
 
 
 def test_settled_statistics_are_the_plain_mean_over_the_batches():
@@ -43,7 +43,7 @@ def test_after_settling_on_one_batch_evaluation_gives_what_training_gave():
         trained = training.E.train()(img).ws
         settle_batch_norm(training.E, [img])
         settled = training.E(img).ws
-    assert (settled - trained).abs().max() < 0.02 * (trained - training.w_avg).abs().max()
+    assert (settled - trained).abs().max() < 0.02 * (trained - training.reconstruction.w_avg).abs().max()
 
 
 def test_refinement_lowers_each_pictures_loss_and_changes_nothing_else():
@@ -51,7 +51,7 @@ def test_refinement_lowers_each_pictures_loss_and_changes_nothing_else():
     before, img = state(G, D, training.E.eval()), pictures()
     codes = Codes(*(part.detach() for part in training.E(img)))
     kept = Codes(*(part.clone() for part in codes))
-    better = refine_codes(training, codes, img, steps=10)
+    better = refine_codes(training.reconstruction, codes, img, 10, 0.2)
     losses = [[training.reconstruction(Codes(*(part[idx:idx + 1] for part in one)), img[idx:idx + 1])[0].item()
                for idx in range(4)] for one in (codes, better)]
     assert all(new < old for old, new in zip(*losses, strict=True))
@@ -66,9 +66,10 @@ def test_refined_pictures_do_not_influence_one_another():
     training, _, _ = make(mean_w_weight=0.1)
     img = pictures(3)
     codes = training.E.eval()(img)
-    together = refine_codes(training, codes, img, steps=5)
+    together = refine_codes(training.reconstruction, codes, img, 5, 0.2)
     for idx in range(3):
-        alone = refine_codes(training, Codes(*(part[idx:idx + 1] for part in codes)), img[idx:idx + 1], steps=5)
+        one = Codes(*(part[idx:idx + 1] for part in codes))
+        alone = refine_codes(training.reconstruction, one, img[idx:idx + 1], 5, 0.2)
         assert torch.allclose(alone.ws[0], together.ws[idx], atol=2e-3)
         assert torch.allclose(alone.shift[0], together.shift[idx], atol=2e-4)
 
@@ -76,24 +77,25 @@ def test_refined_pictures_do_not_influence_one_another():
 def test_features_of_the_pictures_are_computed_once(monkeypatch):
     training, _, _ = make()
     codes, img = training.E.eval()(pictures()), pictures()
-    seen, features = [], training.features
-    monkeypatch.setattr(training, "features", lambda one: seen.append(torch.equal(one, img)) or features(one))
-    refine_codes(training, codes, img, steps=3)
+    seen, features = [], training.reconstruction.features
+    monkeypatch.setattr(training.reconstruction, "features",
+                        lambda one: seen.append(torch.equal(one, img)) or features(one))
+    refine_codes(training.reconstruction, codes, img, 3, 0.2)
     assert seen == [True, False, False, False]
 
 
 def test_no_steps_leave_the_codes():
     training, G, _ = make()
     codes = Codes(torch.randn(2, G.num_ws, G.w_dim), torch.rand(2, 2) * 0.1)
-    same_codes = refine_codes(training, codes, pictures(2), steps=0)
+    same_codes = refine_codes(training.reconstruction, codes, pictures(2), 0, 0.2)
     assert torch.equal(same_codes.ws, codes.ws) and torch.equal(same_codes.shift, codes.shift)
 
 
 def test_refinement_moves_a_foreground_that_stood_still_and_keeps_it_in_bounds():
-    training, G, _ = make(max_shift=0.05)
+    training, G, _ = make()
     ws = G.mapping(torch.randn(2, 8), None)
     real = composite(decode(G, Codes(ws, torch.tensor([[0.04, 0.0], [0.12, 0.0]]))))
-    shift = refine_codes(training, Codes(ws, torch.zeros(2, 2)), real, steps=25, lr=0.1).shift
+    shift = refine_codes(training.reconstruction, Codes(ws, torch.zeros(2, 2)), real, 25, 0.05, lr=0.1).shift
     assert 0.01 < shift[0, 0] <= 0.05
     assert shift[1, 0] == torch.tensor(0.05), "it would go further"
 
@@ -102,7 +104,7 @@ def test_an_encoder_without_shifts_gets_none_by_refinement():
     training, _, _ = make(max_shift=0.0)
     img = pictures(2)
     codes = training.E.eval()(img)
-    assert refine_codes(training, codes, img, steps=3).shift.tolist() == [[0, 0], [0, 0]]
+    assert refine_codes(training.reconstruction, codes, img, 3, 0.0).shift.tolist() == [[0, 0], [0, 0]]
 
 
 # Posterior.

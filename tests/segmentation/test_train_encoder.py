@@ -15,8 +15,9 @@ from layered_plugin.model import encoder
 from layered_plugin.model.generator import LayeredGenerator
 from layered_plugin.model.snapshots import save_network_pkl
 from layered_plugin.segmentation import fitting, train_encoder
-from layered_plugin.segmentation.inversion import DiscriminatorFeatures, EncoderTraining
+from layered_plugin.segmentation.encoder_training import EncoderTraining, prepare
 from layered_plugin.segmentation.model_file import fingerprint, load_model, load_tensors
+from layered_plugin.segmentation.reconstruction import DiscriminatorFeatures
 
 NAMES = ("a.png", "b.png", "c.png", "d.png", "e.png")
 
@@ -128,7 +129,7 @@ def test_features_of_a_chunks_pictures_are_computed_once_and_belong_to_them(tmp_
     computed, step = [], EncoderTraining.step
 
     def check(self, img, target):
-        assert torch.allclose(target, self.features(img), atol=1e-6)
+        assert torch.allclose(target, self.reconstruction.features(img), atol=1e-6)
         computed.clear()
         found = step(self, img, target)
         assert len(computed) == 1, "those of the reconstruction alone"
@@ -186,11 +187,10 @@ def test_bad_picture_is_named(tmp_path, places, mode):
 @pytest.mark.usefixtures("_quick")
 def test_encoder_starts_from_the_mean_or_from_another(tmp_path, places):
     folder = make_model(tmp_path / "model", "encoder", seed=0)
-    E = train_encoder.prepare(options_of(places))[1]["E"]
-    G = train_encoder.prepare(options_of(places))[1]["G"]
+    E, G = (prepare(options_of(places)).networks[name] for name in ("E", "G"))
     assert torch.equal(E.w_avg, G.mapping.w_avg)
     for path in (folder, folder / "model.json"):
-        started = train_encoder.prepare(options_of(places, init=str(path)))[1]["E"]
+        started = prepare(options_of(places, init=str(path))).E
         assert fingerprint(started) == fingerprint(load_model(folder)[1]["E"]) != fingerprint(E)
         assert all(param.requires_grad for param in started.parameters())
 

@@ -13,8 +13,9 @@ from layered_plugin.model.generator import LayeredGenerator
 from layered_plugin.model.layers import Layers
 from layered_plugin.model.unet import make_unet
 from layered_plugin.segmentation.augment import clean_edges, disturb, random_affine, vary_shape
-from layered_plugin.segmentation.inversion import EncoderTraining
+from layered_plugin.segmentation.encoder_training import EncoderTraining
 from layered_plugin.segmentation.pairs import PairSampler
+from layered_plugin.segmentation.reconstruction import Reconstruction
 from layered_plugin.training import phases
 from layered_plugin.training.presets import AUGPIPES
 
@@ -88,7 +89,7 @@ def test_networks_of_segmenting_train_on_the_device(no_data, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "item", lambda tensor: 0.0)
     monkeypatch.setattr("layered_plugin.model.encoder.fast_half", lambda *args, **kwargs: contextlib.nullcontext())
     monkeypatch.setattr(EncoderTraining, "_update", lambda training, loss: loss.backward())
-    training = EncoderTraining(E, G.eval(), D.eval(), mask_border_weight=1)
+    training = EncoderTraining(E, Reconstruction(G.eval(), D.eval(), mask_border_weight=1))
     terms = training.step(torch.zeros(2, 3, 32, 32, device=META))
     unet = make_unet((4, 8, 8, 8), deep=1).to(META)
     assert set(terms) >= {"loss", "l1"} and unet(torch.zeros(2, 3, 32, 32, device=META)).device.type == "meta"

@@ -1,17 +1,19 @@
-"""Train an encoder so that the generator draws real pictures again (Eq. 7); refine its codes and masks per picture.
+"""Eq. 7: how well the generator draws a real picture again from its codes.
 
-Sections 3.3 and 4 of the paper; generator and discriminator stay frozen.
+Section 3.3 of the paper. An encoder learns by this objective (``encoder_training.py``). Ours beyond the paper: once the
+encoder has learnt, the codes of each picture can be refined by it, and its mask corrected. Generator and discriminator
+stay frozen.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-from layered_plugin.data.labels import Labels
-from layered_plugin.model.encoder import Codes, Encoder, decode
+from layered_plugin.device import must_fp32
+from layered_plugin.model.encoder import Codes, decode
 from layered_plugin.model.layers import Layers, composite
 from layered_plugin.model.mask_losses import mask_border_loss
-from layered_plugin.model.perturb import random_shift, shift_foreground
 
 # Options of ``invert.py train`` that say what codes are good; refinement goes by the same.
 LOSS_OPTIONS = ("feature_resolution", "feature_weight", "mean_w_weight", "mask_border_weight", "mask_area_weight")
@@ -68,11 +70,10 @@ def autoencoder_loss(gen_img: torch.Tensor, real_img: torch.Tensor, features: Di
     return l1, (features(gen_img) - target).square().mean(dim=[1, 2, 3])
 
 
-class EncoderTraining:
-    """Steps of encoder training.
+class Reconstruction:
+    """The objective of Eq. 7 for one generator and its discriminator; terms of ours are off unless weighted.
 
     Args:
-        E: Encoder, on its device; E.w_avg must be the generator's.
         G: Layered generator, frozen.
         D: Its discriminator, frozen.
         feature_resolution: Side of the discriminator's feature maps.
@@ -80,16 +81,16 @@ class EncoderTraining:
         mean_w_weight: Weight of the squared distance of the codes to the mean w, 0 = Eq. 7.
         mask_border_weight: Weight of the mask along the border of the picture, 0 = Eq. 7.
         mask_area_weight: Weight of the mean mask, 0 = Eq. 7: what the background explains as well is left to it.
-        lr: Learning rate of Adam.
         force_fp32: Compute generator and discriminator in float32?
-        labels: Of the generated pictures; None = every class equally likely.
+
+    Raises:
+        ValueError: D has no feature maps of that side.
     """
 
-    def __init__(self, E: Encoder, G: Any, D: Any, *, feature_resolution: int = 16, feature_weight: float = 1.0,
+    def __init__(self, G: Any, D: Any, *, feature_resolution: int = 16, feature_weight: float = 1.0,
                  mean_w_weight: float = 0.0, mask_border_weight: float = 0.0, mask_area_weight: float = 0.0,
-                 lr: float = 1e-4, force_fp32: bool = True, labels: Labels | None = None):
-        self.E, self.G = E, G
-        self.labels = labels or Labels(G.c_dim)
+                 force_fp32: bool = True):
+        self.G, self.D = G, D
         self.features = DiscriminatorFeatures(D, feature_resolution, dict(force_fp32=force_fp32))
         self.feature_weight = feature_weight
         self.mean_w_weight = mean_w_weight
@@ -97,14 +98,25 @@ class EncoderTraining:
         self.mask_area_weight = mask_area_weight
         # The grouped convolution that fuses modulation is slow to differentiate on a CPU.
         self.synthesis_kwargs = dict(force_fp32=force_fp32, fused_modconv=False)
-        self.optimizer = torch.optim.Adam(E.parameters(), lr=lr, betas=(0.9, 0.999), fused=True)
         self.w_avg = G.mapping.w_avg.detach()
 
-    def reconstruction(self, codes: Codes, real_img: torch.Tensor, target: torch.Tensor | None = None,
-                       prior: torch.Tensor | None = None) -> tuple[torch.Tensor, Layers, dict[str, float]]:
-        """Loss of codes for real pictures: scalar, the layers drawn, and the terms by name.
+    @classmethod
+    def from_options(cls, G: Any, D: Any, options: Mapping[str, Any]) -> "Reconstruction":
+        """By the options of ``invert.py train``, of which others are ignored; in half precision where that is quick."""
+        return cls(G, D, **{name: options[name] for name in LOSS_OPTIONS if name in options}, force_fp32=must_fp32(G))
 
-        Target as in `step`, prior as in `refine_codes`.
+    def __call__(self, codes: Codes, real_img: torch.Tensor, target: torch.Tensor | None = None,
+                 prior: torch.Tensor | None = None) -> tuple[torch.Tensor, Layers, dict[str, float]]:
+        """Draw the codes and compare them with the pictures.
+
+        Args:
+            codes: Of N pictures.
+            real_img: The pictures, [N, 3, R, R], in [-1, 1].
+            target: Their `targets`; None = compute them.
+            prior: As for `refine_codes`.
+
+        Returns:
+            The loss, no dimensions; the layers drawn; the terms of Eq. 7 by name.
         """
         layers = decode(self.G, codes, **self.synthesis_kwargs)
         l1, feature = autoencoder_loss(composite(layers), real_img, self.features, target)
@@ -121,64 +133,20 @@ class EncoderTraining:
 
     @torch.no_grad()
     def targets(self, real_img: torch.Tensor, batch: int = 100) -> torch.Tensor:
-        """D's features of real pictures that come again and again: the `target` of `step`."""
+        """D's features of real pictures that come again and again: the `target` of a call."""
         return torch.cat([self.features(part) for part in real_img.split(batch)])
 
-    def step(self, real_img: torch.Tensor, target: torch.Tensor | None = None) -> dict[str, float]:
-        """One step on real pictures.
 
-        Args:
-            real_img: [N, 3, R, R], in [-1, 1].
-            target: Their `targets`; None = compute them.
-
-        Returns:
-            The terms of the loss.
-        """
-        loss, layers, terms = self.reconstruction(self.E(real_img), real_img, target)
-        self._update(loss)
-        return dict(loss=loss.item(), **terms, coverage=layers.mask.mean().item())
-
-    def pretrain_step(self, num: int, max_px: int, generator: torch.Generator) -> dict[str, float]:
-        """One step on generated pictures, whose codes, shifts and layers are known (ours, not the paper's).
-
-        Args:
-            num: Batch size.
-            max_px: Largest shift of the scenes, in pixels; 0 if the encoder can't move the foreground.
-            generator: Source of randomness, on the CPU.
-        """
-        device = self.w_avg.device
-        with torch.no_grad():
-            z = torch.randn([num, self.G.z_dim], generator=generator).to(device)
-            ws = self.G.mapping(z, self.labels.draw(num, generator).to(device))
-            shift = random_shift(num, max_px, generator=generator).to(device)
-            still = self.G.synthesis(ws, noise_mode="const", return_layers=True, **self.synthesis_kwargs)
-            known = shift_foreground(still, shift)
-        codes = self.E(composite(known).clamp(-1, 1))
-        drawn = decode(self.G, codes, **self.synthesis_kwargs)
-        code = (codes.ws - ws).square().mean() / (ws - self.w_avg).square().mean().clamp(min=1e-8)
-        # Eq. 2 reads at p + shift, which moves the foreground by -shift.
-        moved = (codes.shift + shift / self.G.img_resolution).abs().mean()
-        layer = (drawn.bg - known.bg).abs().mean() + (drawn.mask - known.mask).abs().mean() \
-            + (composite(drawn) - composite(known)).abs().mean()
-        loss = layer + 0.1 * code + moved
-        self._update(loss)
-        return dict(loss=loss.item(), code=code.item(), layer=layer.item(), move=moved.item())
-
-    def _update(self, loss: torch.Tensor) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
-
-
-def refine_codes(training: EncoderTraining, codes: Codes, real_img: torch.Tensor, steps: int,
+def refine_codes(reconstruction: Reconstruction, codes: Codes, real_img: torch.Tensor, steps: int, max_shift: float,
                  lr: float = 0.02, prior: torch.Tensor | None = None) -> Codes:
     """Improve the codes of each picture by gradient descent on Eq. 7, the networks fixed.
 
     Args:
-        training: Holds generator and loss.
+        reconstruction: The objective.
         codes: Where to start.
         real_img: The pictures, [N, 3, R, R], in [-1, 1].
         steps: Steps of Adam; pictures don't influence one another.
+        max_shift: Largest displacement of the foreground, of the side, as the encoder's; 0 = it stays where it is.
         lr: Learning rate.
         prior: Masks that those of the codes should keep to, [N, 1, R, R], in [0, 1]; ours, not the paper's.
 
@@ -186,15 +154,14 @@ def refine_codes(training: EncoderTraining, codes: Codes, real_img: torch.Tensor
         Codes of the same shapes.
     """
     ws, shift = codes.ws.detach().clone().requires_grad_(), codes.shift.detach().clone()
-    max_shift = training.E.config["max_shift"]
     shift.requires_grad_(max_shift > 0)
     groups: list[dict[str, Any]] = [dict(params=[ws], lr=lr)]
     if max_shift > 0:
         groups.append(dict(params=[shift], lr=lr / 10))
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.999))
-    target = training.targets(real_img)
+    target = reconstruction.targets(real_img)
     for _ in range(steps):
-        loss = training.reconstruction(Codes(ws, shift), real_img, target, prior)[0] * len(ws)
+        loss = reconstruction(Codes(ws, shift), real_img, target, prior)[0] * len(ws)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

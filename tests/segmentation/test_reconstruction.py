@@ -1,4 +1,4 @@
-"""Training of encoders: Eq. 7 by hand, frozen networks, generated pictures with known codes."""
+"""Eq. 7 by hand; steps of an encoder's training: frozen networks, generated pictures with known codes."""
 
 import copy
 
@@ -12,7 +12,8 @@ from layered_plugin.model.encoder import Codes, decode
 from layered_plugin.model.generator import LayeredGenerator
 from layered_plugin.model.layers import composite
 from layered_plugin.model.perturb import random_shift
-from layered_plugin.segmentation.inversion import DiscriminatorFeatures, EncoderTraining, autoencoder_loss
+from layered_plugin.segmentation.encoder_training import EncoderTraining
+from layered_plugin.segmentation.reconstruction import DiscriminatorFeatures, Reconstruction, autoencoder_loss
 
 
 class Body(nn.Module):
@@ -26,14 +27,15 @@ class Body(nn.Module):
         return self.net(img)
 
 
-def make(max_shift=0.2, **kwargs):
+def make(max_shift=0.2, lr=1e-4, **kwargs):
     """Training of a small encoder on top of an untrained generator and discriminator."""
     G, D = make_generator(), make_discriminator()
     for net in G.mapping.children():
         net.w_avg.normal_()
     E = make_encoder(G, max_shift=max_shift)
     E.body = Body()
-    return EncoderTraining(E.requires_grad_(True).train(), G, D, **dict(dict(feature_resolution=8), **kwargs)), G, D
+    reconstruction = Reconstruction(G, D, **dict(dict(feature_resolution=8), **kwargs))
+    return EncoderTraining(E.requires_grad_(True).train(), reconstruction, lr=lr), G, D
 
 
 def pictures(num=4):
@@ -119,11 +121,13 @@ def test_gradients_go_to_the_reconstruction_alone():
 
 
 def test_defaults_are_the_papers():
-    training, _, _ = make()
+    G, D = make_generator(), make_discriminator()
+    reconstruction = Reconstruction(G, D, feature_resolution=8)
+    training = EncoderTraining(make_encoder(G), reconstruction)
     group = training.optimizer.param_groups[0]
     assert (group["lr"], group["betas"]) == (1e-4, (0.9, 0.999)) and isinstance(training.optimizer, torch.optim.Adam)
-    assert (training.feature_weight, training.mean_w_weight) == (1.0, 0.0)
-    assert (training.mask_border_weight, training.mask_area_weight) == (0.0, 0.0)
+    assert (reconstruction.feature_weight, reconstruction.mean_w_weight) == (1.0, 0.0)
+    assert (reconstruction.mask_border_weight, reconstruction.mask_area_weight) == (0.0, 0.0)
     assert len(group["params"]) == len(list(training.E.parameters()))
 
 
@@ -199,14 +203,15 @@ def test_on_generated_pictures_the_true_codes_cost_nothing(c_dim):
     c = torch.eye(3)[torch.randint(3, [6], generator=draws)] if c_dim > 0 else torch.zeros(6, 0)
     ws, shift = G.mapping(z, c), random_shift(6, 3, generator=draws)
     E = Knowing(Codes(ws, -shift / 16))
-    terms = EncoderTraining(E, G, D, feature_resolution=8).pretrain_step(6, 3, torch.Generator().manual_seed(4))
+    reconstruction = Reconstruction(G, D, feature_resolution=8)
+    terms = EncoderTraining(E, reconstruction).pretrain_step(6, 3, torch.Generator().manual_seed(4))
     assert set(terms) == {"loss", "code", "layer", "move"}
     assert all(value == pytest.approx(0, abs=1e-4) for value in terms.values()), terms
     drawn = composite(decode(G, Codes(ws, -shift / 16))).clamp(-1, 1)
     assert torch.allclose(E.img, drawn, atol=1e-4)
 
     away = Knowing(Codes(ws, shift / 16))
-    terms = EncoderTraining(away, G, D, feature_resolution=8).pretrain_step(6, 3, torch.Generator().manual_seed(4))
+    terms = EncoderTraining(away, reconstruction).pretrain_step(6, 3, torch.Generator().manual_seed(4))
     assert terms["move"] == pytest.approx((2 * shift.abs() / 16).mean().item(), rel=1e-4)
     assert terms["layer"] > 0.01 and terms["code"] < 1e-6
 
