@@ -102,7 +102,7 @@ def test_discriminator_in_between_blends_the_features_below_the_new_block():
 def test_call_leaves_no_hook_behind_even_if_it_fails():
     *_nets, D, fade = grown()
     fade.D(torch.randn(4, 3, 16, 16), None)
-    with pytest.raises(AssertionError):
+    with pytest.raises(ValueError, match="`img`"):
         fade.D(torch.randn(4, 3, 8, 8), None)
     assert not any(module._forward_hooks for module in D.modules())
 

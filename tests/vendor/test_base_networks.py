@@ -498,7 +498,7 @@ def test_truncation_without_a_running_mean_is_rejected():
 
 def test_label_is_required_with_labels_only():
     G = make_G(c_dim=2)
-    with pytest.raises(AttributeError):
+    with pytest.raises(ValueError, match="Expected argument `c` .* got None"):
         G(torch.randn(2, 6), None)
     assert list(make_G()(torch.randn(2, 6), None).shape) == [2, 3, 16, 16]
 
@@ -575,6 +575,12 @@ def test_half_dtype_defaults_to_float16_and_is_stored():
         (lambda: make_D(res=2), "img_resolution"),
         (lambda: networks.DiscriminatorBlock(3, 4, 4, 8, 3, first_layer_idx=0), "in_channels"),
         (lambda: make_G()(torch.randn(2, 6), None, noise_mode="some"), "noise_mode"),
+        (lambda: make_G()(torch.randn(2, 5), None), "z"),
+        (lambda: make_G(c_dim=2)(torch.randn(2, 6), torch.eye(3)[:2]), "c"),
+        (lambda: make_G().synthesis(torch.randn(2, 3, 5)), "ws"),
+        (lambda: make_G().synthesis.b8(torch.randn(2, 1, 4, 4), None, torch.randn(2, 3, 5)), "x"),
+        (lambda: make_D()(torch.randn(2, 3, 8, 8), None), "img"),
+        (lambda: networks.modulated_conv2d(*map(torch.ones, [(2, 3, 4, 4), (5, 3, 1, 1), (1, 3)])), "styles"),
     ],
 )
 def test_wrong_arguments_are_named(make, name):
@@ -584,19 +590,27 @@ def test_wrong_arguments_are_named(make, name):
 
 def test_fused_modconv_defaults_to_evaluation_in_float32_or_single_samples(monkeypatch):
     calls = []
-    original = networks.modulated_conv2d
+    original = networks._modconv
 
-    def spy(*args, fused_modconv, **kwargs):
+    def spy(x, weight, styles, demodulate, fused_modconv, resample):
         calls.append(fused_modconv)
-        return original(*args, fused_modconv=fused_modconv, **kwargs)
+        return original(x, weight, styles, demodulate, fused_modconv, resample)
 
-    monkeypatch.setattr(networks, "modulated_conv2d", spy)
+    monkeypatch.setattr(networks, "_modconv", spy)
     G = make_G(num_fp16_res=1)
     expected = {(True, 2): {False}, (True, 1): {False}, (False, 2): {True, False}, (False, 1): {True}}
     for (training, batch), flags in expected.items():
         calls.clear()
         G.train(training)(torch.randn(batch, 6), None)
         assert set(calls) == flags
+
+
+def test_bundled_base_draws_with_its_operation_for_scale_noise_bias_and_activation(monkeypatch):
+    calls, fused = [], networks.scaled_bias_act
+    original = fused.scaled_bias_act
+    monkeypatch.setattr(fused, "scaled_bias_act", lambda *args, **rest: calls.append(rest) or original(*args, **rest))
+    make_G()(torch.randn(2, 6), None)
+    assert sum(call.get("act") == "lrelu" for call in calls) == 5  # Once per convolution, at 4, 8 and 16 pixels.
 
 
 # Copies.

@@ -1,5 +1,7 @@
-"""StyleGAN2 generator and discriminator under the official class, attribute and state_dict names.
-Sources: Karras et al. 2020, "Analyzing and improving the image quality of StyleGAN" and ADA (arXiv:2006.06676)."""
+"""The networks of StyleGAN2: what maps latent codes, draws images and judges them.
+
+Sources: Karras et al. 2020 (StyleGAN2, arXiv:1912.04958) and 2020 (ADA, arXiv:2006.06676). Classes, attributes and
+state_dict keys have the names that the interface of StyleGAN2-ADA gives them."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,13 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch_utils import misc, persistence
-from torch_utils.ops import bias_act, conv2d_resample, scaled_bias_act, upfirdn2d
+from torch_utils.ops import bias_act, conv2d_resample, upfirdn2d
+
+try:
+    from torch_utils.ops import scaled_bias_act
+except ImportError:  # An official checkout has no such operation, and snapshots carry this source into one.
+    scaled_bias_act = None
 
 FIR_TAPS = [1, 3, 3, 1]  # Default low-pass filter of every resampling layer.
 NO_KWARGS: dict[str, Any] = {}
 ARCHITECTURES = ("orig", "skip", "resnet")
 HALF_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 NOISE_MODES = ("random", "const", "none")
+KEEP_PIXELS = dict(up=1, down=1, padding=0)  # Convolution with one output for each pixel, if the kernel has one.
 HALF_POWER = math.sqrt(0.5)  # Gain of both branches of a residual sum: keeps the variance.
 
 
@@ -42,6 +50,11 @@ def _lowest_half_resolution(log2_resolution: int, num_fp16_res: int) -> int:
     return max(2 ** (log2_resolution + 1 - num_fp16_res), 8)
 
 
+def _channels(resolutions: Sequence[int], channel_base: int, channel_max: int) -> dict[int, int]:
+    """Number of feature maps at each resolution."""
+    return {res: min(channel_base // res, channel_max) for res in resolutions}
+
+
 def _layout(channels_last: bool) -> torch.memory_format:
     return torch.channels_last if channels_last else torch.contiguous_format
 
@@ -56,6 +69,41 @@ def _placement(block: torch.nn.Module, force_fp32: bool, device: torch.device) -
 
 def _scaled_clamp(conv_clamp: float | None, gain: float) -> float | None:
     return None if conv_clamp is None else conv_clamp * gain
+
+
+def _scaled_bias_act(
+    x: Tensor, scale: Tensor | None = None, noise: Tensor | None = None, b: Tensor | None = None, **activation: Any
+) -> Tensor:
+    """bias_act(x * scale + noise, b) in one pass where the base can do that; see `scaled_bias_act`."""
+    if scaled_bias_act is not None:
+        return scaled_bias_act.scaled_bias_act(x, scale, noise, b, **activation)
+    if scale is not None:
+        x = x * scale.to(x.dtype)[:, :, None, None]
+    if noise is not None:
+        x = x + noise.to(x.dtype)
+    return bias_act.bias_act(x, None if b is None else b.to(x.dtype), **activation)
+
+
+def _require_shape(name: str, tensor: Tensor | None, *sizes: int | None) -> None:
+    """Raise ValueError unless an argument has these sizes, of which None fits any."""
+    try:
+        if tensor is not None:
+            return misc.assert_shape(tensor, sizes)
+    except AssertionError:
+        pass
+    wanted = ["any" if size is None else size for size in sizes]
+    got = None if tensor is None else list(tensor.shape)
+    raise ValueError(f"Expected argument `{name}` to be of shape {wanted}, but got {got}")
+
+
+def _new_kernels(out_channels: int, in_channels: int, kernel_size: int, channels_last: bool) -> Tensor:
+    """Normal values, [O, I, k, k]."""
+    return torch.randn([out_channels, in_channels, kernel_size, kernel_size]).to(memory_format=_layout(channels_last))
+
+
+def _he_gain(in_channels: int, kernel_size: int) -> float:
+    """1 / square root of the number of products in a sum: keeps the variance of a convolution's input."""
+    return 1 / math.sqrt(in_channels * kernel_size**2)
 
 
 def normalize_2nd_moment(x: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
@@ -91,32 +139,25 @@ def _pointwise_modconv(x: Tensor, weight: Tensor, styles: Tensor, demod: Tensor 
 
 def _grouped_modconv(x: Tensor, weight: Tensor, styles: Tensor, demod: Tensor | None, **resample: Any) -> Tensor:
     """Modulated convolution with one group of kernels per sample."""
-    batch, in_channels, height, width = x.shape
+    batch = x.shape[0]
     kernels = weight * styles[:, None, :, None, None]  # [N, O, I, k, k]
     if demod is not None:
         kernels = kernels * demod[:, :, None, None, None]
-    x = x.reshape(1, batch * in_channels, height, width)
-    x = conv2d_resample.conv2d_resample(x=x, w=kernels.flatten(0, 1).to(x.dtype), groups=batch, **resample)
-    return x.reshape(batch, -1, *x.shape[2:])
+    x = x.flatten(0, 1).unsqueeze(0)  # [1, N * I, H, W]
+    x = conv2d_resample.conv2d_resample(x, kernels.flatten(0, 1).to(x.dtype), groups=batch, **resample)
+    return x.unflatten(1, (batch, -1)).squeeze(0)
 
 
 def _modconv(
-    x: Tensor,
-    weight: Tensor,
-    styles: Tensor,
-    up: int,
-    down: int,
-    padding: int | Sequence[int],
-    resample_filter: Tensor | None,
-    demodulate: bool,
-    flip_weight: bool,
-    fused_modconv: bool,
+    x: Tensor, weight: Tensor, styles: Tensor, demodulate: bool, fused_modconv: bool, resample: dict[str, Any]
 ) -> tuple[Tensor, Tensor | None]:
-    """`modulated_conv2d` without noise, up to a scale [N, O] of the result that is left to the caller; None = 1."""
-    batch = x.shape[0]
+    """`modulated_conv2d` without noise, up to a scale [N, O] of the result that is left to the caller; None = 1.
+
+    `resample` holds further arguments of `conv2d_resample`; empty, the convolution neither pads nor resamples.
+    """
     in_channels, *kernel = weight.shape[1:]
-    misc.assert_shape(x, [batch, in_channels, None, None])
-    misc.assert_shape(styles, [batch, in_channels])
+    _require_shape("styles", styles, x.shape[0], in_channels)
+    _require_shape("x", x, styles.shape[0], in_channels, None, None)
 
     # float16 overflows easily: bring weights and styles to unit range first. Both factors cancel in the demodulation.
     if demodulate and x.dtype == torch.float16:
@@ -125,14 +166,13 @@ def _modconv(
         styles = styles / styles.abs().amax(dim=1, keepdim=True)
     demod = _demodulation(weight, styles) if demodulate else None
 
-    resample = dict(f=resample_filter, up=up, down=down, padding=padding, flip_weight=flip_weight)
-    if kernel == [1, 1] and up == down == 1 and padding == 0:
+    if kernel == [1, 1] and all(resample.get(key, keep) == keep for key, keep in KEEP_PIXELS.items()):
         return _pointwise_modconv(x, weight, styles, demod), None
-    if fused_modconv and (batch == 1 or x.device.type != "cpu"):
+    if fused_modconv and (x.shape[0] == 1 or x.device.type != "cpu"):
         # On the CPU a grouped convolution is slower than a plain one with two extra products, so batches skip it.
         return _grouped_modconv(x, weight, styles, demod, **resample), None
-    x = scaled_bias_act.scaled_bias_act(x, styles)
-    return conv2d_resample.conv2d_resample(x=x, w=weight.to(x.dtype), **resample), demod
+    x = _scaled_bias_act(x, styles)
+    return conv2d_resample.conv2d_resample(x, weight.to(x.dtype), **resample), demod
 
 
 def modulated_conv2d(
@@ -168,14 +208,11 @@ def modulated_conv2d(
         Feature maps in the dtype of x, [N, O, H * up / down, W * up / down].
 
     Raises:
-        AssertionError: If the shapes of x, weight and styles do not agree.
+        ValueError: If the shapes of x, weight and styles do not agree.
     """
-    x, scale = _modconv(
-        x, weight, styles, up, down, padding, resample_filter, demodulate, flip_weight, fused_modconv
-    )
-    if scale is None and noise is None:
-        return x
-    return scaled_bias_act.scaled_bias_act(x, scale, noise)
+    resample = dict(f=resample_filter, up=up, down=down, padding=padding, flip_weight=flip_weight)
+    x, scale = _modconv(x, weight, styles, demodulate, fused_modconv, resample)
+    return x if scale is None and noise is None else _scaled_bias_act(x, scale, noise)
 
 
 @persistence.persistent_class
@@ -192,11 +229,12 @@ class FullyConnectedLayer(torch.nn.Module):
         bias_init: float = 0,  # Initial value of every bias, before bias_gain.
     ) -> None:
         super().__init__()
-        self.activation = activation
-        self.weight = torch.nn.Parameter(torch.randn([out_features, in_features]) / lr_multiplier)
-        self.bias = torch.nn.Parameter(torch.full([out_features], float(bias_init))) if bias else None
+        self.activation, self.bias_gain = activation, lr_multiplier
         self.weight_gain = lr_multiplier / math.sqrt(in_features)
-        self.bias_gain = lr_multiplier
+        weight = torch.randn([out_features, in_features]) / lr_multiplier
+        self.register_parameter("weight", torch.nn.Parameter(weight))
+        start = torch.nn.Parameter(torch.full([out_features], float(bias_init))) if bias else None
+        self.register_parameter("bias", start)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, in_features] to [N, out_features] in the dtype of x."""
@@ -229,19 +267,13 @@ class Conv2dLayer(torch.nn.Module):
         trainable: bool = True,  # False keeps weight and bias as buffers.
     ) -> None:
         super().__init__()
-        self.activation = activation
-        self.up = up
-        self.down = down
-        self.conv_clamp = conv_clamp
-        self.padding = kernel_size // 2
-        self.weight_gain = 1 / math.sqrt(in_channels * kernel_size**2)
+        self.up, self.down, self.padding = up, down, kernel_size // 2
+        self.activation, self.conv_clamp = activation, conv_clamp
+        self.weight_gain = _he_gain(in_channels, kernel_size)
         self.act_gain = bias_act.activation_funcs[activation].def_gain
         self.register_buffer("resample_filter", upfirdn2d.setup_filter(resample_filter))
-
-        weight = torch.randn([out_channels, in_channels, kernel_size, kernel_size])
-        tensors = dict(weight=weight.to(memory_format=_layout(channels_last)))
-        tensors["bias"] = torch.zeros([out_channels]) if bias else None
-        for name, tensor in tensors.items():
+        weight = _new_kernels(out_channels, in_channels, kernel_size, channels_last)
+        for name, tensor in dict(weight=weight, bias=torch.zeros([out_channels]) if bias else None).items():
             if trainable:
                 self.register_parameter(name, None if tensor is None else torch.nn.Parameter(tensor))
             else:
@@ -285,23 +317,22 @@ class MappingNetwork(torch.nn.Module):
         w_avg_beta: float | None = 0.995,  # Decay per training batch of the running mean of w, None = disable.
     ) -> None:
         super().__init__()
-        self.z_dim = z_dim
-        self.c_dim = c_dim
-        self.w_dim = w_dim
-        self.num_ws = num_ws
-        self.num_layers = num_layers
-        self.w_avg_beta = w_avg_beta
-
-        embed_features = 0 if c_dim == 0 else w_dim if embed_features is None else embed_features
-        hidden = w_dim if layer_features is None else layer_features
-        sizes = [z_dim + embed_features, *[hidden] * (num_layers - 1), w_dim]
-        if c_dim > 0:
-            self.embed = FullyConnectedLayer(c_dim, embed_features)
-        for idx in range(num_layers):
-            layer = FullyConnectedLayer(sizes[idx], sizes[idx + 1], activation=activation, lr_multiplier=lr_multiplier)
-            self.add_module(f"fc{idx}", layer)
-        if num_ws is not None and w_avg_beta is not None:
+        self.z_dim, self.c_dim, self.w_dim = z_dim, c_dim, w_dim
+        self.num_ws, self.num_layers, self.w_avg_beta = num_ws, num_layers, w_avg_beta
+        self.tracks_mean = num_ws is not None and w_avg_beta is not None
+        if self.tracks_mean:
             self.register_buffer("w_avg", torch.zeros([w_dim]))
+
+        features = z_dim
+        if c_dim > 0:
+            self.embed = FullyConnectedLayer(c_dim, w_dim if embed_features is None else embed_features)
+            features += w_dim if embed_features is None else embed_features
+        hidden = w_dim if layer_features is None else layer_features
+        for idx in range(num_layers):
+            out_features = hidden if idx < num_layers - 1 else w_dim
+            layer = FullyConnectedLayer(features, out_features, activation=activation, lr_multiplier=lr_multiplier)
+            self.add_module(f"fc{idx}", layer)
+            features = out_features
 
     def forward(
         self,
@@ -324,34 +355,35 @@ class MappingNetwork(torch.nn.Module):
             Intermediate latents, [N, num_ws, w_dim], or [N, w_dim] if num_ws is None.
 
         Raises:
-            ValueError: If truncation is asked of a network that keeps no running mean.
+            ValueError: If truncation is asked of a network that keeps no running mean, or z or c has a wrong shape.
         """
-        has_mean = self.num_ws is not None and self.w_avg_beta is not None
-        if truncation_psi != 1 and not has_mean:
+        if truncation_psi != 1 and not self.tracks_mean:
             raise ValueError(
                 f"Expected argument `truncation_psi` to be 1 without a running mean of w, but got {truncation_psi}."
             )
-        x = self._normalized_inputs(z, c)
+        w = self._normalized_inputs(z, c)
         for idx in range(self.num_layers):
-            x = getattr(self, f"fc{idx}")(x)
-        if has_mean and self.training and not skip_w_avg_update:
-            self.w_avg.lerp_(x.detach().mean(dim=0), 1 - self.w_avg_beta)
-        if self.num_ws is not None:
-            x = x.unsqueeze(1).repeat([1, self.num_ws, 1])
-        if truncation_psi != 1:
-            # A cutoff of None is also the slice end that selects everything.
-            x[:, :truncation_cutoff] = self.w_avg.lerp(x[:, :truncation_cutoff], truncation_psi)
-        return x
+            w = self.get_submodule(f"fc{idx}")(w)
+        if self.tracks_mean and self.training and not skip_w_avg_update:
+            self.w_avg.lerp_(w.detach().mean(dim=0), 1 - self.w_avg_beta)
+        if self.num_ws is None:
+            return w
+        ws = w.unsqueeze(1).expand(-1, self.num_ws, -1)
+        if truncation_psi == 1:
+            return ws.contiguous()
+        # A cutoff of None is also the slice end that selects everything.
+        near_mean = self.w_avg.lerp(ws[:, :truncation_cutoff], truncation_psi)
+        return torch.cat([near_mean, ws[:, near_mean.shape[1] :]], dim=1)
 
     def _normalized_inputs(self, z: Tensor | None, c: Tensor | None) -> Tensor:
+        """Latent code and embedded label, each of unit power, side by side."""
         inputs = []
         if self.z_dim > 0:
-            misc.assert_shape(z, [None, self.z_dim])
-            inputs.append(normalize_2nd_moment(z.to(torch.float32)))
+            _require_shape("z", z, None, self.z_dim)
+            inputs.append(normalize_2nd_moment(z.float()))
         if self.c_dim > 0:
-            c = c.to(torch.float32)
-            misc.assert_shape(c, [None, self.c_dim])
-            inputs.append(normalize_2nd_moment(self.embed(c)))
+            _require_shape("c", c, None, self.c_dim)
+            inputs.append(normalize_2nd_moment(self.embed(c.float())))
         return torch.cat(inputs, dim=1)
 
 
@@ -374,22 +406,19 @@ class SynthesisLayer(torch.nn.Module):
         channels_last: bool = False,  # Store the weight in channels_last layout?
     ) -> None:
         super().__init__()
-        self.resolution = resolution
-        self.up = up
-        self.use_noise = use_noise
-        self.activation = activation
-        self.conv_clamp = conv_clamp
-        self.padding = kernel_size // 2
+        self.resolution, self.up, self.padding = resolution, up, kernel_size // 2
+        self.use_noise, self.activation, self.conv_clamp = use_noise, activation, conv_clamp
         self.act_gain = bias_act.activation_funcs[activation].def_gain
         self.register_buffer("resample_filter", upfirdn2d.setup_filter(resample_filter))
 
         self.affine = FullyConnectedLayer(w_dim, in_channels, bias_init=1)
-        weight = torch.randn([out_channels, in_channels, kernel_size, kernel_size])
-        self.weight = torch.nn.Parameter(weight.to(memory_format=_layout(channels_last)))
+        learned = dict(weight=_new_kernels(out_channels, in_channels, kernel_size, channels_last))
         if use_noise:
             self.register_buffer("noise_const", torch.randn([resolution, resolution]))
-            self.noise_strength = torch.nn.Parameter(torch.zeros([]))
-        self.bias = torch.nn.Parameter(torch.zeros([out_channels]))
+            learned["noise_strength"] = torch.zeros([])
+        learned["bias"] = torch.zeros([out_channels])
+        for name, start in learned.items():
+            self.register_parameter(name, torch.nn.Parameter(start))
 
     def forward(
         self, x: Tensor, w: Tensor, noise_mode: str = "random", fused_modconv: bool = True, gain: float = 1
@@ -407,24 +436,14 @@ class SynthesisLayer(torch.nn.Module):
             Feature maps, [N, O, resolution, resolution].
 
         Raises:
-            ValueError: If noise_mode is unknown.
+            ValueError: If noise_mode is unknown or x has a wrong shape.
         """
         side = self.resolution // self.up
-        misc.assert_shape(x, [None, self.weight.shape[1], side, side])
+        _require_shape("x", x, None, self.weight.shape[1], side, side)
         noise = self._noise(noise_mode, x.shape[0], x.device)
-        x, scale = _modconv(
-            x,
-            self.weight,
-            self.affine(w),
-            up=self.up,
-            down=1,
-            padding=self.padding,
-            resample_filter=self.resample_filter,
-            demodulate=True,
-            flip_weight=self.up == 1,
-            fused_modconv=fused_modconv,
-        )
-        return scaled_bias_act.scaled_bias_act(
+        resample = dict(f=self.resample_filter, up=self.up, padding=self.padding, flip_weight=self.up == 1)
+        x, scale = _modconv(x, self.weight, self.affine(w), True, fused_modconv, resample)
+        return _scaled_bias_act(
             x,
             scale,
             noise,
@@ -458,18 +477,15 @@ class ToRGBLayer(torch.nn.Module):
         channels_last: bool = False,  # Store the weight in channels_last layout?
     ) -> None:
         super().__init__()
-        self.conv_clamp = conv_clamp
+        self.conv_clamp, self.weight_gain = conv_clamp, _he_gain(in_channels, kernel_size)
         self.affine = FullyConnectedLayer(w_dim, in_channels, bias_init=1)
-        weight = torch.randn([out_channels, in_channels, kernel_size, kernel_size])
-        self.weight = torch.nn.Parameter(weight.to(memory_format=_layout(channels_last)))
+        self.weight = torch.nn.Parameter(_new_kernels(out_channels, in_channels, kernel_size, channels_last))
         self.bias = torch.nn.Parameter(torch.zeros([out_channels]))
-        self.weight_gain = 1 / math.sqrt(in_channels * kernel_size**2)
 
     def forward(self, x: Tensor, w: Tensor, fused_modconv: bool = True) -> Tensor:
         """Map feature maps [N, I, H, W] and latents [N, w_dim] to image channels [N, O, H, W]."""
-        styles = self.affine(w) * self.weight_gain
-        x = modulated_conv2d(x=x, weight=self.weight, styles=styles, demodulate=False, fused_modconv=fused_modconv)
-        return bias_act.bias_act(x, self.bias.to(x.dtype), clamp=self.conv_clamp)
+        rgb, _scale = _modconv(x, self.weight, self.affine(w) * self.weight_gain, False, fused_modconv, {})
+        return bias_act.bias_act(rgb, self.bias.to(rgb.dtype), clamp=self.conv_clamp)
 
 
 @persistence.persistent_class
@@ -496,39 +512,26 @@ class SynthesisBlock(torch.nn.Module):
         _check_architecture(architecture)
         _check_half_dtype(half_dtype)
         super().__init__()
-        self.in_channels = in_channels
-        self.w_dim = w_dim
-        self.resolution = resolution
-        self.img_channels = img_channels
-        self.is_last = is_last
-        self.architecture = architecture
-        self.use_fp16 = use_fp16
-        self.channels_last = use_fp16 and fp16_channels_last
-        self.half_dtype = half_dtype
-        self.num_conv = 1 if in_channels == 0 else 2
+        self.resolution, self.architecture, self.is_last = resolution, architecture, is_last
+        self.in_channels, self.img_channels, self.w_dim = in_channels, img_channels, w_dim
+        self.use_fp16, self.half_dtype, self.channels_last = use_fp16, half_dtype, use_fp16 and fp16_channels_last
+        self.num_conv = 2 if in_channels else 1
         self.num_torgb = int(is_last or architecture == "skip")
         self.register_buffer("resample_filter", upfirdn2d.setup_filter(resample_filter))
 
         shared = dict(conv_clamp=conv_clamp, channels_last=self.channels_last)
+        doubling = dict(up=2, resample_filter=resample_filter)
         layer_kwargs = dict(w_dim=w_dim, resolution=resolution, **shared, **layer_kwargs)
-        if in_channels == 0:
-            self.const = torch.nn.Parameter(torch.randn([out_channels, resolution, resolution]))
+        if in_channels:
+            self.conv0 = SynthesisLayer(in_channels, out_channels, **doubling, **layer_kwargs)
         else:
-            self.conv0 = SynthesisLayer(
-                in_channels, out_channels, up=2, resample_filter=resample_filter, **layer_kwargs
-            )
+            self.const = torch.nn.Parameter(torch.randn([out_channels, resolution, resolution]))
         self.conv1 = SynthesisLayer(out_channels, out_channels, **layer_kwargs)
         if self.num_torgb:
             self.torgb = ToRGBLayer(out_channels, img_channels, w_dim=w_dim, **shared)
-        if in_channels != 0 and architecture == "resnet":
+        if in_channels and architecture == "resnet":
             self.skip = Conv2dLayer(
-                in_channels,
-                out_channels,
-                kernel_size=1,
-                bias=False,
-                up=2,
-                resample_filter=resample_filter,
-                channels_last=self.channels_last,
+                in_channels, out_channels, kernel_size=1, bias=False, channels_last=self.channels_last, **doubling
             )
 
     def forward(
@@ -553,34 +556,39 @@ class SynthesisBlock(torch.nn.Module):
 
         Returns:
             Feature maps [N, out_channels, resolution, resolution] and the image so far, float32, or None.
+
+        Raises:
+            ValueError: If an argument has a wrong shape.
         """
-        misc.assert_shape(ws, [None, self.num_conv + self.num_torgb, self.w_dim])
+        _require_shape("ws", ws, None, self.num_conv + self.num_torgb, self.w_dim)
         placement = _placement(self, force_fp32, ws.device)
         if fused_modconv is None:
             fused_modconv = not self.training and (placement["dtype"] == torch.float32 or ws.shape[0] == 1)
-        conv_ws = iter(ws.unbind(dim=1))
         layer_kwargs = dict(fused_modconv=fused_modconv, **layer_kwargs)
-
-        if self.in_channels == 0:
-            x = self.const.expand(ws.shape[0], -1, -1, -1).to(**placement)
-            x = self.conv1(x, next(conv_ws), **layer_kwargs)
-        else:
-            misc.assert_shape(x, [None, self.in_channels, self.resolution // 2, self.resolution // 2])
-            x = x.to(**placement)
-            residual = self.architecture == "resnet"
-            shortcut = self.skip(x, gain=HALF_POWER) if residual else None
-            x = self.conv0(x, next(conv_ws), **layer_kwargs)
-            x = self.conv1(x, next(conv_ws), gain=HALF_POWER if residual else 1, **layer_kwargs)
-            x = shortcut + x if residual else x
+        x = self._features(x, ws, placement, layer_kwargs)
 
         if img is not None:
-            misc.assert_shape(img, [None, self.img_channels, self.resolution // 2, self.resolution // 2])
+            half = self.resolution // 2
+            _require_shape("img", img, None, self.img_channels, half, half)
             img = upfirdn2d.upsample2d(img, self.resample_filter)
         if self.num_torgb:
-            rgb = self.torgb(x, next(conv_ws), fused_modconv=fused_modconv)
+            rgb = self.torgb(x, ws[:, self.num_conv], fused_modconv=fused_modconv)
             rgb = rgb.to(dtype=torch.float32, memory_format=torch.contiguous_format)
             img = rgb if img is None else img + rgb
         return x, img
+
+    def _features(
+        self, x: Tensor | None, ws: Tensor, placement: dict[str, Any], layer_kwargs: dict[str, Any]
+    ) -> Tensor:
+        if self.in_channels == 0:
+            start = self.const.expand(ws.shape[0], -1, -1, -1).to(**placement)
+            return self.conv1(start, ws[:, 0], **layer_kwargs)
+        _require_shape("x", x, None, self.in_channels, self.resolution // 2, self.resolution // 2)
+        x = x.to(**placement)
+        if self.architecture != "resnet":
+            return self.conv1(self.conv0(x, ws[:, 0], **layer_kwargs), ws[:, 1], **layer_kwargs)
+        shortcut = self.skip(x, gain=HALF_POWER)
+        return shortcut + self.conv1(self.conv0(x, ws[:, 0], **layer_kwargs), ws[:, 1], gain=HALF_POWER, **layer_kwargs)
 
 
 @persistence.persistent_class
@@ -598,20 +606,17 @@ class SynthesisNetwork(torch.nn.Module):
         **block_kwargs: Any,  # Further arguments of every block.
     ) -> None:
         super().__init__()
-        self.w_dim = w_dim
-        self.img_resolution = img_resolution
+        self.w_dim, self.img_channels, self.img_resolution = w_dim, img_channels, img_resolution
         self.img_resolution_log2 = _log2_resolution(img_resolution)
-        self.img_channels = img_channels
         self.block_resolutions = [2**log2 for log2 in range(2, self.img_resolution_log2 + 1)]
 
+        widths = _channels(self.block_resolutions, channel_base, channel_max)
         half_from = _lowest_half_resolution(self.img_resolution_log2, num_fp16_res)
-        self.num_ws = 0
-        in_channels = 0
+        self.num_ws = 1  # The last torgb has a latent of its own.
         for res in self.block_resolutions:
-            out_channels = min(channel_base // res, channel_max)
             block = SynthesisBlock(
-                in_channels,
-                out_channels,
+                widths.get(res // 2, 0),
+                widths[res],
                 w_dim=w_dim,
                 resolution=res,
                 img_channels=img_channels,
@@ -621,17 +626,15 @@ class SynthesisNetwork(torch.nn.Module):
             )
             self.add_module(f"b{res}", block)
             self.num_ws += block.num_conv
-            in_channels = out_channels
-        self.num_ws += block.num_torgb
 
     def forward(self, ws: Tensor, **block_kwargs: Any) -> Tensor:
         """Map intermediate latents [N, num_ws, w_dim] to float32 images [N, img_channels, R, R]."""
-        misc.assert_shape(ws, [None, self.num_ws, self.w_dim])
+        _require_shape("ws", ws, None, self.num_ws, self.w_dim)
         ws = ws.to(torch.float32)
         x = img = None
         first = 0
         for res in self.block_resolutions:
-            block = getattr(self, f"b{res}")
+            block = self.get_submodule(f"b{res}")
             # The cursor skips convolutions only: torgb shares its latent with the next block's first layer.
             x, img = block(x, img, ws.narrow(1, first, block.num_conv + block.num_torgb), **block_kwargs)
             first += block.num_conv
@@ -653,16 +656,12 @@ class Generator(torch.nn.Module):
         synthesis_kwargs: Mapping[str, Any] = NO_KWARGS,  # Further arguments of SynthesisNetwork.
     ) -> None:
         super().__init__()
-        self.z_dim = z_dim
-        self.c_dim = c_dim
-        self.w_dim = w_dim
-        self.img_resolution = img_resolution
-        self.img_channels = img_channels
-        self.synthesis = SynthesisNetwork(
-            w_dim=w_dim, img_resolution=img_resolution, img_channels=img_channels, **synthesis_kwargs
-        )
+        self.z_dim, self.c_dim, self.w_dim = z_dim, c_dim, w_dim
+        self.img_channels, self.img_resolution = img_channels, img_resolution
+        image = dict(img_channels=img_channels, img_resolution=img_resolution)
+        self.synthesis = SynthesisNetwork(w_dim=w_dim, **image, **synthesis_kwargs)
         self.num_ws = self.synthesis.num_ws
-        self.mapping = MappingNetwork(z_dim=z_dim, c_dim=c_dim, w_dim=w_dim, num_ws=self.num_ws, **mapping_kwargs)
+        self.mapping = MappingNetwork(z_dim, c_dim, w_dim, self.num_ws, **mapping_kwargs)
 
     def forward(
         self,
@@ -717,14 +716,9 @@ class DiscriminatorBlock(torch.nn.Module):
                 f"Expected argument `in_channels` to be 0 or `tmp_channels` = {tmp_channels}, but got {in_channels}."
             )
         super().__init__()
-        self.in_channels = in_channels
-        self.resolution = resolution
-        self.img_channels = img_channels
-        self.first_layer_idx = first_layer_idx
-        self.architecture = architecture
-        self.use_fp16 = use_fp16
-        self.channels_last = use_fp16 and fp16_channels_last
-        self.half_dtype = half_dtype
+        self.resolution, self.architecture, self.first_layer_idx = resolution, architecture, first_layer_idx
+        self.in_channels, self.img_channels = in_channels, img_channels
+        self.use_fp16, self.half_dtype, self.channels_last = use_fp16, half_dtype, use_fp16 and fp16_channels_last
         self.register_buffer("resample_filter", upfirdn2d.setup_filter(resample_filter))
 
         active = dict(activation=activation, conv_clamp=conv_clamp)
@@ -753,17 +747,19 @@ class DiscriminatorBlock(torch.nn.Module):
 
         Returns:
             Feature maps [N, out_channels, resolution / 2, resolution / 2] and, for 'skip' only, the halved image.
-        """
-        placement = _placement(self, force_fp32, (img if x is None else x).device)
-        if x is not None:
-            misc.assert_shape(x, [None, self.in_channels, self.resolution, self.resolution])
-            x = x.to(**placement)
 
+        Raises:
+            ValueError: If an argument has a wrong shape.
+        """
+        sides = (self.resolution, self.resolution)
+        if x is not None:
+            _require_shape("x", x, None, self.in_channels, *sides)
+            x = x.to(**_placement(self, force_fp32, x.device))
         if self.in_channels == 0 or self.architecture == "skip":
-            misc.assert_shape(img, [None, self.img_channels, self.resolution, self.resolution])
-            img = img.to(**placement)
-            features = self.fromrgb(img)
-            x = features if x is None else x + features
+            _require_shape("img", img, None, self.img_channels, *sides)
+            img = img.to(**_placement(self, force_fp32, img.device))
+            seen = self.fromrgb(img)
+            x = seen if x is None else x + seen
             img = upfirdn2d.downsample2d(img, self.resample_filter) if self.architecture == "skip" else None
 
         if self.architecture == "resnet":
@@ -826,19 +822,15 @@ class DiscriminatorEpilogue(torch.nn.Module):
     ) -> None:
         _check_architecture(architecture)
         super().__init__()
-        self.in_channels = in_channels
-        self.cmap_dim = cmap_dim
-        self.resolution = resolution
-        self.img_channels = img_channels
-        self.architecture = architecture
+        self.resolution, self.architecture, self.cmap_dim = resolution, architecture, cmap_dim
+        self.in_channels, self.img_channels = in_channels, img_channels
+        active = dict(activation=activation)
         if architecture == "skip":
-            self.fromrgb = Conv2dLayer(img_channels, in_channels, kernel_size=1, activation=activation)
+            self.fromrgb = Conv2dLayer(img_channels, in_channels, 1, **active)
         self.mbstd = MinibatchStdLayer(mbstd_group_size, mbstd_num_channels) if mbstd_num_channels > 0 else None
-        self.conv = Conv2dLayer(
-            in_channels + mbstd_num_channels, in_channels, kernel_size=3, activation=activation, conv_clamp=conv_clamp
-        )
-        self.fc = FullyConnectedLayer(in_channels * resolution**2, in_channels, activation=activation)
-        self.out = FullyConnectedLayer(in_channels, 1 if cmap_dim == 0 else cmap_dim)
+        self.conv = Conv2dLayer(in_channels + mbstd_num_channels, in_channels, 3, conv_clamp=conv_clamp, **active)
+        self.fc = FullyConnectedLayer(in_channels * resolution**2, in_channels, **active)
+        self.out = FullyConnectedLayer(in_channels, cmap_dim or 1)
 
     def forward(self, x: Tensor, img: Tensor | None, cmap: Tensor | None, force_fp32: bool = False) -> Tensor:
         """Apply the layers.
@@ -851,20 +843,24 @@ class DiscriminatorEpilogue(torch.nn.Module):
 
         Returns:
             Logits, [N, 1], float32.
+
+        Raises:
+            ValueError: If an argument has a wrong shape.
         """
+        sides = (self.resolution, self.resolution)
         placement = dict(dtype=torch.float32, memory_format=torch.contiguous_format)
-        misc.assert_shape(x, [None, self.in_channels, self.resolution, self.resolution])
+        _require_shape("x", x, None, self.in_channels, *sides)
         x = x.to(**placement)
         if self.architecture == "skip":
-            misc.assert_shape(img, [None, self.img_channels, self.resolution, self.resolution])
+            _require_shape("img", img, None, self.img_channels, *sides)
             x = x + self.fromrgb(img.to(**placement))
         if self.mbstd is not None:
             x = self.mbstd(x)
-        x = self.out(self.fc(self.conv(x).flatten(1)))
-        if self.cmap_dim > 0:
-            misc.assert_shape(cmap, [None, self.cmap_dim])
-            x = (x * cmap).sum(dim=1, keepdim=True) * (1 / math.sqrt(self.cmap_dim))
-        return x
+        scores = self.out(self.fc(self.conv(x).flatten(1)))
+        if self.cmap_dim == 0:
+            return scores
+        _require_shape("cmap", cmap, None, self.cmap_dim)
+        return (scores * cmap).sum(dim=1, keepdim=True) * (1 / math.sqrt(self.cmap_dim))
 
 
 @persistence.persistent_class
@@ -887,21 +883,19 @@ class Discriminator(torch.nn.Module):
         epilogue_kwargs: Mapping[str, Any] = NO_KWARGS,  # Further arguments of DiscriminatorEpilogue.
     ) -> None:
         super().__init__()
-        self.c_dim = c_dim
-        self.img_resolution = img_resolution
+        self.c_dim, self.img_channels, self.img_resolution = c_dim, img_channels, img_resolution
         self.img_resolution_log2 = _log2_resolution(img_resolution)
-        self.img_channels = img_channels
         self.block_resolutions = [2**log2 for log2 in range(self.img_resolution_log2, 2, -1)]
 
-        channels = {res: min(channel_base // res, channel_max) for res in [*self.block_resolutions, 4]}
+        widths = _channels([*self.block_resolutions, 4], channel_base, channel_max)
         half_from = _lowest_half_resolution(self.img_resolution_log2, num_fp16_res)
         shared = dict(img_channels=img_channels, architecture=architecture, conv_clamp=conv_clamp)
         num_layers = 0
         for res in self.block_resolutions:
             block = DiscriminatorBlock(
-                channels[res] if res < img_resolution else 0,
-                channels[res],
-                channels[res // 2],
+                widths[res] if res < img_resolution else 0,
+                widths[res],
+                widths[res // 2],
                 resolution=res,
                 first_layer_idx=num_layers,
                 use_fp16=res >= half_from,
@@ -910,12 +904,11 @@ class Discriminator(torch.nn.Module):
             )
             self.add_module(f"b{res}", block)
             num_layers += block.num_layers
-        cmap_dim = 0 if c_dim == 0 else channels[4] if cmap_dim is None else cmap_dim
+        cmap_dim = widths[4] if cmap_dim is None else cmap_dim
         if c_dim > 0:
-            self.mapping = MappingNetwork(
-                z_dim=0, c_dim=c_dim, w_dim=cmap_dim, num_ws=None, w_avg_beta=None, **mapping_kwargs
-            )
-        self.b4 = DiscriminatorEpilogue(channels[4], cmap_dim=cmap_dim, resolution=4, **epilogue_kwargs, **shared)
+            self.mapping = MappingNetwork(0, c_dim, cmap_dim, num_ws=None, w_avg_beta=None, **mapping_kwargs)
+        epilogue_kwargs = dict(cmap_dim=cmap_dim if c_dim > 0 else 0, resolution=4, **epilogue_kwargs, **shared)
+        self.b4 = DiscriminatorEpilogue(widths[4], **epilogue_kwargs)
 
     def forward(self, img: Tensor, c: Tensor | None, **block_kwargs: Any) -> Tensor:
         """Judge images.
@@ -930,6 +923,6 @@ class Discriminator(torch.nn.Module):
         """
         x = None
         for res in self.block_resolutions:
-            x, img = getattr(self, f"b{res}")(x, img, **block_kwargs)
+            x, img = self.get_submodule(f"b{res}")(x, img, **block_kwargs)
         cmap = self.mapping(None, c) if self.c_dim > 0 else None
         return self.b4(x, img, cmap)
