@@ -99,7 +99,7 @@ def test_wrong_labels_are_refused(labels: np.ndarray) -> None:
 def test_properties_and_their_limits() -> None:
     dataset = _Counting()
     assert (dataset.name, dataset.image_shape, dataset.num_channels) == ("counting", [1, 2, 3], 1)
-    with pytest.raises(AssertionError, match="square"):
+    with pytest.raises(ValueError, match="square"):
         _ = dataset.resolution
     with pytest.raises(ValueError, match="`max_size`"):
         _Counting(max_size=-1)

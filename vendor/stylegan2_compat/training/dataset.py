@@ -138,10 +138,10 @@ class Dataset(torch.utils.data.Dataset):
 
     @property
     def resolution(self) -> int:
-        """Height and width in pixels; AssertionError if they differ."""
+        """Height and width in pixels; ValueError if they differ."""
         _channels, height, width = self.image_shape
         if height != width:
-            raise AssertionError(f"Expected square images, but {self._name} has {height} x {width} pixels")
+            raise ValueError(f"Expected square images, but {self._name} has {height} x {width} pixels")
         return height
 
     @property

@@ -45,17 +45,11 @@ class StyleGAN2Loss(Loss):
         pl_weight: float = 2,  # Weight of the path length penalty, 0 = disable.
     ) -> None:
         super().__init__()
-        self.device = device
-        self.G_mapping = G_mapping
-        self.G_synthesis = G_synthesis
-        self.D = D
-        self.augment_pipe = augment_pipe
-        self.style_mixing_prob = style_mixing_prob
-        self.r1_gamma = r1_gamma
-        self.pl_batch_shrink = pl_batch_shrink
-        self.pl_decay = pl_decay
-        self.pl_weight = pl_weight
+        self.G_mapping, self.G_synthesis, self.D, self.augment_pipe = G_mapping, G_synthesis, D, augment_pipe
+        self.style_mixing_prob, self.r1_gamma = style_mixing_prob, r1_gamma
+        self.pl_weight, self.pl_decay, self.pl_batch_shrink = pl_weight, pl_decay, pl_batch_shrink
         self.pl_mean = torch.zeros([], device=device)
+        self.device = device
 
     def run_G(self, z: Tensor, c: Tensor, sync: bool) -> tuple[Tensor, Tensor]:
         """Generate images with style mixing.
