@@ -7,10 +7,12 @@ import math
 import pytest
 import torch
 from torch.nn.functional import softplus
-from torch_utils import misc, training_stats
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch_utils import custom_ops, misc, training_stats
+from training import augment
 from training import loss as loss_module
 from training.loss import Loss, StyleGAN2Loss
-from training.networks import Discriminator
+from training.networks import Discriminator, Generator
 
 N, Z, W, NUM_WS, SIDE = 4, 3, 5, 6, 4
 PHASES = ["Gmain", "Greg", "Gboth", "Dmain", "Dreg", "Dboth"]
@@ -338,3 +340,31 @@ def test_phases_run_on_the_real_networks():
 
 def test_phase_names():
     assert list(loss_module.PHASES) == PHASES
+
+
+class WithoutDoublePrecision(TorchDispatchMode):
+    """A device without data that refuses float64, as MPS does."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in torch.utils._pytree.tree_leaves(out):
+            if isinstance(tensor, torch.Tensor) and tensor.is_meta and tensor.dtype == torch.float64:
+                raise TypeError(f"{func} on a device without float64")
+        return out
+
+
+def test_every_phase_runs_on_a_device_without_double_precision(monkeypatch):
+    monkeypatch.setattr(training_stats, "_ledger", training_stats._Ledger())
+    monkeypatch.setattr(augment, "_margins", lambda inverse, height, width, reach: [3, 3, 2, 2])  # It reads values.
+    widths = dict(channel_base=64, channel_max=4)
+    G = Generator(4, 0, 4, 16, 3, mapping_kwargs=dict(num_layers=1), synthesis_kwargs=widths).to("meta")
+    D = Discriminator(0, 16, 3, **widths).to("meta")
+    pipe = augment.AugmentPipe(xflip=1, xint=1, scale=1, rotate=1, xfrac=1, hue=1, saturation=1, noise=1, cutout=1)
+    loss = StyleGAN2Loss(torch.device("meta"), G.mapping, G.synthesis, D, pipe.to("meta"), style_mixing_prob=0)
+    real, z, c = (torch.zeros(4, *shape, device="meta") for shape in ([3, 16, 16], [4], [0]))
+    with custom_ops.reference_ops(), WithoutDoublePrecision():
+        for phase in ("Gboth", "Dboth"):
+            loss.accumulate_gradients(phase, real, c, z, c, sync=True, gain=1)
+    assert {"Loss/G/reg", "Loss/D/loss", "Loss/r1_penalty"} <= set(training_stats._ledger.accounts)
+    with WithoutDoublePrecision(), pytest.raises(TypeError):
+        z.double()
