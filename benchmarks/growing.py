@@ -133,7 +133,7 @@ def main(data: str, judge: str, schedule: str, kimg: float, seeds: int, marks: i
     shell = Shell()
     tasks = [(way, seed) for seed in range(seeds) for way in WAYS]
     with ThreadPoolExecutor(jobs) as pool:
-        runs = list(pool.map(lambda task: train(shell, *task, data, kimg, schedule, options, outdir), tasks))
+        runs = list(pool.map(lambda task: train(shell, task[0], task[1], data, kimg, schedule, options, outdir), tasks))
         curves = [curve(run) for run in runs]
         end = min(points[-1]["cpu_minutes"] for points in curves)
         wanted = [(way, seed, mark, point) for mark in np.linspace(end / marks, end, marks).tolist()

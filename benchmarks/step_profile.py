@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import click
 import torch
@@ -108,7 +109,7 @@ def table(kinds: Mapping[str, float], total: float) -> str:
 @click.option("--precision", help="Number format of the convolutions", type=click.Choice(PRECISIONS), default="auto")
 @click.option("--steps", help="Steps profiled", metavar="INT", type=click.IntRange(min=1), default=R1_INTERVAL)
 @click.option("--threads", help="Of the step", metavar="INT", type=click.IntRange(min=1), default=1)
-def main(precision: str, steps: int, threads: int, **sizes: int) -> None:
+def main(precision: str, steps: int, threads: int, **sizes: Any) -> None:
     """Profile the training step on the CPU; JSON on stdout, the table on stderr.
 
     Times are CPU time, so other work on the machine matters little; the profiler itself makes small operations look

@@ -7,7 +7,8 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import click
 import dnnlib
@@ -31,7 +32,7 @@ class GeneratorStep:
     def __init__(self, sizes: Sizes, precision: str):
         with tempfile.TemporaryDirectory() as folder:
             config = training_config(sizes, precision, folder)
-        size = dict(c_dim=0, img_resolution=sizes.resolution, img_channels=3)
+        size: dict[str, Any] = dict(c_dim=0, img_resolution=sizes.resolution, img_channels=3)
         G = dnnlib.util.construct_class_by_name(**config["G_kwargs"], **size).train()
         self.synthesis = G.synthesis
         self.D = dnnlib.util.construct_class_by_name(**config["D_kwargs"], **size).train().requires_grad_(False)
@@ -50,7 +51,7 @@ class GeneratorStep:
             num_steps: Steps of a measurement.
             repeats: Measurements, of which the best counts.
         """
-        networks = (self.synthesis, self.D)
+        networks: Sequence[Any] = (self.synthesis, self.D)
         if backend is not None:
             networks = tuple(torch.compile(network, backend=backend) for network in networks)
         start = time.perf_counter()
@@ -72,7 +73,7 @@ class GeneratorStep:
 @click.option("--steps", help="Steps of a measurement", metavar="INT", type=click.IntRange(min=1), default=8)
 @click.option("--threads", help="Of the step", metavar="INT", type=click.IntRange(min=1), default=1)
 @click.option("--backend", help="Of torch.compile", metavar="NAME", default="inductor")
-def main(precision: str, steps: int, threads: int, backend: str, **sizes: int) -> None:
+def main(precision: str, steps: int, threads: int, backend: str, **sizes: Any) -> None:
     """Time a generator's step with and without torch.compile; JSON on stdout, the table on stderr.
 
     \b

@@ -6,7 +6,9 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from datetime import date
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,9 +21,10 @@ DTYPES = dict(bf16=torch.bfloat16, fp16=torch.float16, tf32=torch.float32, fp32=
 
 def main(context: Context) -> int:
     """Run the step."""
-    cases = [("machine", machine), ("build", lambda: build(context.device)),
-             ("bandwidth", lambda: bandwidth(context))]
-    cases += [(f"matrix product {name}", lambda name=name: product(context, name)) for name in DTYPES]
+    cases: list[tuple[str, Callable[[], dict[str, Any]]]] = [
+        ("machine", machine), ("build", partial(build, context.device)), ("bandwidth", partial(bandwidth, context)),
+    ]
+    cases += [(f"matrix product {name}", partial(product, context, name)) for name in DTYPES]
     return run_cases(context, cases, seconds=2)
 
 
@@ -64,11 +67,11 @@ def product(context: Context, name: str) -> dict[str, Any]:
 
 
 def _first_line(*command: str) -> str | None:
-    return (_lines(*command) or [None])[0]
+    return next(iter(_lines(*command)), None)
 
 
 def _last_line(*command: str) -> str | None:
-    return (_lines(*command) or [None])[-1]
+    return next(reversed(_lines(*command)), None)
 
 
 def _lines(*command: str) -> list[str]:

@@ -20,7 +20,7 @@ class GeneratorStep:
         half = "bf16" if context.device == "cpu" else "fp16"
         options = ["--aug=noaug", *small_networks(context.quick), f"--precision={half}"]
         config = training_config(resolution, context.device, [*options, *(["--nhwc=1"] if half == "fp16" else [])])
-        size = dict(c_dim=0, img_resolution=resolution, img_channels=3)
+        size: dict[str, Any] = dict(c_dim=0, img_resolution=resolution, img_channels=3)
         G = dnnlib.util.construct_class_by_name(**config["G_kwargs"], **size).train().to(context.device)
         D = dnnlib.util.construct_class_by_name(**config["D_kwargs"], **size).train().to(context.device)
         self.device, self.batch = context.device, config["batch_size"]

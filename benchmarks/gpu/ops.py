@@ -83,7 +83,7 @@ def _times(func: Callable[..., Tensor], inputs: Sequence[Tensor], context: Conte
     """Milliseconds forward, and backward alone, by all inputs."""
     y = func(*inputs)
     grad = torch.randn_like(y)
-    timing = dict(device=context.device, least_s=0.001 if context.quick else 0.02)
+    timing: dict[str, Any] = dict(device=context.device, least_s=0.001 if context.quick else 0.02)
     with torch.no_grad():
         forward = seconds_per_call(lambda: func(*inputs), **timing)
     backward = seconds_per_call(lambda: torch.autograd.grad(y, inputs, grad, retain_graph=True), **timing)

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,9 @@ def main(context: Context) -> int:
     if context.data is None and not data_of(context).is_dir():
         make_data(context)
     batches = (8,) if context.quick else (64, 256, 1024)
-    cases = [("files", lambda: from_files(context))]
-    cases += [(f"memory, batches of {batch}", lambda batch=batch: from_memory(context, batch)) for batch in batches]
-    cases.append(("parts", lambda: parts(context)))
+    cases = [("files", partial(from_files, context))]
+    cases += [(f"memory, batches of {batch}", partial(from_memory, context, batch)) for batch in batches]
+    cases.append(("parts", partial(parts, context)))
     return run_cases(context, cases, seconds=2)
 
 

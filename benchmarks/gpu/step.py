@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,7 +64,7 @@ def main(context: Context) -> int:
     counter = subprocess.Popen([sys.executable, "-m", "benchmarks.gpu.flop_count", str(context.outdir), resolutions,
                                 *options], cwd=Path(__file__).parents[2], stdin=subprocess.DEVNULL)
     try:
-        code = run_cases(context, ((case.name, lambda case=case: measure(context, case)) for case in cases), seconds=8)
+        code = run_cases(context, ((case.name, partial(measure, context, case)) for case in cases), seconds=8)
         with contextlib.suppress(subprocess.TimeoutExpired):
             counter.wait(max(context.seconds_left - 2, 0.1))
         return code

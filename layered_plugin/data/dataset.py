@@ -84,7 +84,7 @@ class PictureDataset(Dataset):
         if np.prod(shape, dtype=np.int64) > CACHE_BYTES:
             return False
         cache = np.empty(shape, dtype=np.uint8)
-        used = sorted({self.get_details(idx).raw_idx for idx in range(len(self))})
+        used = sorted({self.get_details(idx)["raw_idx"] for idx in range(len(self))})
         for raw_idx in progress(used, len(used), "Decoding pictures") if verbose else used:
             cache[raw_idx] = self._decode(raw_idx)
         self._cache = cache

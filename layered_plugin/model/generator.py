@@ -3,6 +3,8 @@
 Section 3.1 and 3.4 of the paper. Persistent module: absolute imports only, since a pickle carries its source.
 """
 
+from typing import Any
+
 import torch
 from torch_utils import misc, persistence
 from training import networks
@@ -130,9 +132,10 @@ class LayeredGenerator(networks.Generator):
         self.img_resolution = img_resolution
         self.img_channels = img_channels
         self.num_objects = num_objects
-        self.synthesis = LayeredSynthesis(w_dim=w_dim, img_resolution=img_resolution, img_channels=img_channels,
-                                          single=generator == "single", num_objects=num_objects, **synthesis_kwargs)
-        self.w_dim = self.synthesis.w_dim
-        self.num_ws = self.synthesis.num_ws
-        self.mapping = LayeredMapping(z_dim=z_dim, c_dim=c_dim, w_dim=w_dim, num_ws=self.num_ws,
-                                      parts=tuple(self.synthesis.names), shared=mapping == "shared", **mapping_kwargs)
+        synthesis = LayeredSynthesis(w_dim=w_dim, img_resolution=img_resolution, img_channels=img_channels,
+                                     single=generator == "single", num_objects=num_objects, **synthesis_kwargs)
+        self.w_dim = synthesis.w_dim
+        self.num_ws = synthesis.num_ws
+        self.synthesis: Any = synthesis
+        self.mapping: Any = LayeredMapping(z_dim=z_dim, c_dim=c_dim, w_dim=w_dim, num_ws=self.num_ws,
+                                           parts=tuple(synthesis.names), shared=mapping == "shared", **mapping_kwargs)

@@ -30,6 +30,12 @@ class LayeredLoss(StyleGAN2Loss):
     mask terms of its own, which are summed over the objects.
     """
 
+    # Set by `set_progress`.
+    shift: float
+    mask_binary_weight: float
+    mask_border_weight: float
+    mask_variety: float
+
     def __init__(self, device, G_mapping, G_synthesis, D, augment_pipe=None,
         style_mixing_prob   = 0.9,      # Probability of style mixing, 0 = disable.
         r1_gamma            = 10,       # R1 weight, 0 = disable.

@@ -115,7 +115,7 @@ def _mapping_settings(
     return found
 
 
-def _load_variables(net: torch.nn.Module, variables: dict[str, np.ndarray], sources: Sources) -> torch.nn.Module:
+def _load_variables(net: torch.nn.Module, variables: dict[str, np.ndarray], sources: Sources) -> Any:
     """Fill a network from variables; each variable must be used and each tensor, filters excepted, be filled."""
     used = set()
     with torch.no_grad():

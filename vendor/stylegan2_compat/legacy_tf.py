@@ -67,7 +67,7 @@ def _default_arguments(src: str, func_name: str) -> dict[str, Any]:
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef) and node.name == func_name:
             arguments = node.args.posonlyargs + node.args.args
-            pairs = list(zip(reversed(arguments), reversed(node.args.defaults), strict=False))
+            pairs: list[Any] = list(zip(reversed(arguments), reversed(node.args.defaults), strict=False))
             pairs += list(zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True))
             return {arg.arg: _constant(value) for arg, value in pairs if value is not None and _is_constant(value)}
     return {}

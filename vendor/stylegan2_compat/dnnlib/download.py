@@ -13,7 +13,7 @@ import time
 import urllib.parse
 import urllib.request
 import uuid
-from typing import IO, Any
+from typing import Any
 
 _RETRY_DELAY_S = 1.0
 _TIMEOUT_S = 60
@@ -90,7 +90,7 @@ def open_url(
     verbose: bool = True,
     return_filename: bool = False,  # Return the path of the (cached) file instead of a file object?
     cache: bool = True,
-) -> IO[bytes] | str:
+) -> Any:
     """Open a local path, a `file://` URL or an http(s) URL for binary reading.
 
     Returns:

@@ -12,7 +12,7 @@ import pickle
 import shutil
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 import numpy as np
 from dnnlib.download import is_url, make_cache_dir_path, open_url, set_cache_dir
@@ -67,7 +67,7 @@ class Logger:
     def __init__(self, file_name: str | None = None, file_mode: str = "w", should_flush: bool = True) -> None:
         self._should_flush = should_flush
         self._cleanup = contextlib.ExitStack()
-        self._sinks: list[TextIO] = [sys.stdout]  # The file comes first: a broken pipe must not keep text from it.
+        self._sinks: list[IO[str]] = [sys.stdout]  # The file comes first: a broken pipe must not keep text from it.
         if file_name is not None:
             self._sinks.insert(0, self._cleanup.enter_context(open(file_name, file_mode, encoding="utf-8")))
             self._cleanup.callback(self._sinks.pop, 0)
@@ -113,7 +113,8 @@ class Logger:
 
 def format_time(seconds: float) -> str:
     """Write a duration in seconds as 12s, 3m 05s, 1h 02m 03s or 2d 03h 04m."""
-    rest, parts = round(seconds), []
+    rest = round(seconds)
+    parts: list[str] = []
     for unit, length in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
         amount, rest = divmod(rest, length)
         if parts:

@@ -68,7 +68,7 @@ def _rows(module: torch.nn.Module, calls: list[_Call], skip_redundant: bool) -> 
         if skip_redundant and not (num_params or num_buffers or new_outputs):
             continue
         name = names[call.module] or "<top-level>"
-        outputs = call.outputs or [None]
+        outputs: Sequence[Any] = call.outputs or [None]
         for index, output in enumerate(outputs):
             first = index == 0
             rows.append([

@@ -49,7 +49,7 @@ def persistent_class(orig_class: type) -> type:
     name, module = orig_class.__name__, sys.modules[orig_class.__module__]
 
     def construct(self: Any, *args: Any, **kwargs: Any) -> None:
-        super(decorated, self).__init__(*args, **kwargs)
+        super(decorated, self).__init__(*args, **kwargs)  # type: ignore[arg-type]
         self._init_args, self._init_kwargs = copy.deepcopy((args, kwargs))
         if name not in vars(module):
             raise AssertionError(f"Persistent class {name} must be reachable by this name in {module.__name__}")

@@ -4,6 +4,7 @@ The order is fixed: add the bias, apply the activation, multiply by the gain, cl
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import dnnlib
 import torch
@@ -37,7 +38,7 @@ def _entry(
     )
 
 
-activation_funcs = {
+activation_funcs: dict[str, Any] = {
     "linear": _entry(lambda t, alpha: t, 1, ""),
     "relu": _entry(lambda t, alpha: F.relu(t), 2, "y", def_gain=SQRT2),
     "lrelu": _entry(lambda t, alpha: F.leaky_relu(t, alpha), 3, "y", def_alpha=0.2, def_gain=SQRT2),
@@ -147,7 +148,7 @@ class _BiasLeakyRelu(torch.autograd.Function):
         grad_x = _LeakyReluSlope.apply(grad, y, ctx.alpha, ctx.gain) if need_x or need_b else None
         # An empty list of axes would mean all of them.
         axes = [axis for axis in range(y.ndim) if axis != ctx.dim]
-        grad_b = (grad_x.sum(axes) if axes else grad_x) if need_b else None
+        grad_b = (grad_x.sum(axes) if axes else grad_x) if need_b and grad_x is not None else None
         return grad_x if need_x else None, grad_b, None, None, None
 
 

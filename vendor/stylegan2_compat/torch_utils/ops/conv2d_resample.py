@@ -2,6 +2,8 @@
 
 The order of filter and convolution is chosen so that the convolution runs at the lower cost."""
 
+from typing import Any
+
 import torch
 from torch_utils.ops import conv2d_gradfix
 from torch_utils.ops.upfirdn2d import filter_size, parse_padding, upfirdn2d
@@ -40,7 +42,7 @@ def conv2d_resample(
     _check_arguments(x, w, up, down, groups)
     kh, kw = w.shape[2:]
     pads = _total_padding(padding, filter_size(f), up, down)
-    fir = {"f": f, "flip_filter": flip_filter}
+    fir: dict[str, Any] = {"f": f, "flip_filter": flip_filter}
     pointwise = kh == kw == 1
 
     if pointwise and down > 1 and up == 1:

@@ -19,7 +19,7 @@ class Activation(NamedTuple):
     """What happens after the bias."""
 
     func: Callable[[torch.Tensor, float], torch.Tensor]  # func(t, alpha), differentiable to any order.
-    index: int  # Number in bias_act.h.
+    index: int  # type: ignore[assignment]  # Number in bias_act.h; hides a method of tuples.
     from_output: bool  # Whether the output is enough to differentiate: piecewise linear, alpha >= 0, gain > 0.
     alpha: float
     gain: float
@@ -101,7 +101,7 @@ class FusedBiasAct(torch.autograd.Function):
             grads = _spread(by_input, x, scale, ctx.noise_rows, layout, needs)
             return *grads, None, None
 
-        wide = dict(dtype=compiled.compute_dtype(grad))
+        wide: dict[str, Any] = dict(dtype=compiled.compute_dtype(grad))
         grad_x = torch.empty_like(grad)
         grad_scale = torch.empty([layout.n, layout.channels], **wide) if needs[1] else None
         grad_noise = torch.empty([layout.n, layout.pixels], **wide) if needs[2] else None
@@ -110,7 +110,7 @@ class FusedBiasAct(torch.autograd.Function):
         outs = (grad_scale, grad_noise, grad_bias)
         fields = _fields(layout, act, grad_x, x, y, grad, scale, noise, bias, *outs)
         compiled.bias_act_backward(grad, act.index, sums, *fields)
-        if needs[2] and ctx.noise_rows < layout.n:
+        if grad_noise is not None and ctx.noise_rows < layout.n:
             grad_noise = grad_noise.sum(dim=0, keepdim=True)
         return grad_x if needs[0] else None, grad_scale, grad_noise, grad_bias, None, None
 

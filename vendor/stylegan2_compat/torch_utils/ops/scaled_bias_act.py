@@ -43,8 +43,8 @@ def scaled_bias_act(
     noise = None if noise is None else noise.reshape(-1, 1, *noise.shape[-2:])
     if impl == "cuda" and act in bias_act.activation_funcs and (clamp is None or clamp >= 0):
         spec = bias_act.activation_funcs[act]
-        numbers = (spec.def_alpha if alpha is None else alpha, spec.def_gain if gain is None else gain)
-        settings = fused_activation(spec, *map(float, numbers), None if clamp is None else float(clamp))
+        alpha, gain = spec.def_alpha if alpha is None else alpha, spec.def_gain if gain is None else gain
+        settings = fused_activation(spec, float(alpha), float(gain), None if clamp is None else float(clamp))
         layout = layout_of(x, 1)
         if settings is not None and layout is not None and compiled.supports(x):
             wide = compiled.compute_dtype(x)
