@@ -7,15 +7,13 @@ from typing import Any
 
 import click
 
-from layered_plugin.errors import ReportError
+from layered_plugin.command_line import DEVICES, SETTINGS, user_errors
 from layered_plugin.evaluation import commands
 from layered_plugin.evaluation.options import teacher_options
 from layered_plugin.report.page import write_report
 
-DEVICES = ["auto", "cpu", "cuda", "mps"]
 
-
-@click.group(context_settings=dict(show_default=True, max_content_width=100))
+@click.group(context_settings=SETTINGS)
 def main() -> None:
     """Score masks against what stands for the truth; JSON on stdout, a table on stderr."""
 
@@ -36,7 +34,7 @@ def main() -> None:
 @click.option("--real-masks", help="Their true masks  [default: the teacher's]", metavar="ZIP|DIR")
 @click.option("--real-model", help="Model for their masks, instead", metavar="RUN")
 @click.option("--batch", help="Scenes at a time", type=click.IntRange(min=1), default=32, metavar="INT")
-@click.option("--device", "device_name", help="Where to compute", type=click.Choice(DEVICES), default="auto")
+@click.option("--device", "device_name", help="Where to compute", type=DEVICES, default="auto")
 def generated(**opts: Any) -> None:
     """Score the masks of generated scenes, as Table 1 of the paper does.
 
@@ -105,7 +103,7 @@ def generated(**opts: Any) -> None:
 @click.option("--baselines", help="none, all, installed, or names", default="installed", metavar="LIST")
 @click.option("--seed", help="Seed of the bootstrap", type=click.IntRange(min=0), default=0, metavar="INT")
 @click.option("--batch", help="Pictures at a time, at most", type=click.IntRange(min=1), default=100, metavar="INT")
-@click.option("--device", "device_name", help="Where to compute", type=click.Choice(DEVICES), default="auto")
+@click.option("--device", "device_name", help="Where to compute", type=DEVICES, default="auto")
 def real(**opts: Any) -> None:
     """Score the masks of real pictures, as Table 2 of the paper does, beside simple baselines.
 
@@ -145,7 +143,7 @@ def real(**opts: Any) -> None:
 @click.option("--steps", help="Optimizer steps", type=click.IntRange(min=1), default=1200, metavar="INT")
 @click.option("--batch", help="Pictures a step", type=click.IntRange(min=1), default=32, metavar="INT")
 @click.option("--seed", help="Random seed", type=click.IntRange(min=0), default=0, metavar="INT")
-@click.option("--device", "device_name", help="Where to compute", type=click.Choice(DEVICES), default="auto")
+@click.option("--device", "device_name", help="Where to compute", type=DEVICES, default="auto")
 def judge(**opts: Any) -> None:
     """Train a judge and score it: a U-Net that learns from true masks where the object is.
 
@@ -166,6 +164,7 @@ def judge(**opts: Any) -> None:
 @click.option("--dest", help="Report  [default: report.html in RUN]", metavar="HTML")
 @click.option("--model", "models", help="Model trained elsewhere; repeat for more", metavar="RUN", multiple=True)
 @click.option("--segmented", help="Results of invert.py segment", metavar="DIR")
+@user_errors()
 def report(run: str, dest: str | None, models: tuple[str, ...], segmented: str | None) -> None:
     """Write one HTML file about a run, readable without a network; print its path.
 
@@ -184,10 +183,7 @@ def report(run: str, dest: str | None, models: tuple[str, ...], segmented: str |
     # With a model from another folder, and the pictures that invert.py segment saved.
     python eval.py report runs/00000-shapes --model=models/00001-distill --segmented=my-masks --dest=report.html
     """
-    try:
-        click.echo(write_report(run, dest, models, segmented))
-    except ReportError as err:
-        raise click.ClickException(str(err)) from err
+    click.echo(write_report(run, dest, models, segmented))
 
 
 if __name__ == "__main__":

@@ -17,10 +17,10 @@ from click.core import ParameterSource
 from layered_plugin import runs
 from layered_plugin.base import BASE
 from layered_plugin.calls import as_typed
+from layered_plugin.command_line import DEVICES, SETTINGS, user_errors, writing
 from layered_plugin.data.dataset import PictureDataset
 from layered_plugin.data.pictures import PictureSource
 from layered_plugin.device import choose_device
-from layered_plugin.errors import CheckpointError, ExportError, ModelError, NonFiniteLossError, PictureError
 from layered_plugin.runs import find_model, find_snapshot
 from layered_plugin.segmentation import stage
 from layered_plugin.segmentation.onnx_export import export_onnx
@@ -28,11 +28,6 @@ from layered_plugin.segmentation.segment_files import segment_files
 from layered_plugin.segmentation.segmenter import Refinement, Segmenter
 from layered_plugin.segmentation.train_distilled import train_distilled
 from layered_plugin.segmentation.train_encoder import train_encoder
-
-# What a user can mend: said in one line, without a traceback.
-USER_ERRORS = (CheckpointError, ModelError, PictureError, NonFiniteLossError, ExportError, ValueError, OSError)
-DEVICES = click.Choice(["auto", "cpu", "cuda", "mps"])
-SETTINGS = dict(show_default=True, max_content_width=100)
 
 
 @click.group(context_settings=SETTINGS)
@@ -92,6 +87,7 @@ def common_options(command):
               metavar="INT")
 @click.option("--init", help="Start from this encoder of a data set", metavar="RUN")
 @click.pass_context
+@user_errors()
 def train(ctx: click.Context, **opts: Any) -> None:
     """Train the encoder of the paper: real picture to the generator's codes (section 3.3, eq. 7).
 
@@ -135,6 +131,7 @@ def train(ctx: click.Context, **opts: Any) -> None:
 @click.option("--max-coverage", help="Objects larger than this are left out", type=click.FloatRange(0, 1),
               default=0.7, metavar="FRAC")
 @click.pass_context
+@user_errors()
 def distill(ctx: click.Context, **opts: Any) -> None:
     """Distil a small U-Net that segments any picture of the kind, from pictures that the generator draws.
 
@@ -184,7 +181,8 @@ def _train(ctx: click.Context, command: str, opts: dict[str, Any], desc: str, wo
         if resume is None:
             data = Path(options["data"] or options["network"]).stem
             name = f"{desc}-{data}-steps{options['steps']}-seed{options['seed']}"
-            run_dir = new_dir = _start_run(outdir, name, record)
+            with writing("--outdir", outdir):
+                run_dir = new_dir = runs.start_run(outdir, name, record)
         if (run_dir / "model.json").is_file():
             click.echo(f"{run_dir} is complete", err=True)
         else:
@@ -194,18 +192,11 @@ def _train(ctx: click.Context, command: str, opts: dict[str, Any], desc: str, wo
                 go_on = ["python", "invert.py", command, f"--outdir={run_dir.parent}", f"--resume={run_dir}"]
                 click.echo(f"Stopped by {stopped}; all is saved. Go on with: {as_typed(shlex.join(go_on))}", err=True)
                 sys.exit(130 if stopped == "SIGINT" else 143)
-    except USER_ERRORS as err:
+    except Exception:
         if new_dir is not None:
             runs.discard_unstarted(new_dir)
-        raise click.ClickException(str(err)) from err
+        raise
     click.echo(run_dir)
-
-
-def _start_run(outdir: str, name: str, record: dict[str, Any]) -> Path:
-    try:
-        return runs.start_run(outdir, name, record)
-    except OSError as err:
-        raise click.ClickException(f"--outdir: can't write to {outdir}: {err.strerror or err}") from err
 
 
 @main.command("segment", context_settings=SETTINGS)
@@ -223,6 +214,7 @@ def _start_run(outdir: str, name: str, record: dict[str, Any]) -> Path:
 @click.option("--posterior", help="Correct masks pixel by pixel (encoders)", type=bool, default=False,
               metavar="BOOL")
 @click.option("--device", help="Where to compute", type=DEVICES, default="auto")
+@user_errors()
 def segment(model: str, images: str, outdir: str, device: str, flip: bool, refine: int, posterior: bool,
             prior: str | None, **opts: Any) -> None:
     """Segment real pictures: masks, cut-outs, a contact sheet, and with an encoder the layers as well.
@@ -245,20 +237,12 @@ def segment(model: str, images: str, outdir: str, device: str, flip: bool, refin
     if Path(images).is_dir() and Path(outdir).resolve().is_relative_to(Path(images).resolve()):
         raise click.UsageError(f"--outdir={outdir} lies in --images={images}, where its files would be taken for "
                                "pictures by the next call; choose another folder")
-    try:
-        segmenter = Segmenter.load(model, device)
-        refinement = Refinement(flip, refine, posterior, None if prior is None else Segmenter.load(prior, device))
-        try:
-            refinement.check(segmenter)
-        except ValueError as err:
-            raise click.UsageError(f"--{err}") from err
-        source = PictureSource(images)
-        try:
-            outcome = segment_files(segmenter, source, outdir, refinement=refinement, **opts)
-        except OSError as err:
-            raise click.ClickException(f"--outdir: can't write to {outdir}: {err.strerror or err}") from err
-    except USER_ERRORS as err:
-        raise click.ClickException(str(err)) from err
+    segmenter = Segmenter.load(model, device)
+    refinement = Refinement(flip, refine, posterior, None if prior is None else Segmenter.load(prior, device))
+    refinement.check(segmenter)
+    source = PictureSource(images)
+    with writing("--outdir", outdir):
+        outcome = segment_files(segmenter, source, outdir, refinement=refinement, **opts)
     for problem in outcome.failed.values():
         click.echo(f"Error: {problem}", err=True)
     click.echo(f"{outcome.done} pictures segmented, {outcome.skipped} were there already, {len(outcome.failed)} "
@@ -269,6 +253,7 @@ def segment(model: str, images: str, outdir: str, device: str, flip: bool, refin
 @main.command("export", context_settings=SETTINGS)
 @click.option("--model", help="Run of distill", required=True, metavar="RUN")
 @click.option("--dest", help="File  [default: model.onnx in the run]", metavar="ONNX")
+@user_errors()
 def export(model: str, dest: str | None) -> None:
     """Export a distilled segmenter as ONNX, and check it against PyTorch.
 
@@ -278,13 +263,9 @@ def export(model: str, dest: str | None) -> None:
     Example:
     python invert.py export --model=runs/00001-distill --dest=apple.onnx
     """
-    try:
-        path = Path(dest) if dest is not None else find_model(model) / "model.onnx"
+    path = Path(dest) if dest is not None else find_model(model) / "model.onnx"
+    with writing("--dest", path):
         difference = export_onnx(model, path)
-    except OSError as err:
-        raise click.ClickException(f"--dest: can't write {path}: {err.strerror or err}") from err
-    except USER_ERRORS as err:
-        raise click.ClickException(str(err)) from err
     click.echo(f"{path}: differs from PyTorch by at most {difference:.1e}", err=True)
 
 

@@ -11,12 +11,38 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from layered_plugin import device, errors, runs
+from layered_plugin import device, runs
 from layered_plugin.base import BASE
+from layered_plugin.command_line import DEVICES, SETTINGS, user_errors
+from layered_plugin.errors import ArgumentError, CheckpointError, PictureError
 from layered_plugin.model.mask_losses import SIZE_OVER
 from layered_plugin.training import presets
-from layered_plugin.training.config import Ramp, check_together, choose_metrics, setup_training_config
+from layered_plugin.training.config import check_together, choose_metrics, setup_training_config
 from layered_plugin.training.launcher import launch
+
+
+class Ramp(click.ParamType):
+    """``A``: a number. ``A:B``: A in the first half of the run, then straight to B at its end (``phases.ramp``).
+
+    Args:
+        high: Largest value; None = no bound. The smallest is 0.
+        min_open: Is 0 itself no value?
+    """
+
+    name = "ramp"
+
+    def __init__(self, high: float | None = None, min_open: bool = False) -> None:
+        self._of_one = click.FloatRange(0, high, min_open=min_open)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """A number, or a list of two."""
+        if not isinstance(value, str):
+            return value
+        numbers: list[float] = [self._of_one(text, param, ctx) for text in value.split(":")]
+        if len(numbers) > 2:
+            self.fail(f"{value!r} is neither a number nor two with a colon between them", param, ctx)
+        return numbers if len(numbers) == 2 else numbers[0]
+
 
 # Options that may change when a run is resumed; the others are the run's own.
 RESUME_OPTIONS = {"outdir", "resume", "dry_run", "kimg", "snap", "tick", "workers", "metrics", "on_collapse"}
@@ -24,10 +50,7 @@ RESUME_OPTIONS = {"outdir", "resume", "dry_run", "kimg", "snap", "tick", "worker
 
 def resume_config(resume: str, outdir: str, opts: dict[str, Any], given: set[str]) -> dict[str, Any]:
     """Parameters of a run that goes on where it stopped: its own options, and the few that may change."""
-    try:
-        run_dir = runs.find_run(outdir, resume)
-    except errors.CheckpointError as err:
-        raise click.ClickException(f"--resume: {err}") from err
+    run_dir = runs.find_run(outdir, resume)
     fixed = [param.opts[0] for param in main.params if param.name in given - RESUME_OPTIONS]
     if fixed:
         raise click.UsageError(f"{fixed[0]} cannot change when {run_dir} is resumed; leave it out, or start a new run")
@@ -35,12 +58,12 @@ def resume_config(resume: str, outdir: str, opts: dict[str, Any], given: set[str
     try:
         config = json.loads(options_file.read_text())
     except (OSError, ValueError) as err:
-        raise click.ClickException(f"--resume: cannot read {options_file}: {err}") from err
+        raise CheckpointError(f"cannot read {options_file}: {err}") from err
     try:
         device.check_count(config["device"], config["num_gpus"])
-    except ValueError as err:
-        raise click.ClickException(f"--resume: {run_dir} was trained with --device={config['device']}: {err}; "
-                                   "go on where they are, or start a new run") from err
+    except ArgumentError as err:
+        raise CheckpointError(f"{run_dir} was trained with `device`={config['device']}: {err}; "
+                              "go on where they are, or start a new run") from err
     base = config.pop("base")
     if base != str(BASE):
         click.echo(f"WARNING: {run_dir} was made on the base {base}; going on with {BASE}", err=True)
@@ -57,7 +80,7 @@ def resume_config(resume: str, outdir: str, opts: dict[str, Any], given: set[str
     return config
 
 
-@click.command(context_settings=dict(show_default=True, max_content_width=100))
+@click.command(context_settings=SETTINGS)
 # General options.
 @click.option("--outdir", help="Where to save the results", required=True, metavar="DIR")
 @click.option("--gpus", help="Number of processes, one per GPU", type=click.IntRange(min=1), default=1, metavar="INT")
@@ -100,7 +123,7 @@ def resume_config(resume: str, outdir: str, opts: dict[str, Any], given: set[str
               default=2.0, metavar="FLOAT")
 @click.option("--mask-size-over", help="Eq. 3 for each picture, or the batch's mean", type=click.Choice(SIZE_OVER),
               default="picture")
-@click.option("--mask-floor", help="Least coverage of each mask, beside --mask-min", type=click.FloatRange(0, 1),
+@click.option("--mask-floor", help="Least coverage of each mask beside --mask-min", type=click.FloatRange(0, 1),
               default=0.0, metavar="FRAC")
 @click.option("--mask-max", help="Largest coverage of each mask", type=click.FloatRange(0, 1), default=1.0,
               metavar="FRAC")
@@ -124,8 +147,7 @@ def resume_config(resume: str, outdir: str, opts: dict[str, Any], given: set[str
               default="separate")
 @click.option("--mapping", help="Mapping networks", type=click.Choice(["separate", "shared"]), default="separate")
 @click.option("--resolution", help="Of the networks  [default: by first picture]", type=int, metavar="PX")
-@click.option("--device", "device_name", help="Where to train", type=click.Choice(["auto", "cpu", "cuda", "mps"]),
-              default="auto")
+@click.option("--device", "device_name", help="Where to train", type=DEVICES, default="auto")
 @click.option("--precision", help="Of the large layers", type=click.Choice(device.PRECISIONS), default="auto")
 @click.option("--batch-gpu", help="Batch per process and round  [default: all]", type=click.IntRange(min=1),
               metavar="INT")
@@ -153,6 +175,7 @@ def resume_config(resume: str, outdir: str, opts: dict[str, Any], given: set[str
 @click.option("--grow/--no-grow", help="Grow from 8x8, on the paper's schedule", default=False)
 @click.option("--grow-schedule", help="Grow on a schedule of your own", metavar="RES:KIMG:BATCH[:LR],...")
 @click.pass_context
+@user_errors({PictureError: "--data", CheckpointError: "--resume"})
 def main(ctx: click.Context, outdir: str, dry_run: bool, **opts: Any) -> None:
     """Train a generator that draws background, foreground and mask, from unlabelled pictures.
 
@@ -196,19 +219,18 @@ def main(ctx: click.Context, outdir: str, dry_run: bool, **opts: Any) -> None:
         opts["gpus"] = int(world_size)
     resume = opts["resume"]
     if resume and resume != "latest" and "://" not in resume:
-        try:
-            resume = opts["resume"] = str(runs.complete_run(resume))
-        except errors.CheckpointError as err:
-            raise click.ClickException(f"--resume: {err}") from err
+        resume = opts["resume"] = str(runs.complete_run(resume))
     if resume == "latest" or (resume and Path(resume).is_dir()):
         desc, config = "", resume_config(resume, outdir, opts, given)
     else:
         if opts["data"] is None:
             raise click.UsageError("--data is needed for a new run")
         if resume and "://" not in resume and not Path(resume).is_file():
-            raise click.ClickException(f"--resume: no such run folder or pickle: {resume}")
+            raise CheckpointError(f"no such run folder or pickle: {resume}")
         check_together(opts, given)
         desc, config = setup_training_config(**opts)
+        if opts["pl_weight"] > 0:
+            click.echo("WARNING: --pl-weight: path-length regularization keeps the layers from emerging", err=True)
     click.echo(json.dumps(dict(base=str(BASE), **config), indent=2), err=not dry_run)
     if not dry_run:
         launch(config, outdir, desc)

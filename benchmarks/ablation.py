@@ -17,6 +17,7 @@ import click
 from benchmarks.support.ablation_output import draw_figure, write_table
 from benchmarks.support.judged_runs import NUM_SCENES, JudgedRun, judged_results
 from benchmarks.support.provenance import provenance
+from layered_plugin.command_line import user_errors
 from layered_plugin.errors import CheckpointError, TeacherError
 from layered_plugin.grids import save_picture
 from layered_plugin.training.presets import LAYERED
@@ -120,13 +121,9 @@ def main(data: str, judge: str, settings: str, seeds: int, kimg: float, base: st
     results = sorted(judged_results(runs, jobs), key=lambda result: (result["setting"], result["train_seed"]))
     record = dict(base=base, weights=BASES[base]._asdict(), data=data, judge=judge, kimg=kimg, num=num,
                   options=list(option), **provenance("benchmarks.ablation"))
-    try:
+    with user_errors({TeacherError: "--judge", CheckpointError: "--outdir"}):
         record = write_table(results, record, out)
         save_picture(draw_figure(record["rows"], results, judge), out / "figure3.png")
-    except TeacherError as err:
-        raise click.ClickException(f"--judge: {err}") from err
-    except CheckpointError as err:
-        raise click.ClickException(f"--outdir: {err}") from err
     print((out / "table1.md").read_text(), file=sys.stderr)
     print(json.dumps(record))
 

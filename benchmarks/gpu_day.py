@@ -17,6 +17,7 @@ import click
 
 from benchmarks.gpu import tables
 from benchmarks.gpu.step_process import read_records, write_record
+from layered_plugin.command_line import user_errors
 from layered_plugin.device import choose_device
 
 # Name -> share of the time, in relation to the other steps that are asked for.
@@ -110,10 +111,8 @@ def main(outdir: str, minutes: float, steps: str, device: str, quick: bool, data
     python -m benchmarks.gpu_day --outdir=gpu --minutes=6 --steps=train,segment --data=data/clothing
     """
     names = choose_steps(steps)
-    try:
+    with user_errors():
         device = choose_device(device)
-    except ValueError as err:
-        raise click.UsageError(str(err)) from err
     end = time.time() + 60 * minutes
     out = Path(outdir).absolute()
     out.mkdir(parents=True, exist_ok=True)

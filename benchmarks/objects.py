@@ -16,6 +16,7 @@ import torch
 
 from benchmarks.support.judged_runs import ASKED_FILE, Shell, check_same, dry_run, write_asked
 from benchmarks.support.provenance import provenance
+from layered_plugin.command_line import user_errors
 from layered_plugin.data.picture_zip import read_pairs
 from layered_plugin.data.pictures import to_float
 from layered_plugin.errors import PictureError
@@ -37,10 +38,8 @@ def read_objects(option: str, pictures: str, labels: str) -> tuple[np.ndarray, n
     Raises:
         click.ClickException: A file can't be read, or no picture has two objects.
     """
-    try:
+    with user_errors({PictureError: option}):
         img, label = read_pairs(pictures, labels)
-    except PictureError as error:
-        raise click.ClickException(f"{option}: {error}") from error
     num_objects = int(label.max())
     if not 2 <= num_objects <= MAX_OBJECTS:
         raise click.ClickException(f"{option}: {labels}: labels go up to {num_objects}, not 2 to {MAX_OBJECTS}; make "

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from layered_plugin import command_line
+from layered_plugin.command_line import writing
 from layered_plugin.data.pictures import FITS
 from layered_plugin.errors import CrowdedError, ImpossibleRecipeError, PictureError
 from layered_plugin.synthetic.occlusion import MAX_OBJECTS
@@ -121,15 +123,6 @@ def user_errors(written: Iterable[str] = (), source: str = "--source") -> Iterat
         written: Options that name files to be written.
         source: Option that names what is read.
     """
-    try:
+    with command_line.user_errors({PictureError: source, ImpossibleRecipeError: "--min-coverage",
+                                   CrowdedError: "--objects, --scale"}), writing(", ".join(written)):
         yield
-    except PictureError as err:
-        raise click.ClickException(f"{source}: {err}") from err
-    except ImpossibleRecipeError as err:
-        raise click.ClickException(f"--min-coverage: {err}") from err
-    except CrowdedError as err:
-        raise click.ClickException(f"--objects, --scale: {err}") from err
-    except ImportError as err:
-        raise click.ClickException(f"LSUN needs the lmdb library: pip install 'layered-plugin[lsun]' ({err})") from err
-    except OSError as err:
-        raise click.ClickException(f"{', '.join(written)}: cannot be written ({err})") from err

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from layered_plugin.command_line import SETTINGS
 from layered_plugin.data import cub_flowers, lsun_folders
 from layered_plugin.data.downloads import Archive, write_entries
 from layered_plugin.dataset_options import (
@@ -34,7 +35,7 @@ class Group(click.Group):
         return list(self.commands)
 
 
-@click.group(cls=Group, context_settings=dict(show_default=True, max_content_width=100))
+@click.group(cls=Group, context_settings=SETTINGS)
 def main() -> None:
     """Make a data set: a zip of squares with `dataset.json`, and a zip of masks where there are any.
 

@@ -9,25 +9,27 @@ import platform
 
 import torch
 
+from layered_plugin.errors import ArgumentError
+
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # Parameters of glibc's mallopt.
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
 def choose_device(name: str) -> str:
-    """Resolve ``--device``.
+    """Resolve the name of a device.
 
     Args:
         name: auto, cpu, cuda or mps.
 
     Raises:
-        ValueError: The device is not there.
+        ArgumentError: The device is not there.
     """
     available = dict(cuda=torch.cuda.is_available(), mps=torch.backends.mps.is_available(), cpu=True)
     if name == "auto":
         return next(kind for kind, there in available.items() if there)
     if not available[name]:
-        raise ValueError(f"--device={name}: PyTorch {torch.__version__} sees no such device here; use --device=cpu")
+        raise ArgumentError(f"`device`={name}: PyTorch {torch.__version__} sees no such device here; use `device`=cpu")
     return name
 
 
@@ -36,16 +38,16 @@ def check_count(kind: str, processes: int) -> None:
 
     Args:
         kind: cpu, cuda or mps.
-        processes: Value of ``--gpus``; under torchrun those on this machine count.
+        processes: Their number; under torchrun those on this machine count.
 
     Raises:
-        ValueError: There are too few.
+        ArgumentError: There are too few.
     """
     needed = int(os.environ.get("LOCAL_WORLD_SIZE", processes)) if kind == "cuda" else 1
     seen = dict(cuda=torch.cuda.device_count(), mps=int(torch.backends.mps.is_available()), cpu=1)[kind]
     if seen < needed:
-        raise ValueError(f"--gpus={processes} needs {needed} {kind} device{'s' if needed > 1 else ''}, but PyTorch "
-                         f"{torch.__version__} sees {seen} here")
+        raise ArgumentError(f"`gpus`={processes} needs {needed} {kind} device{'s' if needed > 1 else ''}, but PyTorch "
+                            f"{torch.__version__} sees {seen} here")
 
 
 def has_fast_bf16() -> bool:
@@ -71,7 +73,7 @@ def fast_half(device: torch.device | str, enabled: bool = True) -> torch.autocas
 
 
 def choose_precision(name: str, device: str, base_name: str) -> tuple[str, str]:
-    """Resolve ``--precision``.
+    """Resolve the name of a precision.
 
     Args:
         name: One of ``PRECISIONS``.
@@ -82,13 +84,13 @@ def choose_precision(name: str, device: str, base_name: str) -> tuple[str, str]:
         fp32, bf16 or fp16, and the reason in words.
 
     Raises:
-        ValueError: The precision is not to be had on this device or base.
+        ArgumentError: The precision is not to be had on this device or base.
     """
     if name == "bf16" and (device == "mps" or base_name != "bundled"):
-        raise ValueError("--precision=bf16 is for --device=cpu or cuda on the bundled base; "
-                         f"here the device is {device} and the base {base_name}: use fp32 or fp16")
+        raise ArgumentError("`precision`=bf16 is for `device`=cpu or cuda on the bundled base; "
+                            f"here the device is {device} and the base {base_name}: use fp32 or fp16")
     if name == "fp16" and device != "cuda":
-        raise ValueError(f"--precision=fp16 needs --device=cuda, but the device is {device}; use fp32 or bf16")
+        raise ArgumentError(f"`precision`=fp16 needs `device`=cuda, but the device is {device}; use fp32 or bf16")
     if name != "auto":
         return name, "as asked"
     if device == "cuda":

@@ -1,61 +1,73 @@
-"""What a user can mend, as exceptions: the text says what is wrong with which file or option.
+"""What a user can mend, as exceptions: the text says what is wrong with which argument or file.
 
-The commands show the text alone, without a traceback.
+The commands show the text alone. Any other exception is a mistake of the program, and keeps its traceback.
 """
 
+import re
+from collections.abc import Mapping
 
 
-class BaseError(ImportError):
+class UserError(Exception):
+    """The base of all; each kind below is one that some code tells from the others.
+
+    A text writes arguments between backticks; the commands put their options in the place (``with_options``).
+    """
+
+
+class ArgumentError(UserError, ValueError):
+    """An argument's value is of no use here, or does not fit another's; the text names it."""
+
+
+class BaseError(UserError, ImportError):
     """The chosen base cannot be used; the text says which folder, why, and what to do."""
 
 
-class CheckpointError(Exception):
-    """A run folder or checkpoint cannot be used; the text names it."""
+class CheckpointError(UserError):
+    """A run folder, checkpoint or network cannot be used; the text names it."""
 
 
-class NonFiniteLossError(Exception):
-    """A loss is infinite or not a number; the text names quantity, phase and kimg."""
+class ModelError(UserError):
+    """A model trained on top of a generator can't be used; the text names its file."""
 
 
-class CollapsedError(Exception):
-    """The layers have collapsed for good; the text names the findings and the remedy."""
-
-
-class PictureError(Exception):
+class PictureError(UserError):
     """A data set or one of its pictures cannot be read; the text names the file."""
 
 
-class TeacherError(Exception):
+class TeacherError(UserError):
     """A teacher can't be had, or can't judge these pictures; the text names the file or the class."""
 
 
-class ImpossibleRecipeError(Exception):
-    """No picture with large enough objects came out."""
-
-
-class CrowdedError(Exception):
-    """There is no room for so many objects of this size."""
-
-
-class UnusableError(Exception):
-    """Reason why a file cannot serve."""
-
-
-class ModelError(Exception):
-    """A trained model can't be used; the text names its file."""
-
-
-class ExportError(Exception):
-    """A model can't be exported; the text says why."""
-
-
-class FidelityError(Exception):
+class FidelityError(UserError):
     """FID and KID can't be computed; the text names the file or package wanted."""
 
 
-class MissingLibraryError(ImportError):
-    """A baseline needs an optional library; the text names the extra that brings it."""
+class MissingLibraryError(UserError, ImportError):
+    """An optional library is missing; the text names the extra that brings it."""
 
 
-class ReportError(Exception):
-    """A report can't be made; the text names the option or file."""
+class CollapsedError(UserError):
+    """The layers have collapsed for good; the text names the findings and the remedy."""
+
+
+class ImpossibleRecipeError(UserError):
+    """No picture with large enough objects came out."""
+
+
+class CrowdedError(UserError):
+    """There is no room for so many objects of this size."""
+
+
+class UnusableError(UserError):
+    """Reason why a file cannot serve."""
+
+
+def with_options(text: str, options: Mapping[str, str] | None = None) -> str:
+    """A text with the options of a command in place of arguments: `batch_gpu` becomes --batch-gpu.
+
+    Args:
+        text: Of an error.
+        options: Those that are not named after their argument.
+    """
+    named = options or {}
+    return re.sub(r"`([a-z][a-z0-9_]*)`", lambda found: named.get(found[1], "--" + found[1].replace("_", "-")), text)

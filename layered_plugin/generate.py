@@ -15,9 +15,10 @@ import click
 import numpy as np
 import torch
 
+from layered_plugin.command_line import DEVICES, SETTINGS, user_errors, writing
 from layered_plugin.dataset_options import check_zips
 from layered_plugin.device import choose_device
-from layered_plugin.errors import CheckpointError
+from layered_plugin.errors import ArgumentError, CheckpointError, UserError
 from layered_plugin.grids import save_picture
 from layered_plugin.model.layers import Layers
 from layered_plugin.model.scenes import draw_layers, draw_sheet, one_hot, seed_codes, to_pictures, write_scenes
@@ -32,32 +33,32 @@ MAX_SEED = 2**32 - 1  # NumPy's.
 
 
 def parse_seeds(text: str) -> list[int]:
-    """Numbers and ranges, such as `0,3,5-9`, in the order given, each once; ValueError for any other text."""
+    """Numbers and ranges, such as `0,3,5-9`, in the order given, each once; ArgumentError for any other text."""
     seeds: list[int] = []
     for part in text.split(","):
         found = re.fullmatch(r"\s*([0-9]+)(?:-([0-9]+))?\s*", part)
         first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, -1)
         if not first <= last <= MAX_SEED:
-            raise ValueError(f"--seeds must be numbers and rising ranges such as 0,3,5-9, up to {MAX_SEED}, "
-                             f"got {text!r}")
+            raise ArgumentError(f"`seeds` must be numbers and rising ranges such as 0,3,5-9, up to {MAX_SEED}, "
+                                f"got {text!r}")
         seeds.extend(range(first, last + 1))
     return list(dict.fromkeys(seeds))
 
 
 def read_codes(path: str | os.PathLike[str], G: Any) -> torch.Tensor:
-    """`w` of an npz file of upstream's projector.py, [K, num_ws, w_dim]; click.ClickException if it does not fit G."""
+    """`w` of an npz file of upstream's projector.py, [K, num_ws, w_dim]; UserError if it does not fit G."""
     try:
         with open(path, "rb") as file:
             w = np.load(file)["w"]
     except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as err:
-        raise click.ClickException(f"--projected-w: {path}: not a readable npz file with an array w: {err}") from err
+        raise UserError(f"`projected_w`: {path}: not a readable npz file with an array w: {err}") from err
     if w.dtype.kind != "f" or w.ndim != 3 or len(w) == 0 or w.shape[1:] != (G.num_ws, G.w_dim):
-        raise click.ClickException(f"--projected-w: {path}: w must be float [K, {G.num_ws}, {G.w_dim}] for this "
-                                   f"network, got {w.dtype} {list(w.shape)}")
+        raise UserError(f"`projected_w`: {path}: w must be float [K, {G.num_ws}, {G.w_dim}] for this "
+                        f"network, got {w.dtype} {list(w.shape)}")
     return torch.from_numpy(w.astype(np.float32)).to(G.mapping.w_avg.device)
 
 
-@click.command(context_settings=dict(show_default=True, max_content_width=100))
+@click.command(context_settings=SETTINGS)
 @click.option("--network", help="Layered generator", required=True, metavar="RUN|PKL|URL")
 @click.option("--seeds", help="Scenes to draw, such as 0,3,5-9", metavar="LIST")
 @click.option("--trunc", help="Truncation psi, 1 = none", type=float, default=1.0, metavar="FLOAT")
@@ -69,7 +70,8 @@ def read_codes(path: str | os.PathLike[str], G: Any) -> torch.Tensor:
 @click.option("--masks-zip", help="Its masks, by default NAME-masks.zip", metavar="ZIP")
 @click.option("--grid", help=f"Sheet of the first {SHEET_SCENES} scenes", metavar="PNG")
 @click.option("--batch", help="Scenes at a time", type=click.IntRange(min=1), default=32, metavar="INT")
-@click.option("--device", help="Where to draw", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto")
+@click.option("--device", help="Where to draw", type=DEVICES, default="auto")
+@user_errors({CheckpointError: "--network"})
 def main(network: str, seeds: str | None, trunc: float, class_idx: int | None, noise_mode: str,
          projected_w: str | None, outdir: str | None, zip_path: str | None, masks_zip: str | None, grid: str | None,
          batch: int, device: str) -> None:
@@ -97,7 +99,7 @@ def main(network: str, seeds: str | None, trunc: float, class_idx: int | None, n
     def draw(part: list[int]) -> Layers:
         return draw_layers(G, codes(part), noise_mode, part, batch)
 
-    try:
+    with writing("--outdir, --zip, --masks-zip or --grid"):
         if grid is not None:
             Path(grid).parent.mkdir(parents=True, exist_ok=True)
             save_picture(draw_sheet(draw(numbers[:SHEET_SCENES])), grid)
@@ -106,8 +108,6 @@ def main(network: str, seeds: str | None, trunc: float, class_idx: int | None, n
             scenes = (scene for part in parts for scene in to_pictures(draw(part)))
             named = progress(zip(map(name.format, numbers), scenes, strict=True), len(numbers), "Scenes")
             write_scenes(named, outdir, zips, label)
-    except OSError as err:
-        raise click.ClickException(f"--outdir, --zip, --masks-zip or --grid: can't be written: {err}") from err
 
 
 def _choose_codes(network: str, seeds: str | None, trunc: float, class_idx: int | None, projected_w: str | None,
@@ -115,19 +115,14 @@ def _choose_codes(network: str, seeds: str | None, trunc: float, class_idx: int 
     """From values of options to G, the numbers of the scenes, their codes, and the label of all."""
     if seeds is None and projected_w is None:
         raise click.UsageError("--seeds must be given, for example --seeds=0-99, or else --projected-w")
-    try:
-        numbers = parse_seeds(seeds) if seeds is not None else []
-        G = load_snapshot(network, choose_device(device))["G_ema"]
-        if projected_w is not None:
-            if seeds is not None or class_idx is not None or trunc != 1:
-                click.echo("WARNING: --seeds, --class and --trunc are ignored with --projected-w", err=True)
-            ws = read_codes(projected_w, G)
-            return G, list(range(len(ws))), ws.__getitem__, []
-        label = one_hot(G, class_idx)
-    except CheckpointError as err:
-        raise click.ClickException(f"--network: {err}") from err
-    except ValueError as err:
-        raise click.UsageError(str(err)) from err
+    numbers = parse_seeds(seeds) if seeds is not None else []
+    G = load_snapshot(network, choose_device(device))["G_ema"]
+    if projected_w is not None:
+        if seeds is not None or class_idx is not None or trunc != 1:
+            click.echo("WARNING: --seeds, --class and --trunc are ignored with --projected-w", err=True)
+        ws = read_codes(projected_w, G)
+        return G, list(range(len(ws))), ws.__getitem__, []
+    label = one_hot(G, class_idx)
     if class_idx is not None and not label:
         click.echo("WARNING: --class is ignored: the network is unconditional", err=True)
     return G, numbers, partial(seed_codes, G, class_idx=class_idx, truncation_psi=trunc), label

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from layered_plugin import device
+from layered_plugin.errors import ArgumentError
 from layered_plugin.model.generator import LayeredGenerator
 
 
@@ -23,7 +24,7 @@ def test_auto_precision_is_the_fastest_that_the_device_has(kind, base, fast, exp
 @pytest.mark.parametrize("name, kind, base", [("bf16", "mps", "bundled"), ("bf16", "cuda", "official"),
                                               ("fp16", "cpu", "bundled"), ("fp16", "mps", "bundled")])
 def test_precision_that_is_not_there_is_refused_with_a_remedy(name, kind, base):
-    with pytest.raises(ValueError, match=f"--precision={name} .*: use fp32|; use fp32"):
+    with pytest.raises(ArgumentError, match=f"`precision`={name} .*: use fp32|; use fp32"):
         device.choose_precision(name, kind, base)
 
 
@@ -36,7 +37,7 @@ def test_missing_device_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert device.choose_device("auto") == "cpu"
-    with pytest.raises(ValueError, match="--device=cuda: .*; use --device=cpu"):
+    with pytest.raises(ArgumentError, match="`device`=cuda: .*; use `device`=cpu"):
         device.choose_device("cuda")
 
 

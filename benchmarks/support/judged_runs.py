@@ -21,7 +21,8 @@ from typing import Any
 
 import click
 
-from layered_plugin.errors import ReportError, TeacherError
+from layered_plugin.command_line import user_errors
+from layered_plugin.errors import TeacherError, UserError
 from layered_plugin.evaluation.judge import UNetTeacher
 from layered_plugin.report.reading import read_gan_run
 from layered_plugin.runs import atomic_write, training_states
@@ -189,7 +190,7 @@ def _make(todo: Sequence[JudgedRun], total: int, jobs: int) -> None:
                 ahead = f"{total - len(pending)} of {total} runs, about {left:.0f} min to go"
                 if error is None:
                     _say(f"{run.name}: mean IoU of all scenes {future.result()['mean_iou']:.3f}; {ahead}")
-                elif isinstance(error, click.ClickException | ReportError):
+                elif isinstance(error, click.ClickException | UserError):
                     failures.append(f"{run.name}: {error}")
                     _say(f"{run.name}: FAILED; {ahead}")
                 else:
@@ -208,10 +209,8 @@ def _make(todo: Sequence[JudgedRun], total: int, jobs: int) -> None:
 
 def _check_usable(runs: Sequence[JudgedRun], run: JudgedRun) -> None:
     """Fail at once, not run by run, over what all runs share; options of which a run has begun are known to be good."""
-    try:
+    with user_errors({TeacherError: "--judge"}):
         UNetTeacher(run.judge, size_px=32)
-    except TeacherError as err:
-        raise click.ClickException(f"--judge: {err}") from err
     if any((other.folder / ASKED_FILE).is_file() for other in runs):
         return
     dry_run(run.train_args)

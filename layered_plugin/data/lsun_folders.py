@@ -11,7 +11,7 @@ from pathlib import Path
 from layered_plugin.data.downloads import Archive, Entry, decode_bytes
 from layered_plugin.data.files import UNREADABLE
 from layered_plugin.data.pictures import is_picture_name
-from layered_plugin.errors import PictureError
+from layered_plugin.errors import MissingLibraryError, PictureError
 
 
 @contextlib.contextmanager
@@ -28,9 +28,13 @@ def lsun(source: Path, num: int, temp_dir: Path) -> Iterator[tuple[int, Iterator
 
     Raises:
         PictureError: It is neither, or damaged.
-        ImportError: The lmdb library is missing.
+        MissingLibraryError: The lmdb library is not installed.
     """
-    import lmdb
+    try:
+        import lmdb
+    except ImportError as err:
+        raise MissingLibraryError(
+            f"LSUN needs the lmdb library: pip install 'layered-plugin[lsun]' ({err})") from err
 
     with contextlib.ExitStack() as stack:
         folder = source
@@ -68,8 +72,8 @@ def _unpack_lmdb(source: Path, folder: str) -> None:
             databases = [info for info in archive.infolist() if info.filename.split("/")[-1] == "data.mdb"]
             size, free = sum(info.file_size for info in databases), shutil.disk_usage(folder).free
             if size > free:
-                raise PictureError(f"{source}: unpacking takes {size >> 20} MB beside --dest, where {free >> 20} MB "
-                                   "are free; unpack it elsewhere and give the folder")
+                raise PictureError(f"{source}: unpacking takes {size >> 20} MB in {Path(folder).parent}, where "
+                                   f"{free >> 20} MB are free; unpack it elsewhere and give the folder")
             for info in databases:
                 archive.extract(info, folder)
     except UNREADABLE as err:

@@ -2,8 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,10 @@ import click
 import numpy as np
 
 from layered_plugin import runs
+from layered_plugin.command_line import writing
 from layered_plugin.data.labels import labels_of_training
 from layered_plugin.data.picture_zip import read_pairs
 from layered_plugin.data.pictures import PictureSource
-from layered_plugin.errors import PictureError
 from layered_plugin.evaluation import output, scoring
 from layered_plugin.evaluation.fidelity import CroppedPictures, Fidelity
 from layered_plugin.evaluation.judge import check_pairs, save_judge, score_judge, train_judge
@@ -79,7 +78,7 @@ def run_generated(*, networks: Sequence[str], num: int, seed: int, trunc: float,
             records.append(record)
             if len(snapshots) == 1:
                 click.echo(json.dumps(record))
-            with _writing("--network", folder):  # At once, for the next network may take hours.
+            with writing("--network", folder):  # At once, for the next network may take hours.
                 if folder is not None:
                     output.append_record(folder, GENERATED_FILE, record)
     if len(records) > 1:
@@ -159,7 +158,7 @@ def run_real(*, models: Sequence[str], data: str, masks: str | None, teacher: st
     _say(everything, [segmenter.folder.name for segmenter in segmenters])
     click.echo(json.dumps(everything))
     for segmenter, own, shown in zip(segmenters, scored, extremes, strict=True):
-        with _writing("--model", segmenter.folder):
+        with writing("--model", segmenter.folder):
             output.append_record(segmenter.folder, REAL_FILE, dict(record, models=[own]))
             if shown.best:
                 output.write_sheet(shown.best, segmenter.folder / "real-best.png")
@@ -177,13 +176,13 @@ def run_judge(*, data: str, masks: str, test_data: str, test_masks: str, dest: s
     device = resolve_device(device_name)
     pictures, truth = _read_pairs("--data, --masks", data, masks)
     test_pictures, test_truth = _read_pairs("--test-data, --test-masks", test_data, test_masks)
-    with _writing("--dest", Path(dest).parent):
+    with writing("--dest", Path(dest).parent):
         Path(dest).parent.mkdir(parents=True, exist_ok=True)
         output.check_writable(Path(dest).parent)
     start = time.monotonic()
     judge = train_judge(pictures, truth, steps=steps, batch=batch, seed=seed, device=device)
     seconds = time.monotonic() - start
-    with _writing("--dest", Path(dest).parent):
+    with writing("--dest", Path(dest).parent):
         save_judge(judge, dest)
     scores = {name: round(value, 4) if isinstance(value, float) else value
               for name, value in score_judge(judge, test_pictures, test_truth).items()}
@@ -193,11 +192,9 @@ def run_judge(*, data: str, masks: str, test_data: str, test_masks: str, dest: s
 
 
 def _read_pairs(options: str, pictures: str, masks: str) -> tuple[np.ndarray, np.ndarray]:
-    try:
+    with user_errors(data=options):
         pairs = read_pairs(pictures, masks)
         check_pairs(*pairs)
-    except (PictureError, ValueError) as err:
-        raise click.ClickException(f"{options}: {err}") from err
     return pairs
 
 
@@ -205,11 +202,8 @@ def _check_models(segmenters: Sequence[Segmenter], eval_size: str, refinement: R
     sizes = sorted({segmenter.resolution for segmenter in segmenters})
     if eval_size == "net" and len(sizes) > 1:
         raise click.UsageError(f"--eval-size=net needs models of one resolution, got {sizes}; use --eval-size=gt")
-    try:
-        for segmenter in segmenters:
-            refinement.check(segmenter)
-    except ValueError as err:
-        raise click.UsageError(f"--{err}") from err
+    for segmenter in segmenters:
+        refinement.check(segmenter)
 
 
 def _over_models(scored: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -239,15 +233,7 @@ def _say_spread(over: Mapping[str, Any], num: int, what: str) -> None:
 def _record_folder(path: str | Path, option: str) -> Path | None:
     """Folder of the run that was scored, which must be writable; None if it is none."""
     folder = runs.run_folder(path)
-    with _writing(option, folder):
+    with writing(option, folder):
         if folder is not None:
             output.check_writable(folder)
     return folder
-
-
-@contextmanager
-def _writing(option: str, folder: Path | None) -> Iterator[None]:
-    try:
-        yield
-    except OSError as err:
-        raise click.ClickException(f"{option}: can't write to {folder}: {err.strerror or err}") from err

@@ -51,7 +51,7 @@ class Fidelity:
 
         wanted = PurePosixPath(URL_INCEPTION_V3).name
         if path is None or not Path(path).is_file():
-            said = "no --fid-weights given" if path is None else f"{path}: no such file"
+            said = "no `fid_weights` given" if path is None else f"{path}: no such file"
             raise FidelityError(f"{said}; FID and KID need torch-fidelity's Inception weights, the file {wanted} "
                                 "(95 MB), which is a download of release v0.2.0 of torch-fidelity's repository")
         try:

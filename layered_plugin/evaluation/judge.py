@@ -11,7 +11,7 @@ import torch
 
 from layered_plugin.data.masks import OBJECT_LEVEL
 from layered_plugin.data.pictures import to_float
-from layered_plugin.errors import TeacherError
+from layered_plugin.errors import PictureError, TeacherError
 from layered_plugin.evaluation.metrics import mask_scores
 from layered_plugin.evaluation.teachers import _or_none, _resized
 from layered_plugin.model.unet import AnyUNet, make_unet
@@ -44,7 +44,8 @@ def train_judge(
         The judge in evaluation mode, for pictures of side S / 1.125 rounded down to a multiple of 4.
 
     Raises:
-        ValueError: If an argument has another shape, type or range.
+        PictureError: Pictures or masks have another shape or type.
+        ValueError: A number is out of range.
     """
     check_pairs(pictures, masks)
     for name, value in (("steps", steps), ("batch", batch)):
@@ -67,14 +68,14 @@ def check_pairs(pictures: np.ndarray, masks: np.ndarray) -> None:
     """See that a judge can learn from these; arguments and errors as ``train_judge``."""
     square = pictures.ndim == 4 and pictures.shape[1:] == (3, pictures.shape[-1], pictures.shape[-1])
     if pictures.dtype != np.uint8 or not square or crop_side(pictures.shape[-1]) < 4:
-        raise ValueError(
-            "Expected argument `pictures` to be uint8 [N, 3, S, S] with S at least 5, "
+        raise PictureError(
+            "pictures must be uint8 [N, 3, S, S] with S at least 5, "
             f"but got {pictures.dtype} {list(pictures.shape)}"
         )
     whole = masks.ndim in (3, 4) and masks.shape == (len(pictures), *masks.shape[1:-2], *pictures.shape[2:])
     if masks.dtype != np.uint8 or not whole or 0 in masks.shape:
-        raise ValueError(
-            f"Expected argument `masks` to be uint8 {[len(pictures), *pictures.shape[2:]]}, with K objects of each "
+        raise PictureError(
+            f"masks must be uint8 {[len(pictures), *pictures.shape[2:]]}, with K objects of each "
             f"picture at second place if there are several, but got {masks.dtype} {list(masks.shape)}"
         )
 

@@ -1,14 +1,22 @@
 """Options that the commands of eval.py share, and what they stand for: teachers, baselines, devices."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import click
 import numpy as np
 
+from layered_plugin import command_line
 from layered_plugin.device import choose_device
-from layered_plugin.errors import CheckpointError, FidelityError, ModelError, PictureError, TeacherError
+from layered_plugin.errors import (
+    CheckpointError,
+    FidelityError,
+    MissingLibraryError,
+    ModelError,
+    PictureError,
+    TeacherError,
+)
 from layered_plugin.evaluation.baselines import BASELINES
 from layered_plugin.evaluation.judge import UNetTeacher
 from layered_plugin.evaluation.teachers import OBJECTS, MaskRCNNTeacher, Teacher, coco_label
@@ -85,7 +93,7 @@ def choose_baselines(text: str) -> dict[str, Callable[[np.ndarray], np.ndarray]]
                                    f"got {name!r}")
         try:  # Before the models have run for an hour.
             BASELINES[name](np.arange(192, dtype=np.uint8).reshape(8, 8, 3))
-        except ImportError as err:
+        except MissingLibraryError as err:
             if text != "installed":
                 raise click.ClickException(f"--baselines: {err}") from err
             click.echo(f"Without the baseline {name}: {err}", err=True)
@@ -100,14 +108,12 @@ def resolve_device(name: str) -> str:
     Raises:
         click.UsageError: It is not.
     """
-    try:
+    with user_errors():
         return choose_device(name)
-    except ValueError as err:
-        raise click.UsageError(str(err)) from err
 
 
-@contextmanager
-def user_errors(data: str = "--data", teacher: str = "--weights", model: str = "--model") -> Iterator[None]:
+def user_errors(data: str = "--data", teacher: str = "--weights",
+                model: str = "--model") -> AbstractContextManager[None]:
     """Say in one line, with the option's name, what a user can mend.
 
     Args:
@@ -115,10 +121,5 @@ def user_errors(data: str = "--data", teacher: str = "--weights", model: str = "
         teacher: Option that the truth comes from.
         model: Option that models come from.
     """
-    options = {PictureError: data, TeacherError: teacher, CheckpointError: "--network", ModelError: model,
-               FidelityError: "--fid"}
-    try:
-        yield
-    except tuple(options) as err:
-        option = next(name for kind, name in options.items() if isinstance(err, kind))
-        raise click.ClickException(f"{option}: {err}") from err
+    return command_line.user_errors({PictureError: data, TeacherError: teacher, CheckpointError: "--network",
+                                     ModelError: model, FidelityError: "--fid"})

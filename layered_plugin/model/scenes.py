@@ -14,6 +14,7 @@ from layered_plugin.data.labels import Labels
 from layered_plugin.data.picture_zip import PictureZipWriter
 from layered_plugin.data.pictures import to_uint8
 from layered_plugin.device import must_fp32
+from layered_plugin.errors import ArgumentError
 from layered_plugin.grids import picture_rows
 from layered_plugin.model.layers import Layers, composite, fold_objects, union_mask, visible_masks
 from layered_plugin.progress import progress
@@ -95,10 +96,10 @@ def write_scenes(scenes: Iterable[tuple[str, Scene]], outdir: str | os.PathLike[
 
 
 def one_hot(G: Any, class_idx: int | None) -> list[float]:
-    """Label of a class, c_dim numbers; ValueError if the network has classes, but not this one (None = no class)."""
+    """Label of a class, c_dim numbers; ArgumentError if the network has classes, but not this one (None = no class)."""
     if G.c_dim > 0 and class_idx not in range(G.c_dim):
         got = "none" if class_idx is None else class_idx
-        raise ValueError(f"--class must be from 0 to {G.c_dim - 1} for this conditional network, got {got}")
+        raise ArgumentError(f"`class_idx` must be from 0 to {G.c_dim - 1} for this conditional network, got {got}")
     return [float(idx == class_idx) for idx in range(G.c_dim)]
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import PIL.Image
 
 from layered_plugin.data.files import UNREADABLE
-from layered_plugin.errors import ReportError
+from layered_plugin.errors import UserError
 from layered_plugin.report.charts import Chart, Line, line_chart
 from layered_plugin.report.reading import GanRun, ModelRecord, Picture, numbered_pictures, read_lines, read_picture
 
@@ -134,11 +134,11 @@ def read_segmented(folder: Path) -> Segmented:
     """Contact sheet of a segmented folder, and its best and worst pictures by reconstruction error.
 
     Raises:
-        ReportError: It is no such folder, or a file is missing or damaged.
+        UserError: It is no such folder, or a file is missing or damaged.
     """
     manifest = folder / "manifest.jsonl"
     if not manifest.is_file():
-        raise ReportError(f"--segmented: {folder} holds no manifest.jsonl; give the --outdir of invert.py segment")
+        raise UserError(f"`segmented`: {folder} holds no manifest.jsonl; give the --outdir of invert.py segment")
     entries = read_lines(manifest, _entry)
     known = sorted((entry for entry in entries if entry["error"] is not None), key=lambda entry: entry["error"])
     num = min(EXAMPLES, len(known) // 2)
@@ -172,7 +172,7 @@ def _small(path: Path, alt: str) -> Picture:
         with PIL.Image.open(path) as opened:
             picture = opened.convert("RGB")
     except UNREADABLE as err:
-        raise ReportError(f"{path}: not a readable picture: {err}") from err
+        raise UserError(f"{path}: not a readable picture: {err}") from err
     picture.thumbnail((EXAMPLE_PX, EXAMPLE_PX))
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG")

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jinja2
 
 from layered_plugin.calls import as_typed
-from layered_plugin.errors import CheckpointError, ReportError
+from layered_plugin.errors import CheckpointError, UserError
 from layered_plugin.report import tables
 from layered_plugin.report.charts import Chart
 from layered_plugin.report.facts import Fact, gan_facts, key_numbers, lead, model_facts, shown_options, title
@@ -76,24 +76,24 @@ def write_report(run: str | os.PathLike[str], dest: str | os.PathLike[str] | Non
         The file written.
 
     Raises:
-        ReportError: A folder is none of these, a file is damaged, or the report can't be written.
+        UserError: A folder is none of these, a file is damaged, or the report can't be written.
     """
     run = _complete("RUN", run)
-    page = render(collect(run, [_complete("--model", model) for model in models], segmented))
+    page = render(collect(run, [_complete("`model`", model) for model in models], segmented))
     path = Path(dest) if dest is not None else run / "report.html"
     try:
         with atomic_write(path) as file:
             file.write(page.encode())
     except OSError as err:
-        raise ReportError(f"--dest: can't write {path}: {err.strerror or err}") from err
+        raise UserError(f"`dest`: can't write {path}: {err.strerror or err}") from err
     return path
 
 
-def _complete(option: str, path: str | os.PathLike[str]) -> Path:
+def _complete(argument: str, path: str | os.PathLike[str]) -> Path:
     try:
         return complete_run(path)
     except CheckpointError as err:
-        raise ReportError(f"{option}: {err}") from err
+        raise UserError(f"{argument}: {err}") from err
 
 
 def render(view: dict[str, Any]) -> str:
@@ -138,7 +138,7 @@ def _find_runs(run: Path) -> tuple[GanRun | None, list[Path]]:
     if (run / GAN_FILE).is_file():
         return read_gan_run(run), find_model_runs(run)
     if not any((run / name).is_file() for name in MODEL_FILES):
-        raise ReportError(f"RUN: {run} is no run folder of train_layered.py or invert.py: it holds no {GAN_FILE} and "
+        raise UserError(f"RUN: {run} is no run folder of train_layered.py or invert.py: it holds no {GAN_FILE} and "
                           "no model.json")
     network = read_model_run(run).about["options"].get("network") or ""
     parent = run.absolute().parent

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import PIL.Image
 
 from layered_plugin.data.files import UNREADABLE
-from layered_plugin.errors import ReportError
+from layered_plugin.errors import UserError
 from layered_plugin.runs import GAN_FILE, MODEL_FILES
 
 GAN_OPTIONS: dict[str, Any] = dict(training_set_kwargs=dict, loss_kwargs=dict, resolution=int, total_kimg=(int, float))
@@ -64,14 +64,14 @@ def read_json(path: Path) -> dict[str, Any]:
     """An object from a JSON file.
 
     Raises:
-        ReportError: It can't be read, or holds no object.
+        UserError: It can't be read, or holds no object.
     """
     try:
         data = json.loads(path.read_text())
     except (OSError, ValueError) as err:
-        raise ReportError(f"{path}: not readable as JSON: {err}") from err
+        raise UserError(f"{path}: not readable as JSON: {err}") from err
     if not isinstance(data, dict):
-        raise ReportError(f"{path}: holds no JSON object")
+        raise UserError(f"{path}: holds no JSON object")
     return data
 
 
@@ -79,21 +79,21 @@ def read_lines(path: Path, parse: Callable[[dict[str, Any]], Any]) -> list[Any]:
     """What `parse` makes of each line of a JSON lines file; nothing if there is no such file.
 
     Raises:
-        ReportError: A line is damaged, or `parse` misses something in it.
+        UserError: A line is damaged, or `parse` misses something in it.
     """
     if not path.exists():
         return []
     try:
         lines = path.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as err:
-        raise ReportError(f"{path}: not readable: {err}") from err
+        raise UserError(f"{path}: not readable: {err}") from err
     found = []
     for number, line in enumerate(lines, start=1):
         try:
             found.append(parse(json.loads(line)))
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as err:
             what = f"lacks {err}" if isinstance(err, KeyError) else f"is damaged ({err})"
-            raise ReportError(f"{path}: line {number} {what}; remove that line") from err
+            raise UserError(f"{path}: line {number} {what}; remove that line") from err
     return found
 
 
@@ -101,7 +101,7 @@ def read_picture(path: Path, caption: str, alt: str) -> Picture:
     """Take a picture into the report, as it is.
 
     Raises:
-        ReportError: It is damaged or no picture.
+        UserError: It is damaged or no picture.
     """
     try:
         with PIL.Image.open(path) as picture:
@@ -109,7 +109,7 @@ def read_picture(path: Path, caption: str, alt: str) -> Picture:
             width, height, mime = *picture.size, picture.get_format_mimetype()
         content = base64.b64encode(path.read_bytes()).decode()
     except UNREADABLE as err:
-        raise ReportError(f"{path}: not a readable picture: {err}") from err
+        raise UserError(f"{path}: not a readable picture: {err}") from err
     return Picture(f"data:{mime};base64,{content}", width, height, caption, alt)
 
 
@@ -123,12 +123,12 @@ def read_gan_run(folder: Path) -> GanRun:
     """Options, statistics and log of a run of train_layered.py.
 
     Raises:
-        ReportError: A file is damaged.
+        UserError: A file is damaged.
     """
     options = read_json(folder / GAN_FILE)
     for key, kind in GAN_OPTIONS.items():
         if not isinstance(options.get(key), kind):
-            raise ReportError(f"{folder / GAN_FILE}: has no {key!r}; is it of train_layered.py?")
+            raise UserError(f"{folder / GAN_FILE}: has no {key!r}; is it of train_layered.py?")
     rows = _rising(read_lines(folder / "stats.jsonl", _tick), "Progress/kimg")
     # Not of total_sec, which starts anew with each stage of a growing run and whenever a run is resumed.
     seconds = sum(row["Timing/maintenance_sec"] + row["Timing/sec_per_tick"] for row in rows)
@@ -142,14 +142,14 @@ def read_model_run(folder: Path) -> ModelRecord:
     """Options and statistics of a run of invert.py, finished or not.
 
     Raises:
-        ReportError: There is none, or a file is damaged.
+        UserError: There is none, or a file is damaged.
     """
     path = next((folder / name for name in MODEL_FILES if (folder / name).is_file()), None)
     if path is None:
-        raise ReportError(f"--model: {folder} holds no model.json; give the run folder of invert.py train or distill")
+        raise UserError(f"`model`: {folder} holds no model.json; give the run folder of invert.py train or distill")
     about = read_json(path)
     if not isinstance(about.get("options"), dict):
-        raise ReportError(f"{path}: has no 'options'; is it of invert.py?")
+        raise UserError(f"{path}: has no 'options'; is it of invert.py?")
     stats: dict[str, list[dict[str, Any]]] = {}
     for file in [folder / "stats.jsonl", *sorted(folder.glob("chunk-*/stats.jsonl"))]:
         for row in read_lines(file, _step):
@@ -183,7 +183,7 @@ def sibling_key(options: Mapping[str, Any]) -> str:
     """What models share that were trained alike but for the seed: theirs, and that of their network's run.
 
     Raises:
-        ReportError: The options of the network's run are damaged.
+        UserError: The options of the network's run are damaged.
     """
     network = Path(str(options.get("network")))
     run = network.parent if network.suffix == ".pkl" else network
@@ -237,4 +237,4 @@ def _read_text(path: Path) -> str:
     except FileNotFoundError:
         return ""
     except OSError as err:
-        raise ReportError(f"{path}: not readable: {err}") from err
+        raise UserError(f"{path}: not readable: {err}") from err

@@ -67,7 +67,7 @@ def read_generated(folder: Path) -> list[dict[str, Any]]:
     """Records of ``eval.py generated`` in a run folder, oldest first; none if it was not scored.
 
     Raises:
-        ReportError: A record is damaged, or lacks what its table shows.
+        UserError: A record is damaged, or lacks what its table shows.
     """
     def check(record: dict[str, Any]) -> dict[str, Any]:
         return record if generated_tables([record]) and record["command"] else {}

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from layered_plugin.data.pictures import PictureSource, to_float, to_square
+from layered_plugin.errors import ArgumentError, UserError
 from layered_plugin.progress import progress
 from layered_plugin.runs import forget_states
 from layered_plugin.segmentation.encoder_training import prepare, save_samples
@@ -41,15 +42,15 @@ def split_pictures(options: dict[str, Any]) -> list[dict[str, Any]]:
 
     Raises:
         PictureError: The data can't be read.
-        ValueError: A single picture is left over for the last chunk.
+        ArgumentError: A single picture is left over for the last chunk.
     """
     source = PictureSource(options["data"])
     names, size = source.names[:options["num"]], options["chunk_size"]
     source.close()
     parts = [names[start:start + size] for start in range(0, len(names), size)]
     if len(parts[-1]) == 1:
-        raise ValueError(f"--chunk-size={size} leaves a last chunk of one of the {len(names)} pictures, but batch "
-                         "normalisation needs two: choose another size or --num")
+        raise ArgumentError(f"`chunk_size`={size} leaves a last chunk of one of the {len(names)} pictures, but batch "
+                            "normalisation needs two: choose another size or `num`")
     return [dict(file=f"chunk-{idx:05d}.safetensors", names=part) for idx, part in enumerate(parts)]
 
 
@@ -65,7 +66,7 @@ def train_chunks(run_dir: Path, chunks: list[dict[str, Any]], options: dict[str,
         None, or the name of the signal that stopped the run after saving.
 
     Raises:
-        ValueError: A process was killed from outside.
+        UserError: A process was killed from outside.
     """
     tasks = [(run_dir, chunk["file"], chunk["names"], options) for chunk in chunks]
     if options["jobs"] > 1:
@@ -142,8 +143,8 @@ def _train_side_by_side(tasks: list[tuple[Any, ...]], jobs: int) -> str | None:
                 if stopped is not None:
                     break
         except BrokenProcessPool as err:
-            raise ValueError("a process of --jobs was killed, perhaps for lack of memory; go on with --resume and "
-                             "fewer --jobs") from err
+            raise UserError("a process of `jobs` was killed, perhaps for lack of memory; go on with `resume` and "
+                            "fewer `jobs`") from err
         finally:
             halt.set()
             pool.shutdown(cancel_futures=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from layered_plugin.errors import ExportError
+from layered_plugin.errors import UserError
 from layered_plugin.runs import atomic_write
 from layered_plugin.segmentation.model_file import load_model
 
@@ -38,7 +38,7 @@ def export_onnx(model: str | os.PathLike[str], dest: str | os.PathLike[str]) -> 
         Largest difference of the masks that onnxruntime and PyTorch give for the same random pictures.
 
     Raises:
-        ExportError: An optional package is missing, the model is no distilled one, or the two results differ.
+        UserError: An optional package is missing, the model is no distilled one, or the two results differ.
         ModelError: The model can't be read.
         OSError: The file can't be written.
     """
@@ -46,10 +46,10 @@ def export_onnx(model: str | os.PathLike[str], dest: str | os.PathLike[str]) -> 
         import onnxruntime
         import onnxscript  # noqa: F401 - PyTorch's exporter needs it.
     except ImportError as err:
-        raise ExportError(f"{err}; pip install 'layered-plugin[onnx]' brings what ONNX needs") from err
+        raise UserError(f"{err}; pip install 'layered-plugin[onnx]' brings what ONNX needs") from err
     meta, networks = load_model(model)
     if meta["kind"] != "distill":
-        raise ExportError(f"{model}: only a distilled model can be exported, this is of kind {meta['kind']}")
+        raise UserError(f"{model}: only a distilled model can be exported, this is of kind {meta['kind']}")
     net = _MaskNet(networks["unet"].to(memory_format=torch.contiguous_format)).eval()
     side = meta["resolution"]
     image = torch.rand([2, 3, side, side], generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -65,7 +65,7 @@ def export_onnx(model: str | os.PathLike[str], dest: str | os.PathLike[str]) -> 
                 expected = net(part).numpy()
             difference = max(difference, float(np.abs(session.run(None, {"image": part.numpy()})[0] - expected).max()))
         if difference > TOLERANCE:
-            raise ExportError(f"{dest}: the exported model differs from PyTorch by {difference:g}")
+            raise UserError(f"{dest}: the exported model differs from PyTorch by {difference:g}")
         with atomic_write(dest) as file:
             file.write(path.read_bytes())
     return difference

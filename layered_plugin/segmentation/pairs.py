@@ -10,6 +10,7 @@ import torch
 
 from layered_plugin.data.labels import Labels
 from layered_plugin.data.masks import remove_small_parts
+from layered_plugin.errors import UserError
 from layered_plugin.model.layers import Layers, composite, fold_objects, unfold_objects, union_mask
 from layered_plugin.model.perturb import random_shift, shift_foreground
 from layered_plugin.model.scenes import random_codes
@@ -90,7 +91,7 @@ class PairSampler:
             Pictures [num, 3, H, W] in [-1, 1] and masks [num, 1, H, W] in [0, 1].
 
         Raises:
-            ValueError: Next to none of the generator's masks serves.
+            UserError: Next to none of the generator's masks serves.
         """
         pictures: list[torch.Tensor] = []
         masks: list[torch.Tensor] = []
@@ -99,9 +100,9 @@ class PairSampler:
             img, mask = self.keep(composite(layers).clamp(-1, 1), union_mask(layers))
             self.drawn, self.kept = self.drawn + num, self.kept + len(img)
             if self.drawn >= 1000 and self.kept < 0.01 * self.drawn:
-                raise ValueError(f"only {self.kept} of {self.drawn} generated masks cover between "
-                                 f"{self.keep.min_coverage:g} and {self.keep.max_coverage:g} of the picture: "
-                                 "the generator's masks have collapsed; look at its layer grids")
+                raise UserError(f"only {self.kept} of {self.drawn} generated masks cover between "
+                                f"{self.keep.min_coverage:g} and {self.keep.max_coverage:g} of the picture: "
+                                "the generator's masks have collapsed; look at its layer grids")
             pictures.append(img)
             masks.append(mask)
         img, mask = random_affine(torch.cat(pictures)[:num], torch.cat(masks)[:num], self.generator)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from layered_plugin.device import must_fp32
+from layered_plugin.errors import ArgumentError
 from layered_plugin.model.encoder import Codes, decode
 from layered_plugin.model.layers import Layers, composite
 from layered_plugin.model.mask_losses import mask_border_loss
@@ -30,14 +31,14 @@ class DiscriminatorFeatures:
         block_kwargs: Arguments of D's blocks, such as force_fp32.
 
     Raises:
-        ValueError: D has no feature maps of that side.
+        ArgumentError: D has no feature maps of that side.
     """
 
     def __init__(self, D: Any, resolution: int, block_kwargs: dict[str, Any] | None = None):
         sides = [side // 2 for side in D.block_resolutions]
         if resolution not in sides:
-            raise ValueError(f"--feature-resolution must be one of {', '.join(map(str, sides))} for this "
-                             f"discriminator, got {resolution}")
+            raise ArgumentError(f"`feature_resolution` must be one of {', '.join(map(str, sides))} for this "
+                                f"discriminator, got {resolution}")
         self.blocks = [getattr(D, f"b{side}") for side in D.block_resolutions if side >= 2 * resolution]
         self.block_kwargs = block_kwargs or {}
 
@@ -84,7 +85,7 @@ class Reconstruction:
         force_fp32: Compute generator and discriminator in float32?
 
     Raises:
-        ValueError: D has no feature maps of that side.
+        ArgumentError: D has no feature maps of that side.
     """
 
     def __init__(self, G: Any, D: Any, *, feature_resolution: int = 16, feature_weight: float = 1.0,

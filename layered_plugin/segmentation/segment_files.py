@@ -100,11 +100,11 @@ def _check_settings(path: Path, settings: dict[str, Any], has_results: bool) -> 
         kept = json.loads(path.read_text())
         differing = [name for name in settings if kept[name] != settings[name]]
     except (ValueError, KeyError, TypeError) as err:
-        raise PictureError(f"{path}: damaged; choose another --outdir, or remove this one") from err
+        raise PictureError(f"{path}: damaged; choose another `outdir`, or remove this one") from err
     if differing:
         name = differing[0]
         raise ModelError(f"{path.parent}: holds results with {name} = {kept[name]}, not {settings[name]}; choose "
-                         "another --outdir")
+                         "another `outdir`")
 
 
 def target_names(names: list[str]) -> dict[str, str]:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from layered_plugin.data.pictures import to_float, to_rgb, to_square, to_uint8
 from layered_plugin.device import choose_device, fast_half, must_fp32
-from layered_plugin.errors import ModelError
+from layered_plugin.errors import ArgumentError, ModelError
 from layered_plugin.model.encoder import Codes, Encoder, decode
 from layered_plugin.model.layers import Layers, composite
 from layered_plugin.model.unet import fold_batch_norm
@@ -47,21 +47,21 @@ class Refinement:
         """See that a model can do this.
 
         Raises:
-            ValueError: It can't; the text begins with the name of the field.
+            ArgumentError: It can't; the text begins with the name of the field.
         """
         for name, lacks in (("refine", "has no codes"), ("posterior", "draws no layers")):
             if getattr(self, name) and segmenter.kind == "distill":
-                raise ValueError(f"{name} needs an encoder; {segmenter.folder} is distilled and {lacks}")
+                raise ArgumentError(f"`{name}` needs an encoder; {segmenter.folder} is distilled and {lacks}")
         if self.prior is None:
             return
         if self.refine == 0:
-            raise ValueError("prior is for an encoder's refinement: it needs refine of at least 1")
+            raise ArgumentError("`prior` is for an encoder's refinement: it needs `refine` of at least 1")
         if self.prior.kind != "distill":
-            raise ValueError(f"prior must be a distilled model, but {self.prior.folder} holds an encoder")
+            raise ArgumentError(f"`prior` must be a distilled model, but {self.prior.folder} holds an encoder")
         if self.prior.resolution != segmenter.resolution:
-            raise ValueError(f"prior must be of the encoder's resolution, but {self.prior.folder} is of "
-                             f"{self.prior.resolution}x{self.prior.resolution} and {segmenter.folder} of "
-                             f"{segmenter.resolution}x{segmenter.resolution}")
+            raise ArgumentError(f"`prior` must be of the encoder's resolution, but {self.prior.folder} is of "
+                                f"{self.prior.resolution}x{self.prior.resolution} and {segmenter.folder} of "
+                                f"{segmenter.resolution}x{segmenter.resolution}")
 
     def record(self) -> dict[str, Any]:
         """The fields for a JSON file; the prior by its folder."""
@@ -115,7 +115,7 @@ class Segmenter:
 
         Raises:
             ModelError: The model can't be used; the text names its file.
-            ValueError: The device is not there.
+            ArgumentError: The device is not there.
         """
         device = choose_device(device)
         meta, networks = load_model(path, device)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from layered_plugin.errors import NonFiniteLossError
+from layered_plugin.errors import UserError
 from layered_plugin.progress import progress
 from layered_plugin.runs import atomic_write, forget_states, load_training_state
 from layered_plugin.segmentation.model_file import fingerprint, save_model
@@ -74,7 +74,7 @@ class ModelRun:
             None, or the name of the signal that stopped the run after saving.
 
         Raises:
-            NonFiniteLossError: A loss is infinite or not a number.
+            UserError: A loss is infinite or not a number.
         """
         sums: dict[str, float] = {}
         count, last = 0, time.monotonic()
@@ -84,8 +84,8 @@ class ModelRun:
                 terms = take_step(step)
                 bad = [name for name, value in terms.items() if not math.isfinite(value)]
                 if bad:
-                    raise NonFiniteLossError(f"{', '.join(bad)} not finite at step {step + 1} ({self.name}); "
-                                             "start anew with another --seed, or a lower --lr where there is one")
+                    raise UserError(f"{', '.join(bad)} not finite at step {step + 1} ({self.name}); "
+                                    "start anew with another `seed`, or a lower `lr` where there is one")
                 self.step, count = step + 1, count + 1
                 for name, value in terms.items():
                     sums[name] = sums.get(name, 0.0) + value

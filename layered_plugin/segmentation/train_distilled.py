@@ -44,7 +44,7 @@ def train_distilled(run_dir: Path, options: dict[str, Any], record: dict[str, An
         None, or the name of the signal that stopped the run after saving.
 
     Raises:
-        CheckpointError, PictureError, ValueError, NonFiniteLossError: What the user can mend; the text names it.
+        UserError: Something is wrong with an option or a file, or a loss is not finite.
     """
     tune_cpu()
     device, seed, batch = options["device"], options["seed"], options["batch"]

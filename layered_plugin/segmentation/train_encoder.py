@@ -27,7 +27,7 @@ def train_encoder(run_dir: Path, options: dict[str, Any], record: dict[str, Any]
         None, or the name of the signal that stopped the run after saving.
 
     Raises:
-        CheckpointError, ModelError, PictureError, ValueError, NonFiniteLossError: What the user can mend.
+        UserError: Something is wrong with an option or a file, or a loss is not finite.
     """
     training = prepare(options)  # For chunks too: what is wrong shows before any process starts.
     more: dict[str, Any] = {}

@@ -1,38 +1,14 @@
 """Option values of ``train_layered.py`` to the parameters of ``training_loop``; makes no folder, touches no device."""
 
+import sys
 from typing import Any, NamedTuple
-
-import click
 
 from layered_plugin import device
 from layered_plugin.base import BASE
 from layered_plugin.data.dataset import PictureDataset
 from layered_plugin.data.pictures import CROP_MARGIN
-from layered_plugin.errors import PictureError
+from layered_plugin.errors import ArgumentError
 from layered_plugin.training import growing, presets
-
-
-class Ramp(click.ParamType):
-    """``A``: a number. ``A:B``: A in the first half of the run, then straight to B at its end (``phases.ramp``).
-
-    Args:
-        high: Largest value; None = no bound. The smallest is 0.
-        min_open: Is 0 itself no value?
-    """
-
-    name = "ramp"
-
-    def __init__(self, high: float | None = None, min_open: bool = False) -> None:
-        self._of_one = click.FloatRange(0, high, min_open=min_open)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """A number, or a list of two."""
-        if not isinstance(value, str):
-            return value
-        numbers: list[float] = [self._of_one(text, param, ctx) for text in value.split(":")]
-        if len(numbers) > 2:
-            self.fail(f"{value!r} is neither a number nor two with a colon between them", param, ctx)
-        return numbers if len(numbers) == 2 else numbers[0]
 
 
 class _Pictures(NamedTuple):
@@ -66,24 +42,22 @@ def setup_training_config(*, data, gpus, snap, metrics, seed, cond, subset, mirr
         progress_fn. A growing run has its ``stages`` beside them, and the last stage's parameters.
 
     Raises:
-        click.UsageError: An option's value is wrong or does not fit another.
-        click.ClickException: The data set cannot be used.
+        ArgumentError: A value is wrong or does not fit another.
+        PictureError: The data set cannot be used.
     """
     pictures = _probe(data, cond, subset, resolution)
     resolution = pictures.resolution
     base, batch_gpu, mbstd, stages = _divide_batch(cfg, resolution, gpus, grow, grow_schedule, batch, batch_gpu,
                                                    dict(kimg=kimg, gamma=gamma, lr=lr, map_depth=map_depth))
     if mask_overlap_weight > 0 and objects == 1:
-        raise click.UsageError(f"--mask-overlap-weight={mask_overlap_weight:g} needs --objects of at least 2, got 1")
+        raise ArgumentError(f"`mask_overlap_weight`={mask_overlap_weight:g} needs `objects` of at least 2, got 1")
     device_name, half, block = _choose_precision(device_name, precision, fp32, nhwc)
     try:
         device.check_count(device_name, gpus)
-    except ValueError as err:
-        raise click.UsageError(f"{err}; use fewer processes or --device=cpu") from err
+    except ArgumentError as err:
+        raise ArgumentError(f"{err}; use fewer processes or `device`=cpu") from err
     _check_augmentation(aug, p, target, augpipe)
     metrics = choose_metrics(metrics)
-    if pl_weight > 0:
-        click.echo("WARNING: --pl-weight: path-length regularization keeps the layers from emerging", err=True)
     if gan_loss == "wgan-gp":
         gan_loss_kwargs = dict(class_name="layered_plugin.training.loss.WganGpLoss", gp_weight=gp_weight,
                                drift_weight=drift_weight)
@@ -143,35 +117,35 @@ def check_together(opts: dict[str, Any], given: set[str]) -> None:
     """Refuse options that say nothing beside others that were given; values of a preset may.
 
     Raises:
-        click.UsageError: Naming the option and the remedy.
+        ArgumentError: Naming one of them, and the remedy.
     """
     gan_loss = opts["gan_loss"]
     if gan_loss == "wgan-gp" and "gamma" in given:
-        raise click.UsageError("--gamma is R1's weight, which --gan-loss=wgan-gp has not; see --gp-weight")
+        raise ArgumentError("`gamma` is R1's weight, which `gan_loss`=wgan-gp has not; see `gp_weight`")
     for name in ("gp_weight", "drift_weight"):
         if gan_loss != "wgan-gp" and name in given:
-            raise click.UsageError(f"--{name.replace('_', '-')} needs --gan-loss=wgan-gp")
+            raise ArgumentError(f"`{name}` needs `gan_loss`=wgan-gp")
     for name in ("kimg", "batch"):
         if opts["grow_schedule"] is not None and name in given:
-            raise click.UsageError(f"--{name} stands in --grow-schedule; leave it out, or use --grow without one")
+            raise ArgumentError(f"`{name}` stands in `grow_schedule`; leave it out, or use `grow` without one")
     if opts["grow"] or opts["grow_schedule"] is not None:
         if isinstance(opts["lr"], list) or opts["d_lr"] is not None:
-            raise click.UsageError("--lr=A:B and --d-lr can't be given with --grow; --grow-schedule has the learning "
-                                   "rate of each stage")
+            raise ArgumentError("`lr`=A:B and `d_lr` can't be given with `grow`; `grow_schedule` has the learning "
+                                "rate of each stage")
     if (opts["grow"] or opts["grow_schedule"] is not None) and opts["freezed"]:
-        raise click.UsageError("--freezed is for transfer learning; a growing discriminator has no fixed first layers")
+        raise ArgumentError("`freezed` is for transfer learning; a growing discriminator has no fixed first layers")
 
 
 def choose_metrics(text: str) -> list[str]:
-    """Resolve ``--metrics``: none, or names with commas, which the base has to know.
+    """Resolve the names of metrics: none, or names with commas, which the base has to know.
 
     Raises:
-        click.UsageError: The bundled base has no metrics.
+        ArgumentError: The bundled base has no metrics.
     """
     if text == "none":
         return []
     if BASE.name == "bundled":
-        raise click.UsageError("--metrics needs the official base (see vendor/README.md); use --metrics=none")
+        raise ArgumentError("`metrics` needs the official base (see vendor/README.md); use `metrics`=none")
     return text.split(",")
 
 
@@ -180,19 +154,16 @@ def _ramp_name(values: float | list[float]) -> str:
 
 
 def _probe(data: str, cond: bool, subset: int | None, resolution: int | None) -> _Pictures:
-    try:
-        probe = PictureDataset(path=data, size_px=4, use_labels=cond, max_size=subset)
-        native_px, has_labels = min(probe.native_size), probe.has_labels
-    except PictureError as err:
-        raise click.ClickException(f"--data: {err}") from err
+    probe = PictureDataset(path=data, size_px=4, use_labels=cond, max_size=subset)
+    native_px, has_labels = min(probe.native_size), probe.has_labels
     if resolution is None:
         resolution = 1 << (native_px.bit_length() - 1)
     found = _Pictures(probe.name, len(probe), resolution)
     probe.close()
     if cond and not has_labels:
-        raise click.UsageError(f"--cond=1 needs labels in dataset.json, but {data} has none")
+        raise ArgumentError(f"`cond`=1 needs labels in dataset.json, but {data} has none")
     if resolution < 8 or resolution & (resolution - 1):
-        raise click.UsageError(f"--resolution must be a power of two, at least 8, got {resolution}")
+        raise ArgumentError(f"`resolution` must be a power of two, at least 8, got {resolution}")
     return found
 
 
@@ -201,13 +172,10 @@ def _divide_batch(cfg: str, resolution: int, gpus: int, grow: bool, grow_schedul
     """The base configuration; of a growing run, its last stage's. `given`: options that replace its values."""
     kimg, lr = given["kimg"], given["lr"]
     stages: list[Any] = []
-    try:
-        if grow_schedule is not None:
-            stages = growing.parse_schedule(grow_schedule, resolution, lr)
-        elif grow:
-            stages = growing.choose_stages(resolution, kimg, batch, lr)
-    except ValueError as err:
-        raise click.UsageError(str(err)) from err
+    if grow_schedule is not None:
+        stages = growing.parse_schedule(grow_schedule, resolution, lr)
+    elif grow:
+        stages = growing.choose_stages(resolution, kimg, batch, lr)
     if stages:
         given = dict(given, kimg=sum(stage.kimg for stage in stages), lr=stages[-1].lr)
         batch = stages[-1].batch
@@ -215,22 +183,19 @@ def _divide_batch(cfg: str, resolution: int, gpus: int, grow: bool, grow_schedul
     base.update({key: value for key, value in given.items() if value is not None})
     batch = base["batch"]
     if batch % gpus != 0:
-        raise click.UsageError(f"--batch must be a multiple of --gpus, got {batch} and {gpus}")
+        raise ArgumentError(f"`batch` must be a multiple of `gpus`, got {batch} and {gpus}")
     batch_gpu_limit = batch_gpu
     if batch_gpu is None:
         batch_gpu = max(batch // max(base["ref_gpus"], gpus), 1)
     elif stages:
         batch_gpu = min(batch_gpu, batch // gpus)
     if (batch // gpus) % batch_gpu != 0:
-        raise click.UsageError(f"--batch-gpu must divide --batch / --gpus = {batch // gpus}, got {batch_gpu}")
+        raise ArgumentError(f"`batch_gpu` must divide `batch` / `gpus` = {batch // gpus}, got {batch_gpu}")
     mbstd = min(base["mbstd"], batch_gpu)
     if batch_gpu % mbstd != 0:
-        raise click.UsageError(f"--batch-gpu must be a multiple of the minibatch-std group {mbstd}, got {batch_gpu}")
+        raise ArgumentError(f"`batch_gpu` must be a multiple of the minibatch-std group {mbstd}, got {batch_gpu}")
     if stages:
-        try:
-            stages = growing.plan(stages, gpus, batch_gpu_limit, base["ref_gpus"], mbstd)
-        except ValueError as err:
-            raise click.UsageError(str(err)) from err
+        stages = growing.plan(stages, gpus, batch_gpu_limit, base["ref_gpus"], mbstd)
     return _Batches(base, batch_gpu, mbstd, stages)
 
 
@@ -238,13 +203,10 @@ def _choose_precision(device_name: str, precision: str, fp32: bool,
                       nhwc: bool) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """Device, and the arguments of networks and blocks that say where half precision begins."""
     if fp32 and precision not in ("auto", "fp32"):
-        raise click.UsageError(f"--fp32=1 contradicts --precision={precision}")
-    try:
-        device_name = device.choose_device(device_name)
-        precision, reason = device.choose_precision("fp32" if fp32 else precision, device_name, BASE.name)
-    except ValueError as err:
-        raise click.UsageError(str(err)) from err
-    click.echo(f"Device: {device_name}, precision: {precision} ({reason})", err=True)
+        raise ArgumentError(f"`fp32`=1 contradicts `precision`={precision}")
+    device_name = device.choose_device(device_name)
+    precision, reason = device.choose_precision("fp32" if fp32 else precision, device_name, BASE.name)
+    print(f"Device: {device_name}, precision: {precision} ({reason})", file=sys.stderr)
     if precision == "fp32":
         return device_name, dict(num_fp16_res=0, conv_clamp=None), {}
     block: dict[str, Any] = dict(fp16_channels_last=nhwc or precision == "bf16")
@@ -255,10 +217,10 @@ def _choose_precision(device_name: str, precision: str, fp32: bool,
 
 def _check_augmentation(aug: str, p: float | None, target: float | None, augpipe: str | None) -> None:
     if p is not None and aug != "fixed":
-        raise click.UsageError("--p can only be given with --aug=fixed")
+        raise ArgumentError("`p` can only be given with `aug`=fixed")
     if aug == "fixed" and p is None:
-        raise click.UsageError("--aug=fixed needs --p")
+        raise ArgumentError("`aug`=fixed needs `p`")
     if aug == "noaug" and augpipe is not None:
-        raise click.UsageError("--augpipe cannot be given with --aug=noaug")
+        raise ArgumentError("`augpipe` cannot be given with `aug`=noaug")
     if aug != "ada" and target is not None:
-        raise click.UsageError("--target can only be given with --aug=ada")
+        raise ArgumentError("`target` can only be given with `aug`=ada")

@@ -12,6 +12,7 @@ import dnnlib
 import torch
 
 from layered_plugin import errors, runs
+from layered_plugin.errors import ArgumentError
 from layered_plugin.training.loop import training_loop
 from layered_plugin.training.state import saved_resolution
 
@@ -59,7 +60,7 @@ def choose_stages(resolution: int, kimg: float | None = None, batch: int | None 
 
 
 def parse_schedule(text: str, resolution: int, lr: float | None = None) -> list[Stage]:
-    """Read ``--grow-schedule``: ``RES:KIMG:BATCH[:LR]`` per stage, with commas between.
+    """Read a schedule: ``RES:KIMG:BATCH[:LR]`` per stage, with commas between.
 
     Args:
         text: What the user wrote.
@@ -67,21 +68,21 @@ def parse_schedule(text: str, resolution: int, lr: float | None = None) -> list[
         lr: Learning rate where a stage has none; None = the paper's at its resolution.
 
     Raises:
-        ValueError: An entry is not of that form, or the resolutions do not double up to ``resolution``.
+        ArgumentError: An entry is not of that form, or the resolutions do not double up to ``resolution``.
     """
     stages = []
     for entry in text.split(","):
         fields = re.fullmatch(r"(\d+):(\d+(?:\.\d+)?):(\d+)(?::(\d+(?:\.\d+)?(?:e-?\d+)?))?", entry.strip())
         if fields is None or min(float(field) for field in fields.groups() if field is not None) == 0:
-            raise ValueError(f"--grow-schedule: a stage is RES:KIMG:BATCH or RES:KIMG:BATCH:LR, all above 0, "
-                             f"such as 8:600:256, got {entry!r}")
+            raise ArgumentError(f"`grow_schedule`: a stage is RES:KIMG:BATCH or RES:KIMG:BATCH:LR, all above 0, "
+                                f"such as 8:600:256, got {entry!r}")
         px = int(fields[1])
         stages.append(Stage(px, float(fields[2]), int(fields[3]),
                             float(fields[4]) if fields[4] else lr or paper_stage(px).lr))
     sides = [stage.resolution for stage in stages]
     if sides[0] < 8 or sides[-1] != resolution or any(two != 2 * one for one, two in itertools.pairwise(sides)):
-        raise ValueError(f"--grow-schedule: resolutions must begin at 8 or more, double, and end at "
-                         f"--resolution={resolution}, got {', '.join(map(str, sides))}")
+        raise ArgumentError(f"`grow_schedule`: resolutions must begin at 8 or more, double, and end at "
+                            f"`resolution`={resolution}, got {', '.join(map(str, sides))}")
     return stages
 
 
@@ -99,22 +100,22 @@ def plan(stages: list[Stage], gpus: int, batch_gpu: int | None, ref_gpus: int, m
         Per stage: resolution, kimg, batch_size, batch_gpu, lr.
 
     Raises:
-        ValueError: A stage is shorter than a batch, or its batch cannot be shared out.
+        ArgumentError: A stage is shorter than a batch, or its batch cannot be shared out.
     """
     largest = max(stage.batch for stage in stages)
     planned = []
     for stage in stages:
-        where = f"--grow: at {stage.resolution}x{stage.resolution}"
+        where = f"`grow`: at {stage.resolution}x{stage.resolution}"
         if stage.kimg * 1000 < largest:
-            raise ValueError(f"{where} there must be at least one of the largest batches, {largest} pictures, "
-                             f"got {stage.kimg * 1000:g}; raise --kimg or lower --batch")
+            raise ArgumentError(f"{where} there must be at least one of the largest batches, {largest} pictures, "
+                                f"got {stage.kimg * 1000:g}; raise `kimg` or lower `batch`")
         if stage.batch % gpus != 0:
-            raise ValueError(f"{where} the batch must be a multiple of --gpus={gpus}, got {stage.batch}")
+            raise ArgumentError(f"{where} the batch must be a multiple of `gpus`={gpus}, got {stage.batch}")
         share = stage.batch // gpus
         part = min(batch_gpu or max(stage.batch // max(ref_gpus, gpus), 1), share)
         if share % part != 0 or part % mbstd != 0:
-            raise ValueError(f"{where} --batch-gpu must divide the batch per process, {share}, and be a multiple of "
-                             f"the minibatch-std group {mbstd}, got {part}")
+            raise ArgumentError(f"{where} `batch_gpu` must divide the batch per process, {share}, and be a multiple of "
+                                f"the minibatch-std group {mbstd}, got {part}")
         planned.append(dict(resolution=stage.resolution, kimg=stage.kimg, batch_size=stage.batch, batch_gpu=part,
                             lr=stage.lr))
     return planned

@@ -6,7 +6,7 @@ The paper's losses have no upper bound on the mask and leave open which layer ow
 import math
 from collections.abc import Mapping
 
-from layered_plugin.errors import NonFiniteLossError
+from layered_plugin.errors import UserError
 
 WARN_KIMG = 4  # Shorter than this is how every run begins.
 
@@ -24,13 +24,13 @@ def check_finite(stats: Mapping[str, Mapping[str, float]], phase: str, kimg: flo
         kimg: Thousands of real pictures shown so far.
 
     Raises:
-        NonFiniteLossError: Naming every such quantity.
+        UserError: Naming every such quantity.
     """
     bad = [name for name, value in stats.items() if value["num"] > 0 and not math.isfinite(value["mean"])]
     if bad:
-        raise NonFiniteLossError(f"{', '.join(bad)} not finite in phase {phase} at kimg {kimg:.1f}. Resume from the "
-                                 f"last training state, or start a new run with a lower --lr, {STRONGER_PENALTY} "
-                                 "or --precision=fp32.")
+        raise UserError(f"{', '.join(bad)} not finite in phase {phase} at kimg {kimg:.1f}. Resume from the "
+                        f"last training state, or start a new run with a lower --lr, {STRONGER_PENALTY} "
+                        "or --precision=fp32.")
 
 
 def find_collapse(stats: Mapping[str, Mapping[str, float]]) -> list[str]:

@@ -1,6 +1,6 @@
 """Start a run: its folder, its processes, restarts, and what is said at the end.
 
-One process, ``--gpus=N`` processes spawned here, or processes started by torchrun.
+One process, several spawned here, or processes started by torchrun.
 """
 
 import atexit
@@ -13,7 +13,6 @@ import tempfile
 from pathlib import Path
 from typing import Any, NoReturn
 
-import click
 import dnnlib
 import torch
 import torch.distributed
@@ -22,15 +21,11 @@ from torch_utils import custom_ops, training_stats
 from layered_plugin import errors, runs, signals
 from layered_plugin.base import BASE
 from layered_plugin.calls import as_typed
-from layered_plugin.errors import PictureError
 from layered_plugin.runs import make_run_dir, next_desc
 from layered_plugin.training import growing
 from layered_plugin.training.loop import training_loop
 
 MAX_RESTARTS = 4
-
-# What a user can mend, a full disk included: said in one line, without a traceback.
-USER_ERRORS = (errors.NonFiniteLossError, errors.CollapsedError, errors.CheckpointError, PictureError, OSError)
 
 
 def launch(config: dict[str, Any], outdir: str, desc: str) -> None:
@@ -42,13 +37,16 @@ def launch(config: dict[str, Any], outdir: str, desc: str) -> None:
         outdir: Parent of the run folders.
         desc: What follows the number in the name of a new one.
 
+    Raises:
+        UserError: The processes of torchrun are too many or too few.
+
     Exits with 1 on an error, with 128 + N when signal N stopped the run after saving.
     """
     num_gpus = config["num_gpus"]
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         if int(os.environ["WORLD_SIZE"]) != num_gpus:
-            raise click.ClickException(f"the run is for {num_gpus} processes, but torchrun started "
-                                       f"{os.environ['WORLD_SIZE']}: set --nproc-per-node={num_gpus}")
+            raise errors.UserError(f"the run is for {num_gpus} processes, but torchrun started "
+                                   f"{os.environ['WORLD_SIZE']}: set --nproc-per-node={num_gpus}")
         _run_rank(int(os.environ["RANK"]), config, outdir, desc, init_method="env://")
     elif num_gpus == 1:
         _run_rank(0, config, outdir, desc, init_method=None)
@@ -95,9 +93,10 @@ def _run_rank(rank: int, config: dict[str, Any], outdir: str, desc: str, init_me
             code = 128 + getattr(signal, signal_name, signal.SIGTERM)
         if num_gpus > 1:
             torch.distributed.barrier()  # The first to leave with a code has the others stopped.
-    except USER_ERRORS as err:
+    except (errors.UserError, OSError) as err:  # Of the system: a full disk, for one.
         # Any process may be the one that meets a bad file, so each speaks for itself.
-        click.echo(f"Error: {err}" if rank == 0 else f"Error in process {rank}: {err}", err=True)
+        text = errors.with_options(str(err))
+        print(f"Error: {text}" if rank == 0 else f"Error in process {rank}: {text}", file=sys.stderr)
         code = 1
     finally:
         if num_gpus > 1:

@@ -78,7 +78,7 @@ def training_loop(
         None when the run reached total_kimg or was aborted, else the name of the signal that stopped it.
 
     Raises:
-        errors.NonFiniteLossError: A loss is not finite; the last snapshots stand.
+        errors.UserError: A loss is not finite; the last snapshots stand.
         errors.CollapsedError: The layers stayed collapsed and on_collapse is not "warn".
         errors.CheckpointError: resume_state is damaged or does not fit this configuration.
     """
@@ -299,14 +299,14 @@ def _transfer(resume_pkl: str, modules: dict[str, torch.nn.Module], say) -> None
             source = legacy.load_network_pkl(file)
     except (OSError, EOFError, ImportError, AttributeError, KeyError, ValueError, AssertionError,
             pickle.UnpicklingError) as err:
-        raise errors.CheckpointError(f"--resume: {resume_pkl} is no readable network pickle: {err!r}") from err
+        raise errors.CheckpointError(f"`resume`: {resume_pkl} is no readable network pickle: {err!r}") from err
     for name, module in modules.items():
         known = {key for key, _ in misc.named_params_and_buffers(source[name])}
         wanted = [key for key, _ in misc.named_params_and_buffers(module)]
         try:
             misc.copy_params_and_buffers(source[name], module, require_all=False)
         except (RuntimeError, ValueError) as err:
-            raise errors.CheckpointError(f"--resume: {name} of {resume_pkl} has other shapes than this "
+            raise errors.CheckpointError(f"`resume`: {name} of {resume_pkl} has other shapes than this "
                                              f"configuration asks for: {err}") from err
         say(f"{name}: {sum(key in known for key in wanted)} of {len(wanted)} tensors found in the pickle")
 

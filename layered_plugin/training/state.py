@@ -57,10 +57,10 @@ class TrainingState:
             CheckpointError: The state is of a run with other networks, batch size or number of processes.
         """
         grows = self.fade is not None and 2 * saved_resolution(saved) == self.G.img_resolution
-        for name, here, there in [("--batch", batch_size, batch_size if grows else saved["batch_size"]),
-                                  ("--gpus", num_gpus, len(saved["rng"]))]:
+        for name, here, there in [("batch", batch_size, batch_size if grows else saved["batch_size"]),
+                                  ("gpus", num_gpus, len(saved["rng"]))]:
             if here != there:
-                raise CheckpointError(f"{name}={here} does not fit the training state, which was made with {there}")
+                raise CheckpointError(f"`{name}`={here} does not fit the training state, which was made with {there}")
         try:
             if grows:
                 self._grow(saved)

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from tiny_models import make_gan_run
 
 import eval as eval_script
-from layered_plugin.errors import TeacherError
+from layered_plugin.errors import MissingLibraryError, TeacherError
 from layered_plugin.evaluation import baselines, commands, output
 from layered_plugin.evaluation.judge import save_judge
 from layered_plugin.evaluation.options import make_teacher
@@ -272,7 +272,7 @@ def test_real_with_a_judge_for_the_truth(model, pairs, judge):
 
 def test_missing_library_skips_a_baseline_or_is_named(model, pairs, monkeypatch):
     def absent(image):
-        raise ImportError("needs the extra `baselines`")
+        raise MissingLibraryError("needs the extra baselines")
 
     monkeypatch.setitem(baselines.BASELINES, "otsu", absent)
     record, stderr = scored("real", f"--model={model}", *pairs)

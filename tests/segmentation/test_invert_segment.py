@@ -98,7 +98,7 @@ def test_chunks_given_other_pictures_say_what_to_do(models, tmp_path):
     (["--threshold=0"], "--threshold"),
     (["--threshold=1"], "--threshold"),
     (["--refine=-1"], "--refine"),
-    (["--prior=MODELS/distill"], "--prior is for an encoder's refinement: it needs refine of at least 1"),
+    (["--prior=MODELS/distill"], "--prior is for an encoder's refinement: it needs --refine of at least 1"),
     (["--posterior=1"], "--posterior needs an encoder; MODELS/distill is distilled and draws no layers"),
     (["--refine=5"], "--refine needs an encoder; MODELS/distill is distilled and has no codes"),
     (["--batch=0"], "--batch"),
@@ -177,4 +177,4 @@ def test_export_that_can_not_be_written_is_named(models, tmp_path, monkeypatch):
     monkeypatch.setattr(invert, "export_onnx", lambda model, dest: dest.write_bytes(b"model"))
     result = invoke("export", f"--model={models / 'distill'}", f"--dest={tmp_path / 'none' / 'apple.onnx'}")
     assert result.exit_code == 1
-    assert f"--dest: can't write {tmp_path}/none/apple.onnx: No such file or directory" in result.stderr
+    assert f"--dest: can't write to {tmp_path}/none/apple.onnx: No such file or directory" in result.stderr

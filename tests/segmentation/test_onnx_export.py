@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_models import SIDE, make_model, small_resnet
 
-from layered_plugin.errors import ExportError, ModelError
+from layered_plugin.errors import ModelError, UserError
 from layered_plugin.model import encoder
 from layered_plugin.segmentation import onnx_export
 from layered_plugin.segmentation.model_file import load_model
@@ -57,7 +57,7 @@ def test_file_is_a_valid_model_by_itself(exported):
 def test_difference_is_an_error_and_leaves_what_was_there(model, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_export, "TOLERANCE", -1.0)
     (tmp_path / "apple.onnx").write_bytes(b"before")
-    with pytest.raises(ExportError, match=r"apple\.onnx: the exported model differs from PyTorch by"):
+    with pytest.raises(UserError, match=r"apple\.onnx: the exported model differs from PyTorch by"):
         export_onnx(model, tmp_path / "apple.onnx")
     assert (tmp_path / "apple.onnx").read_bytes() == b"before" and len(list(tmp_path.iterdir())) == 1
 
@@ -66,7 +66,7 @@ def test_difference_is_an_error_and_leaves_what_was_there(model, tmp_path, monke
 def test_encoder_is_refused(tmp_path, monkeypatch, kind):
     monkeypatch.setattr(encoder, "resnet18", small_resnet)
     folder = make_model(tmp_path / "model", kind)
-    with pytest.raises(ExportError, match=f"model: only a distilled model can be exported, this is of kind {kind}"):
+    with pytest.raises(UserError, match=f"model: only a distilled model can be exported, this is of kind {kind}"):
         export_onnx(folder, tmp_path / "apple.onnx")
     assert not (tmp_path / "apple.onnx").exists()
 
@@ -74,7 +74,7 @@ def test_encoder_is_refused(tmp_path, monkeypatch, kind):
 @pytest.mark.parametrize("package", ["onnxruntime", "onnxscript"])
 def test_missing_package_is_named_with_the_remedy(model, tmp_path, monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ExportError, match=rf"{package}.*pip install 'layered-plugin\[onnx\]'"):
+    with pytest.raises(UserError, match=rf"{package}.*pip install 'layered-plugin\[onnx\]'"):
         export_onnx(model, tmp_path / "apple.onnx")
 
 

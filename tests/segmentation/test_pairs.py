@@ -8,6 +8,7 @@ import torch
 from tiny_models import make_generator
 
 from layered_plugin.data.masks import remove_small_parts
+from layered_plugin.errors import UserError
 from layered_plugin.model.generator import LayeredGenerator
 from layered_plugin.model.layers import Layers, composite
 from layered_plugin.model.perturb import random_shift, shift_foreground
@@ -221,5 +222,5 @@ def test_collapsed_masks_are_an_error_not_an_endless_loop(bias, what):
     for block in G.synthesis.fg.children():
         block.torgb.bias[3] = bias
     sampler = PairSampler(G, 0.0, PairFilter(min_coverage=0.05, max_coverage=0.5), seed=0)
-    with pytest.raises(ValueError, match="only 0 of 1024 generated masks cover between 0.05 and 0.5 .* collapsed"):
+    with pytest.raises(UserError, match="only 0 of 1024 generated masks cover between 0.05 and 0.5 .* collapsed"):
         sampler.batch(64)

@@ -8,6 +8,7 @@ from tiny_models import make_discriminator, make_encoder, make_generator
 from torch import nn
 from training.networks import Discriminator
 
+from layered_plugin.errors import ArgumentError
 from layered_plugin.model.encoder import Codes, decode
 from layered_plugin.model.generator import LayeredGenerator
 from layered_plugin.model.layers import composite
@@ -75,7 +76,7 @@ def test_features_at_the_papers_size():
 
 @pytest.mark.parametrize("resolution", [2, 6, 16, 32])
 def test_another_resolution_is_told_which_there_are(resolution):
-    with pytest.raises(ValueError, match=f"--feature-resolution must be one of 8, 4 .* got {resolution}"):
+    with pytest.raises(ArgumentError, match=f"`feature_resolution` must be one of 8, 4 .* got {resolution}"):
         DiscriminatorFeatures(make_discriminator(), resolution)
 
 

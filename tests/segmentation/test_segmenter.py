@@ -8,7 +8,7 @@ from tiny_models import SIDE, make_model, picture, small_resnet
 
 from layered_plugin import device
 from layered_plugin.data.pictures import to_float, to_square, to_uint8
-from layered_plugin.errors import ModelError
+from layered_plugin.errors import ArgumentError, ModelError
 from layered_plugin.model import encoder
 from layered_plugin.model.encoder import decode
 from layered_plugin.model.layers import composite
@@ -202,7 +202,7 @@ def test_pictures_are_refined_apart_from_one_another(load):
 
 
 def test_distilled_model_has_nothing_to_refine(load):
-    with pytest.raises(ValueError, match="refine needs an encoder; .*distill is distilled and has no codes"):
+    with pytest.raises(ArgumentError, match="`refine` needs an encoder; .*distill is distilled and has no codes"):
         load("distill")([picture()], refinement=Refinement(refine=1))
 
 
@@ -233,9 +233,9 @@ def test_refinement_keeps_to_the_masks_of_a_prior(load):
 
 
 @pytest.mark.parametrize("kind, prior, refine, words", [
-    ("distill", "distill", 0, "prior is for an encoder's refinement"),
-    ("encoder", "distill", 0, "needs refine of at least 1"),
-    ("encoder", "encoder", 2, "prior must be a distilled model, but .*encoder holds an encoder")])
+    ("distill", "distill", 0, "`prior` is for an encoder's refinement"),
+    ("encoder", "distill", 0, "needs `refine` of at least 1"),
+    ("encoder", "encoder", 2, "`prior` must be a distilled model, but .*encoder holds an encoder")])
 def test_misfit_of_a_prior_is_named(load, kind, prior, refine, words):
     with pytest.raises(ValueError, match=words):
         load(kind)([picture()], refinement=Refinement(refine=refine, prior=load(prior)))
@@ -249,7 +249,7 @@ def test_prior_of_another_resolution_is_named(load):
 
 
 def test_distilled_model_has_no_layers_for_a_posterior(load):
-    with pytest.raises(ValueError, match="posterior needs an encoder; .*distill is distilled and draws no"):
+    with pytest.raises(ArgumentError, match="`posterior` needs an encoder; .*distill is distilled and draws no"):
         load("distill")([picture()], refinement=Refinement(posterior=True))
 
 
@@ -305,5 +305,5 @@ def test_missing_file_of_a_chunk_is_named(tmp_path, models, load):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_missing_device_is_named(models):
-    with pytest.raises(ValueError, match="--device=cuda"):
+    with pytest.raises(ArgumentError, match="`device`=cuda"):
         Segmenter.load(models / "distill", "cuda")

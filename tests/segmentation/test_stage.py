@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_models import Bomb
 
-from layered_plugin.errors import CheckpointError, NonFiniteLossError
+from layered_plugin.errors import CheckpointError, UserError
 from layered_plugin.runs import discard_unstarted, find_model_run, forget_states, start_run
 from layered_plugin.segmentation.stage import ModelRun
 
@@ -166,7 +166,7 @@ def test_log_and_clock_go_on_when_resumed(tmp_path):
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_non_finite_loss_stops_the_run_and_is_named(tmp_path, value):
     toy = Toy(tmp_path / "run")
-    with pytest.raises(NonFiniteLossError, match=r"^l1, l2 not finite at step 3 \(toy\); start anew with"):
+    with pytest.raises(UserError, match=r"^l1, l2 not finite at step 3 \(toy\); start anew with"):
         toy.run.loop(lambda number: dict(loss=1.0, l1=value if number == 2 else 0.0, l2=value if number == 2 else 0.0))
     assert not (tmp_path / "run" / "training-state-toy.pt").exists()
 

@@ -9,7 +9,7 @@ import torch
 from tiny_models import SIDE, default_options, make_gan_run, make_generator, make_pictures
 
 import invert
-from layered_plugin.errors import PictureError
+from layered_plugin.errors import PictureError, UserError
 from layered_plugin.segmentation import fitting, train_distilled
 from layered_plugin.segmentation.fitting import Fitting
 from layered_plugin.segmentation.model_file import fingerprint, load_model
@@ -121,7 +121,7 @@ def test_result_depends_on_the_seed_alone(tmp_path, places):
 
 
 def test_collapsed_masks_are_named(tmp_path, places):
-    with pytest.raises(ValueError, match=r"only 0 of 10\d\d generated masks cover between 0.97 and 0.98"):
+    with pytest.raises(UserError, match=r"only 0 of 10\d\d generated masks cover between 0.97 and 0.98"):
         train(tmp_path, places, min_coverage=0.97)
 
 

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from tiny_models import default_options, make_discriminator, make_gan_run, make_model, make_pictures, small_resnet
 
 import invert
-from layered_plugin.errors import ModelError, PictureError
+from layered_plugin.errors import ArgumentError, ModelError, PictureError
 from layered_plugin.model import encoder
 from layered_plugin.model.generator import LayeredGenerator
 from layered_plugin.model.snapshots import save_network_pkl
@@ -168,7 +168,7 @@ def test_chunks_side_by_side_are_those_one_after_the_other(tmp_path, places):
 
 
 def test_single_picture_left_over_is_refused_with_the_remedy(tmp_path, places):
-    with pytest.raises(ValueError, match=r"--chunk-size=2 leaves a last chunk of one of the 5 .*or --num"):
+    with pytest.raises(ArgumentError, match=r"`chunk_size`=2 leaves a last chunk of one of the 5 .*or `num`"):
         train(tmp_path, places, mode="chunks", pretrain=0, chunk_size=2)
     assert list(tmp_path.iterdir()) == []
 
@@ -213,7 +213,7 @@ def test_unfit_start_is_named(tmp_path, places, kind, seed, changes, words):
 
 @pytest.mark.usefixtures("_quick")
 def test_feature_resolution_that_the_discriminator_lacks_is_refused(tmp_path, places):
-    with pytest.raises(ValueError, match=r"--feature-resolution must be one of 8, 4 for this discriminator, got 16"):
+    with pytest.raises(ArgumentError, match=r"`feature_resolution` must be one of 8, 4 for this discriminator, got 16"):
         train(tmp_path, places, feature_resolution=16)
 
 

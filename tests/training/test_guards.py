@@ -7,7 +7,7 @@ import signal
 import pytest
 
 import train_layered
-from layered_plugin.errors import NonFiniteLossError
+from layered_plugin.errors import UserError
 from layered_plugin.signals import StopRequest
 from layered_plugin.training import guards, presets
 from layered_plugin.training.guards import CollapseWatch, check_finite, find_collapse
@@ -78,7 +78,7 @@ def test_watch_begins_anew_after_a_recovery():
 def test_non_finite_loss_names_quantity_phase_and_kimg():
     losses = {"Loss/D/loss": dict(num=4, mean=float("nan"), std=0.0), "Loss/G/loss": dict(num=4, mean=1.0, std=0.0)}
     words = r"^Loss/D/loss not finite in phase Dmain at kimg 3\.5.* a higher --gamma \(wgan-gp: --gp-weight\)"
-    with pytest.raises(NonFiniteLossError, match=words):
+    with pytest.raises(UserError, match=words):
         check_finite(losses, "Dmain", 3.5)
 
 

@@ -176,7 +176,7 @@ def test_state_that_does_not_fit_is_refused(data, tmp_path):
     run = tmp_path / "run"
     training_loop(**config(data, run))
     state = str(run / "training-state-000000.pt")
-    with pytest.raises(errors.CheckpointError, match="--batch=4 .* made with 8"):
+    with pytest.raises(errors.CheckpointError, match="`batch`=4 .* made with 8"):
         training_loop(**config(data, run, resume_state=state, batch_size=4, batch_gpu=4))
     with pytest.raises(errors.CheckpointError, match="networks"):
         training_loop(**config(data, run, resume_state=state,
@@ -234,7 +234,7 @@ def test_non_finite_loss_stops_and_leaves_the_last_files(data, tmp_path, monkeyp
         return real(img, size_px) if len(calls) < 3 else torch.full([8, 3, 16, 16], float("nan"))
 
     monkeypatch.setattr(module, "random_crop", poisoned)
-    with pytest.raises(errors.NonFiniteLossError, match=r"Loss/.*not finite in phase Dmain at kimg 0\.0"):
+    with pytest.raises(errors.UserError, match=r"Loss/.*not finite in phase Dmain at kimg 0\.0"):
         training_loop(**config(data, run))
     assert all(value.isfinite().all() for value in weights(run, 0).values())
 
