@@ -1,5 +1,7 @@
-"""Every command line in README, docs and help is one that the command accepts."""
+"""Every command line in README, docs and help is one that the command accepts; every name in them is there."""
 
+import pkgutil
+import re
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,8 @@ BENCHMARKS = ("ablation", "emergence", "flops", "growing", "objects", "ops", "sc
               "step_profile", "time_to_masks", "torch_compile", "training_throughput")
 
 
-NUM_COMMANDS = {"README.md": 16, "docs/data.md": 57, "docs/results.md": 61, "docs/segmenting.md": 6,
-                "docs/training.md": 15}  # At least: a finder that misses some would pass.
+NUM_COMMANDS = {"README.md": 16, "docs/architecture.md": 0, "docs/data.md": 57, "docs/results.md": 61,
+                "docs/segmenting.md": 6, "docs/training.md": 15}  # At least: a finder that misses some would pass.
 
 
 @pytest.mark.parametrize("source", ["README.md", *sorted(f"docs/{path.name}" for path in ROOT.glob("docs/*.md"))])
@@ -54,3 +56,12 @@ def test_every_help_has_examples_that_are_accepted(name):
     assert len(examples) >= 1
     for other, args in examples:
         parse(find_command(other), args)
+
+
+def test_every_name_in_the_architecture_is_there():
+    text = (ROOT / "docs/architecture.md").read_text()
+    rooms = "|".join(path.parent.name for path in ROOT.glob("layered_plugin/*/__init__.py"))
+    names = set(re.findall(rf"`((?:{rooms})\.\w[\w.]*)`", text)) - {"training.networks"}  # The base's.
+    assert len(names) >= 20
+    for name in names:
+        pkgutil.resolve_name(f"layered_plugin.{name}")
