@@ -1,12 +1,15 @@
-# The two commands of the README: `make demo` and `make test`. Both set themselves up.
+# `make demo` and `make test` set themselves up; `make` alone lists the targets.
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test install clean
+.PHONY: help demo test install clean
 
-install: $(INSTALLED)
+help:  # List the targets.
+	@sed -n 's/^\([a-z]*\):.*  # /\1: /p' Makefile
+
+install: $(INSTALLED)  # Make .venv with everything in it, the package as it is here.
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; set PYTHON=")'
@@ -14,16 +17,14 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
 	@touch $@
 
-# The whole job on built-in pictures; finished steps are not repeated.
-demo: $(INSTALLED)
+demo: $(INSTALLED)  # The whole job on built-in pictures; finished steps are not repeated.
 	$(PY) -m layered_plugin.demo
 
-test: $(INSTALLED)
+test: $(INSTALLED)  # ruff, mypy, pytest.
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(PY) -m pytest
 
-# Removes what the two commands have made; other data and runs stay.
-clean:
+clean:  # Remove what the commands above have made; other data and runs stay.
 	rm -rf $(VENV) build runs/demo data/judge-shapes-demo.pt data/shapes.zip data/shapes-masks.zip \
 		data/shapes-test.zip data/shapes-test-masks.zip
