@@ -22,7 +22,8 @@ import torch
 
 from benchmarks.support.judged_runs import Shell
 from benchmarks.support.provenance import provenance
-from layered_plugin.evaluation.variety import NUM_COMPARED, collect_scenes, real_masks, real_pictures, score_variety
+from layered_plugin.evaluation.variety import NUM_COMPARED, real_masks, real_pictures, score_variety
+from layered_plugin.model.scenes import collect_scenes
 from layered_plugin.model.snapshots import load_snapshot
 from layered_plugin.runs import atomic_write
 

@@ -5,39 +5,23 @@ Both sides are compared at the networks' size, real pictures and their masks und
 
 import os
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from layered_plugin.data.labels import Labels, labels_of_training
-from layered_plugin.data.pictures import PictureSource, to_uint8
+from layered_plugin.data.labels import labels_of_training
+from layered_plugin.data.pictures import PictureSource
 from layered_plugin.errors import PictureError
 from layered_plugin.evaluation.fidelity import CroppedPictures
 from layered_plugin.evaluation.teachers import MaskTeacher, Teacher
-from layered_plugin.model.layers import composite, union_mask
 from layered_plugin.model.mask_variety import compare_masks
 from layered_plugin.model.picture_distance import PictureFeatures, frechet_distance
-from layered_plugin.model.scenes import draw_scenes
+from layered_plugin.model.scenes import Scenes, collect_scenes
 
 NUM_COMPARED = 2500  # Scenes and real pictures that are compared, at most.
 MIN_REAL = 4  # Two in each half.
-
-
-class Scenes(NamedTuple):
-    """Generated scenes, on the CPU."""
-
-    pictures: torch.Tensor  # Unshifted composites, [N, C, H, W], uint8.
-    masks: torch.Tensor  # Of all objects together, [N, H, W], in [0, 1].
-
-
-def collect_scenes(G: Any, num: int, seed: int, trunc: float = 1.0, batch: int = 32,
-                   labels: Labels | None = None) -> Scenes:
-    """All scenes of ``draw_scenes`` as pictures and masks; arguments as there."""
-    parts = [(to_uint8(composite(layers)).cpu(), union_mask(layers)[:, 0].float().cpu())
-             for layers in draw_scenes(G, num, seed, labels, batch, trunc)]
-    return Scenes(*map(torch.cat, zip(*parts, strict=True)))
 
 
 def real_pictures(path: str | os.PathLike[str], resolution: int, num: int, size_px: int | None = None) -> torch.Tensor:

@@ -4,7 +4,7 @@ import contextlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import PIL.Image
@@ -105,8 +105,8 @@ def one_hot(G: Any, class_idx: int | None) -> list[float]:
 
 @torch.no_grad()
 def draw_scenes(G: Any, num: int, seed: int, labels: Labels | None = None, batch: int = 32,
-                trunc: float = 1.0) -> Iterator[Layers]:
-    """Draw scenes to be scored, a batch at a time, with progress; the same arguments give the same scenes.
+                trunc: float = 1.0, quiet: bool = False) -> Iterator[Layers]:
+    """Draw scenes to be scored, a batch at a time; the same arguments give the same scenes.
 
     Args:
         G: Layered generator in evaluation mode.
@@ -115,6 +115,7 @@ def draw_scenes(G: Any, num: int, seed: int, labels: Labels | None = None, batch
         labels: Of the scenes; None = every class equally likely.
         batch: Scenes at a time; the latents do not depend on it.
         trunc: Truncation psi.
+        quiet: Show no progress?
 
     Yields:
         The next scenes, unshifted, on the generator's device; in half precision where that is the network's.
@@ -123,10 +124,25 @@ def draw_scenes(G: Any, num: int, seed: int, labels: Labels | None = None, batch
     labels = labels or Labels(G.c_dim)
     z_draws, c_draws = np.random.RandomState(seed), torch.Generator().manual_seed(seed)
     counts = [min(batch, num - start) for start in range(0, num, batch)]
-    for count in progress(counts, len(counts), "Batches of scenes"):
+    for count in counts if quiet else progress(counts, len(counts), "Batches of scenes"):
         z = torch.from_numpy(z_draws.randn(count, G.z_dim)).float().to(device)
         c = labels.draw(count, c_draws).to(device)
         yield G(z, c, noise_mode="const", return_layers=True, truncation_psi=trunc, force_fp32=force_fp32)
+
+
+class Scenes(NamedTuple):
+    """Generated scenes, on the CPU."""
+
+    pictures: torch.Tensor  # Unshifted composites, [N, C, H, W], uint8.
+    masks: torch.Tensor  # Of all objects together, [N, H, W], in [0, 1].
+
+
+def collect_scenes(G: Any, num: int, seed: int, trunc: float = 1.0, batch: int = 32, labels: Labels | None = None,
+                   quiet: bool = False) -> Scenes:
+    """All scenes of ``draw_scenes`` as pictures and masks; arguments as there."""
+    parts = [(to_uint8(composite(layers)).cpu(), union_mask(layers)[:, 0].float().cpu())
+             for layers in draw_scenes(G, num, seed, labels, batch, trunc, quiet)]
+    return Scenes(*map(torch.cat, zip(*parts, strict=True)))
 
 
 @torch.no_grad()

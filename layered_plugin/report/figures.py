@@ -37,6 +37,9 @@ GAN_CHARTS: tuple[tuple[str, tuple[str, str] | None, dict[str, str]], ...] = (
                            "border": "Loss/mask/border"}),
     ("Layers, share", None, {"binary pixels": "Layers/binarity", "empty masks": "Layers/all_bg",
                              "full masks": "Layers/all_fg"}),
+    ("Variety of 500 scenes", None, {"deviation of a mask pixel": "Variety/variation",
+                                     "deviation of the area": "Variety/area_deviation"}),
+    ("Frechet distance from real pictures", None, {"features learnt on the spot": "Variety/frechet"}),
     ("Discriminator scores", None, {"real": "Loss/scores/real", "generated": "Loss/scores/fake"}),
     ("Augmentation", None, {"probability": "Progress/augment"}))
 

@@ -28,6 +28,7 @@ from layered_plugin.model import snapshots
 from layered_plugin.training import guards, phases, sample_view
 from layered_plugin.training.fading import Fade
 from layered_plugin.training.run_log import RunLog, tick_stats
+from layered_plugin.training.scene_variety import SceneVariety
 from layered_plugin.training.state import TrainingState, restore_rng
 
 
@@ -158,6 +159,7 @@ def training_loop(
     # Export sample images, then set the random states as the last thing before the loop.
     max_px = round(loss.shift * resolution)
     view = sample_view.SampleView(G_ema, training_set, random_seed, max_px) if rank == 0 else None
+    variety = SceneVariety(training_set, resolution, random_seed) if rank == 0 else None
     if view is not None and (saved is None or has_grown):
         grids.save_picture(view.reals(), Path(run_dir) / "reals.png")
         if saved is None:
@@ -268,6 +270,8 @@ def training_loop(
                         misc.check_ddp_consistency(module, ignore_regex=r".*\.w_avg")
                 packed = run.pack(batch_size, num_gpus, device)
                 snapshot_pkl = Path(run_dir) / f"network-snapshot-{run.cur_nimg // 1000:06d}.pkl"
+                if variety is not None:
+                    stats.update(variety(G_shown))
                 if rank == 0:
                     _save_snapshot(snapshot_pkl, run, training_set_kwargs)
                     runs.save_training_state(run_dir, run.cur_nimg // 1000, packed)
