@@ -21,6 +21,7 @@ def main() -> None:
 @main.command()
 @click.option("--network", "networks", help="Trained generator; repeat for several seeds", metavar="RUN|PKL|URL",
               multiple=True, required=True)
+@click.option("--snapshot", help="Which of a run's", default="best", metavar="best|latest|KIMG")
 @click.option("--num", help="Scenes", type=click.IntRange(min=1), default=10000, metavar="INT")
 @click.option("--seed", help="Random seed", type=click.IntRange(min=0), default=0, metavar="INT")
 @click.option("--trunc", help="Truncation psi", type=float, default=1.0, metavar="FLOAT")

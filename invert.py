@@ -47,6 +47,7 @@ def common_options(command):
     options = [
         click.option("--outdir", help="Where to save the results", required=True, metavar="DIR"),
         click.option("--network", help="Layered generator", metavar="RUN|PKL|URL"),
+        click.option("--snapshot", help="Which of a run's", default="best", metavar="best|latest|KIMG"),
         click.option("--seed", help="Random seed", type=click.IntRange(min=0), default=0, metavar="INT"),
         click.option("--device", help="Where to train", type=DEVICES, default="auto"),
         click.option("--resume", help="Go on with a run", metavar="latest|RUN"),
@@ -169,7 +170,8 @@ def _train(ctx: click.Context, command: str, opts: dict[str, Any], desc: str, wo
         else:
             if opts["network"] is None:
                 raise click.UsageError("--network is needed for a new run")
-            options = dict(opts, device=choose_device(opts["device"]), network=find_snapshot(opts["network"]))
+            network = find_snapshot(opts["network"], opts.pop("snapshot"))
+            options = dict(opts, device=choose_device(opts["device"]), network=network)
             typed = as_typed(shlex.join(["python", "invert.py", *sys.argv[1:]]))
             record = dict(invert=command, options=options, base=str(BASE.name), torch=torch.__version__,
                           date=date.today().isoformat(), command=typed)

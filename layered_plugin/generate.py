@@ -60,6 +60,7 @@ def read_codes(path: str | os.PathLike[str], G: Any) -> torch.Tensor:
 
 @click.command(context_settings=SETTINGS)
 @click.option("--network", help="Layered generator", required=True, metavar="RUN|PKL|URL")
+@click.option("--snapshot", help="Which of a run's", default="best", metavar="best|latest|KIMG")
 @click.option("--seeds", help="Scenes to draw, such as 0,3,5-9", metavar="LIST")
 @click.option("--trunc", help="Truncation psi, 1 = none", type=float, default=1.0, metavar="FLOAT")
 @click.option("--class", "class_idx", help="Class, for a conditional network", type=int, metavar="INT")
@@ -72,7 +73,7 @@ def read_codes(path: str | os.PathLike[str], G: Any) -> torch.Tensor:
 @click.option("--batch", help="Scenes at a time", type=click.IntRange(min=1), default=32, metavar="INT")
 @click.option("--device", help="Where to draw", type=DEVICES, default="auto")
 @user_errors({CheckpointError: "--network"})
-def main(network: str, seeds: str | None, trunc: float, class_idx: int | None, noise_mode: str,
+def main(network: str, snapshot: str, seeds: str | None, trunc: float, class_idx: int | None, noise_mode: str,
          projected_w: str | None, outdir: str | None, zip_path: str | None, masks_zip: str | None, grid: str | None,
          batch: int, device: str) -> None:
     """Draw scenes from a trained generator: pictures together with their masks.
@@ -93,7 +94,7 @@ def main(network: str, seeds: str | None, trunc: float, class_idx: int | None, n
         raise click.UsageError("at least one of --outdir, --zip and --grid must be given")
     if grid is not None and not grid.lower().endswith(".png"):
         raise click.UsageError(f"--grid must end in .png, got {grid}")
-    G, numbers, codes, label = _choose_codes(network, seeds, trunc, class_idx, projected_w, device)
+    G, numbers, codes, label = _choose_codes(network, snapshot, seeds, trunc, class_idx, projected_w, device)
     name = "seed{:04d}" if projected_w is None else "proj{:02d}"
 
     def draw(part: list[int]) -> Layers:
@@ -110,13 +111,14 @@ def main(network: str, seeds: str | None, trunc: float, class_idx: int | None, n
             write_scenes(named, outdir, zips, label)
 
 
-def _choose_codes(network: str, seeds: str | None, trunc: float, class_idx: int | None, projected_w: str | None,
+def _choose_codes(network: str, snapshot: str, seeds: str | None, trunc: float, class_idx: int | None,
+                  projected_w: str | None,
                   device: str) -> tuple[Any, list[int], Callable[[list[int]], torch.Tensor], list[float]]:
     """From values of options to G, the numbers of the scenes, their codes, and the label of all."""
     if seeds is None and projected_w is None:
         raise click.UsageError("--seeds must be given, for example --seeds=0-99, or else --projected-w")
     numbers = parse_seeds(seeds) if seeds is not None else []
-    G = load_snapshot(network, choose_device(device))["G_ema"]
+    G = load_snapshot(network, choose_device(device), snapshot)["G_ema"]
     if projected_w is not None:
         if seeds is not None or class_idx is not None or trunc != 1:
             click.echo("WARNING: --seeds, --class and --trunc are ignored with --projected-w", err=True)

@@ -121,8 +121,13 @@ def find_run(outdir: str | os.PathLike, resume: str) -> Path:
     return max(runs, key=lambda p: training_states(p)[-1].stat().st_mtime)
 
 
-def find_snapshot(path: str | os.PathLike[str]) -> str:
-    """The pickle or URL itself, or the last network snapshot of a run folder.
+def find_snapshot(path: str | os.PathLike[str], choice: str = "latest") -> str:
+    """The pickle or URL itself, or a network snapshot of a run folder.
+
+    Args:
+        path: Pickle, URL or run folder.
+        choice: Of a run folder: ``latest``; ``best``, whose scenes were nearest to the real pictures
+            (``Variety/frechet`` of stats.jsonl; the latest if none was measured), said on stderr; or its kimg.
 
     Raises:
         CheckpointError: There is none.
@@ -137,7 +142,33 @@ def find_snapshot(path: str | os.PathLike[str]) -> str:
     found = list(path.glob("network-snapshot-*.pkl"))
     if not found:
         raise CheckpointError(f"{path}: holds no network-snapshot-*.pkl; is it the run folder of train_layered.py?")
-    return str(max(found, key=lambda file: (len(file.name), file.name)))  # From kimg 1000000 on names are longer.
+    kimg_of = {file: int(file.stem.rpartition("-")[2]) for file in found}
+    if choice not in ("latest", "best"):
+        chosen = [file for file, kimg in kimg_of.items() if str(kimg) == choice]
+        if not chosen:
+            raise CheckpointError(f"{path}: has no snapshot of kimg {choice}; those it has: "
+                                  f"{', '.join(map(str, sorted(kimg_of.values())))}")
+        return str(chosen[0])
+    distances = _snapshot_distances(path) if choice == "best" else {}
+    measured = [file for file in found if kimg_of[file] in distances]
+    if not measured:
+        return str(max(found, key=kimg_of.__getitem__))
+    nearest = min(measured, key=lambda file: distances[kimg_of[file]])
+    print(f"{nearest}: of {len(measured)} snapshots the nearest to the real pictures (Frechet distance "
+          f"{distances[kimg_of[nearest]]:.2f})", file=sys.stderr)
+    return str(nearest)
+
+
+def _snapshot_distances(run_dir: Path) -> dict[int, float]:
+    """Frechet distances by kimg; lines that can't be read count as not measured."""
+    distances = {}
+    for line in (run_dir / "stats.jsonl").read_text().splitlines() if (run_dir / "stats.jsonl").is_file() else []:
+        try:
+            row = json.loads(line)
+            distances[int(row["Progress/kimg"]["mean"])] = float(row["Variety/frechet"]["mean"])
+        except (ValueError, KeyError, TypeError):
+            continue
+    return distances
 
 
 def make_run_dir(outdir: str, desc: str) -> str:

@@ -31,7 +31,7 @@ GENERATED_FILE = "metric-generated.jsonl"
 REAL_FILE = "metric-real.jsonl"
 
 
-def run_generated(*, networks: Sequence[str], num: int, seed: int, trunc: float, teacher: str,
+def run_generated(*, networks: Sequence[str], snapshot: str, num: int, seed: int, trunc: float, teacher: str,
                   detector_size: int | None, fid: str | None, fid_weights: str | None, real: str | None,
                   real_masks: str | None, real_model: str | None, batch: int, device_name: str, **judging: Any) -> None:
     """Body of ``eval.py generated``; parameters are its options.
@@ -48,13 +48,13 @@ def run_generated(*, networks: Sequence[str], num: int, seed: int, trunc: float,
     if real_masks is not None and real_model is not None:
         raise click.UsageError("--real-masks and --real-model are two sources of the same masks; give one")
     with user_errors(data="--fid"):
-        snapshots = [load_snapshot(network, device) for network in networks]
-        sizes = sorted({snapshot["G_ema"].img_resolution for snapshot in snapshots})
+        snapshots = [load_snapshot(network, device, snapshot) for network in networks]
+        sizes = sorted({nets["G_ema"].img_resolution for nets in snapshots})
         if detector_size is None and teacher == "unet" and len(sizes) > 1:
             raise click.UsageError(f"--teacher=unet needs networks of one resolution, got {sizes}; or --detector-size")
         size_px = detector_size or (MASKRCNN_SIZE_PX if teacher == "maskrcnn" else sizes[0])
         judge, description = make_teacher(teacher, size_px=size_px, device=device, **judging)
-        folders = [_record_folder(snapshot["path"], "--network") for snapshot in snapshots]
+        folders = [_record_folder(nets["path"], "--network") for nets in snapshots]
         fidelity = Fidelity(fid_weights, device=device) if fid is not None else None
     comparison = None
     if real is not None:
@@ -63,13 +63,13 @@ def run_generated(*, networks: Sequence[str], num: int, seed: int, trunc: float,
             comparison = Comparison(real, real_masks, model)
     with user_errors(data="--real" if fid is None else "--fid"):
         records = []
-        for snapshot, folder in zip(snapshots, folders, strict=True):
+        for nets, folder in zip(snapshots, folders, strict=True):
             shown = dict(size_px=size_px, trunc=trunc, batch=batch)
-            scores = _score_network(snapshot, judge, num, seed, shown, fidelity, fid)
+            scores = _score_network(nets, judge, num, seed, shown, fidelity, fid)
             if comparison is not None:
-                scores["variety"] = comparison(snapshot, judge, num, seed, shown)
-            record = dict(protocol="generated", network=snapshot["path"],
-                          resolution=snapshot["G_ema"].img_resolution, teacher=description, detector_size=size_px,
+                scores["variety"] = comparison(nets, judge, num, seed, shown)
+            record = dict(protocol="generated", network=nets["path"],
+                          resolution=nets["G_ema"].img_resolution, teacher=description, detector_size=size_px,
                           seed=seed, trunc=trunc, **scores, **runs.provenance())
             click.echo(f"{record['network']}\n{record['num_detected']} of {num} scenes with an object\n"
                        + output.score_table([("generated masks", record)]), err=True)

@@ -22,12 +22,14 @@ def save_network_pkl(path: str | os.PathLike, data: dict[str, Any]) -> None:
         pickle.dump(data, file)
 
 
-def load_snapshot(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> dict[str, Any]:
+def load_snapshot(path: str | os.PathLike[str], device: torch.device | str = "cpu",
+                  choice: str = "latest") -> dict[str, Any]:
     """Load the networks of a layered snapshot, frozen.
 
     Args:
-        path: Pickle, run folder (its last snapshot) or URL.
+        path: Pickle, run folder or URL.
         device: Where to put them.
+        choice: Snapshot of a run folder, see ``find_snapshot``.
 
     Returns:
         As upstream's loader: `G_ema`, `D`, ... in evaluation mode and without gradients, `training_set_kwargs`; and
@@ -36,7 +38,7 @@ def load_snapshot(path: str | os.PathLike[str], device: torch.device | str = "cp
     Raises:
         CheckpointError: It can't be read, or its generator is not layered; the text names the file.
     """
-    found = find_snapshot(path)
+    found = find_snapshot(path, choice)
     try:
         with dnnlib.util.open_url(found) as file:
             data = legacy.load_network_pkl(file)

@@ -1,7 +1,9 @@
 """Snapshots: found, loaded frozen, and every file that is none named."""
 
 import io
+import json
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -61,7 +63,7 @@ def test_the_last_snapshot_is_that_of_the_largest_kimg(run):
 
 def test_files_and_urls_are_taken_as_they_are(run):
     assert find_snapshot("https://example.org/net.pkl") == "https://example.org/net.pkl"
-    assert find_snapshot(run / "network-snapshot-000012.pkl") == str(run / "network-snapshot-000012.pkl")
+    assert find_snapshot(run / "network-snapshot-000012.pkl", "best") == str(run / "network-snapshot-000012.pkl")
 
 
 @pytest.mark.parametrize("name, words", [
@@ -112,3 +114,21 @@ def test_every_layered_generator_counts_also_out_of_a_pickle(variant):
     assert is_layered(pickle.load(io.BytesIO(pickle.dumps(G))))
     assert not is_layered(base.Generator(**TINY))
     assert not is_layered(torch.nn.Linear(1, 1))
+
+
+def test_snapshot_of_a_run_is_the_nearest_to_the_real_pictures_the_latest_or_that_of_a_kimg(tmp_path, capsys):
+    run = tmp_path / "00000-run"
+    run.mkdir()
+    for kimg in (4, 8, 1000000):
+        (run / f"network-snapshot-{kimg:06d}.pkl").touch()
+    assert Path(find_snapshot(run, "best")).name == "network-snapshot-1000000.pkl"  # Nothing was measured.
+    rows = [{"Progress/kimg": dict(mean=kimg), "Variety/frechet": dict(mean=distance)}
+            for kimg, distance in [(2.1, 0.1), (4.032, 0.9), (8.064, 0.5), (1e6, 0.7)]]  # None was saved at 2.
+    lines = [json.dumps(row) for row in [*rows, {"Progress/kimg": dict(mean=9)}]]
+    (run / "stats.jsonl").write_text("\n".join([*lines, "{damaged"]))
+    assert Path(find_snapshot(run, "best")).name == "network-snapshot-000008.pkl"
+    assert "of 3 snapshots the nearest to the real pictures (Frechet distance 0.50)" in capsys.readouterr().err
+    assert Path(find_snapshot(run)).name == "network-snapshot-1000000.pkl"
+    assert Path(find_snapshot(run, "4")).name == "network-snapshot-000004.pkl"
+    with pytest.raises(CheckpointError, match="no snapshot of kimg 5; those it has: 4, 8, 1000000"):
+        find_snapshot(run, "5")
