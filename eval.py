@@ -25,7 +25,8 @@ def main() -> None:
 @click.option("--num", help="Scenes", type=click.IntRange(min=1), default=10000, metavar="INT")
 @click.option("--seed", help="Random seed", type=click.IntRange(min=0), default=0, metavar="INT")
 @click.option("--trunc", help="Truncation psi", type=float, default=1.0, metavar="FLOAT")
-@click.option("--teacher", help="What sees the object", type=click.Choice(["maskrcnn", "unet"]), default="maskrcnn")
+@click.option("--teacher", "teacher_kind", help="What sees the object", type=click.Choice(["maskrcnn", "unet"]),
+              default="maskrcnn")
 @teacher_options
 @click.option("--detector-size", help="Of what the teacher sees  [default: 128, U-Net: own]",
               type=click.IntRange(min=8), metavar="PX")
@@ -87,7 +88,8 @@ def generated(**opts: Any) -> None:
               required=True)
 @click.option("--data", help="Real pictures", metavar="ZIP|DIR", required=True)
 @click.option("--masks", help="True masks, gray, object from 128 on", metavar="ZIP|DIR")
-@click.option("--teacher", help="What sees the object, if not --masks", type=click.Choice(["maskrcnn", "unet"]))
+@click.option("--teacher", "teacher_kind", help="What sees the object, if not --masks",
+              type=click.Choice(["maskrcnn", "unet"]))
 @teacher_options
 @click.option("--detector-size", help="Of what a U-Net sees  [default: the model's]", type=click.IntRange(min=8),
               metavar="PX")

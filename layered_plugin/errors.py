@@ -35,7 +35,7 @@ class PictureError(UserError):
 
 
 class TeacherError(UserError):
-    """A teacher can't be had, or can't judge these pictures; the text names the file or the class."""
+    """A teacher can't be had, or has no truth for these pictures; the text names the file or the class."""
 
 
 class FidelityError(UserError):

@@ -149,12 +149,12 @@ def _open(stack: contextlib.ExitStack, folder: Path, temp_dir: Path, archive: st
 
 def _find(archive: Archive, wanted: Sequence[str], num_parts: int) -> Mapping[str, str]:
     """Where the wanted files lie in the archive, by the last parts of their names."""
-    found = archive.by_ending(num_parts)
-    missing = [name for name in wanted if name not in found]
+    by_ending = archive.by_ending(num_parts)
+    missing = [name for name in wanted if name not in by_ending]
     if missing:
         raise PictureError(f"{archive.path}: lacks {len(missing)} of {len(wanted)} files, such as {missing[0]}; "
                            "is it the right archive, and whole?")
-    return found
+    return by_ending
 
 
 def _read_table(archive: Archive, name: str) -> dict[str, list[str]]:

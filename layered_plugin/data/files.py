@@ -160,10 +160,10 @@ def _plain_tar(path: Path, temp_dir: Path) -> IO[bytes]:
 
 def _inflate(raw: IO[bytes], plain: IO[bytes], size: int) -> Iterator[None]:
     """Unpack; yields once for every hundredth of the compressed file."""
-    shown = 0
+    percent = 0
     with gzip.GzipFile(fileobj=raw) as file:
         while block := file.read(_BLOCK):
             plain.write(block)
-            while shown < raw.tell() * 100 // size:
-                shown += 1
+            while percent < raw.tell() * 100 // size:
+                percent += 1
                 yield None

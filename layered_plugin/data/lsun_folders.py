@@ -41,14 +41,14 @@ def lsun(source: Path, num: int, temp_dir: Path) -> Iterator[tuple[int, Iterator
         if not source.is_dir():
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=temp_dir)))
             _unpack_lmdb(source, str(folder))
-        found = sorted(folder.rglob("data.mdb"))
-        if len(found) != 1:
-            raise PictureError(f"{source}: must hold one data.mdb, but holds {len(found)}; give the folder of one "
+        files = sorted(folder.rglob("data.mdb"))
+        if len(files) != 1:
+            raise PictureError(f"{source}: must hold one data.mdb, but holds {len(files)}; give the folder of one "
                                "category, as unpacked from LSUN's zip")
         try:
-            env = stack.enter_context(lmdb.open(str(found[0].parent), readonly=True, lock=False, readahead=False))
+            env = stack.enter_context(lmdb.open(str(files[0].parent), readonly=True, lock=False, readahead=False))
             # Reading past the end of the file would kill the process. The last pages may lawfully be unwritten.
-            size, whole = found[0].stat().st_size, (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+            size, whole = files[0].stat().st_size, (env.info()["last_pgno"] + 1) * env.stat()["psize"]
             if size < 0.99 * whole:
                 raise PictureError(f"{source}: data.mdb is cut off at {size} of {whole} bytes; download it again")
             total = min(num, env.stat()["entries"])

@@ -1,12 +1,15 @@
 """Masks as arrays: from gray values to object or not, small parts, other sizes."""
 
-
 import numpy as np
 import PIL.Image
 import torch
 from scipy import ndimage
 
-from layered_plugin.data.pictures import _part
+from layered_plugin.data.pictures import fit_box
+
+OBJECT_LEVEL = 128  # Gray value from which on a pixel of a mask file is object.
+
+THRESHOLD = 0.5  # Opacity from which on a pixel of a predicted mask is object.
 
 
 def square_mask(mask: np.ndarray, size_px: int, fit: str) -> np.ndarray:
@@ -21,10 +24,7 @@ def square_mask(mask: np.ndarray, size_px: int, fit: str) -> np.ndarray:
         Opacity, [size_px, size_px], uint8, 255 = object, pixels of the edge in between.
     """
     whole = PIL.Image.fromarray(mask.astype(np.uint8) * 255)
-    return np.asarray(whole.resize((size_px, size_px), PIL.Image.Resampling.BILINEAR, _part(whole.size, fit)))
-
-
-OBJECT_LEVEL = 128  # Gray value from which on a pixel of a mask file is object.
+    return np.asarray(whole.resize((size_px, size_px), PIL.Image.Resampling.BILINEAR, fit_box(whole.size, fit)))
 
 
 def remove_small_parts(mask: torch.Tensor, min_part: float) -> torch.Tensor:
@@ -38,27 +38,28 @@ def remove_small_parts(mask: torch.Tensor, min_part: float) -> torch.Tensor:
         Cleaned masks, [N, H, W], bool, on the same device. Parts touch along edges; holes don't reach the border.
     """
     out = mask.cpu().numpy().copy()
-    for one in out:  # A view of one mask, [H, W].
-        parts, num = ndimage.label(one)
+    for picture_mask in out:  # A view, [H, W].
+        parts, num = ndimage.label(picture_mask)
         if num == 0:
             continue
-        sizes = ndimage.sum_labels(one, parts, range(1, num + 1))
+        sizes = ndimage.sum_labels(picture_mask, parts, range(1, num + 1))
         least = min_part * sizes.max()
         for idx in (sizes < least).nonzero()[0]:
-            one[parts == idx + 1] = False
-        holes, num = ndimage.label(ndimage.binary_fill_holes(one) & ~one)
+            picture_mask[parts == idx + 1] = False
+        holes, num = ndimage.label(ndimage.binary_fill_holes(picture_mask) & ~picture_mask)
         for idx in range(1, num + 1):
             hole = holes == idx
             if hole.sum() < least:
-                one[hole] = True
+                picture_mask[hole] = True
     return torch.from_numpy(out).to(mask.device)
 
 
-THRESHOLD = 0.5
+def squeeze_mask(mask: np.ndarray, size_px: int) -> np.ndarray | None:
+    """Object pixels [H, W] of a picture that is squeezed to a square; half covered counts, a small object may vanish.
 
-
-def _squeeze(mask: np.ndarray, size_px: int) -> np.ndarray | None:
-    """Half covered counts as object; a small object may vanish."""
+    Returns:
+        [size_px, size_px], bool; None where no object is left.
+    """
     levels = PIL.Image.fromarray(mask.astype(np.uint8) * 255)
-    squeezed = np.asarray(levels.resize((size_px, size_px), PIL.Image.Resampling.BILINEAR)) >= 128
+    squeezed = np.asarray(levels.resize((size_px, size_px), PIL.Image.Resampling.BILINEAR)) >= OBJECT_LEVEL
     return squeezed if squeezed.any() else None

@@ -170,10 +170,11 @@ def square_picture(picture: PIL.Image.Image, size_px: int, fit: str) -> np.ndarr
     picture = to_rgb(picture)
     if picture.size == (size_px, size_px):
         return np.asarray(picture)
-    return np.asarray(picture.resize((size_px, size_px), PIL.Image.Resampling.LANCZOS, _part(picture.size, fit)))
+    return np.asarray(picture.resize((size_px, size_px), PIL.Image.Resampling.LANCZOS, fit_box(picture.size, fit)))
 
 
-def _part(size: tuple[int, int], fit: str) -> Box:
+def fit_box(size: tuple[int, int], fit: str) -> Box:
+    """Part of a picture that becomes the square: all of it to be squeezed, or the square in its middle."""
     if fit not in FITS:
         raise ValueError(f"Expected argument `fit` to be one of {', '.join(FITS)}, but got {fit!r}")
     width, height = size

@@ -31,9 +31,10 @@ GENERATED_FILE = "metric-generated.jsonl"
 REAL_FILE = "metric-real.jsonl"
 
 
-def run_generated(*, networks: Sequence[str], snapshot: str, num: int, seed: int, trunc: float, teacher: str,
+def run_generated(*, networks: Sequence[str], snapshot: str, num: int, seed: int, trunc: float, teacher_kind: str,
                   detector_size: int | None, fid: str | None, fid_weights: str | None, real: str | None,
-                  real_masks: str | None, real_model: str | None, batch: int, device_name: str, **judging: Any) -> None:
+                  real_masks: str | None, real_model: str | None, batch: int, device_name: str,
+                  **teacher_options: Any) -> None:
     """Body of ``eval.py generated``; parameters are its options.
 
     Raises:
@@ -50,10 +51,10 @@ def run_generated(*, networks: Sequence[str], snapshot: str, num: int, seed: int
     with user_errors(data="--fid"):
         snapshots = [load_snapshot(network, device, snapshot) for network in networks]
         sizes = sorted({nets["G_ema"].img_resolution for nets in snapshots})
-        if detector_size is None and teacher == "unet" and len(sizes) > 1:
+        if detector_size is None and teacher_kind == "unet" and len(sizes) > 1:
             raise click.UsageError(f"--teacher=unet needs networks of one resolution, got {sizes}; or --detector-size")
-        size_px = detector_size or (MASKRCNN_SIZE_PX if teacher == "maskrcnn" else sizes[0])
-        judge, description = make_teacher(teacher, size_px=size_px, device=device, **judging)
+        size_px = detector_size or (MASKRCNN_SIZE_PX if teacher_kind == "maskrcnn" else sizes[0])
+        teacher, description = make_teacher(teacher_kind, size_px=size_px, device=device, **teacher_options)
         folders = [_record_folder(nets["path"], "--network") for nets in snapshots]
         fidelity = Fidelity(fid_weights, device=device) if fid is not None else None
     comparison = None
@@ -64,10 +65,10 @@ def run_generated(*, networks: Sequence[str], snapshot: str, num: int, seed: int
     with user_errors(data="--real" if fid is None else "--fid"):
         records = []
         for nets, folder in zip(snapshots, folders, strict=True):
-            shown = dict(size_px=size_px, trunc=trunc, batch=batch)
-            scores = _score_network(nets, judge, num, seed, shown, fidelity, fid)
+            drawing = dict(size_px=size_px, trunc=trunc, batch=batch)
+            scores = _score_network(nets, teacher, num, seed, drawing, fidelity, fid)
             if comparison is not None:
-                scores["variety"] = comparison(nets, judge, num, seed, shown)
+                scores["variety"] = comparison(nets, teacher, num, seed, drawing)
             record = dict(protocol="generated", network=nets["path"],
                           resolution=nets["G_ema"].img_resolution, teacher=description, detector_size=size_px,
                           seed=seed, trunc=trunc, **scores, **runs.provenance())
@@ -83,21 +84,21 @@ def run_generated(*, networks: Sequence[str], snapshot: str, num: int, seed: int
                     output.append_record(folder, GENERATED_FILE, record)
     if len(records) > 1:
         over = _over_networks(records)
-        _say_spread(over, len(records), "networks")
+        click.echo(output.spread_line(over, len(records), "networks"), err=True)
         click.echo(json.dumps(dict(networks=records, over_networks=over)))
 
 
-def _score_network(snapshot: Mapping[str, Any], judge: Teacher, num: int, seed: int, shown: dict[str, Any],
+def _score_network(snapshot: Mapping[str, Any], teacher: Teacher, num: int, seed: int, drawing: dict[str, Any],
                    fidelity: Fidelity | None, fid: str | None) -> dict[str, Any]:
     """Scores of one generator's scenes, with FID and KID if wanted."""
     G_ema, training_set = snapshot["G_ema"], snapshot.get("training_set_kwargs") or {}
     labels = labels_of_training(training_set, G_ema.c_dim)
     if fid is not None:  # Read now, so that what is wrong with it is said before the work.
         real = CroppedPictures(fid, G_ema.img_resolution, training_set.get("size_px"))
-    scores = scoring.score_generated(G_ema, judge, num=num, seed=seed, labels=labels, **shown)
+    scores = scoring.score_generated(G_ema, teacher, num=num, seed=seed, labels=labels, **drawing)
     if fidelity is not None:
-        found = fidelity(G_ema, real, num, seed, shown["trunc"], shown["batch"], labels)
-        scores["fidelity"] = dict(found, data=fid)
+        distances = fidelity(G_ema, real, num, seed, drawing["trunc"], drawing["batch"], labels)
+        scores["fidelity"] = dict(distances, data=fid)
     return scores
 
 
@@ -111,9 +112,10 @@ def _over_networks(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return spread
 
 
-def run_real(*, models: Sequence[str], data: str, masks: str | None, teacher: str | None, detector_size: int | None,
-             num: int | None, eval_size: str, polarity: str, flip: bool, refine: int, posterior: bool,
-             prior: str | None, baselines: str, seed: int, batch: int, device_name: str, **judging: Any) -> None:
+def run_real(*, models: Sequence[str], data: str, masks: str | None, teacher_kind: str | None,
+             detector_size: int | None, num: int | None, eval_size: str, polarity: str, flip: bool, refine: int,
+             posterior: bool, prior: str | None, baselines: str, seed: int, batch: int, device_name: str,
+             **teacher_options: Any) -> None:
     """Body of ``eval.py real``; parameters are its options.
 
     Raises:
@@ -121,11 +123,11 @@ def run_real(*, models: Sequence[str], data: str, masks: str | None, teacher: st
         click.ClickException: A file can't be used or written.
     """
     device = resolve_device(device_name)
-    if (masks is None) == (teacher is None):
+    if (masks is None) == (teacher_kind is None):
         raise click.UsageError("either --masks or --teacher must be given, and not both")
-    if masks is not None and (judging["weights"] is not None or judging["class_name"] is not None):
+    if masks is not None and (teacher_options["weights"] or teacher_options["class_name"]):
         raise click.UsageError("--weights and --class describe a --teacher; leave them out with --masks")
-    if detector_size is not None and teacher != "unet":
+    if detector_size is not None and teacher_kind != "unet":
         raise click.UsageError("--detector-size is for --teacher=unet; other truths have the picture's size")
     with user_errors(teacher="--masks"):
         source = PictureSource(data)
@@ -133,36 +135,36 @@ def run_real(*, models: Sequence[str], data: str, masks: str | None, teacher: st
         refinement = Refinement(flip, refine, posterior, None if prior is None else Segmenter.load(prior, device))
         _check_models(segmenters, eval_size, refinement)
         size_px = segmenters[0].resolution
-        truth: Teacher
+        teacher: Teacher
         if masks is not None:
-            truth, description = MaskTeacher(masks), dict(kind="masks", path=masks)
-            truth.check_names(source.names, data)
+            teacher, description = MaskTeacher(masks), dict(kind="masks", path=masks)
+            teacher.check_names(source.names, data)
         else:
-            truth, description = make_teacher(str(teacher), size_px=detector_size or size_px, device=device, **judging)
-        rivals = choose_baselines(baselines)
+            teacher, description = make_teacher(str(teacher_kind), size_px=detector_size or size_px, device=device,
+                                                **teacher_options)
+        chosen_baselines = choose_baselines(baselines)
         for segmenter in segmenters:
             _record_folder(segmenter.folder, "--model")
         scores, extremes = scoring.score_real(
-            segmenters, source, source.names[:num], truth, baselines=rivals,
+            segmenters, source, source.names[:num], teacher, baselines=chosen_baselines,
             size_px=size_px if eval_size == "net" else None, oracle_polarity=polarity == "oracle",
             refinement=refinement, seed=seed, batch=batch)
-    about = [dict(model=str(path), kind=segmenter.kind, resolution=segmenter.resolution,
-                  train_seed=segmenter.options.get("seed"), network=segmenter.options.get("network"))
-             for path, segmenter in zip(models, segmenters, strict=True)]
-    scored = [dict(what, **found) for what, found in zip(about, scores["models"], strict=True)]
+    scored = [dict(model=str(path), kind=segmenter.kind, resolution=segmenter.resolution,
+                   train_seed=segmenter.options.get("seed"), network=segmenter.options.get("network"), **sets)
+              for path, segmenter, sets in zip(models, segmenters, scores["models"], strict=True)]
     record = dict(protocol="real", data=data, num_data=len(source), num=scores["num"],
                   num_detected=scores["num_detected"], teacher=description, eval_size=eval_size, polarity=polarity,
                   flip=flip, refine=refine, posterior=posterior, prior=prior, seed=seed, models=scored,
                   baselines=scores["baselines"], **runs.provenance())
     everything = dict(record, over_models=_over_models(scored)) if len(scored) > 1 else record
-    _say(everything, [segmenter.folder.name for segmenter in segmenters])
+    click.echo(output.real_table(everything, [segmenter.folder.name for segmenter in segmenters]), err=True)
     click.echo(json.dumps(everything))
-    for segmenter, own, shown in zip(segmenters, scored, extremes, strict=True):
+    for segmenter, model_scores, examples in zip(segmenters, scored, extremes, strict=True):
         with writing("--model", segmenter.folder):
-            output.append_record(segmenter.folder, REAL_FILE, dict(record, models=[own]))
-            if shown.best:
-                output.write_sheet(shown.best, segmenter.folder / "real-best.png")
-                output.write_sheet(shown.worst, segmenter.folder / "real-worst.png")
+            output.append_record(segmenter.folder, REAL_FILE, dict(record, models=[model_scores]))
+            if examples.best:
+                output.write_sheet(examples.best, segmenter.folder / "real-best.png")
+                output.write_sheet(examples.worst, segmenter.folder / "real-worst.png")
 
 
 def run_judge(*, data: str, masks: str, test_data: str, test_masks: str, dest: str, steps: int, batch: int, seed: int,
@@ -208,26 +210,9 @@ def _check_models(segmenters: Sequence[Segmenter], eval_size: str, refinement: R
 
 def _over_models(scored: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Mean and deviation of each score over several models."""
-    seen = [model["detected"] for model in scored if model["detected"] is not None]
-    return dict(detected=mean_and_deviation(seen) if seen else None,
+    detected = [model["detected"] for model in scored if model["detected"] is not None]
+    return dict(detected=mean_and_deviation(detected) if detected else None,
                 all=mean_and_deviation([model["all"] for model in scored]))
-
-
-def _say(record: Mapping[str, Any], names: Sequence[str]) -> None:
-    """The table for people, on stderr."""
-    rows = [*zip(names, record["models"], strict=True), *record["baselines"].items()]
-    lines = [f"{record['num_detected']} of {record['num']} pictures with an object", output.score_table(rows)]
-    if record["polarity"] == "oracle":
-        lines.append("Polarity chosen by the truth: no measure of an unsupervised method")
-    click.echo("\n".join(lines), err=True)
-    if "over_models" in record:
-        _say_spread(record["over_models"], len(names), "models")
-
-
-def _say_spread(over: Mapping[str, Any], num: int, what: str) -> None:
-    if over["detected"]:
-        iou = over["detected"]["iou"]
-        click.echo(f"over {num} {what}: IoU {iou['mean']:.3f} +- {iou['deviation']:.3f}", err=True)
 
 
 def _record_folder(path: str | Path, option: str) -> Path | None:

@@ -86,13 +86,13 @@ class Fidelity:
         composites = _Composites(draw_scenes(G_ema, num, seed, labels, min(batch, num), trunc))
         scenes = self._package.GenerativeModelModuleWrapper(composites, G_ema.z_dim, "normal", num_classes=0)
         subset = min(KID_SUBSET, num, num_real)
-        found = self._package.calculate_metrics(
+        metrics = self._package.calculate_metrics(
             input1=scenes, input1_model_num_samples=num, input2=_Counted(real), fid=True, kid=True, rng_seed=seed,
             kid_subset_size=subset, feature_extractor="inception-v3-compat", feature_layer_fid=self._layer,
             feature_layer_kid=self._layer, feature_extractor_weights_path=self._weights, batch_size=batch,
             cuda=self._cuda, save_cpu_ram=True, cache=False, verbose=False)
-        return dict(fid=found["frechet_inception_distance"], kid=found["kernel_inception_distance_mean"],
-                    kid_std=found["kernel_inception_distance_std"], num_gen=num, num_real=num_real, kid_subset=subset)
+        return dict(fid=metrics["frechet_inception_distance"], kid=metrics["kernel_inception_distance_mean"],
+                    kid_std=metrics["kernel_inception_distance_std"], num_gen=num, num_real=num_real, kid_subset=subset)
 
 
 class CroppedPictures(torch.utils.data.Dataset):

@@ -13,7 +13,7 @@ from layered_plugin.data.masks import OBJECT_LEVEL
 from layered_plugin.data.pictures import to_float
 from layered_plugin.errors import PictureError, TeacherError
 from layered_plugin.evaluation.metrics import mask_scores
-from layered_plugin.evaluation.teachers import _or_none, _resized
+from layered_plugin.evaluation.teachers import none_if_empty, resized
 from layered_plugin.model.unet import AnyUNet, make_unet
 from layered_plugin.progress import progress
 from layered_plugin.runs import atomic_write
@@ -95,9 +95,9 @@ def judge_objects(judge: AnyUNet, img: torch.Tensor, batch: int = 250) -> torch.
     was_training = judge.training
     judge.eval()
     device = next(judge.parameters()).device
-    found = [judge(part.to(device)) > 0 for part in img.split(batch)]
+    masks = [judge(part.to(device)) > 0 for part in img.split(batch)]
     judge.train(was_training)
-    return torch.cat(found)
+    return torch.cat(masks)
 
 
 def judge_masks(judge: AnyUNet, img: torch.Tensor, batch: int = 250) -> torch.Tensor:
@@ -182,9 +182,9 @@ class UNetTeacher:
 
     def __call__(self, images: list[np.ndarray], names: list[str]) -> list[np.ndarray | None]:
         """See ``Teacher``."""
-        pixels = [np.asarray(_resized(PIL.Image.fromarray(image), self._size)) for image in images]
+        pixels = [np.asarray(resized(PIL.Image.fromarray(image), self._size)) for image in images]
         img = to_float(torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2))  # [N, 3, S, S]
-        masks = judge_masks(self._judge, img).cpu().numpy().astype(np.uint8) * 255
-        found = [np.asarray(_resized(PIL.Image.fromarray(mask), (image.shape[1], image.shape[0])))
-                 for mask, image in zip(masks, images, strict=True)]
-        return [_or_none(mask >= OBJECT_LEVEL) for mask in found]
+        squares = judge_masks(self._judge, img).cpu().numpy().astype(np.uint8) * 255
+        masks = [np.asarray(resized(PIL.Image.fromarray(mask), (image.shape[1], image.shape[0])))
+                 for mask, image in zip(squares, images, strict=True)]
+        return [none_if_empty(mask >= OBJECT_LEVEL) for mask in masks]

@@ -32,6 +32,7 @@ class Counts(NamedTuple):
 
     @property
     def iou(self) -> np.ndarray:
+        """Intersection over union: pixels in both masks by pixels in either; 1 where both are empty."""
         return _ratio(self.both, self.pred + self.target - self.both)
 
     @property

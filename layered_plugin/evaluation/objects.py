@@ -35,11 +35,11 @@ def matched_iou(pred: torch.Tensor, target: torch.Tensor) -> float:
         if masks.dtype != torch.bool or masks.ndim != 3 or masks.shape[1:] != pred.shape[1:]:
             raise ValueError(f"Expected argument `{name}` to be bool [objects, {', '.join(map(str, pred.shape[1:]))}], "
                              f"but got {masks.dtype} {list(masks.shape)}")
-    ours, theirs = (masks[masks.flatten(1).any(dim=1)] for masks in (pred, target))
-    if len(ours) == 0 or len(theirs) == 0:
-        return float(len(ours) == len(theirs))
-    pairs = iou(ours.repeat_interleave(len(theirs), dim=0), theirs.repeat(len(ours), 1, 1))
-    table = pairs.numpy().reshape(len(ours), len(theirs))
+    pred, target = (masks[masks.flatten(1).any(dim=1)] for masks in (pred, target))
+    if len(pred) == 0 or len(target) == 0:
+        return float(len(pred) == len(target))
+    pairs = iou(pred.repeat_interleave(len(target), dim=0), target.repeat(len(pred), 1, 1))
+    table = pairs.numpy().reshape(len(pred), len(target))
     return float(table[linear_sum_assignment(table, maximize=True)].sum() / max(table.shape))
 
 
@@ -62,14 +62,14 @@ def score_objects(G_ema: Any, judge: AnyUNet, *, num: int, seed: int, batch: int
     """
     rows = []
     for layers in draw_scenes(G_ema, num, seed, batch=batch):
-        truth = judge_objects(judge, composite(layers).float().clamp(-1, 1)).cpu()
+        target = judge_objects(judge, composite(layers).float().clamp(-1, 1)).cpu()
         pred = (visible_masks(layers) >= THRESHOLD).cpu()
-        covered = (layers.mask >= THRESHOLD).sum(dim=1) >= 2
-        for own, seen, twice in zip(pred, truth, covered, strict=True):
-            union = own.any(dim=0, keepdim=True)
-            rows.append([matched_iou(own, seen), float(iou(union, seen.any(dim=0, keepdim=True))),
-                         matched_iou(union, seen), _count(own), _count(seen), float(twice.float().mean()),
-                         *own.float().mean(dim=[1, 2]).tolist()])
+        covered_twice = (layers.mask >= THRESHOLD).sum(dim=1) >= 2
+        for masks, truths, twice in zip(pred, target, covered_twice, strict=True):
+            union = masks.any(dim=0, keepdim=True)
+            rows.append([matched_iou(masks, truths), float(iou(union, truths.any(dim=0, keepdim=True))),
+                         matched_iou(union, truths), _count(masks), _count(truths), float(twice.float().mean()),
+                         *masks.float().mean(dim=[1, 2]).tolist()])
     means = np.mean(rows, axis=0).tolist()
     names = ("matched_iou", "union_iou", "one_mask_iou", "objects", "judge_objects", "overlap")
     return dict(num=num, **dict(zip(names, means, strict=False)), coverage=means[len(names):])

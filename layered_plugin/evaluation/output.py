@@ -62,16 +62,35 @@ def score_table(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
                      for line in lines)
 
 
-def variety_table(found: Mapping[str, Any]) -> str:
+def real_table(record: Mapping[str, Any], names: Sequence[str]) -> str:
+    """A record of ``eval.py real`` for people; the names are those of its models."""
+    rows = [*zip(names, record["models"], strict=True), *record["baselines"].items()]
+    lines = [f"{record['num_detected']} of {record['num']} pictures with an object", score_table(rows)]
+    if record["polarity"] == "oracle":
+        lines.append("Polarity chosen by the truth: no measure of an unsupervised method")
+    if "over_models" in record:
+        lines.append(spread_line(record["over_models"], len(names), "models"))
+    return "\n".join(lines)
+
+
+def spread_line(over: Mapping[str, Any], num: int, what: str) -> str:
+    """Mean and deviation of the IoU over so many models or networks."""
+    if not over["detected"]:
+        return f"over {num} {what}: no object was seen"
+    iou = over["detected"]["iou"]
+    return f"over {num} {what}: IoU {iou['mean']:.3f} +- {iou['deviation']:.3f}"
+
+
+def variety_table(variety: Mapping[str, Any]) -> str:
     """Outlines of generated masks beside those of real ones (``variety.score_variety``), and the Frechet distance."""
-    shapes = found["shapes"]
+    shapes = variety["shapes"]
     rows = [["outlines", *(name.replace("_", " ") for name in shapes["generated"])],
             *([side, *(f"{value:.3f}" for value in shapes[side].values())] for side in ("generated", "real")),
             ["share", *("-" if value is None else f"{value:.3f}" for value in shapes["share"].values())]]
     widths = [max(len(row[idx]) for row in rows) for idx in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([*lines, f"Frechet distance of pictures {found['frechet']:.2f} (real from real "
-                      f"{found['frechet_floor']:.2f})"])
+    return "\n".join([*lines, f"Frechet distance of pictures {variety['frechet']:.2f} (real from real "
+                      f"{variety['frechet_floor']:.2f})"])
 
 
 def _cell(scores: Mapping[str, Any] | None, key: str) -> str:

@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from layered_plugin.data.labels import Labels
-from layered_plugin.data.masks import THRESHOLD, _squeeze
+from layered_plugin.data.masks import THRESHOLD, squeeze_mask
 from layered_plugin.data.pictures import PictureSource, full_batches, to_rgb, to_square, to_uint8
 from layered_plugin.evaluation.metrics import MaskEvaluation
 from layered_plugin.evaluation.teachers import Teacher
@@ -91,8 +91,8 @@ class Extremes:
 
     def add(self, example: Example) -> None:
         """Consider one more picture; of equals the earlier one stays in front."""
-        self.best = sorted([*self.best, example], key=lambda one: -one.iou)[:SHOWN]
-        self.worst = sorted([*self.worst, example], key=lambda one: one.iou)[:SHOWN]
+        self.best = sorted([*self.best, example], key=lambda scored: -scored.iou)[:SHOWN]
+        self.worst = sorted([*self.worst, example], key=lambda scored: scored.iou)[:SHOWN]
 
 
 @torch.no_grad()
@@ -104,7 +104,7 @@ def score_generated(G_ema: Any, teacher: Teacher, *, num: int, seed: int, size_p
 
     Args:
         G_ema: Layered generator in evaluation mode.
-        teacher: Judge of the composites.
+        teacher: What stands for the truth; it sees the composites.
         num: Number of scenes.
         seed: Of the latents and of the bootstrap.
         size_px: Side of the pictures that the teacher sees; None = the generator's own. Composites are resized
@@ -119,7 +119,7 @@ def score_generated(G_ema: Any, teacher: Teacher, *, num: int, seed: int, size_p
         `teacher_coverage`, and the score sets `detected` and `all` of ``Tally.result``.
 
     Raises:
-        TeacherError: The teacher can't judge a picture.
+        TeacherError: A picture has no usable truth.
     """
     tally, coverage, teacher_coverage = Tally(), 0.0, 0.0
     numbers = itertools.count()
@@ -166,30 +166,32 @@ def score_real(segmenters: Sequence[Callable[..., Any]], source: PictureSource, 
         And each segmenter's best and worst pictures among those with an object.
 
     Raises:
-        PictureError, TeacherError, ModelError: A picture can't be read, judged or segmented; the text names it.
+        PictureError, TeacherError, ModelError: A picture can't be read or segmented, or has no usable truth; the text
+            names it.
     """
     runs = [_Run(segmenter, Tally(oracle_polarity)) for segmenter in segmenters]
-    rivals = {name: Tally(oracle_polarity) for name in baselines}
+    tallies = {name: Tally(oracle_polarity) for name in baselines}
     num_detected = 0
     opened = ((name, np.asarray(to_rgb(source.open(name)))) for name in names)
     batches = full_batches(opened, lambda item: item[1].shape[0] * item[1].shape[1], batch)
-    for part, pictures in _shown(batches, len(names)):
-        truths = teacher(pictures, part)
+    for batch_names, pictures in _with_progress(batches, len(names)):
+        truths = teacher(pictures, batch_names)
         if size_px is not None:
             pictures = [to_square(PIL.Image.fromarray(picture), size_px).transpose(1, 2, 0) for picture in pictures]
-            truths = [None if truth is None else _squeeze(truth, size_px) for truth in truths]
+            truths = [None if truth is None else squeeze_mask(truth, size_px) for truth in truths]
         num_detected += sum(truth is not None for truth in truths)
         for run in runs:
-            run.add(part, pictures, truths, refinement)
-        for name, rival in rivals.items():
+            run.add(batch_names, pictures, truths, refinement)
+        for name, tally in tallies.items():
             for picture, truth in zip(pictures, truths, strict=True):
-                rival.add(baselines[name](picture), truth)
+                tally.add(baselines[name](picture), truth)
     result = dict(num=len(names), num_detected=num_detected, models=[run.result(seed) for run in runs],
-                  baselines={name: rival.result(seed) for name, rival in rivals.items()})
+                  baselines={name: tally.result(seed) for name, tally in tallies.items()})
     return result, [run.extremes for run in runs]
 
 
-def _shown(batches: Iterable[list[tuple[str, np.ndarray]]], num: int) -> Iterator[tuple[list[str], list[np.ndarray]]]:
+def _with_progress(batches: Iterable[list[tuple[str, np.ndarray]]],
+                   num: int) -> Iterator[tuple[list[str], list[np.ndarray]]]:
     """Names and pictures of each batch, with progress in pictures."""
     ticks = iter(progress(range(num), num, "Pictures"))
     for part in batches:
@@ -208,13 +210,13 @@ class _Run:
 
     def add(self, names: list[str], pictures: list[np.ndarray], truths: Sequence[np.ndarray | None],
             refinement: Refinement) -> None:
-        for name, picture, found, truth in zip(names, pictures, self.segmenter(pictures, names, refinement), truths,
-                                               strict=True):
-            if found.error is not None:
-                self._error_sum, self._error_num = self._error_sum + found.error, self._error_num + 1
-            iou = self.tally.add(found.mask, truth)
+        segmented = self.segmenter(pictures, names, refinement)
+        for name, picture, segmentation, truth in zip(names, pictures, segmented, truths, strict=True):
+            if segmentation.error is not None:
+                self._error_sum, self._error_num = self._error_sum + segmentation.error, self._error_num + 1
+            iou = self.tally.add(segmentation.mask, truth)
             if truth is not None:
-                self.extremes.add(Example(name, iou, picture, found.mask, truth))
+                self.extremes.add(Example(name, iou, picture, segmentation.mask, truth))
 
     def result(self, seed: int) -> dict[str, Any]:
         error = self._error_sum / self._error_num if self._error_num else None

@@ -1,6 +1,6 @@
 """Teachers: what stands for the truth when masks are scored.
 
-Mask R-CNN as in section 4 of the paper, true masks, or the judge that learnt from true masks.
+Mask R-CNN as in section 4 of the paper, true masks, or the judge, a U-Net that learnt from true masks (`judge`).
 """
 
 import difflib
@@ -25,7 +25,7 @@ class Teacher(Protocol):
     """Says where the object is."""
 
     def __call__(self, images: list[np.ndarray], names: list[str]) -> list[np.ndarray | None]:
-        """Judge some pictures.
+        """Find the object in some pictures.
 
         Args:
             images: Pictures, each [H, W, 3], uint8; sizes may differ.
@@ -35,7 +35,7 @@ class Teacher(Protocol):
             For each the object's pixels, [H, W], bool; None where there is no object.
 
         Raises:
-            TeacherError: A picture can't be judged; the text names it.
+            TeacherError: A picture has no usable truth; the text names it.
         """
 
 
@@ -105,7 +105,7 @@ class MaskTeacher:
         if values.max() == 1:  # Read by the rule, such a mask would be empty without a word.
             raise TeacherError(f"{self.path}: mask {file} holds only 0 and 1; object pixels must be at least "
                                f"{OBJECT_LEVEL} (save it with 0 and 255)")
-        return _or_none(values >= OBJECT_LEVEL)
+        return none_if_empty(values >= OBJECT_LEVEL)
 
 
 class MaskRCNNTeacher:
@@ -145,13 +145,13 @@ class MaskRCNNTeacher:
         inputs = [torch.from_numpy(image.astype(np.float32) / 255).permute(2, 0, 1) for image in images]
         return [self._choose(self._network([img.to(self._device)])[0]) for img in inputs]
 
-    def _choose(self, found: dict[str, torch.Tensor]) -> np.ndarray | None:
+    def _choose(self, detections: dict[str, torch.Tensor]) -> np.ndarray | None:
         """Mask of one picture out of labels [K], scores [K] and soft masks [K, 1, H, W]."""
-        chosen = (found["labels"] == self.label) & (found["scores"] >= self.score_threshold)
-        masks = found["masks"][chosen, 0] >= 0.5  # [K, H, W]
+        chosen = (detections["labels"] == self.label) & (detections["scores"] >= self.score_threshold)
+        masks = detections["masks"][chosen, 0] >= 0.5  # [K, H, W]
         if self.objects == "one" and len(masks) > 0:
             masks = masks[masks.sum(dim=(1, 2)).argmax()].unsqueeze(0)
-        return _or_none(masks.any(dim=0).cpu().numpy())
+        return none_if_empty(masks.any(dim=0).cpu().numpy())
 
 
 def make_maskrcnn(score_threshold: float) -> torch.nn.Module:
@@ -204,9 +204,11 @@ def _stem(name: str) -> str:
     return str(PurePosixPath(name).with_suffix(""))
 
 
-def _resized(picture: PIL.Image.Image, size: tuple[int, int]) -> PIL.Image.Image:
+def resized(picture: PIL.Image.Image, size: tuple[int, int]) -> PIL.Image.Image:
+    """A picture at another size (width, height), bilinearly; as it is where it has that size."""
     return picture if picture.size == size else picture.resize(size, PIL.Image.Resampling.BILINEAR)
 
 
-def _or_none(mask: np.ndarray) -> np.ndarray | None:
+def none_if_empty(mask: np.ndarray) -> np.ndarray | None:
+    """What a teacher returns for object pixels: None where there is no object."""
     return mask if mask.any() else None

@@ -53,17 +53,17 @@ def masks_by(teacher: Teacher, pictures: torch.Tensor, size_px: int) -> torch.Te
     Returns:
         [N, H, W], in [0, 1]; zero where it sees no object.
     """
-    found = []
+    masks = []
     for start in range(0, len(pictures), 100):
         part = pictures[start:start + 100].float()
         if part.shape[2] != size_px:
             part = F.interpolate(part, size=[size_px, size_px], mode="bilinear", antialias=True)
-        shown = list(part.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy())
-        truths = teacher(shown, [f"real picture {start + idx}" for idx in range(len(shown))])
+        images = list(part.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy())
+        truths = teacher(images, [f"real picture {start + idx}" for idx in range(len(images))])
         for truth in truths:
             mask = torch.zeros(size_px, size_px) if truth is None else torch.from_numpy(np.asarray(truth, np.float32))
-            found.append(F.interpolate(mask[None, None], size=pictures.shape[2:], mode="area")[0, 0])
-    return torch.stack(found)
+            masks.append(F.interpolate(mask[None, None], size=pictures.shape[2:], mode="area")[0, 0])
+    return torch.stack(masks)
 
 
 def score_variety(scenes: Scenes, pictures: torch.Tensor, masks: torch.Tensor, seed: int = 0) -> dict[str, Any]:
@@ -109,7 +109,7 @@ class Comparison:
             MaskTeacher(masks).check_names(names, data)
 
     def __call__(self, snapshot: Mapping[str, Any], teacher: Teacher, num: int, seed: int,
-                 shown: Mapping[str, Any]) -> dict[str, Any]:
+                 drawing: Mapping[str, Any]) -> dict[str, Any]:
         """Scores of one network.
 
         Args:
@@ -117,7 +117,7 @@ class Comparison:
             teacher: Sees the masks of the real pictures if nothing else is given.
             num: Scenes; beyond ``NUM_COMPARED`` no more are compared.
             seed: Of the scenes and the features.
-            shown: `size_px` of what the teacher sees, `trunc` and `batch` of the scenes.
+            drawing: `size_px` of what the teacher sees, `trunc` and `batch` of the scenes.
 
         Returns:
             As ``score_variety``, and `data`, `masks`: where the real ones are from.
@@ -130,11 +130,11 @@ class Comparison:
         elif self._model is not None:
             masks, source = self._by_model(pictures), str(self._model.folder)
         else:
-            masks, source = masks_by(teacher, pictures, shown["size_px"] or px), "teacher"
+            masks, source = masks_by(teacher, pictures, drawing["size_px"] or px), "teacher"
         labels = labels_of_training(training_set, G_ema.c_dim)
-        scenes = collect_scenes(G_ema, min(num, NUM_COMPARED), seed, shown["trunc"], shown["batch"], labels)
+        scenes = collect_scenes(G_ema, min(num, NUM_COMPARED), seed, drawing["trunc"], drawing["batch"], labels)
         return dict(score_variety(scenes, pictures, masks, seed), data=self._data, masks=source)
 
     def _by_model(self, pictures: torch.Tensor) -> torch.Tensor:
-        found = self._model(list(pictures.permute(0, 2, 3, 1).numpy()))
-        return torch.stack([torch.from_numpy(one.mask) for one in found])
+        segmented = self._model(list(pictures.permute(0, 2, 3, 1).numpy()))
+        return torch.stack([torch.from_numpy(segmentation.mask) for segmentation in segmented])

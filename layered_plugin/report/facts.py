@@ -70,7 +70,7 @@ def key_numbers(gan: GanRun | None, generated: Sequence[dict[str, Any]], real: S
 def gan_facts(gan: GanRun) -> list[Fact]:
     """How the generator was trained."""
     opts, data, loss = gan.options, gan.options["training_set_kwargs"], gan.options["loss_kwargs"]
-    shown = {
+    facts = {
         "data": data.get("path"), "pictures": data.get("max_size"),
         "mirrored too": "yes" if data.get("xflip") else None,
         "resolution": f"{opts['resolution']} px (crops of {data.get('size_px')} px)",
@@ -83,7 +83,7 @@ def gan_facts(gan: GanRun) -> list[Fact]:
         "largest shift": loss.get("shift"), "mask coverage that costs nothing": loss.get("mask_min"),
         "weight of mask size": loss.get("mask_size_weight"), "weight of binarisation": loss.get("mask_binary_weight"),
         "weight of the border": loss.get("mask_border_weight"), "contrast jitter": loss.get("bg_jitter")}
-    return [(name, str(value)) for name, value in shown.items() if value is not None]
+    return [(name, str(value)) for name, value in facts.items() if value is not None]
 
 
 def shown_options(gan: GanRun) -> dict[str, Any]:
@@ -95,9 +95,9 @@ def model_facts(model: ModelRecord) -> list[Fact]:
     """How a model was trained."""
     opts = model.about["options"]
     seconds = sum(rows[-1]["seconds"] for rows in model.stats.values())
-    shown = {"data": opts.get("data"), "network": Path(opts.get("network") or "").name or None,
+    facts = {"data": opts.get("data"), "network": Path(opts.get("network") or "").name or None,
              "seed": opts.get("seed"),
              "steps": ", ".join(f"{rows[-1]['step']} ({name})" for name, rows in model.stats.items())
              if len(model.stats) <= 3 else f"{opts.get('steps')} for each of {len(model.stats)} chunks",
              "time": dnnlib.util.format_time(seconds), "date": model.about.get("date")}
-    return [(name, str(value)) for name, value in shown.items() if value is not None]
+    return [(name, str(value)) for name, value in facts.items() if value is not None]

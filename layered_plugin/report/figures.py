@@ -109,21 +109,21 @@ def _line(rows: Sequence[dict[str, Any]], x: str, y: str) -> Line:
 
 def layers_over_time(folder: Path) -> list[Picture]:
     """Layer grids of a training run: the first, some between, the last."""
-    found = numbered_pictures(folder, "layers")
-    last = len(found) - 1
-    picks = sorted({round(idx * last / (GRIDS_SHOWN - 1)) for idx in range(GRIDS_SHOWN)}) if found else []
+    grids = numbered_pictures(folder, "layers")
+    last = len(grids) - 1
+    picks = sorted({round(idx * last / (GRIDS_SHOWN - 1)) for idx in range(GRIDS_SHOWN)}) if grids else []
     return [read_picture(path, f"{kimg} kimg", f"Layers of generated scenes after {kimg} thousand pictures, one scene "
                          "per column: background, foreground, mask, cut-out, composite, shifted composite")
-            for kimg, path in (found[pick] for pick in picks)]
+            for kimg, path in (grids[pick] for pick in picks)]
 
 
 def sample_pictures(model: ModelRecord) -> list[Picture]:
     """The first and the last picture sheet that a model's training drew; for chunks those of its first chunk."""
     folder = min(model.folder.glob("chunk-*/"), default=model.folder) if model.kind == "chunks" else model.folder
-    found = numbered_pictures(folder, "samples")
+    sheets = numbered_pictures(folder, "samples")
     of = f" of {folder.name}" if folder != model.folder else ""
     return [read_picture(path, f"Step {step}{of}", f"Pictures and masks drawn at step {step} of the training{of}")
-            for step, path in dict(found[:1] + found[-1:]).items()]
+            for step, path in dict(sheets[:1] + sheets[-1:]).items()]
 
 
 def score_sheets(folder: Path) -> list[Picture]:
@@ -161,12 +161,12 @@ def _entry(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _example(folder: Path, entry: dict[str, Any]) -> SegmentedExample:
-    shown = [_small(folder / "cutouts" / entry["file"], f"Picture {entry['name']}"),
-             _small(folder / "masks" / entry["file"], f"Mask of {entry['name']}")]
+    pictures = [_small(folder / "cutouts" / entry["file"], f"Picture {entry['name']}"),
+                _small(folder / "masks" / entry["file"], f"Mask of {entry['name']}")]
     path = folder / "reconstructions" / entry["file"]
     if path.is_file():
-        shown.append(_small(path, f"Reconstruction of {entry['name']}"))
-    return SegmentedExample(entry["name"], f"{entry['error']:.2f}", shown)
+        pictures.append(_small(path, f"Reconstruction of {entry['name']}"))
+    return SegmentedExample(entry["name"], f"{entry['error']:.2f}", pictures)
 
 
 def _small(path: Path, alt: str) -> Picture:

@@ -115,12 +115,12 @@ def collect(run: Path, more: Sequence[Path], segmented: str | os.PathLike[str] |
     real_too = [record for folder in siblings for model in find_model_runs(folder) if model.resolve() not in known
                 for record in tables.read_real(read_model_run(model))]
     records = real_too + [record for part in real for record in part]
-    own = [record for model, part in zip(models, real, strict=True) for record in part
-           if gan is None or is_of_run(model.about["options"].get("network"), gan.folder)]
+    of_network = [record for model, part in zip(models, real, strict=True) for record in part
+                  if gan is None or is_of_run(model.about["options"].get("network"), gan.folder)]
     over_time = layers_over_time(gan.folder) if gan else []
     return dict(
         title=title(gan, models), run=str(run), lead=lead(gan) if gan else "",
-        cards=key_numbers(gan, generated, own), warnings=gan.warnings if gan else [],
+        cards=key_numbers(gan, generated, of_network), warnings=gan.warnings if gan else [],
         layers=over_time[-1] if over_time else None, over_time=over_time,
         charts=gan_charts(gan) if gan else [], facts=gan_facts(gan) if gan else [],
         config=json.dumps(shown_options(gan), indent=2) if gan else "",
@@ -143,8 +143,8 @@ def _find_runs(run: Path) -> tuple[GanRun | None, list[Path]]:
     network = read_model_run(run).about["options"].get("network") or ""
     parent = run.absolute().parent
     places = [Path(network), Path(network).parent, parent / Path(network).parent.name, parent / Path(network).name]
-    found = next((place for place in places if (place / GAN_FILE).is_file()), None) if network else None
-    return (read_gan_run(found) if found else None), [run]
+    gan = next((place for place in places if (place / GAN_FILE).is_file()), None) if network else None
+    return (read_gan_run(gan) if gan else None), [run]
 
 
 def _model_view(model: ModelRecord, gan: GanRun | None, scores: Sequence[dict[str, Any]]) -> ModelView:
@@ -171,13 +171,13 @@ def _model_view(model: ModelRecord, gan: GanRun | None, scores: Sequence[dict[st
 def _commands(gan: GanRun | None, models: Sequence[ModelRecord], generated: Sequence[dict[str, Any]],
               real: Sequence[dict[str, Any]]) -> list[Fact]:
     """What was run, in the order of the work, each once, with what it did."""
-    found = [("Training the generator", command) for command in (gan.commands if gan else [])]
-    found += [(f"Training {model.folder.name}", model.about["command"]) for model in models
-              if model.about.get("command")]
-    found += [(f"Scoring {what}, {record.get('date', 'undated')}", record["command"])
-              for what, records in (("generated scenes", generated), ("real pictures", real)) for record in records]
+    commands = [("Training the generator", command) for command in (gan.commands if gan else [])]
+    commands += [(f"Training {model.folder.name}", model.about["command"]) for model in models
+                 if model.about.get("command")]
+    commands += [(f"Scoring {what}, {record.get('date', 'undated')}", record["command"])
+                 for what, records in (("generated scenes", generated), ("real pictures", real)) for record in records]
     first: dict[str, str] = {}
-    for what, command in found:
+    for what, command in commands:
         first.setdefault(command, what)
     return [(what, command) for command, what in first.items()]
 

@@ -87,14 +87,14 @@ def read_lines(path: Path, parse: Callable[[dict[str, Any]], Any]) -> list[Any]:
         lines = path.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as err:
         raise UserError(f"{path}: not readable: {err}") from err
-    found = []
+    parsed = []
     for number, line in enumerate(lines, start=1):
         try:
-            found.append(parse(json.loads(line)))
+            parsed.append(parse(json.loads(line)))
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as err:
             what = f"lacks {err}" if isinstance(err, KeyError) else f"is damaged ({err})"
             raise UserError(f"{path}: line {number} {what}; remove that line") from err
-    return found
+    return parsed
 
 
 def read_picture(path: Path, caption: str, alt: str) -> Picture:
@@ -115,8 +115,8 @@ def read_picture(path: Path, caption: str, alt: str) -> Picture:
 
 def numbered_pictures(folder: Path, prefix: str) -> list[tuple[int, Path]]:
     """Number and path of the pictures named as layers000012.png is, in order."""
-    found = [(re.fullmatch(rf"{prefix}(\d+)\.png", path.name), path) for path in folder.glob(f"{prefix}*.png")]
-    return sorted((int(match[1]), path) for match, path in found if match)
+    matches = [(re.fullmatch(rf"{prefix}(\d+)\.png", path.name), path) for path in folder.glob(f"{prefix}*.png")]
+    return sorted((int(match[1]), path) for match, path in matches if match)
 
 
 def read_gan_run(folder: Path) -> GanRun:
@@ -161,22 +161,22 @@ def read_model_run(folder: Path) -> ModelRecord:
 
 def find_model_runs(gan: Path) -> list[Path]:
     """Runs of invert.py beside a training run whose network is of that run, in the order of their names."""
-    found = []
+    runs = []
     for folder in sorted(path for path in gan.absolute().parent.iterdir() if path.is_dir()):
         path = next((folder / name for name in MODEL_FILES if (folder / name).is_file()), None)
         options = read_json(path).get("options") if path is not None else None
         if isinstance(options, dict) and is_of_run(options.get("network"), gan):
-            found.append(gan.parent / folder.name)
-    return found
+            runs.append(gan.parent / folder.name)
+    return runs
 
 
 def find_siblings(gan: Path) -> list[Path]:
     """Training runs beside one that were asked for the same but for the seed, in the order of their names."""
-    own, found = _but_for_seed(read_json(gan / GAN_FILE)), []
+    asked, runs = _but_for_seed(read_json(gan / GAN_FILE)), []
     for folder in sorted(path for path in gan.absolute().parent.iterdir() if (path / GAN_FILE).is_file()):
-        if folder.name != gan.absolute().name and _but_for_seed(read_json(folder / GAN_FILE)) == own:
-            found.append(gan.parent / folder.name)
-    return found
+        if folder.name != gan.absolute().name and _but_for_seed(read_json(folder / GAN_FILE)) == asked:
+            runs.append(gan.parent / folder.name)
+    return runs
 
 
 def sibling_key(options: Mapping[str, Any]) -> str:

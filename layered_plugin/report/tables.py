@@ -79,8 +79,8 @@ def read_real(model: ModelRecord) -> list[dict[str, Any]]:
     folder = model.folder
 
     def check(record: dict[str, Any]) -> dict[str, Any]:
-        own = dict(folder=str(folder), siblings=sibling_key(model.about["options"]))
-        record["models"] = [dict(record["models"][0], **own)]
+        record["models"] = [dict(record["models"][0], folder=str(folder),
+                                 siblings=sibling_key(model.about["options"]))]
         return record if real_tables([record]) and record["command"] else {}
     return read_lines(folder / "metric-real.jsonl", check)
 
@@ -95,13 +95,14 @@ def generated_tables(records: Sequence[dict[str, Any]]) -> list[Table]:
         siblings: dict[str, list[_Scored]] = {}
         for network, record in latest.items():
             name = network.rsplit("/", 1 if len(runs) == 1 else 2)
-            one = _Scored("/".join(name[1:]), f"mask covers {record['coverage']:.3f} of the picture", False, record)
-            scored += [one, _full_mask(record, one.name if len(latest) > 1 else "")]
-            siblings.setdefault(name[-1], []).append(one)
+            note = f"mask covers {record['coverage']:.3f} of the picture"
+            generator = _Scored("/".join(name[1:]), note, False, record)
+            scored += [generator, _full_mask(record, generator.name if len(latest) > 1 else "")]
+            siblings.setdefault(name[-1], []).append(generator)
         scored += _means(siblings)
         last = group[-1]
         seen = f"{last['num_detected']} of {last['num']} generated scenes with an object"
-        caption = f"{seen}, judged by {teacher_name(last['teacher'])}, at {last['detector_size']} px"
+        caption = f"{seen}, scored against {teacher_name(last['teacher'])}, at {last['detector_size']} px"
         tables.append(_table(caption, [f"truncation {last['trunc']:g}, seed {last['seed']}", *_fidelity(group)], scored,
                              last["num_detected"] != last["num"]))
     return tables
@@ -125,17 +126,17 @@ def real_tables(records: Sequence[dict[str, Any]]) -> list[Table]:
             baselines.update(record["baselines"])
         scored = list(models.values())
         means = _means({key: list(members.values()) for key, members in siblings.items() if key[0] is not None})
-        rivals = [_Scored(BASELINES.get(name, name), "baseline", True, sets)
-                  for name, sets in baselines.items()]
+        baseline_rows = [_Scored(BASELINES.get(name, name), "baseline", True, sets)
+                         for name, sets in baselines.items()]
         if "full" not in baselines:
-            rivals.append(_full_mask(scored[0].sets, ""))
+            baseline_rows.append(_full_mask(scored[0].sets, ""))
         last = group[-1]
         notes = [] if last["eval_size"] == "gt" else ["pictures and truth squeezed to the network's square"]
         if last["polarity"] == "oracle":
             notes.append("Object and background swapped where the truth says so: no measure of an unsupervised method.")
         caption = (f"{last['num_detected']} of {last['num']} pictures of {Path(last['data']).name} with an object, "
                    f"scored against {teacher_name(last['teacher'])}")
-        tables.append(_table(caption, notes, scored + means + sorted(rivals, key=lambda rival: -_iou(rival.sets)),
+        tables.append(_table(caption, notes, scored + means + sorted(baseline_rows, key=lambda row: -_iou(row.sets)),
                              last["num_detected"] != last["num"]))
     return tables
 
@@ -152,9 +153,9 @@ def teacher_name(teacher: dict[str, Any]) -> str:
 def best_real(records: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """Of the latest scoring without the help of the truth: its record and its best model; None if there is none."""
     honest = [record for record in records if record["polarity"] != "oracle"]
-    found = [(record, model) for group in _groups(honest, REAL_KEYS)[:1] for record in group
-             for model in record["models"] if model["detected"] is not None]
-    return max(found, key=lambda pair: pair[1]["detected"]["iou"], default=None)
+    candidates = [(record, model) for group in _groups(honest, REAL_KEYS)[:1] for record in group
+                  for model in record["models"] if model["detected"] is not None]
+    return max(candidates, key=lambda pair: pair[1]["detected"]["iou"], default=None)
 
 
 def _groups(records: Sequence[dict[str, Any]], keys: Sequence[str]) -> list[list[dict[str, Any]]]:
@@ -180,10 +181,10 @@ def _means(siblings: Mapping[Any, Sequence[_Scored]]) -> list[_Scored]:
         if len(members) > 1:
             sets: dict[str, Any] = {}
             for which in ("detected", "all"):
-                found = [member.sets[which] for member in members]
-                sets[which] = None if None in found else mean_and_deviation(found)
-            note = f"mean \N{PLUS-MINUS SIGN} deviation, {members[0].note}" if len({one.note for one in members}) == 1 \
-                else "mean \N{PLUS-MINUS SIGN} deviation"
+                scores = [member.sets[which] for member in members]
+                sets[which] = None if None in scores else mean_and_deviation(scores)
+            notes = {member.note for member in members}
+            note = "mean \N{PLUS-MINUS SIGN} deviation" + (f", {members[0].note}" if len(notes) == 1 else "")
             rows.append(_Scored(f"{len(members)} seeds", note, False, sets))
     return rows
 
@@ -193,21 +194,21 @@ def _iou(sets: dict[str, Any]) -> float:
 
 
 def _fidelity(group: Sequence[dict[str, Any]]) -> list[str]:
-    return [f"{record['network'].rsplit('/', 1)[-1]}: FID {found['fid']:.2f}, KID {found['kid']:.5f} "
-            f"({found['num_gen']} generated, {found['num_real']} real pictures)"
-            for record in group if (found := record.get("fidelity"))]
+    return [f"{record['network'].rsplit('/', 1)[-1]}: FID {scores['fid']:.2f}, KID {scores['kid']:.5f} "
+            f"({scores['num_gen']} generated, {scores['num_real']} real pictures)"
+            for record in group if (scores := record.get("fidelity"))]
 
 
 def _table(caption: str, notes: list[str], scored: Sequence[_Scored], with_all: bool) -> Table:
     """Lay scores out; columns that nobody has are left out, and that of all pictures where all hold an object."""
     headings, columns = [], []
     for heading, which, key in COLUMNS:
-        column = [_cell(one.sets[which], key) for one in scored]
+        column = [_cell(predictor.sets[which], key) for predictor in scored]
         if any(cell.text for cell in column) and (which == "detected" or with_all):
             headings.append(heading)
             columns.append(_mark_best(column))
-    rows = [Row(one.name, one.note, one.baseline, [column[idx] for column in columns])
-            for idx, one in enumerate(scored)]
+    rows = [Row(predictor.name, predictor.note, predictor.baseline, [column[idx] for column in columns])
+            for idx, predictor in enumerate(scored)]
     return Table(caption, notes, headings, rows)
 
 

@@ -90,7 +90,7 @@ def draw_composite(
         return drawn[-1][0]
 
     objects = place_objects(draw, num_objects)
-    records = [record for one, record in drawn if any(one is kept for kept in objects)]
+    records = [record for placed, record in drawn if any(placed is kept for kept in objects)]
     background = backgrounds[int(rng.integers(len(backgrounds)))]
     bg = crop_background(background.image, size, recipe, rng)
     light = Light(
@@ -104,9 +104,9 @@ def draw_composite(
         cutout = records[0].pop("cutout")
         record = {"cutout": cutout, "background": background.name, **records[0], "coverage": coverage}
     else:
-        parts = visible_parts([one.alpha for one in objects])
-        for own, part in zip(records, parts, strict=True):
-            own["coverage"] = round(float(part.mean()), 4)
+        parts = visible_parts([placed.alpha for placed in objects])
+        for object_record, part in zip(records, parts, strict=True):
+            object_record["coverage"] = round(float(part.mean()), 4)
         record = {"background": background.name, "objects": records, "coverage": coverage}
     return Composite(put_into_scene(fg, alpha, bg, light), to_uint8(alpha), label_picture(objects), record)
 
@@ -122,12 +122,12 @@ def _draw_object(
         flip = bool(rng.random() < recipe.flip)
         spread = recipe.jitter if num_objects == 1 else max(0.5 - scale / 2, recipe.jitter)
         centre = 0.5 + rng.uniform(-spread, spread, size=2)
-        one = PlacedObject(*place(cutout.image, size, scale, rotation, flip, (float(centre[0]), float(centre[1]))))
-        if one.alpha.mean() >= recipe.min_coverage:
+        placed = PlacedObject(*place(cutout.image, size, scale, rotation, flip, (float(centre[0]), float(centre[1]))))
+        if placed.alpha.mean() >= recipe.min_coverage:
             break
     else:
         raise ImpossibleRecipeError(f"no object covers {recipe.min_coverage} of the picture in {MAX_TRIES} draws")
-    return one, {
+    return placed, {
         "cutout": cutout.name, "scale": round(scale, 4), "rotation": round(rotation, 2), "flip": flip,
         "position": [round(float(value), 4) for value in centre],
     }

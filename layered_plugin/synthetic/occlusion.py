@@ -41,8 +41,8 @@ def place_objects(draw: Callable[[], PlacedObject], num: int) -> list[PlacedObje
     for number in range(1, num + 1):
         for _ in range(MAX_TRIES):
             tried = [*objects, draw()]
-            parts = visible_parts([one.alpha for one in tried])
-            if all(part.sum() >= MIN_VISIBLE * one.alpha.sum() for part, one in zip(parts, tried, strict=True)):
+            parts = visible_parts([placed.alpha for placed in tried])
+            if all(part.sum() >= MIN_VISIBLE * placed.alpha.sum() for part, placed in zip(parts, tried, strict=True)):
                 objects = tried
                 break
         else:
@@ -71,8 +71,9 @@ def visible_parts(alphas: Sequence[np.ndarray]) -> np.ndarray:
 def overlay(objects: Sequence[PlacedObject]) -> PlacedObject:
     """All objects as one, premultiplied: the later ones lie in front."""
     fg, alpha = objects[0]
-    for one in objects[1:]:
-        fg, alpha = one.fg + fg * (1 - one.alpha)[:, :, None], one.alpha + alpha * (1 - one.alpha)
+    for front in objects[1:]:
+        through = 1 - front.alpha
+        fg, alpha = front.fg + fg * through[:, :, None], front.alpha + alpha * through
     return PlacedObject(fg, alpha)
 
 
@@ -86,6 +87,6 @@ def label_picture(objects: Sequence[PlacedObject]) -> np.ndarray:
         [S, S], uint8: 0 where the objects together are less than half opaque, elsewhere the number 1 to K of the
         object with the largest visible part.
     """
-    parts = visible_parts([one.alpha for one in objects])
+    parts = visible_parts([placed.alpha for placed in objects])
     largest = parts.argmax(axis=0) + 1
     return np.where(np.rint(overlay(objects).alpha * 255) >= 128, largest, 0).astype(np.uint8)

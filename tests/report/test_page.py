@@ -114,7 +114,7 @@ def test_tables_hold_the_records_and_mark_the_best(whole):
     assert whole.texts("span", class_="interval") == [
         f"{iou - 0.0123:.3f} to {iou + 0.0117:.3f}" for iou in (0.9123, 0.9023, 0.8765, 0.5432, 0.412, 0.3)]
     captions = whole.texts("p", class_="caption")
-    assert captions == ["1990 of 2000 generated scenes with an object, judged by U-Net judge.pt, at 32 px"
+    assert captions == ["1990 of 2000 generated scenes with an object, scored against U-Net judge.pt, at 32 px"
                         "truncation 1, seed 0",
                         "500 of 500 pictures of shapes-test.zip with an object, scored against true masks "
                         "shapes-test-masks.zip"]
