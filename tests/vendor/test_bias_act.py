@@ -76,6 +76,24 @@ def test_first_and_second_gradients(act, clamp):
     assert torch.autograd.gradgradcheck(func, (x, b))
 
 
+@pytest.mark.parametrize("impl", ["cuda", "ref"])
+@pytest.mark.parametrize("act", [act for act in TABLE if act != "linear"])
+def test_gradient_that_ends_at_the_slope_is_zero_and_not_absent(act, impl):
+    """Adam tells the two apart; R1 and path length ask for such gradients of the last biases of a network."""
+    x, b = torch.randn(2, 3, 4, 4, requires_grad=True), torch.randn(3, requires_grad=True)
+
+    def gradients(y):
+        (slope,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+        return torch.autograd.grad(slope.square().sum(), [x, b], allow_unused=True)
+
+    spec = ops.activation_funcs[act]
+    expected = gradients(spec.func(x + b[:, None, None], spec.def_alpha) * spec.def_gain)
+    found = gradients(ops.bias_act(x, b, act=act, impl=impl))
+    assert all(grad is not None for grad in expected)
+    for a, c in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, c)
+
+
 @pytest.mark.parametrize(("alpha", "gain"), [(0.2, 1.4), (0.0, 1.0), (1.0, 2.0), (-0.5, 1.0), (0.2, -1.0), (0.2, 0.0)])
 def test_lrelu_gradient_equals_autograd_of_definition(alpha, gain):
     x = torch.randn(3, 4, requires_grad=True)

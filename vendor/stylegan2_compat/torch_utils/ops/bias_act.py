@@ -10,7 +10,7 @@ import dnnlib
 import torch
 import torch.nn.functional as F
 from torch_utils.ops import compiled
-from torch_utils.ops.fused_bias_act import FusedBiasAct, fused_activation, layout_of, without_samples
+from torch_utils.ops.fused_bias_act import FusedBiasAct, fused_activation, layout_of, no_gradient, without_samples
 
 SQRT2 = math.sqrt(2)
 
@@ -168,7 +168,7 @@ class _LeakyReluSlope(torch.autograd.Function):
         if grad is None:
             return (None,) * 4
         (y,) = ctx.saved_tensors
-        return _LeakyReluSlope.apply(grad, y, ctx.alpha, ctx.gain), None, None, None
+        return _LeakyReluSlope.apply(grad, y, ctx.alpha, ctx.gain), no_gradient(y), None, None
 
 
 def _bias_act_compiled(

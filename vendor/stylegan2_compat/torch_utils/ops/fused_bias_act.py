@@ -67,6 +67,11 @@ def without_samples(layout: Layout) -> Layout:
     return layout
 
 
+def no_gradient(y: torch.Tensor) -> torch.Tensor:
+    """Zeros of the shape of y that take no memory: Adam tells a gradient of zero from an absent one."""
+    return y.new_zeros([]).expand_as(y)
+
+
 class FusedBiasAct(torch.autograd.Function):
     """clamp(gain * act(x * scale + noise + bias)), on tensors for which `compiled.supports` holds.
 
@@ -134,7 +139,9 @@ class _SlopeProduct(torch.autograd.Function):
             return (None,) * 4
         (y,) = ctx.saved_tensors
         grad = grad.contiguous(memory_format=ctx.layout.memory_format)
-        return _SlopeProduct.apply(grad, y, ctx.layout, ctx.act), None, None, None
+        # As the official operations: PyTorch's on the CPU give zeros where the slope changes nowhere, kernels nothing.
+        by_y = no_gradient(y) if ctx.act.index != _LINEAR and y.device.type == "cpu" else None
+        return _SlopeProduct.apply(grad, y, ctx.layout, ctx.act), by_y, None, None
 
 
 class _Dot(torch.autograd.Function):
