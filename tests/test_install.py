@@ -18,6 +18,7 @@ SOURCES = ("layered_plugin", "vendor/stylegan2_compat", "train_layered.py", "inv
            "pyproject.toml", "README.md", "LICENSE")
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input"]
 CLEAN = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "STYLEGAN2_ADA_PYTORCH")}
+CLEAN["OMP_NUM_THREADS"] = "1"  # Two threads spin on busy cores.
 
 
 def run(*command, cwd, **env):
