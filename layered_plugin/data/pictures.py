@@ -15,6 +15,10 @@ from layered_plugin.errors import PictureError
 
 BATCH_PIXELS = 30_000_000  # Pictures, masks and layers are held at full size, at about 30 bytes a pixel.
 
+CROP_MARGIN = 1.125  # Real pictures are resized to this many times the resolution before the crop (section 3.4).
+
+FITS = ("squeeze", "crop")
+
 T = TypeVar("T")
 
 
@@ -68,6 +72,26 @@ class PictureSource:
         self._files.close()
 
 
+def full_batches(items: Iterable[T], pixels: Callable[[T], int], batch: int) -> Iterator[list[T]]:
+    """Group what comes, as many at a time as asked for, but fewer of large pictures: memory stays bounded.
+
+    Args:
+        items: What holds a picture each.
+        pixels: Size of an item's picture.
+        batch: Items at a time, at most; a group ends early once it has ``BATCH_PIXELS``.
+    """
+    group: list[T] = []
+    num_pixels = 0
+    for item in items:
+        group.append(item)
+        num_pixels += pixels(item)
+        if len(group) == batch or num_pixels >= BATCH_PIXELS:
+            yield group
+            group, num_pixels = [], 0
+    if group:
+        yield group
+
+
 def decode(file: IO[bytes], upright: bool = True) -> PIL.Image.Image:
     """Decode an open file of any format, in its own mode and size.
 
@@ -83,24 +107,11 @@ def decode(file: IO[bytes], upright: bool = True) -> PIL.Image.Image:
     return PIL.ImageOps.exif_transpose(picture) if upright else picture
 
 
-def full_batches(items: Iterable[T], pixels: Callable[[T], int], batch: int) -> Iterator[list[T]]:
-    """Group what comes, as many at a time as asked for, but fewer of large pictures: memory stays bounded.
-
-    Args:
-        items: What holds a picture each.
-        pixels: Size of an item's picture.
-        batch: Items at a time, at most; a group ends early once it has ``BATCH_PIXELS``.
-    """
-    held: list[T] = []
-    num_pixels = 0
-    for item in items:
-        held.append(item)
-        num_pixels += pixels(item)
-        if len(held) == batch or num_pixels >= BATCH_PIXELS:
-            yield held
-            held, num_pixels = [], 0
-    if held:
-        yield held
+def is_picture_name(name: str) -> bool:
+    """Whether a file's name has the suffix of a format that Pillow knows."""
+    # Data sets made on a Mac carry a shadow of every file.
+    hidden = name.startswith("__MACOSX/") or os.path.basename(name).startswith("._")
+    return os.path.splitext(name)[1].lower() in PIL.Image.registered_extensions() and not hidden
 
 
 def to_rgb(picture: PIL.Image.Image) -> PIL.Image.Image:
@@ -112,16 +123,6 @@ def to_rgb(picture: PIL.Image.Image) -> PIL.Image.Image:
     if picture.mode == "P":  # Pillow warns of palettes with transparency unless they go through RGBA.
         picture = picture.convert("RGBA")
     return picture.convert("RGB")
-
-
-def is_picture_name(name: str) -> bool:
-    """Whether a file's name has the suffix of a format that Pillow knows."""
-    # Data sets made on a Mac carry a shadow of every file.
-    hidden = name.startswith("__MACOSX/") or os.path.basename(name).startswith("._")
-    return os.path.splitext(name)[1].lower() in PIL.Image.registered_extensions() and not hidden
-
-
-FITS = ("squeeze", "crop")
 
 
 class Box(NamedTuple):
@@ -185,7 +186,9 @@ def fit_box(size: tuple[int, int], fit: str) -> Box:
     return Box(left, top, left + side, top + side)
 
 
-CROP_MARGIN = 1.125  # Real pictures are resized to this many times the resolution before the crop (section 3.4).
+def to_square(picture: PIL.Image.Image, size_px: int) -> np.ndarray:
+    """Squeeze a picture of any mode and size to RGB [3, size_px, size_px], uint8."""
+    return square_picture(picture, size_px, "squeeze").transpose(2, 0, 1)  # [C, H, W]
 
 
 def random_crop(img: torch.Tensor, size_px: int) -> torch.Tensor:
@@ -212,11 +215,6 @@ def random_crop(img: torch.Tensor, size_px: int) -> torch.Tensor:
     sample = torch.arange(num, device=img.device).view(-1, 1, 1, 1)
     channel = torch.arange(img.shape[1], device=img.device).view(1, -1, 1, 1)
     return img[sample, channel, top + offset.view(1, 1, -1, 1), left + offset.view(1, 1, 1, -1)]
-
-
-def to_square(picture: PIL.Image.Image, size_px: int) -> np.ndarray:
-    """Squeeze a picture of any mode and size to RGB [3, size_px, size_px], uint8."""
-    return square_picture(picture, size_px, "squeeze").transpose(2, 0, 1)  # [C, H, W]
 
 
 def to_float(img: torch.Tensor) -> torch.Tensor:

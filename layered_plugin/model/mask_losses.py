@@ -32,6 +32,22 @@ def mask_size_loss(mask: torch.Tensor, min_coverage: float, over: str = "picture
     return (min_coverage - _mean_mask(mask, over)).clamp(min=0)
 
 
+def mask_binary_loss(mask: torch.Tensor) -> torch.Tensor:
+    """Penalize half-transparent masks (Eq. 4).
+
+    Args:
+        mask: Foreground opacity, [N, 1, H, W], in [0, 1].
+
+    Returns:
+        Mean over the pixels of min(m, 1 - m), per image, [N], in [0, 0.5].
+
+    Raises:
+        ValueError: If mask is not [N, 1, H, W].
+    """
+    _check_mask(mask)
+    return torch.minimum(mask, 1 - mask).mean(dim=[1, 2, 3])
+
+
 def mask_excess_loss(mask: torch.Tensor, max_coverage: float) -> torch.Tensor:
     """Penalize masks that cover more than a maximum share of the image; ours, the counterpart of Eq. 3.
 
@@ -65,37 +81,9 @@ def mask_variety_loss(mask: torch.Tensor, min_variety: float, cells: int = 8) ->
         ValueError: If mask is not [N, 1, H, W].
     """
     _check_mask(mask)
-    parts = torch.nn.functional.adaptive_avg_pool2d(mask, cells).flatten(1)  # [N, cells * cells]
+    cell_means = torch.nn.functional.adaptive_avg_pool2d(mask, cells).flatten(1)  # [N, cells * cells]
     # The root of a variance has no slope at zero, where a batch of equal masks is.
-    return (min_variety - (parts.var(dim=0, unbiased=False) + 1e-6).sqrt().mean()).clamp(min=0)
-
-
-def layer_range_loss(layers: Layers) -> torch.Tensor:
-    """Penalize layers that leave [-1, 1] where no picture is shown to the discriminator to say so; ours.
-
-    Args:
-        layers: N scenes of K objects.
-
-    Returns:
-        Mean of max(0, |x| - 1) over the background's and foregrounds' values, per scene, [N].
-    """
-    return (torch.cat([layers.bg, layers.fg], dim=1).abs() - 1).clamp(min=0).mean(dim=[1, 2, 3])
-
-
-def mask_binary_loss(mask: torch.Tensor) -> torch.Tensor:
-    """Penalize half-transparent masks (Eq. 4).
-
-    Args:
-        mask: Foreground opacity, [N, 1, H, W], in [0, 1].
-
-    Returns:
-        Mean over the pixels of min(m, 1 - m), per image, [N], in [0, 0.5].
-
-    Raises:
-        ValueError: If mask is not [N, 1, H, W].
-    """
-    _check_mask(mask)
-    return torch.minimum(mask, 1 - mask).mean(dim=[1, 2, 3])
+    return (min_variety - (cell_means.var(dim=0, unbiased=False) + 1e-6).sqrt().mean()).clamp(min=0)
 
 
 def mask_border_loss(mask: torch.Tensor) -> torch.Tensor:
@@ -129,6 +117,18 @@ def mask_overlap_loss(mask: torch.Tensor) -> torch.Tensor:
     """
     pairs = (mask.sum(dim=1).square() - mask.square().sum(dim=1)) / 2  # [N, H, W]
     return pairs.mean(dim=[1, 2])
+
+
+def layer_range_loss(layers: Layers) -> torch.Tensor:
+    """Penalize layers that leave [-1, 1] where no picture is shown to the discriminator to say so; ours.
+
+    Args:
+        layers: N scenes of K objects.
+
+    Returns:
+        Mean of max(0, |x| - 1) over the background's and foregrounds' values, per scene, [N].
+    """
+    return (torch.cat([layers.bg, layers.fg], dim=1).abs() - 1).clamp(min=0).mean(dim=[1, 2, 3])
 
 
 def _mean_mask(mask: torch.Tensor, over: str) -> torch.Tensor:

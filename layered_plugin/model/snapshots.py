@@ -38,17 +38,17 @@ def load_snapshot(path: str | os.PathLike[str], device: torch.device | str = "cp
     Raises:
         CheckpointError: It can't be read, or its generator is not layered; the text names the file.
     """
-    found = find_snapshot(path, choice)
+    file_or_url = find_snapshot(path, choice)
     try:
-        with dnnlib.util.open_url(found) as file:
+        with dnnlib.util.open_url(file_or_url) as file:
             data = legacy.load_network_pkl(file)
     except Exception as err:  # A pickle is a program, a damaged one may fail in any way.
-        raise CheckpointError(f"{found}: not a readable network snapshot: {err}") from err
+        raise CheckpointError(f"{file_or_url}: not a readable network snapshot: {err}") from err
     if not is_layered(data["G_ema"]):
-        raise CheckpointError(f"{found}: its generator draws no layers; train one with train_layered.py")
+        raise CheckpointError(f"{file_or_url}: its generator draws no layers; train one with train_layered.py")
     for name in ("G", "D", "G_ema"):
         data[name] = data[name].eval().requires_grad_(False).to(device)
-    return dict(data, path=found)
+    return dict(data, path=file_or_url)
 
 
 def is_layered(G: torch.nn.Module) -> bool:

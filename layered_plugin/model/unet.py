@@ -128,12 +128,12 @@ def make_unet(channels: Sequence[int] = (24, 48, 96), seed: int | None = None, n
 def fold_batch_norm(net: nn.Module) -> nn.Module:
     """Copy of a network in evaluation mode whose convolutions do the work of the normalisations behind them."""
     net = copy.deepcopy(net).eval()
-    for part in net.modules():
-        if isinstance(part, nn.Sequential):
-            for idx in range(len(part) - 1):
-                conv, norm = part[idx], part[idx + 1]
+    for stage in net.modules():
+        if isinstance(stage, nn.Sequential):
+            for idx in range(len(stage) - 1):
+                conv, norm = stage[idx], stage[idx + 1]
                 if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                    part[idx], part[idx + 1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
+                    stage[idx], stage[idx + 1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
     return net.to(memory_format=torch.channels_last)
 
 

@@ -72,14 +72,14 @@ class EncoderTraining:
             ws = random_codes(G, num, self.labels, generator)
             shift = random_shift(num, max_px, generator=generator).to(ws.device)
             still = G.synthesis(ws, noise_mode="const", return_layers=True, **synthesis_kwargs)
-            known = shift_foreground(still, shift)
-        codes = self.E(composite(known).clamp(-1, 1))
+            scene = shift_foreground(still, shift)
+        codes = self.E(composite(scene).clamp(-1, 1))
         drawn = decode(G, codes, **synthesis_kwargs)
         code = (codes.ws - ws).square().mean() / (ws - w_avg).square().mean().clamp(min=1e-8)
         # Eq. 2 reads at p + shift, which moves the foreground by -shift.
         moved = (codes.shift + shift / G.img_resolution).abs().mean()
-        layer = (drawn.bg - known.bg).abs().mean() + (drawn.mask - known.mask).abs().mean() \
-            + (composite(drawn) - composite(known)).abs().mean()
+        layer = (drawn.bg - scene.bg).abs().mean() + (drawn.mask - scene.mask).abs().mean() \
+            + (composite(drawn) - composite(scene)).abs().mean()
         loss = layer + 0.1 * code + moved
         self._update(loss)
         return dict(loss=loss.item(), code=code.item(), layer=layer.item(), move=moved.item())

@@ -10,6 +10,8 @@ from torch.nn import functional as F
 from layered_plugin.data.dataset import RealPictures
 from layered_plugin.device import fast_half
 
+SETTLE_BATCH, SETTLE_BATCHES = 100, 10
+
 
 class Fitting:
     """Fit a U-Net to masks by binary cross-entropy: AdamW, one cycle of the learning rate.
@@ -73,9 +75,6 @@ def best_order(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     orders = torch.tensor(list(permutations(range(num_objects))), device=target.device)  # [K!, K]
     best = fit[:, torch.arange(num_objects, device=target.device), orders].sum(dim=2).argmax(dim=1)  # [N]
     return target[torch.arange(num, device=target.device)[:, None], orders[best]]
-
-
-SETTLE_BATCH, SETTLE_BATCHES = 100, 10
 
 
 @torch.no_grad()

@@ -51,8 +51,8 @@ def save_model(folder: str | os.PathLike[str], kind: str, networks: Mapping[str,
         meta: Further entries of the JSON file, such as resolution, options and command.
     """
     # Every chunk keeps its encoder in a file of its own.
-    inside = {name: net for name, net in networks.items() if kind != "chunks" or name != "E"}
-    save_tensors(Path(folder) / "model.safetensors", inside)
+    in_one_file = {name: net for name, net in networks.items() if kind != "chunks" or name != "E"}
+    save_tensors(Path(folder) / "model.safetensors", in_one_file)
     configs = {name: network_config(net) for name, net in networks.items()}
     write_json(Path(folder) / "model.json", dict(format=FORMAT, kind=kind, **meta, networks=configs))
 
@@ -112,9 +112,9 @@ def fill(net: torch.nn.Module, name: str, tensors: Mapping[str, torch.Tensor], p
     Raises:
         ModelError: The weights are not those of this network.
     """
-    own = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
+    weights = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
     try:
-        net.load_state_dict(own)
+        net.load_state_dict(weights)
     except RuntimeError as err:
         reason = textwrap.shorten(str(err).partition("\n")[2], 200)
         raise ModelError(f"{path}: its weights do not fit model.json: {reason}") from err

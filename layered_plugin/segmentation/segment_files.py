@@ -62,11 +62,11 @@ def segment_files(segmenter: Segmenter, source: PictureSource, outdir: str | os.
     """
     outdir = Path(outdir)
     outdir.mkdir(parents=True, exist_ok=True)
-    before = read_manifest(outdir / MANIFEST)
+    finished = read_manifest(outdir / MANIFEST)
     settings = dict(model=str(segmenter.folder.resolve()), threshold=threshold, soft=soft, **refinement.record())
-    _check_settings(outdir / SETTINGS, settings, bool(before))
+    _check_settings(outdir / SETTINGS, settings, bool(finished))
     targets = target_names(source.names)
-    todo = [name for name in source.names if name not in before]
+    todo = [name for name in source.names if name not in finished]
     failed: dict[str, str] = {}
     done = 0
     results = _results(segmenter, source, todo, targets, failed, batch, refinement)
@@ -84,7 +84,7 @@ def segment_files(segmenter: Segmenter, source: PictureSource, outdir: str | os.
             manifest.write(json.dumps(entry) + "\n")
             manifest.flush()
             done += 1
-    if done == 0 and failed and not before:
+    if done == 0 and failed and not finished:
         raise ModelError(next(iter(failed.values())))
     write_contact_sheet(outdir)
     return Outcome(done, len(source.names) - len(todo), failed)
@@ -97,13 +97,13 @@ def _check_settings(path: Path, settings: dict[str, Any], has_results: bool) -> 
             file.write(json.dumps(settings, indent=2).encode())
         return
     try:
-        kept = json.loads(path.read_text())
-        differing = [name for name in settings if kept[name] != settings[name]]
+        earlier = json.loads(path.read_text())
+        differing = [name for name in settings if earlier[name] != settings[name]]
     except (ValueError, KeyError, TypeError) as err:
         raise PictureError(f"{path}: damaged; choose another `outdir`, or remove this one") from err
     if differing:
         name = differing[0]
-        raise ModelError(f"{path.parent}: holds results with {name} = {kept[name]}, not {settings[name]}; choose "
+        raise ModelError(f"{path.parent}: holds results with {name} = {earlier[name]}, not {settings[name]}; choose "
                          "another `outdir`")
 
 
@@ -153,9 +153,9 @@ def _results(segmenter: Segmenter, source: PictureSource, names: list[str], targ
                 failed[name] = str(err)
                 yield name, None
 
-    for part in full_batches(opened(), lambda item: item[1].width * item[1].height if item[1] else 0, batch):
-        readable = [(name, picture) for name, picture in part if picture is not None]
-        yield from [None] * (len(part) - len(readable))
+    for group in full_batches(opened(), lambda item: item[1].width * item[1].height if item[1] else 0, batch):
+        readable = [(name, picture) for name, picture in group if picture is not None]
+        yield from [None] * (len(group) - len(readable))
         results = segmenter([picture for _, picture in readable], [name for name, _ in readable], refinement)
         yield from ((name, picture, result) for (name, picture), result in zip(readable, results, strict=True))
 
@@ -186,8 +186,8 @@ def _write(outdir: Path, target: str, picture: PIL.Image.Image, result: Segmenta
 def write_contact_sheet(outdir: Path) -> None:
     """Draw the first pictures with their cut-outs beneath, as contact-sheet.png."""
     listed = read_manifest(outdir / MANIFEST).values()
-    there = (entry for entry in listed if (outdir / "cutouts" / entry["file"]).is_file())  # A user may tidy up.
-    entries = list(itertools.islice(there, SHEET_PICTURES))
+    with_cutout = (entry for entry in listed if (outdir / "cutouts" / entry["file"]).is_file())  # A user may tidy up.
+    entries = list(itertools.islice(with_cutout, SHEET_PICTURES))
     rows = -(-len(entries) // SHEET_COLUMNS)
     if rows == 0:
         return

@@ -200,12 +200,12 @@ class Segmenter:
         layers, mask = self._layers_and_mask(E, img, refinement)
         if refinement.flip:
             mask = (mask + self._layers_and_mask(E, img.flip(3), refinement)[1].flip(3)) / 2
-        drawn = composite(layers)
-        errors = (to_uint8(drawn).float() - to_uint8(img).float()).abs().mean(dim=[1, 2, 3]).tolist()
-        masks = self._stretch_masks(mask, sizes)
-        bg, fg, whole = ([_stretch(picture[None], size) for picture, size in zip(to_uint8(batch), sizes, strict=True)]
-                         for batch in (layers.bg, layers.fg, drawn))
-        return [Segmentation(*parts) for parts in zip(masks, bg, fg, whole, errors, strict=True)]
+        reconstruction = composite(layers)
+        errors = (to_uint8(reconstruction).float() - to_uint8(img).float()).abs().mean(dim=[1, 2, 3]).tolist()
+        pictures = ([_stretch(picture[None], size) for picture, size in zip(to_uint8(batch), sizes, strict=True)]
+                    for batch in (layers.bg, layers.fg, reconstruction))
+        return [Segmentation(*fields)
+                for fields in zip(self._stretch_masks(mask, sizes), *pictures, errors, strict=True)]
 
     def _layers_and_mask(self, E: Encoder, img: torch.Tensor, refinement: Refinement) -> tuple[Layers, torch.Tensor]:
         G = self.networks["G"]

@@ -43,8 +43,8 @@ class SelfTraining:
         """
         views = [img, img.flip(3).contiguous(), img.flip(2).contiguous(), img.transpose(2, 3).contiguous()]
         with fast_half(img.device):
-            seen = [self.teacher(view).float().sigmoid() for view in views]
-        mean = (seen[0] + seen[1].flip(3) + seen[2].flip(2) + seen[3].transpose(2, 3)) / 4
+            opinions = [self.teacher(view).float().sigmoid() for view in views]
+        mean = (opinions[0] + opinions[1].flip(3) + opinions[2].flip(2) + opinions[3].transpose(2, 3)) / 4
         return (mean > 0.5).to(img.dtype)
 
     def batch(self, img: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -66,8 +66,8 @@ class SelfTraining:
     @torch.no_grad()
     def follow(self) -> None:
         """Move the teacher towards the network, after each of its steps."""
-        for mine, new in zip(self.teacher.state_dict().values(), self.unet.state_dict().values(), strict=True):
-            if mine.is_floating_point():
-                mine.lerp_(new, 1 - self.decay)
+        for slow, current in zip(self.teacher.state_dict().values(), self.unet.state_dict().values(), strict=True):
+            if slow.is_floating_point():
+                slow.lerp_(current, 1 - self.decay)
             else:
-                mine.copy_(new)
+                slow.copy_(current)

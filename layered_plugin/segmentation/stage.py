@@ -82,9 +82,9 @@ class ModelRun:
             remaining = range(self.step, self.steps)
             for step in progress(remaining, len(remaining), self.label) if self.label else remaining:
                 terms = take_step(step)
-                bad = [name for name, value in terms.items() if not math.isfinite(value)]
-                if bad:
-                    raise UserError(f"{', '.join(bad)} not finite at step {step + 1} ({self.name}); "
+                not_finite = [name for name, value in terms.items() if not math.isfinite(value)]
+                if not_finite:
+                    raise UserError(f"{', '.join(not_finite)} not finite at step {step + 1} ({self.name}); "
                                     "start anew with another `seed`, or a lower `lr` where there is one")
                 self.step, count = step + 1, count + 1
                 for name, value in terms.items():

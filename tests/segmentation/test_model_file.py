@@ -57,7 +57,7 @@ def test_models_give_the_same_results_in_a_fresh_process(tmp_path):
     pictures = [picture(19, 16, seed=1), picture(16, 16, seed=2)]
     code = ("import sys, numpy as np, torch, PIL.Image\n"
             "torch.set_num_threads(1)\n"
-            "from layered_plugin.segmenter import Segmenter\n"
+            "from layered_plugin.segmentation.segmenter import Segmenter\n"
             "pictures = [PIL.Image.open(path) for path in sys.argv[2:4]]\n"
             "parts = [part for folder in sys.argv[4:]\n"
             "         for result in Segmenter.load(folder, 'cpu')(pictures, ['a.png', 'c.png'])\n"

@@ -344,7 +344,7 @@ def test_contact_sheet_holds_so_many_pictures_and_no_more(segment, out, tmp_path
 def test_results_of_another_call_are_not_mixed_in(segment, tmp_path, options, name):
     folder = make_pictures(tmp_path / "pictures", ["a.png"])
     assert segment(folder).done == 1
-    with pytest.raises(ModelError, match=f"holds results with {name} = .*choose another --outdir"):
+    with pytest.raises(ModelError, match=f"holds results with {name} = .*choose another `outdir`"):
         segment(folder, **options)
 
 
