@@ -1,4 +1,4 @@
-"""U-Nets: picture to masks. FastUNet is the distilled segmenter's, UNet the judge's; and how they are fitted."""
+"""U-Nets: picture to masks. FastUNet is the distilled segmenter's, UNet the judge's."""
 
 import copy
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Distillation: a U-Net learns to segment from pictures and masks that a layered generator draws on the fly.
+"""Distillation: pairs of picture and mask that a layered generator draws on the fly, for a U-Net to learn from.
 
 Not in the paper; the route that the later literature reports. No true mask is seen, nor any real picture.
 """

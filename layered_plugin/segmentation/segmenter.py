@@ -47,7 +47,7 @@ class Refinement:
         """See that a model can do this.
 
         Raises:
-            ArgumentError: It can't; the text begins with the name of the field.
+            ArgumentError: It can't; the text names the field.
         """
         for name, lacks in (("refine", "has no codes"), ("posterior", "draws no layers")):
             if getattr(self, name) and segmenter.kind == "distill":

@@ -1,4 +1,4 @@
-"""A training on top of a generator: its folder, its loop, exact resumption, what it writes as it goes."""
+"""A training on top of a generator: its loop, exact resumption, what it writes as it goes, and the model at its end."""
 
 import json
 import math
