@@ -45,13 +45,13 @@ def main() -> None:
 def common_options(command):
     """Options that `train` and `distill` share, upstream's first."""
     options = [
-        click.option("--outdir", help="Where to save the results", required=True, metavar="DIR"),
+        click.option("--outdir", help="Folder for the results", required=True, metavar="DIR"),
         click.option("--network", help="Layered generator", metavar="RUN|PKL|URL"),
         click.option("--snapshot", help="Which of a run's", default="best", metavar="best|latest|KIMG"),
         click.option("--seed", help="Random seed", type=click.IntRange(min=0), default=0, metavar="INT"),
         click.option("--device", help="Where to train", type=DEVICES, default="auto"),
         click.option("--resume", help="Go on with a run", metavar="latest|RUN"),
-        click.option("-n", "--dry-run", help="Print training options and exit", is_flag=True),
+        click.option("-n", "--dry-run", help="Print the settings, train nothing", is_flag=True),
     ]
     for option in reversed(options):
         command = option(command)
@@ -204,7 +204,7 @@ def _train(ctx: click.Context, command: str, opts: dict[str, Any], desc: str, wo
 @main.command("segment", context_settings=SETTINGS)
 @click.option("--model", help="Run of train or distill", required=True, metavar="RUN")
 @click.option("--images", help="Pictures of any size", required=True, metavar="DIR|ZIP|FILE")
-@click.option("--outdir", help="Where to save the results", required=True, metavar="DIR")
+@click.option("--outdir", help="Folder for the results", required=True, metavar="DIR")
 @click.option("--batch", help="Pictures at a time", type=click.IntRange(min=1), default=64, metavar="INT")
 @click.option("--threshold", help="Opacity that counts as object", default=0.5, metavar="FRAC",
               type=click.FloatRange(0, 1, min_open=True, max_open=True))

@@ -81,37 +81,40 @@ def resume_config(resume: str, outdir: str, opts: dict[str, Any], given: set[str
 
 
 @click.command(context_settings=SETTINGS)
-# General options.
-@click.option("--outdir", help="Where to save the results", required=True, metavar="DIR")
+# The run.
+@click.option("--outdir", help="Folder that gets the run folder", required=True, metavar="DIR")
 @click.option("--gpus", help="Number of processes, one per GPU", type=click.IntRange(min=1), default=1, metavar="INT")
-@click.option("--snap", help="Snapshot interval", type=click.IntRange(min=1), default=50, metavar="TICKS")
+@click.option("--snap", help="Ticks from snapshot to snapshot", type=click.IntRange(min=1), default=50, metavar="TICKS")
 @click.option("--metrics", help="Metrics at every snapshot (official base)", default="none", metavar="LIST")
-@click.option("--seed", help="Random seed", type=click.IntRange(min=0), default=0, metavar="INT")
-@click.option("-n", "--dry-run", help="Print training options and exit", is_flag=True)
+@click.option("--seed", help="Seed of all random numbers", type=click.IntRange(min=0), default=0, metavar="INT")
+@click.option("-n", "--dry-run", help="Print the settings, train nothing", is_flag=True)
 # Data set.
 @click.option("--data", help="Training pictures", metavar="ZIP|DIR")
 @click.option("--cond", help="Train on the labels of dataset.json", type=bool, default=False, metavar="BOOL")
 @click.option("--subset", help="Train on only so many pictures", type=click.IntRange(min=1), metavar="INT")
 @click.option("--mirror", help="Mirror the pictures too", type=bool, default=False, metavar="BOOL")
-# Base config.
-@click.option("--cfg", help="Base config", type=click.Choice(presets.NAMES), default="auto")
+# Presets, and what overrides them.
+@click.option("--cfg", help="Preset of settings", type=click.Choice(presets.NAMES), default="auto")
 @click.option("--gamma", help="R1 weight  [default: by --cfg]", type=Ramp(), metavar="FLOAT[:END]")
-@click.option("--kimg", help="Training length  [default: by --cfg]", type=click.FloatRange(min=0, min_open=True),
+@click.option("--kimg", help="Real pictures to show  [default: by --cfg]", type=click.FloatRange(min=0, min_open=True),
               metavar="KIMG")
-@click.option("--batch", help="Total batch size  [default: by --cfg]", type=click.IntRange(min=1), metavar="INT")
-# Discriminator augmentation.
-@click.option("--aug", help="Augmentation mode", type=click.Choice(["noaug", "ada", "fixed"]), default="ada")
-@click.option("--p", help="Probability for --aug=fixed", type=click.FloatRange(0, 1), metavar="FLOAT")
-@click.option("--target", help="ADA target  [default: 0.6]", type=click.FloatRange(0, 1), metavar="FLOAT")
-@click.option("--augpipe", help="Augmentation pipeline  [default: bgc]", type=click.Choice(list(presets.AUGPIPES)))
-# Resume and transfer learning.
+@click.option("--batch", help="Pictures per iteration  [default: by --cfg]", type=click.IntRange(min=1), metavar="INT")
+# What the discriminator sees.
+@click.option("--aug", help="Augmentation: none, adaptive or fixed p", type=click.Choice(["noaug", "ada", "fixed"]),
+              default="ada")
+@click.option("--p", help="Augmentation probability, with --aug=fixed", type=click.FloatRange(0, 1), metavar="FLOAT")
+@click.option("--target", help="Sign of real logits that ADA aims at  [default: 0.6]", type=click.FloatRange(0, 1),
+              metavar="FLOAT")
+@click.option("--augpipe", help="Transforms of the augmentation  [default: bgc]",
+              type=click.Choice(list(presets.AUGPIPES)))
+# Where to start.
 @click.option("--resume", help="Go on with a run, or start from a pickle", metavar="latest|RUN|PKL|URL")
 @click.option("--freezed", help="Freeze so many layers of D", type=click.IntRange(min=0), default=0, metavar="INT")
-# Performance options.
+# Speed.
 @click.option("--fp32", help="Upstream's name for --precision=fp32", type=bool, default=False, metavar="BOOL")
 @click.option("--nhwc", help="Channels-last layout with fp16", type=bool, default=False, metavar="BOOL")
-@click.option("--nobench", help="Disable cuDNN benchmarking", type=bool, default=False, metavar="BOOL")
-@click.option("--allow-tf32", help="Allow TF32 inside PyTorch", type=bool, default=False, metavar="BOOL")
+@click.option("--nobench", help="Let cuDNN not try algorithms out", type=bool, default=False, metavar="BOOL")
+@click.option("--allow-tf32", help="Let PyTorch calculate in TF32", type=bool, default=False, metavar="BOOL")
 @click.option("--workers", help="DataLoader processes for large data", type=click.IntRange(min=0), default=3,
               metavar="INT")
 # Layered model.

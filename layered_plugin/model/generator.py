@@ -20,13 +20,13 @@ class LayeredMapping(torch.nn.Module):
     """
 
     def __init__(self,
-        z_dim,                      # Input latent (Z) dimensionality.
-        c_dim,                      # Conditioning label (C) dimensionality, 0 = no label.
+        z_dim,                      # Size of the latent code z.
+        c_dim,                      # Size of the label, 0 = none.
         w_dim,                      # Width of one part's codes.
         num_ws,                     # Number of codes per part.
         parts           = ("bg", "fg"),  # Names of the synthesis networks.
         shared          = False,    # Feed all parts from one mapping network?
-        **mapping_kwargs,           # Arguments for MappingNetwork.
+        **mapping_kwargs,           # Further arguments of MappingNetwork.
     ):
         super().__init__()
         self.z_dim = z_dim
@@ -60,11 +60,11 @@ class LayeredSynthesis(torch.nn.Module):
 
     def __init__(self,
         w_dim,                      # Width of one part's codes.
-        img_resolution,             # Output resolution.
-        img_channels,               # Number of color channels.
+        img_resolution,             # Side of the pictures, in pixels.
+        img_channels,               # Colour channels.
         single          = False,    # One synthesis network for all layers?
         num_objects     = 1,        # Number of objects K.
-        **synthesis_kwargs,         # Arguments for SynthesisNetwork.
+        **synthesis_kwargs,         # Further arguments of SynthesisNetwork.
     ):
         super().__init__()
         per_object = img_channels + 1
@@ -108,16 +108,16 @@ class LayeredGenerator(networks.Generator):
     """
 
     def __init__(self,
-        z_dim,                      # Input latent (Z) dimensionality.
-        c_dim,                      # Conditioning label (C) dimensionality, 0 = no label.
-        w_dim,                      # Intermediate latent (W) dimensionality of one part.
-        img_resolution,             # Output resolution.
-        img_channels,               # Number of color channels.
+        z_dim,                      # Size of the latent code z.
+        c_dim,                      # Size of the label, 0 = none.
+        w_dim,                      # Size of w of one part.
+        img_resolution,             # Side of the pictures, in pixels.
+        img_channels,               # Colour channels.
         generator           = "separate",   # "separate" = a synthesis network per part, "single" = one (ablation (g)).
         mapping             = "separate",   # "separate" = a mapping network per part, "shared" = one.
         num_objects         = 1,    # Number of objects K, from back to front; the paper has one.
-        mapping_kwargs      = {},   # noqa: B006 - Arguments for MappingNetwork; never modified.
-        synthesis_kwargs    = {},   # noqa: B006 - Arguments for SynthesisNetwork; never modified.
+        mapping_kwargs      = {},   # noqa: B006 - Further arguments of MappingNetwork; never modified.
+        synthesis_kwargs    = {},   # noqa: B006 - Further arguments of SynthesisNetwork; never modified.
     ):
         # The base's constructor would build the two plain networks that are replaced here.
         torch.nn.Module.__init__(self)

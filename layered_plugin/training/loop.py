@@ -33,35 +33,35 @@ from layered_plugin.training.state import TrainingState, restore_rng
 
 
 def training_loop(
-    run_dir                 = ".",      # Output directory.
-    training_set_kwargs     = {},       # noqa: B006 - Options for the training set; size_px above resolution = crop.
-    data_loader_kwargs      = {},       # noqa: B006 - Options for torch.utils.data.DataLoader.
-    G_kwargs                = {},       # noqa: B006 - Options for the generator.
-    D_kwargs                = {},       # noqa: B006 - Options for the discriminator.
-    G_opt_kwargs            = {},       # noqa: B006 - Options for the generator's optimizer.
-    D_opt_kwargs            = {},       # noqa: B006 - Options for the discriminator's optimizer.
-    augment_kwargs          = None,     # Options for the augmentation pipeline, None = disable.
-    loss_kwargs             = {},       # noqa: B006 - Options for the loss.
-    metrics                 = [],       # noqa: B006 - Metrics to evaluate at each snapshot (official base only).
-    random_seed             = 0,        # Global random seed.
+    run_dir                 = ".",      # Folder of the run, which exists.
+    training_set_kwargs     = {},       # noqa: B006 - Class and arguments of the data set; crops if size_px > resolution.
+    data_loader_kwargs      = {},       # noqa: B006 - Arguments of torch.utils.data.DataLoader.
+    G_kwargs                = {},       # noqa: B006 - Class and arguments of the generator.
+    D_kwargs                = {},       # noqa: B006 - Class and arguments of the discriminator.
+    G_opt_kwargs            = {},       # noqa: B006 - Class and arguments of its optimizer.
+    D_opt_kwargs            = {},       # noqa: B006 - Class and arguments of its optimizer.
+    augment_kwargs          = None,     # Class and arguments of the augmentation, None = no augmentation.
+    loss_kwargs             = {},       # noqa: B006 - Class and arguments of the loss.
+    metrics                 = [],       # noqa: B006 - Names of metrics for each snapshot (official base only).
+    random_seed             = 0,        # Seed of all random numbers.
     num_gpus                = 1,        # Number of processes.
     rank                    = 0,        # Rank of this process.
     device                  = "cpu",    # Device of this process, such as cpu, cuda:0, mps.
     resolution              = 32,       # Resolution of the networks.
-    batch_size              = 4,        # Total batch size of an iteration.
-    batch_gpu               = 4,        # Batch size per process and accumulation round.
-    ema_kimg                = 10,       # Half-life of the weights' moving average, in kimg.
-    ema_rampup              = None,     # EMA ramp-up as a fraction of the pictures shown, None = disable.
-    G_reg_interval          = 4,        # How often path length runs, in iterations; None = no lazy regularization.
-    D_reg_interval          = 16,       # How often R1 runs, in iterations; None = no lazy regularization.
-    augment_p               = 0,        # Initial augmentation probability.
-    ada_target              = None,     # ADA target value, None = fixed p.
-    ada_interval            = 4,        # How often p is adjusted, in iterations.
-    ada_kimg                = 500,      # Kimg for p to move by 1.
-    total_kimg              = 25000,    # Length of the run, in thousands of real pictures.
-    kimg_per_tick           = 4,        # Progress interval, in kimg.
-    image_snapshot_ticks    = 50,       # How often grids are saved, in ticks, None = never.
-    network_snapshot_ticks  = 50,       # How often snapshots and training states are saved, in ticks, None = never.
+    batch_size              = 4,        # Pictures in an iteration, of all processes.
+    batch_gpu               = 4,        # Pictures that a process takes at a time.
+    ema_kimg                = 10,       # Kimg in which an old weight's share in G_ema halves.
+    ema_rampup              = None,     # Half-life at most this share of the pictures shown, None = no limit.
+    G_reg_interval          = 4,        # Iterations from path length to path length; None = in the main pass.
+    D_reg_interval          = 16,       # Iterations from R1 to R1; None = in the main pass.
+    augment_p               = 0,        # p at the start.
+    ada_target              = None,     # Mean sign of real logits that p is steered to, None = p stays.
+    ada_interval            = 4,        # Iterations from change to change of p.
+    ada_kimg                = 500,      # Kimg in which p can move by 1.
+    total_kimg              = 25000,    # Thousands of real pictures to show.
+    kimg_per_tick           = 4,        # Kimg in a tick.
+    image_snapshot_ticks    = 50,       # Ticks from grid to grid, None = no grids.
+    network_snapshot_ticks  = 50,       # Ticks from snapshot and training state to the next, None = none.
     resume_pkl              = None,     # Network pickle to start from (transfer learning), None = disable.
     resume_state            = None,     # Training state to continue from, None = start anew.
     fade_kimg               = None,     # Kimg between which the highest blocks are faded in, [begin, end], None = none.
