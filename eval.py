@@ -1,6 +1,6 @@
 """Score masks: those of generated scenes and those of real pictures.
 
-Results go to standard output as JSON, everything else to standard error.
+Results go to standard output as JSON, of `report` the path of its file; everything else to standard error.
 """
 
 from typing import Any

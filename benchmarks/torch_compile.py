@@ -38,9 +38,9 @@ class GeneratorStep:
         self.D = dnnlib.util.construct_class_by_name(**config["D_kwargs"], **size).train().requires_grad_(False)
         self.ws = G.mapping(torch.randn(sizes.batch, G.z_dim), None).detach()
 
-    def run(self, synthesis: Callable[..., torch.Tensor], judge: Callable[..., torch.Tensor]) -> None:
+    def run(self, synthesis: Callable[..., torch.Tensor], discriminate: Callable[..., torch.Tensor]) -> None:
         """One step with these in the networks' place."""
-        softplus(-judge(synthesis(self.ws), None)).mean().backward()
+        softplus(-discriminate(synthesis(self.ws), None)).mean().backward()
         self.synthesis.zero_grad(set_to_none=True)
 
     def time(self, backend: str | None, num_steps: int, repeats: int = 4) -> dict[str, float]:
