@@ -34,7 +34,7 @@ from layered_plugin.training.state import TrainingState, restore_rng
 
 def training_loop(
     run_dir                 = ".",      # Folder of the run, which exists.
-    training_set_kwargs     = {},       # noqa: B006 - Class and arguments of the data set; crops if size_px > resolution.
+    training_set_kwargs     = {},       # noqa: B006 - Class and arguments of the data set; size_px > resolution crops.
     data_loader_kwargs      = {},       # noqa: B006 - Arguments of torch.utils.data.DataLoader.
     G_kwargs                = {},       # noqa: B006 - Class and arguments of the generator.
     D_kwargs                = {},       # noqa: B006 - Class and arguments of the discriminator.

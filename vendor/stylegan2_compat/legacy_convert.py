@@ -5,49 +5,29 @@ be derived from these is an error, never a guess.
 """
 
 import re
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from legacy_tf import TFNetwork, need, shape
+from legacy_tf import (
+    Layout,
+    TFNetwork,
+    dense,
+    flipped_kernel,
+    kernel,
+    need,
+    plane,
+    same,
+    shape,
+    style_bias,
+    without_batch,
+)
 from training import networks
 
-Layout = Callable[[np.ndarray], np.ndarray]
 Sources = dict[str, tuple[str, Layout]]
 
 # Variables that belong to progressive growing, which the converted networks are past.
 _UNUSED_VARIABLES = re.compile(r"(.*/)?(lod|(To|From)RGB_lod[1-9]\d*/(weight|bias|mod_weight|mod_bias))")
-
-
-# Layouts: TensorFlow stores kernels as HWIO and dense weights as [in, out].
-def _same(value: np.ndarray) -> np.ndarray:
-    return value
-
-
-def _kernel(value: np.ndarray) -> np.ndarray:
-    return value.transpose(3, 2, 0, 1)
-
-
-def _flipped_kernel(value: np.ndarray) -> np.ndarray:
-    return value[::-1, ::-1].transpose(3, 2, 0, 1)
-
-
-def _dense(value: np.ndarray) -> np.ndarray:
-    return value.transpose()
-
-
-def _style_bias(value: np.ndarray) -> np.ndarray:
-    # TensorFlow adds the one when it runs.
-    return value + 1
-
-
-def _without_batch(value: np.ndarray) -> np.ndarray:
-    return value[0]
-
-
-def _plane(value: np.ndarray) -> np.ndarray:
-    return value[0, 0]
 
 
 def _resolutions(variables: dict[str, np.ndarray], prefix: str) -> list[int]:
@@ -95,22 +75,15 @@ def _label_settings(variables: dict[str, np.ndarray], settings: dict[str, Any], 
 
 
 def _mapping_settings(
-    variables: dict[str, np.ndarray],
-    settings: dict[str, Any],
-    prefix: str,
-    activation: str,
-    embed_features: int | None,
+    variables: dict[str, np.ndarray], settings: dict[str, Any], prefix: str, act_name: str, embed_features: int | None
 ) -> dict[str, Any]:
-    """Return the arguments of a MappingNetwork.
-
-    Its layers are `<prefix><number>`, the setting that is named by `activation` gives their activation.
-    """
+    """Return the arguments of a MappingNetwork whose layers are `<prefix><number>`, with the named activation."""
     pattern = re.compile(re.escape(prefix) + r"\d+/weight")
     num_layers = sum(pattern.fullmatch(name) is not None for name in variables)
     found: dict[str, Any] = {"num_layers": num_layers, "embed_features": embed_features}
     if num_layers > 0:
         found["layer_features"] = shape(variables, f"{prefix}0/weight")[1]
-        found["activation"] = need(settings, activation)
+        found["activation"] = need(settings, act_name)
         found["lr_multiplier"] = need(settings, "mapping_lrmul")
     return found
 
@@ -142,31 +115,31 @@ def _load_variables(net: torch.nn.Module, variables: dict[str, np.ndarray], sour
 def _generator_sources(resolutions: list[int], num_mapping_layers: int) -> Sources:
     """Map the state_dict keys of a Generator to variables."""
     sources: Sources = {
-        "mapping.w_avg": ("dlatent_avg", _same),
-        "mapping.embed.weight": ("mapping/LabelEmbed/weight", _dense),
-        "mapping.embed.bias": ("mapping/LabelEmbed/bias", _same),
-        "synthesis.b4.const": ("synthesis/4x4/Const/const", _without_batch),
+        "mapping.w_avg": ("dlatent_avg", same),
+        "mapping.embed.weight": ("mapping/LabelEmbed/weight", dense),
+        "mapping.embed.bias": ("mapping/LabelEmbed/bias", same),
+        "synthesis.b4.const": ("synthesis/4x4/Const/const", without_batch),
     }
     for index in range(num_mapping_layers):
-        sources[f"mapping.fc{index}.weight"] = (f"mapping/Dense{index}/weight", _dense)
-        sources[f"mapping.fc{index}.bias"] = (f"mapping/Dense{index}/bias", _same)
+        sources[f"mapping.fc{index}.weight"] = (f"mapping/Dense{index}/weight", dense)
+        sources[f"mapping.fc{index}.bias"] = (f"mapping/Dense{index}/bias", same)
 
     noise_index = 0
     for resolution in resolutions:
         block, scope = f"synthesis.b{resolution}", f"synthesis/{resolution}x{resolution}"
-        layers: list[tuple[str, str, Layout]] = [("conv0", "Conv0_up", _flipped_kernel), ("conv1", "Conv1", _kernel)]
+        layers: list[tuple[str, str, Layout]] = [("conv0", "Conv0_up", flipped_kernel), ("conv1", "Conv1", kernel)]
         if resolution == 4:
-            layers = [("conv1", "Conv", _kernel)]
+            layers = [("conv1", "Conv", kernel)]
         for layer, name, _layout in layers:
-            sources[f"{block}.{layer}.noise_const"] = (f"synthesis/noise{noise_index}", _plane)
-            sources[f"{block}.{layer}.noise_strength"] = (f"{scope}/{name}/noise_strength", _same)
+            sources[f"{block}.{layer}.noise_const"] = (f"synthesis/noise{noise_index}", plane)
+            sources[f"{block}.{layer}.noise_strength"] = (f"{scope}/{name}/noise_strength", same)
             noise_index += 1
-        for layer, name, layout in [*layers, ("torgb", "ToRGB", _kernel)]:
+        for layer, name, layout in [*layers, ("torgb", "ToRGB", kernel)]:
             sources[f"{block}.{layer}.weight"] = (f"{scope}/{name}/weight", layout)
-            sources[f"{block}.{layer}.bias"] = (f"{scope}/{name}/bias", _same)
-            sources[f"{block}.{layer}.affine.weight"] = (f"{scope}/{name}/mod_weight", _dense)
-            sources[f"{block}.{layer}.affine.bias"] = (f"{scope}/{name}/mod_bias", _style_bias)
-        sources[f"{block}.skip.weight"] = (f"{scope}/Skip/weight", _flipped_kernel)
+            sources[f"{block}.{layer}.bias"] = (f"{scope}/{name}/bias", same)
+            sources[f"{block}.{layer}.affine.weight"] = (f"{scope}/{name}/mod_weight", dense)
+            sources[f"{block}.{layer}.affine.bias"] = (f"{scope}/{name}/mod_bias", style_bias)
+        sources[f"{block}.skip.weight"] = (f"{scope}/Skip/weight", flipped_kernel)
     return sources
 
 
@@ -221,21 +194,21 @@ def convert_tf_generator(tf_G: TFNetwork) -> networks.Generator:
 def _discriminator_sources(resolutions: list[int], num_mapping_layers: int) -> Sources:
     """Map the state_dict keys of a Discriminator to variables."""
     sources: Sources = {
-        "mapping.embed.weight": ("LabelEmbed/weight", _dense),
-        "mapping.embed.bias": ("LabelEmbed/bias", _same),
+        "mapping.embed.weight": ("LabelEmbed/weight", dense),
+        "mapping.embed.bias": ("LabelEmbed/bias", same),
     }
     for index in range(num_mapping_layers):
-        sources[f"mapping.fc{index}.weight"] = (f"Mapping{index}/weight", _dense)
-        sources[f"mapping.fc{index}.bias"] = (f"Mapping{index}/bias", _same)
+        sources[f"mapping.fc{index}.weight"] = (f"Mapping{index}/weight", dense)
+        sources[f"mapping.fc{index}.bias"] = (f"Mapping{index}/bias", same)
     for resolution in resolutions:
         block, scope = f"b{resolution}", f"{resolution}x{resolution}"
         for layer, name in (("fromrgb", "FromRGB"), ("conv0", "Conv0"), ("conv1", "Conv1_down"), ("conv", "Conv")):
-            sources[f"{block}.{layer}.weight"] = (f"{scope}/{name}/weight", _kernel)
-            sources[f"{block}.{layer}.bias"] = (f"{scope}/{name}/bias", _same)
-        sources[f"{block}.skip.weight"] = (f"{scope}/Skip/weight", _kernel)
+            sources[f"{block}.{layer}.weight"] = (f"{scope}/{name}/weight", kernel)
+            sources[f"{block}.{layer}.bias"] = (f"{scope}/{name}/bias", same)
+        sources[f"{block}.skip.weight"] = (f"{scope}/Skip/weight", kernel)
     for layer, name in (("fc", "4x4/Dense0"), ("out", "Output")):
-        sources[f"b4.{layer}.weight"] = (f"{name}/weight", _dense)
-        sources[f"b4.{layer}.bias"] = (f"{name}/bias", _same)
+        sources[f"b4.{layer}.weight"] = (f"{name}/weight", dense)
+        sources[f"b4.{layer}.bias"] = (f"{name}/bias", same)
     return sources
 
 

@@ -1,9 +1,10 @@
-"""Read the network objects in pickles of the TensorFlow versions of StyleGAN2 and StyleGAN2-ADA.
+"""Read the network objects in pickles of the TensorFlow versions of StyleGAN2 and StyleGAN2-ADA, and their layouts.
 
 TensorFlow is not needed: the pickles hold settings, the source of the build functions, and arrays.
 """
 
 import ast
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -104,3 +105,41 @@ def shape(variables: dict[str, np.ndarray], name: str) -> tuple[int, ...]:
     if name not in variables:
         raise ValueError(f"TensorFlow network cannot be converted: it has no variable {name!r}")
     return variables[name].shape
+
+
+Layout = Callable[[np.ndarray], np.ndarray]
+
+
+def same(value: np.ndarray) -> np.ndarray:
+    """A value that both frameworks store alike."""
+    return value
+
+
+def kernel(value: np.ndarray) -> np.ndarray:
+    """Kernels [kh, kw, I, O] as [O, I, kh, kw]."""
+    return value.transpose(3, 2, 0, 1)
+
+
+def flipped_kernel(value: np.ndarray) -> np.ndarray:
+    """Kernels [kh, kw, I, O] of a correlation as [O, I, kh, kw] of a convolution."""
+    return value[::-1, ::-1].transpose(3, 2, 0, 1)
+
+
+def dense(value: np.ndarray) -> np.ndarray:
+    """Weights [in, out] as [out, in]."""
+    return value.transpose()
+
+
+def style_bias(value: np.ndarray) -> np.ndarray:
+    """Biases of styles, to which TensorFlow adds one when it runs."""
+    return value + 1
+
+
+def without_batch(value: np.ndarray) -> np.ndarray:
+    """A constant [1, C, H, W] as [C, H, W]."""
+    return value[0]
+
+
+def plane(value: np.ndarray) -> np.ndarray:
+    """Noise [1, 1, H, W] as [H, W]."""
+    return value[0, 0]
