@@ -179,6 +179,6 @@ def train_in_rounds(conn: Connection, sizes: Sizes, precision: str, ops: str, th
     config = training_config(sizes, precision, folder, num_pictures, processes)
     clock = StepClock(conn)
     callbacks = dict(progress_fn=clock.before_step, abort_fn=clock.after_step) if rank == 0 else {}
-    untuned = mock.patch("layered_plugin.training.loop.tune_cpu")
+    untuned = mock.patch("layered_plugin.training.setup.tune_cpu")
     with use_ops(ops), contextlib.nullcontext() if tuned else untuned:
         training_loop(rank=rank, **config, **callbacks)

@@ -59,7 +59,7 @@ def setup_training_config(*, data, gpus, snap, metrics, seed, cond, subset, mirr
     _check_augmentation(aug, p, target, augpipe)
     metrics = choose_metrics(metrics)
     if gan_loss == "wgan-gp":
-        gan_loss_kwargs = dict(class_name="layered_plugin.training.loss.WganGpLoss", gp_weight=gp_weight,
+        gan_loss_kwargs = dict(class_name="layered_plugin.training.wgan_gp.WganGpLoss", gp_weight=gp_weight,
                                drift_weight=drift_weight)
     else:
         gan_loss_kwargs = dict(class_name="layered_plugin.training.loss.LayeredLoss", r1_gamma=base["gamma"])

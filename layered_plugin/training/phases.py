@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import dnnlib
+import numpy as np
 import torch
 from torch_utils import misc, training_stats
 
@@ -124,3 +125,7 @@ class AdaSignal:
         mean = self.total / max(self.count, 1)
         self.count = self.total = 0
         return mean
+
+    def adjust(self, p: torch.Tensor, target: float, step: float) -> None:
+        """Move the probability p, [], by a step towards where the mean sign is the target; at least 0."""
+        p.add_(np.sign(self.take() - target) * step).clamp_(min=0)

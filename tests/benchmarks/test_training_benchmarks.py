@@ -109,7 +109,7 @@ def test_variants_differ_in_the_passes_of_the_discriminator(tmp_path):
 @pytest.mark.parametrize("tuned", [False, True])
 def test_baselines_go_without_our_settings_of_the_process(tmp_path, tuned, monkeypatch):
     made = []
-    monkeypatch.setattr("layered_plugin.training.loop.tune_cpu", lambda: made.append(True))
+    monkeypatch.setattr("layered_plugin.training.setup.tune_cpu", lambda: made.append(True))
     with pytest.raises(EOFError):
         train_in_rounds(FakeConnection([]), TINY, "fp32", "zeros", 1, str(tmp_path), tuned=tuned, num_pictures=5)
     assert made == [True] * tuned

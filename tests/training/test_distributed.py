@@ -13,7 +13,7 @@ from training.networks import Discriminator
 from layered_plugin import runs
 from layered_plugin.dataset_tool import shapes as shapes_command
 from layered_plugin.model.generator import LayeredGenerator
-from layered_plugin.training import loss as gan_loss
+from layered_plugin.training import wgan_gp as gan_loss
 from layered_plugin.training.launcher import leave_process
 from layered_plugin.training.loss import LayeredLoss
 from layered_plugin.training.phases import setup_phases

@@ -42,11 +42,11 @@ def networks():
     return G.to(META), D.to(META)
 
 
-@pytest.mark.parametrize("class_name", ["LayeredLoss", "WganGpLoss"])
+@pytest.mark.parametrize("class_name", ["loss.LayeredLoss", "wgan_gp.WganGpLoss"])
 def test_step_of_training_stays_on_the_device(no_data, class_name):
     G, D = networks()
     loss = dnnlib.util.construct_class_by_name(
-        class_name=f"layered_plugin.training.loss.{class_name}", device=META, G_mapping=G.mapping,
+        class_name=f"layered_plugin.training.{class_name}", device=META, G_mapping=G.mapping,
         G_synthesis=G.synthesis, D=D, pl_weight=2, mask_border_weight=1)
     real = to_float(random_crop(torch.zeros([4, 3, 36, 36], dtype=torch.uint8, device=META), 32))
     rest = dict(real_c=torch.zeros([4, 0], device=META), gen_z=torch.randn([4, 8], device=META),

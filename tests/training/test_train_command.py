@@ -160,7 +160,7 @@ def test_path_length_is_off_and_warned_about(data):
 def test_wgan_gp_has_the_papers_weights_and_its_penalty_in_every_step(data):
     options = dry(data, "--cfg=demo", "--gan-loss=wgan-gp")  # The preset's gamma is R1's: not an error, not used.
     loss = options["loss_kwargs"]
-    assert loss["class_name"] == "layered_plugin.training.loss.WganGpLoss"
+    assert loss["class_name"] == "layered_plugin.training.wgan_gp.WganGpLoss"
     assert (loss["gp_weight"], loss["drift_weight"]) == (10, 0.001) and "r1_gamma" not in loss
     assert options["D_reg_interval"] is None
     changed = dry(data, "--gan-loss=wgan-gp", "--gp-weight=1", "--drift-weight=0")["loss_kwargs"]

@@ -7,8 +7,8 @@ from training.networks import Discriminator
 
 from layered_plugin.model.generator import LayeredGenerator
 from layered_plugin.model.layers import composite
-from layered_plugin.training import loss as gan_loss
-from layered_plugin.training.loss import WganGpLoss, gradient_penalty, interpolate
+from layered_plugin.training import wgan_gp as gan_loss
+from layered_plugin.training.wgan_gp import WganGpLoss, gradient_penalty, interpolate
 
 CHANNELS = dict(channel_base=64, channel_max=4)
 

@@ -1,0 +1,149 @@
+"""What a training does once per tick: statistics, warnings, pictures, snapshots, logs."""
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+from torch_utils import misc, training_stats
+
+from layered_plugin import errors, grids, runs
+from layered_plugin.model import snapshots
+from layered_plugin.training import guards
+from layered_plugin.training.run_log import RunLog, tick_stats
+from layered_plugin.training.sample_view import SampleView
+from layered_plugin.training.scene_variety import SceneVariety
+from layered_plugin.training.state import TrainingState
+
+
+@dataclass
+class Maintenance:
+    """The tasks of a tick, in one process; all processes tick together.
+
+    Everything that is written is whole or absent. Only rank 0 has a log and a view, and writes.
+    """
+
+    run: TrainingState
+    run_dir: Path
+    device: torch.device
+    num_gpus: int
+    rank: int
+    batch_size: int
+    training_set_kwargs: dict[str, Any]
+    metrics: list[str]
+    total_kimg: float
+    kimg_per_tick: float
+    image_snapshot_ticks: int | None
+    network_snapshot_ticks: int | None
+    on_collapse: str
+    progress_fn: Callable[[int, float], None] | None
+    start_time: float  # When the training began, before its set-up.
+    log: RunLog | None
+    view: SampleView | None
+    variety: SceneVariety | None
+    watch: guards.CollapseWatch = field(default_factory=guards.CollapseWatch)
+
+    def __post_init__(self) -> None:
+        self._stats = training_stats.Collector(regex=".*")
+        self._begin_tick(since=self.start_time)
+        if self.progress_fn is not None:
+            self.progress_fn(self.run.cur_nimg // 1000, self.total_kimg)
+
+    def _begin_tick(self, since: float) -> None:
+        self._tick_start_nimg, self._tick_start_time = self.run.cur_nimg, time.time()
+        self._maintenance_sec = self._tick_start_time - since
+
+    def due(self) -> bool:
+        """Whether a tick's pictures have been shown; the first step makes a tick by itself, as the host has it."""
+        shown = self.run.cur_nimg - self._tick_start_nimg
+        return self.run.cur_tick == 0 or shown >= self.kimg_per_tick * 1000
+
+    def tick(self, ending: bool) -> None:
+        """Do what is due; at the end of a run everything is.
+
+        Raises:
+            errors.UserError: A loss was not finite in the tick.
+            errors.CollapsedError: The layers stayed collapsed, and on_collapse is not "warn".
+        """
+        run, end_time = self.run, time.time()
+        self._stats.update()
+        stats = self._stats.as_dict()
+        losses = {name: value for name, value in stats.items() if name.startswith("Loss/")}
+        guards.check_finite(losses, "any", run.cur_nimg / 1000)
+        stats.update(tick_stats(run, self.device, self.start_time, self._tick_start_time, end_time,
+                                run.cur_nimg - self._tick_start_nimg, self._maintenance_sec))
+        if self.log is not None:
+            self.log.tick(stats, run.cur_nimg)
+        due_findings, lasting_findings = self.watch.update(stats, run.cur_nimg / 1000)
+        for text in due_findings if self.rank == 0 else []:
+            print(f"WARNING: {text}")
+
+        number = run.cur_tick
+        run.cur_tick += 1
+        G_shown = run.G_ema if run.fade is None else run.fade.baked(run.G_ema)
+        pictures = {}
+        if self.view is not None and _is_due(self.image_snapshot_ticks, number, ending):
+            pictures = self._save_pictures(self.view, G_shown)
+        if _is_due(self.network_snapshot_ticks, number, ending):
+            self._save_networks(G_shown)
+            if self.variety is not None:
+                stats.update(self.variety(G_shown))
+        if self.log is not None:
+            self.log.write(stats, run.cur_nimg / 1000, {name: np.asarray(pic) for name, pic in pictures.items()})
+        if self.progress_fn is not None:
+            self.progress_fn(run.cur_nimg // 1000, self.total_kimg)
+        if lasting_findings and self.on_collapse != "warn" and not ending:
+            raise errors.CollapsedError(f"at kimg {run.cur_nimg / 1000:.1f}: {'; '.join(lasting_findings)}")
+        self._begin_tick(since=end_time)
+
+    def _save_pictures(self, view: SampleView, G: torch.nn.Module) -> dict[str, PIL.Image.Image]:
+        pictures = dict(fakes=view.fakes(G), layers=view.layers(G))
+        for name, picture in pictures.items():
+            grids.save_picture(picture, self.run_dir / f"{name}{self.run.cur_nimg // 1000:06d}.png")
+        return pictures
+
+    def _save_networks(self, G_shown: torch.nn.Module) -> None:
+        """Snapshot, then training state, then metrics."""
+        run, kimg = self.run, self.run.cur_nimg // 1000
+        if self.num_gpus > 1:
+            for module in (run.G, run.D, run.G_ema):
+                misc.check_ddp_consistency(module, ignore_regex=r".*\.w_avg")
+        packed = run.pack(self.batch_size, self.num_gpus, self.device)
+        snapshot_pkl = self.run_dir / f"network-snapshot-{kimg:06d}.pkl"
+        if self.rank == 0:
+            _save_snapshot(snapshot_pkl, run, self.training_set_kwargs)
+            runs.save_training_state(self.run_dir, kimg, packed)
+        if self.metrics:
+            _evaluate(self.metrics, snapshot_pkl, G_shown, self.training_set_kwargs, self.num_gpus, self.rank,
+                      self.device)
+
+
+def _is_due(every: int | None, tick: int, ending: bool) -> bool:
+    return bool(every) and (ending or tick % every == 0)  # type: ignore[operator]
+
+
+def _save_snapshot(path: Path, run: TrainingState, training_set_kwargs: dict) -> None:
+    """Write the host's network pickle: CPU copies in evaluation mode."""
+    data: dict[str, Any] = dict(training_set_kwargs=dict(training_set_kwargs))
+    for name in ("G", "D", "G_ema", "augment_pipe"):
+        module = getattr(run, name)
+        if run.fade is not None and name in ("G", "G_ema"):
+            module = run.fade.baked(module)
+        data[name] = None if module is None else copy.deepcopy(module).eval().requires_grad_(False).cpu()
+    snapshots.save_network_pkl(path, data)
+
+
+def _evaluate(metrics, snapshot_pkl, G_ema, training_set_kwargs, num_gpus, rank, device) -> None:
+    """Run the official base's metrics on a snapshot."""
+    from metrics import metric_main
+
+    for metric in metrics:
+        result = metric_main.calc_metric(metric=metric, G=G_ema, dataset_kwargs=training_set_kwargs,
+                                         num_gpus=num_gpus, rank=rank, device=device)
+        if rank == 0:
+            metric_main.report_metric(result, run_dir=str(snapshot_pkl.parent), snapshot_pkl=str(snapshot_pkl))
