@@ -18,7 +18,7 @@ from layered_plugin.data.dataset import PictureDataset
 from layered_plugin.model.generator import LayeredGenerator
 from layered_plugin.model.scenes import draw_layers, seed_codes
 from layered_plugin.model.snapshots import load_snapshot
-from layered_plugin.segmentation.segmenter import Segmenter
+from layered_plugin.segmentation.segmenter import Refinement, Segmenter
 from layered_plugin.training.loop import training_loop
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -84,7 +84,7 @@ def test_snapshot_of_a_gpu_draws_the_same_on_a_cpu(data, tmp_path, process_as_be
 def test_masks_of_a_gpu_equal_those_of_a_cpu(kind, tmp_path):
     model = make_model(tmp_path / "model", kind)
     pictures = [picture(17, 23), picture(30, 20, seed=1)]
-    found = [Segmenter.load(model, device)(pictures, flip=True) for device in ("cpu", "cuda")]
+    found = [Segmenter.load(model, device)(pictures, refinement=Refinement(flip=True)) for device in ("cpu", "cuda")]
     for on_cpu, on_cuda in zip(*found, strict=True):
         assert on_cuda.mask.shape == on_cpu.mask.shape
         assert np.abs(on_cuda.mask - on_cpu.mask).mean() < 0.02  # A CPU may compute in bfloat16.

@@ -77,12 +77,20 @@ def like_cuda(emulated, monkeypatch):
     monkeypatch.setattr(compiled, "FUSED_SUMS", ())
 
 
-def _check(func, tensors, tolerance, device="cpu", dtype=torch.float32):
+def _check(func, tensors, tolerance, device="cpu", dtype=torch.float32, clamp=None):
     tensors = [t.detach().to(device, dtype if t.ndim == 4 else None).requires_grad_() for t in tensors]
+    limit = {} if clamp is None else dict(clamp=clamp)
+    weight = 1.0
+    if clamp is not None:
+        # What rounds to the limit may have the slope of either side: the reference looks at the value before, kernels
+        # at the one after the clamp. The reference rounds four times on the way, each by half an eps at most.
+        free = func(*(t.detach().double() for t in tensors), impl="ref", clamp=None).abs()
+        weight = ((free - clamp).abs() > 4 * clamp * torch.finfo(dtype).eps).float()
+        assert weight.mean() > 0.5
     results = []
     for impl in ("cuda", "ref"):
-        y = func(*tensors, impl=impl)
-        results.append([y, *torch.autograd.grad(y.float().square().mean(), tensors)])
+        y = func(*tensors, impl=impl, **limit)
+        results.append([y, *torch.autograd.grad((y.float().square() * weight).mean(), tensors)])
     for got, expected in zip(*results, strict=True):
         torch.testing.assert_close(got, expected, rtol=tolerance, atol=tolerance)
         assert got.is_contiguous() == expected.is_contiguous()
@@ -99,12 +107,12 @@ def _check_all(layout, device, dtype, tolerance):
         num, channels, height, width = shape
         for act in bias_act.activation_funcs:
             b = torch.randn(channels).to(dtype)
-            _check(lambda x, b, impl, act=act: bias_act.bias_act(x, b, act=act, clamp=2, impl=impl), [x, b], tolerance,
-                   device, dtype)  # fmt: skip
+            _check(lambda x, b, act=act, **kwargs: bias_act.bias_act(x, b, act=act, **kwargs), [x, b], tolerance,
+                   device, dtype, clamp=2)  # fmt: skip
         for noise in (num, 1):
             factors = [torch.randn(num, channels), torch.randn(noise, 1, height, width), torch.randn(channels)]
-            _check(lambda *t, impl: scaled_bias_act(*t, act="lrelu", clamp=2, impl=impl), [x, *factors], tolerance,
-                   device, dtype)  # fmt: skip
+            _check(lambda *t, **kwargs: scaled_bias_act(*t, act="lrelu", **kwargs), [x, *factors], tolerance,
+                   device, dtype, clamp=2)  # fmt: skip
         filters = [upfirdn2d.setup_filter(taps, device=device, separable=separable) for taps, separable in (
             ([1, 3, 2, 1], None), ([1, 3, 2, 1], True), ([[1, 2, 4], [5, 7, 1]], None), (list(range(1, 10)), None))]
         for f in filters:
@@ -165,7 +173,8 @@ def test_kernels_on_a_gpu_equal_reference(layout, dtype, tolerance):
 
 def _second_derivatives(func, tensors):
     y = func(*tensors)
-    first = torch.autograd.grad(y.float().square().sum(), tensors, create_graph=True)
+    # The factor keeps sums over 96 elements, of sums, below 65504, the largest float16.
+    first = torch.autograd.grad(y.float().square().sum() / 16, tensors, create_graph=True)
     return torch.autograd.grad(sum(grad.float().square().sum() for grad in first), tensors)
 
 
@@ -184,6 +193,7 @@ def _check_second(device, dtype, layout, tolerance):
         results = [_second_derivatives(lambda x, b, op=op, impl=impl: op(x, b, impl), [x, b]) for impl in
                    ("cuda", "ref")]
         for got, expected in zip(*results, strict=True):
+            assert expected.isfinite().all(), name
             assert (got - expected).abs().max() <= tolerance * expected.abs().max(), name
 
 
