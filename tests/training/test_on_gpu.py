@@ -36,10 +36,10 @@ def data(tmp_path_factory):
 @pytest.fixture
 def deterministic(monkeypatch, process_as_before):
     monkeypatch.setitem(os.environ, "CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Of what has no deterministic variant.
+    with warnings.catch_warnings(record=True) as found:  # Of what has no deterministic variant.
+        warnings.simplefilter("always")
         torch.use_deterministic_algorithms(True, warn_only=True)
-        yield
+        yield found
         torch.use_deterministic_algorithms(False)
 
 
@@ -64,7 +64,8 @@ def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(variant, half, data
                            resume_state=str(parts / "training-state-000000.pt"), **changes))
     expected, resumed = weights(whole, 0), weights(parts, 0)
     different = [name for name, value in expected.items() if not torch.equal(value, resumed[name])]
-    assert not different, f"{len(different)} of {len(expected)}, such as {different[0]}"
+    causes = sorted({str(entry.message)[:200] for entry in deterministic if "determin" in str(entry.message)})
+    assert not different, f"{len(different)} of {len(expected)}, such as {different[0]}; {causes}"
 
 
 def test_snapshot_of_a_gpu_draws_the_same_on_a_cpu(data, tmp_path, process_as_before):

@@ -442,6 +442,20 @@ def test_two_derivatives(names):
     assert torch.autograd.gradgradcheck(func, (x,), fast_mode=True)
 
 
+@pytest.mark.parametrize("pads", [(0, 0, 0, 0), (2, 3, 0, 1), (27, 5, 23, 0)])
+def test_reflection_in_a_fixed_order_is_the_same_with_the_same_gradient(pads):
+    x = _images().requires_grad_()
+    results = []
+    for wanted in (False, True):
+        torch.use_deterministic_algorithms(wanted)
+        y = augment._reflect(x, *pads)
+        (grad,) = torch.autograd.grad(y.square().sum(), x)
+        results.append((y, grad))
+    torch.use_deterministic_algorithms(False)
+    assert torch.equal(results[0][0], results[1][0])
+    torch.testing.assert_close(results[0][1], results[1][1])
+
+
 def test_module_has_documented_buffers_and_no_parameters():
     pipe = AugmentPipe()
     assert {k: tuple(v.shape) for k, v in pipe.state_dict().items()} == {

@@ -123,6 +123,31 @@ def test_grid_sample_has_two_derivatives_by_its_input(flag, monkeypatch):
     assert torch.autograd.gradcheck(func, (image,)) and torch.autograd.gradgradcheck(func, (image,))
 
 
+@pytest.fixture
+def in_order():
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_grid_sample_in_a_fixed_order_has_the_same_derivatives(dtype, in_order):
+    image, grid = torch.randn(2, 3, 4, 5, dtype=dtype), torch.rand(2, 6, 7, 2, dtype=dtype) * 3 - 1.5
+    out_grad = torch.randn(2, 3, 6, 7, dtype=dtype)
+    (expected,) = torch.ops.aten.grid_sampler_2d_backward(out_grad, image, grid, 0, 0, False, (True, False))[:1]
+    image.requires_grad_()
+    (got,) = torch.autograd.grad(grid_sample_gradfix.grid_sample(image, grid), image, out_grad)
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+    assert got.is_contiguous()
+
+
+def test_grid_sample_in_a_fixed_order_has_two_derivatives(in_order):
+    grid = torch.rand(1, 3, 3, 2, dtype=torch.float64) * 2 - 1
+    image = _double(1, 2, 4, 4)
+    func = lambda x: grid_sample_gradfix.grid_sample(x, grid).square()  # noqa: E731
+    assert torch.autograd.gradcheck(func, (image,)) and torch.autograd.gradgradcheck(func, (image,))
+
+
 @pytest.mark.parametrize("shapes", [([2, 3], [2, 3], [2, 3]), ([2, 3, 2], [3, 1], [1]), ([1], [2, 2], [2, 1])])
 def test_fma_broadcasts_with_two_derivatives(shapes):
     a, b, c = (_double(*shape) for shape in shapes)

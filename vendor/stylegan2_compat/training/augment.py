@@ -394,7 +394,7 @@ class AugmentPipe(torch.nn.Module):
         device = images.device
         reach = self.Hz_geom.shape[0] // 4
         x0, x1, y0, y1 = _margins(inverse, height, width, 2 * reach)
-        images = F.pad(images, [x0, x1, y0, y1], mode="reflect")
+        images = _reflect(images, x0, x1, y0, y1)
         inverse = translate2d((x0 - x1) / 2, (y0 - y1) / 2, device=device) @ inverse
 
         images = upfirdn2d.upsample2d(images, self.Hz_geom, up=2)
@@ -420,10 +420,25 @@ class AugmentPipe(torch.nn.Module):
                 f"Expected argument `images` to be larger than {margin} pixels for imgfilter, but got {height}x{width}"
             )
         taps = (gains @ self.Hz_fbank).to(images.dtype).repeat_interleave(channels, dim=0)  # [N * C, 43]
-        images = F.pad(images.reshape(1, num * channels, height, width), [margin] * 4, mode="reflect")
+        images = _reflect(images.reshape(1, num * channels, height, width), *[margin] * 4)
         images = conv2d_gradfix.conv2d(images, taps[:, None, None, :], groups=num * channels)
         images = conv2d_gradfix.conv2d(images, taps[:, None, :, None], groups=num * channels)
         return images.reshape(num, channels, height, width)
+
+
+def _reflect(images: torch.Tensor, x0: int, x1: int, y0: int, y1: int) -> torch.Tensor:
+    """Mirror images at their border pixels, by as many pixels before and after each axis.
+
+    On CUDA the gradient of PyTorch's padding is summed in no fixed order; where determinism is asked for, parts are
+    put together instead.
+    """
+    if not torch.are_deterministic_algorithms_enabled():
+        return F.pad(images, [x0, x1, y0, y1], mode="reflect")
+    for dim, before, after in ((3, x0, x1), (2, y0, y1)):
+        size = images.shape[dim]
+        head, tail = images.narrow(dim, 1, before), images.narrow(dim, size - 1 - after, after)
+        images = torch.cat([head.flip(dim), images, tail.flip(dim)], dim)
+    return images
 
 
 def _margins(inverse: torch.Tensor, height: int, width: int, reach: int) -> list[int]:

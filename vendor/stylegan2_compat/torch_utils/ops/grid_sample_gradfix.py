@@ -48,6 +48,8 @@ class _Spread(torch.autograd.Function):
     @staticmethod
     def forward(ctx, grad, input, grid):
         ctx.save_for_backward(input, grid)
+        if torch.are_deterministic_algorithms_enabled():
+            return _spread_in_order(grad, input, grid)
         bilinear, zeros, align_corners, wanted = 0, 0, False, (True, False)
         return torch.ops.aten.grid_sampler_2d_backward(grad, input, grid, bilinear, zeros, align_corners, wanted)[0]
 
@@ -55,3 +57,20 @@ class _Spread(torch.autograd.Function):
     def backward(ctx, grad):
         _, grid = ctx.saved_tensors
         return _Sample.apply(grad, grid), None, None
+
+
+def _spread_in_order(grad: torch.Tensor, input: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
+    """Transpose of sampling whose sums are always taken in one order; PyTorch's own adds as threads come on CUDA."""
+    num, channels, height, width = input.shape
+    # From the outer edges at -1 and 1 to pixels, whose centres are whole numbers.
+    x, y = (grid + 1).mul(grid.new_tensor([width, height])).sub(1).div(2).unbind(3)  # [N, OH, OW]
+    out = grad.new_zeros([num * height * width, channels])
+    first = height * width * torch.arange(num, device=grid.device)[:, None, None]
+    values = grad.movedim(1, 3)  # [N, OH, OW, C]
+    for row in (y.floor(), y.floor() + 1):
+        for column in (x.floor(), x.floor() + 1):
+            inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+            weight = (1 - (x - column).abs()) * (1 - (y - row).abs()) * inside
+            place = first + (row * width + column).where(inside, 0).long()
+            out.index_add_(0, place.flatten(), (values * weight[..., None]).flatten(0, 2).to(out.dtype))
+    return out.unflatten(0, [num, height, width]).movedim(3, 1).contiguous()
