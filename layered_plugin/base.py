@@ -36,8 +36,10 @@ CHECKOUT_DIR = VENDOR_DIR / "stylegan2-ada-pytorch"
 REQUIRED_FILES = (
     "dnnlib/util.py",
     "legacy.py",
+    "torch_utils/custom_ops.py",
     "torch_utils/misc.py",
     "torch_utils/ops/bias_act.py",
+    "torch_utils/ops/conv2d_gradfix.py",
     "torch_utils/ops/upfirdn2d.py",
     "torch_utils/persistence.py",
     "torch_utils/training_stats.py",

@@ -1,5 +1,6 @@
 """Choice and activation of the base: each case in a fresh process, since a base is imported once."""
 
+import ast
 import json
 import os
 import shutil
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import PIL.Image
 import pytest
+
+from layered_plugin.base import BUNDLED_DIR, REQUIRED_FILES
 
 ROOT = Path(__file__).resolve().parent.parent
 BUNDLED = ROOT / "vendor" / "stylegan2_compat"
@@ -92,6 +95,19 @@ def test_official_base_gets_distutils_and_a_registering_loader(checkout):
             "print(strtobool('yes'), strtobool('off'), cpp_extension.load.registers_module)")
     done = run(code, STYLEGAN2_ADA_PYTORCH=str(checkout))
     assert done.stdout.split() == ["1", "0", "True"], done.stderr
+
+
+def test_all_that_the_plugin_imports_of_a_base_is_required_of_it():
+    files = set()
+    for path in (ROOT / "layered_plugin").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            else:
+                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            candidates = {f"{name.replace('.', '/')}.py" for name in names}
+            files |= {name for name in candidates if (BUNDLED_DIR / name).is_file()}
+    assert len(files) > 5 and files <= set(REQUIRED_FILES)
 
 
 def test_bundled_base_leaves_pytorch_as_it_is():
