@@ -3,31 +3,29 @@
 Command line of the second half of the paper (sections 3.3 and 4), and of what goes past it.
 """
 
-import os
 import shlex
 import sys
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import click
-import torch
 from click.core import ParameterSource
 
 from layered_plugin import runs
-from layered_plugin.base import BASE
 from layered_plugin.calls import as_typed
-from layered_plugin.command_line import DEVICES, SETTINGS, user_errors, writing
+from layered_plugin.command_line import DEVICES, SETTINGS, several_options, user_errors, writing
 from layered_plugin.data.dataset import PictureDataset
 from layered_plugin.data.pictures import PictureSource
 from layered_plugin.device import choose_device
-from layered_plugin.runs import find_model, find_snapshot
+from layered_plugin.model.snapshots import find_snapshot
 from layered_plugin.segmentation import stage
 from layered_plugin.segmentation.onnx_export import export_onnx
 from layered_plugin.segmentation.segment_files import segment_files
 from layered_plugin.segmentation.segmenter import Refinement, Segmenter
 from layered_plugin.segmentation.train_distilled import train_distilled
 from layered_plugin.segmentation.train_encoder import train_encoder
+
+COUNT, WEIGHT = click.IntRange(min=1), click.FloatRange(min=0)
 
 
 @click.group(context_settings=SETTINGS)
@@ -42,20 +40,15 @@ def main() -> None:
     """
 
 
-def common_options(command):
-    """Options that `train` and `distill` share, upstream's first."""
-    options = [
-        click.option("--outdir", help="Folder for the results", required=True, metavar="DIR"),
-        click.option("--network", help="Layered generator", metavar="RUN|PKL|URL"),
-        click.option("--snapshot", help="Which of a run's", default="best", metavar="best|latest|KIMG"),
-        click.option("--seed", help="Random seed", type=click.IntRange(min=0), default=0, metavar="INT"),
-        click.option("--device", help="Where to train", type=DEVICES, default="auto"),
-        click.option("--resume", help="Go on with a run", metavar="latest|RUN"),
-        click.option("-n", "--dry-run", help="Print the settings, train nothing", is_flag=True),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+# What `train` and `distill` share, upstream's first.
+common_options = several_options(
+    click.option("--outdir", help="Folder for the results", required=True, metavar="DIR"),
+    click.option("--network", help="Layered generator", metavar="RUN|PKL|URL"),
+    click.option("--snapshot", help="Which of a run's", default="best", metavar="best|latest|KIMG"),
+    click.option("--seed", help="Random seed", type=click.IntRange(min=0), default=0, metavar="INT"),
+    click.option("--device", help="Where to train", type=DEVICES, default="auto"),
+    click.option("--resume", help="Go on with a run", metavar="latest|RUN"),
+    click.option("-n", "--dry-run", help="Print the settings, train nothing", is_flag=True))
 
 
 @main.command("train", context_settings=SETTINGS)
@@ -65,23 +58,19 @@ def common_options(command):
               default="chunks")
 @click.option("--chunk-size", help="Pictures per chunk", type=click.IntRange(min=2), default=100, metavar="INT")
 @click.option("--num", help="Only the first N pictures (chunks)", type=click.IntRange(min=2), metavar="INT")
-@click.option("--jobs", help="Chunks trained side by side", type=click.IntRange(min=1), default=1, metavar="INT")
-@click.option("--steps", help="Steps on real pictures, per encoder", type=click.IntRange(min=1), default=1000,
-              metavar="INT")
+@click.option("--jobs", help="Chunks trained side by side", type=COUNT, default=1, metavar="INT")
+@click.option("--steps", help="Steps on real pictures, per encoder", type=COUNT, default=1000, metavar="INT")
 @click.option("--batch", help="Pictures a step", type=click.IntRange(min=2), default=32, metavar="INT")
 @click.option("--lr", help="Learning rate of Adam", type=click.FloatRange(min=0, min_open=True), default=1e-4,
               metavar="FLOAT")
 @click.option("--feature-resolution", help="Side of D's feature maps (eq. 7)", type=click.IntRange(min=4), default=16,
               metavar="PX")
-@click.option("--feature-weight", help="Weight of D's features (eq. 7)", type=click.FloatRange(min=0), default=1.0,
-              metavar="FLOAT")
+@click.option("--feature-weight", help="Weight of D's features (eq. 7)", type=WEIGHT, default=1.0, metavar="FLOAT")
 @click.option("--from-mean", help="Add the codes to the mean w", type=bool, default=True, metavar="BOOL")
-@click.option("--mean-w-weight", help="Weight of the distance to the mean w", type=click.FloatRange(min=0),
+@click.option("--mean-w-weight", help="Weight of the distance to the mean w", type=WEIGHT, default=0.0, metavar="FLOAT")
+@click.option("--mask-border-weight", help="Weight of the mask along the border", type=WEIGHT,
               default=0.0, metavar="FLOAT")
-@click.option("--mask-border-weight", help="Weight of the mask along the border", type=click.FloatRange(min=0),
-              default=0.0, metavar="FLOAT")
-@click.option("--mask-area-weight", help="Weight of the mean mask", type=click.FloatRange(min=0), default=0.0,
-              metavar="FLOAT")
+@click.option("--mask-area-weight", help="Weight of the mean mask", type=WEIGHT, default=0.0, metavar="FLOAT")
 @click.option("--max-shift", help="Largest shift that E may apply, 0 = none", type=click.FloatRange(0, 0.5),
               default=0.2, metavar="FRAC")
 @click.option("--pretrain", help="Steps on generated pictures (dataset)", type=click.IntRange(min=0), default=0,
@@ -119,7 +108,7 @@ def train(ctx: click.Context, **opts: Any) -> None:
 @main.command("distill", context_settings=SETTINGS)
 @common_options
 @click.option("--data", help="Real pictures to adapt to, unlabelled", metavar="ZIP|DIR")
-@click.option("--steps", help="Steps on generated pairs", type=click.IntRange(min=1), default=600, metavar="INT")
+@click.option("--steps", help="Steps on generated pairs", type=COUNT, default=600, metavar="INT")
 @click.option("--adapt", help="Steps on real pictures too, with --data", type=click.IntRange(min=0), default=1200,
               metavar="INT")
 @click.option("--batch", help="Pictures a step", type=click.IntRange(min=4), default=64, metavar="INT")
@@ -159,8 +148,7 @@ def _train(ctx: click.Context, command: str, opts: dict[str, Any], desc: str, wo
     new_dir = None
     try:
         if resume is not None:
-            given = [name for name in ctx.params
-                     if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE]
+            given = [name for name in ctx.params if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE]
             fixed = [name for name in given if name not in ("outdir", "resume", "dry_run", "device", "jobs")]
             if fixed:
                 raise click.UsageError(f"--{fixed[0].replace('_', '-')} cannot change when a run is resumed")
@@ -170,11 +158,9 @@ def _train(ctx: click.Context, command: str, opts: dict[str, Any], desc: str, wo
         else:
             if opts["network"] is None:
                 raise click.UsageError("--network is needed for a new run")
-            network = find_snapshot(opts["network"], opts.pop("snapshot"))
-            options = dict(opts, device=choose_device(opts["device"]), network=network)
-            typed = as_typed(shlex.join(["python", "invert.py", *sys.argv[1:]]))
-            record = dict(invert=command, options=options, base=str(BASE.name), torch=torch.__version__,
-                          date=date.today().isoformat(), command=typed)
+            opts["network"] = find_snapshot(opts["network"], opts.pop("snapshot"))
+            options = dict(opts, device=choose_device(opts["device"]))
+            record = dict(invert=command, options=options, **runs.provenance("invert.py"))
             if options["data"] is not None:
                 PictureDataset(path=options["data"], size_px=4).close()
         if dry_run:
@@ -185,7 +171,7 @@ def _train(ctx: click.Context, command: str, opts: dict[str, Any], desc: str, wo
             name = f"{desc}-{data}-steps{options['steps']}-seed{options['seed']}"
             with writing("--outdir", outdir):
                 run_dir = new_dir = runs.start_run(outdir, name, record)
-        if (run_dir / "model.json").is_file():
+        if (run_dir / runs.MODEL_FILE).is_file():
             click.echo(f"{run_dir} is complete", err=True)
         else:
             click.echo(f"Run folder: {run_dir}", err=True)
@@ -205,7 +191,7 @@ def _train(ctx: click.Context, command: str, opts: dict[str, Any], desc: str, wo
 @click.option("--model", help="Run of train or distill", required=True, metavar="RUN")
 @click.option("--images", help="Pictures of any size", required=True, metavar="DIR|ZIP|FILE")
 @click.option("--outdir", help="Folder for the results", required=True, metavar="DIR")
-@click.option("--batch", help="Pictures at a time", type=click.IntRange(min=1), default=64, metavar="INT")
+@click.option("--batch", help="Pictures at a time", type=COUNT, default=64, metavar="INT")
 @click.option("--threshold", help="Opacity that counts as object", default=0.5, metavar="FRAC",
               type=click.FloatRange(0, 1, min_open=True, max_open=True))
 @click.option("--soft", help="Write opacities, not 0 and 255", type=bool, default=False, metavar="BOOL")
@@ -213,8 +199,7 @@ def _train(ctx: click.Context, command: str, opts: dict[str, Any], desc: str, wo
 @click.option("--refine", help="Refine the codes of each picture", type=click.IntRange(min=0), default=0,
               metavar="STEPS")
 @click.option("--prior", help="Distilled model that --refine keeps to", metavar="RUN")
-@click.option("--posterior", help="Correct masks pixel by pixel (encoders)", type=bool, default=False,
-              metavar="BOOL")
+@click.option("--posterior", help="Correct masks pixel by pixel (encoders)", type=bool, default=False, metavar="BOOL")
 @click.option("--device", help="Where to compute", type=DEVICES, default="auto")
 @user_errors()
 def segment(model: str, images: str, outdir: str, device: str, flip: bool, refine: int, posterior: bool,
@@ -248,7 +233,7 @@ def segment(model: str, images: str, outdir: str, device: str, flip: bool, refin
     for problem in outcome.failed.values():
         click.echo(f"Error: {problem}", err=True)
     click.echo(f"{outcome.done} pictures segmented, {outcome.skipped} were there already, {len(outcome.failed)} "
-               f"failed: {os.path.join(outdir, 'contact-sheet.png')}", err=True)
+               f"failed: {Path(outdir) / runs.CONTACT_SHEET}", err=True)
     sys.exit(1 if outcome.failed else 0)
 
 
@@ -265,7 +250,7 @@ def export(model: str, dest: str | None) -> None:
     Example:
     python invert.py export --model=runs/00001-distill --dest=apple.onnx
     """
-    path = Path(dest) if dest is not None else find_model(model) / "model.onnx"
+    path = Path(dest) if dest is not None else runs.find_model(model) / "model.onnx"
     with writing("--dest", path):
         difference = export_onnx(model, path)
     click.echo(f"{path}: differs from PyTorch by at most {difference:.1e}", err=True)

@@ -54,7 +54,7 @@ def resume_config(resume: str, outdir: str, opts: dict[str, Any], given: set[str
     fixed = [param.opts[0] for param in main.params if param.name in given - RESUME_OPTIONS]
     if fixed:
         raise click.UsageError(f"{fixed[0]} cannot change when {run_dir} is resumed; leave it out, or start a new run")
-    options_file = run_dir / "training_options.json"
+    options_file = run_dir / runs.GAN_FILE
     try:
         config = json.loads(options_file.read_text())
     except (OSError, ValueError) as err:

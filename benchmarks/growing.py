@@ -16,7 +16,9 @@ import numpy as np
 
 from benchmarks.support.judged_runs import NUM_SCENES, SCENE_SEED, Shell, flat_scores
 from benchmarks.support.provenance import provenance
-from layered_plugin.runs import atomic_write
+from layered_plugin.files import atomic_write, write_json
+from layered_plugin.model.snapshots import snapshot_path
+from layered_plugin.runs import STATS_FILE
 
 WAYS = ("full", "grow")
 
@@ -49,10 +51,10 @@ def train(shell: Shell, way: str, seed: int, data: str, kimg: float, schedule: s
 def curve(run_dir: Path) -> list[dict[str, Any]]:
     """Snapshots of a run in order: kimg, cpu_minutes (of the process, all threads), resolution, network (file)."""
     points = {}
-    for line in (run_dir / "stats.jsonl").read_text().splitlines():
+    for line in (run_dir / STATS_FILE).read_text().splitlines():
         stats = json.loads(line)
         kimg = stats["Progress/kimg"]["mean"]
-        network = run_dir / f"network-snapshot-{round(kimg * 1000) // 1000:06d}.pkl"
+        network = snapshot_path(run_dir, round(kimg * 1000))
         if network.is_file():
             points[network] = dict(kimg=kimg, cpu_minutes=stats["Resources/cpu_sec"]["mean"] / 60,
                                    resolution=round(stats["Progress/resolution"]["mean"]), network=str(network))
@@ -72,8 +74,7 @@ def score(shell: Shell, point: dict[str, Any], judge: str, size_px: int, num: in
         command = ["eval.py", "generated", f"--network={network}", "--teacher=unet", f"--weights={judge}",
                    f"--num={num}", f"--seed={SCENE_SEED}", f"--detector-size={size_px}"]
         scores = flat_scores(json.loads(shell.call(command, network.with_suffix(".log"))))
-        with atomic_write(file) as handle:
-            handle.write(json.dumps(scores, indent=2).encode())
+        write_json(file, scores)
     return dict(json.loads(file.read_text()), **point)
 
 

@@ -22,10 +22,11 @@ from layered_plugin.data.pictures import to_float
 from layered_plugin.errors import PictureError
 from layered_plugin.evaluation.judge import judge_objects, load_judge, save_judge, train_judge
 from layered_plugin.evaluation.objects import matched_iou, score_objects
+from layered_plugin.files import write_json
 from layered_plugin.model.snapshots import load_snapshot
 from layered_plugin.model.unet import AnyUNet
 from layered_plugin.report.reading import read_gan_run
-from layered_plugin.runs import atomic_write
+from layered_plugin.runs import begun_runs, or_go_on
 from layered_plugin.segmentation.augment import center_crop, crop_side
 from layered_plugin.synthetic.occlusion import MAX_OBJECTS
 
@@ -61,8 +62,7 @@ def prepare_judge(data: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, n
     target = center_crop(torch.from_numpy(test[1]), side) > 0
     ious = [matched_iou(ours, theirs) for ours, theirs in zip(pred, target, strict=True)]
     record = dict(weights=str(weights), steps=steps, test_num=len(ious), matched_iou=float(np.mean(ious)))
-    with atomic_write(record_file) as file:
-        file.write(json.dumps(record, indent=2).encode())
+    write_json(record_file, record)
     return judge, record
 
 
@@ -86,22 +86,20 @@ def run_once(train: list[str], judge: AnyUNet, seed: int, num: int, folder: Path
     if result_file.is_file():
         return json.loads(result_file.read_text())
     folder.mkdir(parents=True, exist_ok=True)
-    resumable = any(folder.glob("*/training-state-*.pt"))
     shell = Shell()
     try:
-        shell.call([*train[:2], "--resume=latest"] if resumable else train, folder / "train.log")
+        shell.call(or_go_on(train), folder / "train.log")
     except KeyboardInterrupt:
         shell.stop()
         raise
-    run_dir = max(path for path in folder.iterdir() if path.is_dir())
+    run_dir = begun_runs(folder)[-1]
     run = read_gan_run(run_dir)
     snapshot = load_snapshot(run_dir)
     result = dict(score_objects(snapshot["G_ema"], judge, num=num, seed=SCORE_SEED), train_seed=seed,
                   network=snapshot["path"], kimg=run.stats[-1]["Progress/kimg"],
                   train_minutes=run.seconds / 60,
                   train_command=shlex.join(["python", *train]))
-    with atomic_write(result_file) as file:
-        file.write(json.dumps(result, indent=2).encode())
+    write_json(result_file, result)
     return result
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 import torch
 
-from layered_plugin.runs import OPTIONS
+from layered_plugin.runs import MODEL_FILE, STATS_FILE, or_go_on, typed_command
 
 ROUTES = dict(distill=["distill"], encoder=["train", "--mode=dataset"], chunks=["train", "--mode=chunks"])
 
@@ -28,10 +28,7 @@ def train_model(route: str, network: str, data: str, options: tuple[str, ...], o
     folder = outdir / f"{route}-{Path(network).name}"
     folder.mkdir(parents=True, exist_ok=True)
     command = ["invert.py", *ROUTES[route], f"--network={network}", f"--data={data}", f"--outdir={folder}", *options]
-    started = [path for path in folder.iterdir() if (path / OPTIONS).is_file()]
-    if started:
-        command = ["invert.py", ROUTES[route][0], f"--outdir={folder}", f"--resume={started[-1]}"]
-    return Path(_call(command).strip().splitlines()[-1])
+    return Path(_call(or_go_on(command)).strip().splitlines()[-1])
 
 
 def _call(args: list[str]) -> str:
@@ -67,13 +64,13 @@ def main(route: str, networks: tuple[str, ...], data: str, test_data: str, test_
     score = ["eval.py", "real", *(f"--model={model}" for model in models), f"--data={test_data}",
              f"--masks={test_masks}", "--baselines=all", f"--refine={refine}"]
     record = json.loads(_call(score if num is None else [*score, f"--num={num}"]))
-    seconds = [[json.loads(line)["seconds"] for path in sorted(model.rglob("stats.jsonl"))
+    seconds = [[json.loads(line)["seconds"] for path in sorted(model.rglob(STATS_FILE))
                 for line in path.read_text().splitlines()[-1:]] for model in models]
-    trained = [json.loads((model / "model.json").read_text())["command"] for model in models]
+    trained = [json.loads((model / MODEL_FILE).read_text())["command"] for model in models]
     print(json.dumps(dict(record, route=route, train_commands=trained, last_stage_seconds=seconds,
                           machine=platform.machine(), cpu=torch.backends.cpu.get_cpu_capability(),
                           cores=os.cpu_count(),
-                          benchmark=shlex.join(["python", "-m", "benchmarks.segmentation", *sys.argv[1:]])), indent=2))
+                          benchmark=typed_command("-m benchmarks.segmentation")), indent=2))
 
 
 if __name__ == "__main__":

@@ -4,17 +4,14 @@ Random weights: speed does not depend on them. Results go to standard output as 
 """
 
 import json
-import os
-import shlex
-import sys
 import time
 from collections.abc import Callable
-from datetime import date
 
 import click
 import numpy as np
 import torch
 
+from benchmarks.support.provenance import provenance
 from layered_plugin.device import fast_half, must_fp32
 from layered_plugin.model.encoder import Encoder, decode
 from layered_plugin.model.generator import LayeredGenerator
@@ -73,8 +70,7 @@ def main(resolution: int, batch: int, cbase: int, cmax: int, w_dim: int, rounds:
         pictures_per_sec={name: batch / float(np.median(values)) for name, values in times.items()},
         ratio_median=float(np.median(ratios)), ratio_min=min(ratios), ratio_max=max(ratios), resolution=resolution,
         batch=batch, cbase=cbase, cmax=cmax, w_dim=w_dim, rounds=rounds, threads=torch.get_num_threads(),
-        cores=os.cpu_count(), torch=torch.__version__, date=date.today().isoformat(),
-        command=shlex.join(["python", "-m", "benchmarks.segmenting_speed", *sys.argv[1:]])), indent=2))
+        **provenance("benchmarks.segmenting_speed")), indent=2))
 
 
 if __name__ == "__main__":

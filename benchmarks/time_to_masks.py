@@ -19,8 +19,10 @@ import click
 from benchmarks.emergence import DEMO
 from benchmarks.support.judged_runs import SCENE_SEED, Shell, flat_scores
 from benchmarks.support.provenance import provenance
+from layered_plugin.files import write_json
+from layered_plugin.model.snapshots import snapshot_path
 from layered_plugin.progress import progress
-from layered_plugin.runs import atomic_write
+from layered_plugin.runs import STATS_FILE
 
 THRESHOLDS = (0.5, 0.7, 0.8)
 
@@ -40,7 +42,7 @@ def train_once(command: list[str], folder: Path, shell: Shell) -> Path:
         return Path(record["run_dir"])
     folder.mkdir(parents=True, exist_ok=True)
     shell.call(command, folder / "train.log", _say_ticks)
-    run_dir = max(path for path in folder.glob("0*") if (path / "stats.jsonl").is_file())  # After a broken-off one.
+    run_dir = max(path for path in folder.glob("0*") if (path / STATS_FILE).is_file())  # After a broken-off one.
     _write(finished, dict(command=command, threads=shell.threads, run_dir=str(run_dir)))
     return run_dir
 
@@ -51,8 +53,7 @@ def _say_ticks(line: str) -> None:
 
 
 def _write(path: Path, record: dict[str, Any]) -> None:
-    with atomic_write(path) as file:
-        file.write(json.dumps(record, indent=2).encode())
+    write_json(path, record)
 
 
 def snapshots(run_dir: Path) -> list[dict[str, Any]]:
@@ -62,13 +63,13 @@ def snapshots(run_dir: Path) -> list[dict[str, Any]]:
         For each: `network`; `kimg`; `minutes` = start-up and training without the writing of snapshots;
         `minutes_with_snapshots` = all that had passed since the start.
     """
-    rows = [json.loads(line) for line in (run_dir / "stats.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (run_dir / STATS_FILE).read_text().splitlines()]
     found = {}
     seconds = rows[0]["Timing/maintenance_sec"]["mean"]  # Before the first tick: the start-up.
     for row in rows:
         seconds += row["Timing/sec_per_tick"]["mean"]
         kimg = row["Progress/kimg"]["mean"]
-        network = run_dir / f"network-snapshot-{round(kimg * 1000) // 1000:06d}.pkl"
+        network = snapshot_path(run_dir, round(kimg * 1000))
         if network.is_file() and row["Progress/tick"]["mean"] > 0:
             found[network.name] = dict(network=str(network), kimg=kimg, minutes=seconds / 60,
                                        minutes_with_snapshots=row["Timing/total_sec"]["mean"] / 60)

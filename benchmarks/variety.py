@@ -23,9 +23,9 @@ import torch
 from benchmarks.support.judged_runs import Shell
 from benchmarks.support.provenance import provenance
 from layered_plugin.evaluation.variety import NUM_COMPARED, real_masks, real_pictures, score_variety
+from layered_plugin.files import atomic_write
 from layered_plugin.model.scenes import collect_scenes
 from layered_plugin.model.snapshots import load_snapshot
-from layered_plugin.runs import atomic_write
 
 BATCH = ["--mask-size-over=batch", "--range-weight=0.1"]
 BOUNDED = [*BATCH, "--mask-floor=0.08", "--mask-max=0.65"]

@@ -1,8 +1,9 @@
 """What the commands share: how they show help, which devices they offer, and errors in one line."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import click
 
@@ -11,6 +12,18 @@ from layered_plugin.errors import ArgumentError, UserError, with_options
 SETTINGS = dict(show_default=True, max_content_width=100)
 
 DEVICES = click.Choice(["auto", "cpu", "cuda", "mps"])
+
+
+Command = Callable[..., Any]
+
+
+def several_options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Options that several commands share, as one decorator, in the order of the help."""
+    def add(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+    return add
 
 
 @contextmanager

@@ -1,19 +1,16 @@
 """Options that the commands of dataset_tool share: files to be written, squares, ranges; and what a user can mend."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import click
 
 from layered_plugin import command_line
-from layered_plugin.command_line import writing
+from layered_plugin.command_line import several_options, writing
 from layered_plugin.data.pictures import FITS
 from layered_plugin.errors import CrowdedError, ImpossibleRecipeError, PictureError
 from layered_plugin.synthetic.occlusion import MAX_OBJECTS
-
-Command = Callable[..., Any]
 
 
 class Range(click.ParamType):
@@ -37,24 +34,15 @@ class Range(click.ParamType):
         return low, high
 
 
-def with_options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    """Several options as one decorator, in the order of the help."""
-    def add(command: Command) -> Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
-    return add
-
-
 dest_option = click.option("--dest", help="Zip for the pictures", metavar="ZIP", required=True)
 
-square_options = with_options(
+square_options = several_options(
     dest_option,
     click.option("--size", help="Side of the pictures, 1.125 x resolution", metavar="PX", default=72,
                  type=click.IntRange(min=8)),
     click.option("--fit", help="Squeeze to a square, or crop the middle", type=click.Choice(FITS), default="squeeze"))
 
-drawing_options = with_options(
+drawing_options = several_options(
     click.option("--labels", help="Zip for the label pictures", metavar="ZIP"),
     click.option("--objects", help="Objects per picture (K)", metavar="INT", type=click.IntRange(1, MAX_OBJECTS),
                  default=1),
@@ -63,7 +51,7 @@ drawing_options = with_options(
     click.option("--seed", help="Random seed", metavar="INT", type=click.IntRange(min=0), default=0))
 
 # What of a Recipe a preset sets and an option replaces.
-recipe_options = with_options(
+recipe_options = several_options(
     click.option("--scale", help="Largest side of the cut-out", metavar="FRAC,FRAC", type=Range(0.01, 2)),
     click.option("--rotation", help="Largest angle to either side", metavar="DEG", type=click.FloatRange(0, 180)),
     click.option("--flip", help="Probability of mirroring", metavar="FRAC", type=click.FloatRange(0, 1)),

@@ -7,12 +7,13 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
 
 from layered_plugin.calls import as_typed
+from layered_plugin.runs import MODEL_FILE, last_kimg, or_go_on
 
 DATA = Path("data")
 
@@ -33,20 +34,30 @@ def run(title: str, command: Sequence[str]) -> None:
         sys.exit(done.returncode)
 
 
-def finished(outdir: Path, kind: str, file: str) -> Path | None:
-    """The newest run folder of a kind that holds a file."""
-    found = sorted(path for path in outdir.glob(f"[0-9]*-{kind}-*") if list(path.glob(file)))
-    return found[-1] if found else None
+def learn(outdir: Path, kind: str, title: str, command: list[str], always: Sequence[str] = (),
+          is_finished: Callable[[Path], bool] = lambda run_dir: (run_dir / MODEL_FILE).is_file()) -> Path:
+    """Train unless there is a finished run; an unfinished one is continued.
 
+    Args:
+        outdir: Parent of the run folders.
+        kind: What their names have after the number.
+        title: Of the step.
+        command: For a new run.
+        always: Further options, also for a run that is continued.
+        is_finished: Asked of a run folder.
 
-def learn(outdir: Path, kind: str, title: str, command: list[str]) -> Path:
-    """Train a model unless there is a finished one; an unfinished one is continued."""
-    if finished(outdir, kind, "model.json") is None:
-        begun = finished(outdir, kind, "training-state-*.pt")
-        run(title, [*command[:2], f"--outdir={outdir}", f"--resume={begun}"] if begun else command)
-    model = finished(outdir, kind, "model.json")
-    assert model is not None
-    return model
+    Raises:
+        click.ClickException: The training has ended, but there is no finished run.
+    """
+    def finished() -> list[Path]:
+        return [path for path in sorted(outdir.glob(f"[0-9]*-{kind}-*")) if is_finished(path)]
+
+    if not finished():
+        run(title, [*or_go_on(command, kind), *always])
+    if not finished():
+        raise click.ClickException(f"--outdir: {outdir} has no finished run of {kind}, though its training has ended; "
+                                   "choose another folder")
+    return finished()[-1]
 
 
 @click.command()
@@ -68,13 +79,9 @@ def main(outdir: str, kimg: float, steps: int) -> None:
             run("Draw pictures with shadow and light; their masks are for scoring only",
                 ["-m", "layered_plugin.dataset_tool", "shapes", f"--dest={DATA}/{dest}.zip",
                  f"--masks={DATA}/{dest}-masks.zip", *options])
-    last = f"training-state-{int(kimg):06d}.pt"
-    if finished(out, "shapes-demo", last) is None:
-        begun = finished(out, "shapes-demo", "training-state-*.pt")
-        run("Train the layered generator on unlabelled pictures",
-            ["train_layered.py", f"--outdir={out}", *([f"--resume={begun}"] if begun else
-                                                      [f"--data={DATA}/shapes.zip", "--cfg=demo"]), f"--kimg={kimg:g}"])
-    gan = finished(out, "shapes-demo", last)
+    gan = learn(out, "shapes-demo", "Train the layered generator on unlabelled pictures",
+                ["train_layered.py", f"--outdir={out}", f"--data={DATA}/shapes.zip", "--cfg=demo"],
+                [f"--kimg={kimg:g}"], lambda run_dir: last_kimg(run_dir) >= int(kimg))
     given = [f"--network={gan}", f"--data={DATA}/shapes.zip", f"--outdir={out}", f"--steps={steps}"]
     distilled = learn(out, "distill", "Distil a segmenter from generated pictures, then real ones",
                       ["invert.py", "distill", *given, f"--adapt={steps}"])

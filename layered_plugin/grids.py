@@ -8,7 +8,7 @@ import PIL.ImageFont
 import torch
 
 from layered_plugin.data.pictures import to_uint8
-from layered_plugin.runs import atomic_write
+from layered_plugin.files import atomic_write
 
 MARGIN_PX = 92  # Room for the names of rows.
 

@@ -3,19 +3,18 @@
 A training state is a plain dict that ``torch.load(weights_only=True)`` reads; pickles are for upstream's tools.
 """
 
+import itertools
 import json
 import os
 import pickle
 import re
 import shlex
 import sys
-import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 import torch.distributed
@@ -23,31 +22,25 @@ import torch.distributed
 from layered_plugin.base import BASE
 from layered_plugin.calls import as_typed
 from layered_plugin.errors import CheckpointError, ModelError
+from layered_plugin.files import atomic_write, write_json
+
+GAN_FILE = "training_options.json"  # What a training of train_layered.py was asked for.
+
+OPTIONS = "options.json"  # What a run of invert.py was asked for.
+
+MODEL_FILE = "model.json"  # A finished run of invert.py.
+
+MODEL_FILES = (MODEL_FILE, OPTIONS)  # Of a finished run of invert.py, and of one still on its way.
+
+STATS_FILE, LOG_FILE = "stats.jsonl", "log.txt"
+
+GENERATED_FILE, REAL_FILE = "metric-generated.jsonl", "metric-real.jsonl"  # Scores of eval.py.
+
+MANIFEST, CONTACT_SHEET = "manifest.jsonl", "contact-sheet.png"  # Of a folder of invert.py segment.
 
 STATE_PATTERN = re.compile(r"training-state-(\d{6,})\.pt")
 
 KEEP_STATES = 2  # Older training states are removed: each holds both networks, the EMA and Adam's moments.
-
-
-@contextmanager
-def atomic_write(path: str | os.PathLike) -> Iterator[IO[bytes]]:
-    """Open a file for writing bytes that appears under its name only when it is whole.
-
-    Written beside its destination, flushed to the disk, then moved into place. On any failure the temporary file is
-    removed and what was there before stays.
-    """
-    path = Path(path)
-    handle, temp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temp, 0o644)
-        os.replace(temp, path)
-    except BaseException:
-        Path(temp).unlink(missing_ok=True)
-        raise
 
 
 def save_training_state(run_dir: str | os.PathLike, kimg: int, state: dict[str, Any]) -> Path:
@@ -82,6 +75,11 @@ def training_states(run_dir: str | os.PathLike) -> list[Path]:
     """Training states of a run, oldest first."""
     found = [p for p in Path(run_dir).glob("training-state-*.pt") if STATE_PATTERN.fullmatch(p.name)]
     return sorted(found, key=lambda p: int(STATE_PATTERN.fullmatch(p.name)[1]))  # type: ignore[index]
+
+
+def last_kimg(run_dir: str | os.PathLike[str]) -> int:
+    """Kimg of a run's newest training state, -1 if it has none."""
+    return max((int(path.stem.rpartition("-")[2]) for path in training_states(run_dir)), default=-1)
 
 
 def complete_run(path: str | os.PathLike[str]) -> Path:
@@ -121,56 +119,6 @@ def find_run(outdir: str | os.PathLike, resume: str) -> Path:
     return max(runs, key=lambda p: training_states(p)[-1].stat().st_mtime)
 
 
-def find_snapshot(path: str | os.PathLike[str], choice: str = "latest") -> str:
-    """The pickle or URL itself, or a network snapshot of a run folder.
-
-    Args:
-        path: Pickle, URL or run folder.
-        choice: Of a run folder: ``latest``; ``best``, whose scenes were nearest to the real pictures
-            (``Variety/frechet`` of stats.jsonl; the latest if none was measured), said on stderr; or its kimg.
-
-    Raises:
-        CheckpointError: There is none.
-    """
-    if "://" in str(path):
-        return str(path)
-    path = complete_run(path)
-    if path.is_file():
-        return str(path)
-    if not path.exists():
-        raise CheckpointError(f"{path}: no such file or run folder")
-    found = list(path.glob("network-snapshot-*.pkl"))
-    if not found:
-        raise CheckpointError(f"{path}: holds no network-snapshot-*.pkl; is it the run folder of train_layered.py?")
-    kimg_of = {file: int(file.stem.rpartition("-")[2]) for file in found}
-    if choice not in ("latest", "best"):
-        chosen = [file for file, kimg in kimg_of.items() if str(kimg) == choice]
-        if not chosen:
-            raise CheckpointError(f"{path}: has no snapshot of kimg {choice}; those it has: "
-                                  f"{', '.join(map(str, sorted(kimg_of.values())))}")
-        return str(chosen[0])
-    distances = _snapshot_distances(path) if choice == "best" else {}
-    measured = [file for file in found if kimg_of[file] in distances]
-    if not measured:
-        return str(max(found, key=kimg_of.__getitem__))
-    nearest = min(measured, key=lambda file: distances[kimg_of[file]])
-    print(f"{nearest}: of {len(measured)} snapshots the nearest to the real pictures (Frechet distance "
-          f"{distances[kimg_of[nearest]]:.2f})", file=sys.stderr)
-    return str(nearest)
-
-
-def _snapshot_distances(run_dir: Path) -> dict[int, float]:
-    """Frechet distances by kimg; lines that can't be read count as not measured."""
-    distances = {}
-    for line in (run_dir / "stats.jsonl").read_text().splitlines() if (run_dir / "stats.jsonl").is_file() else []:
-        try:
-            row = json.loads(line)
-            distances[int(row["Progress/kimg"]["mean"])] = float(row["Variety/frechet"]["mean"])
-        except (ValueError, KeyError, TypeError):
-            continue
-    return distances
-
-
 def make_run_dir(outdir: str, desc: str) -> str:
     """Create ``<outdir>/<number>-<desc>``, the number one above the largest there."""
     parent = Path(outdir)
@@ -199,20 +147,11 @@ def find_model(path: str | os.PathLike[str]) -> Path:
     except CheckpointError as err:
         raise ModelError(str(err)) from err
     folder = path if path.is_dir() else path.parent
-    if path.exists() and (folder / "options.json").is_file() and not (folder / "model.json").is_file():
+    if path.exists() and (folder / OPTIONS).is_file() and not (folder / MODEL_FILE).is_file():
         raise ModelError(f"{path}: this run is not finished; go on with invert.py and --resume={folder}")
-    if not path.exists() or not (folder / "model.json").is_file():
+    if not path.exists() or not (folder / MODEL_FILE).is_file():
         raise ModelError(f"{path}: holds no model.json; give the run folder of invert.py train or distill")
     return folder
-
-
-def write_json(path: str | os.PathLike[str], data: Mapping[str, Any]) -> None:
-    """Write a JSON file whole or not at all."""
-    with atomic_write(path) as file:
-        file.write(json.dumps(data, indent=2).encode())
-
-
-OPTIONS = "options.json"
 
 
 def start_run(outdir: str, desc: str, record: Mapping[str, Any]) -> Path:
@@ -264,13 +203,18 @@ def forget_states(run_dir: Path) -> None:
         path.unlink()
 
 
-RUN_FILES = ("training_options.json", "model.json")
+def typed_command(program: str) -> str:
+    """The command line of this process, as a user types it.
+
+    Args:
+        program: File of the command, or `-m MODULE`.
+    """
+    return as_typed(shlex.join(["python", *program.split(), *sys.argv[1:]]))
 
 
-def provenance() -> dict[str, str]:
-    """Command line, date, base and torch version of this process, for a record."""
-    return dict(command=as_typed(shlex.join(["python", "eval.py", *sys.argv[1:]])), date=date.today().isoformat(),
-                base=BASE.name, torch=torch.__version__)
+def provenance(program: str) -> dict[str, str]:
+    """Command line, date, base and torch version of this process, for a record; ``program`` as for typed_command."""
+    return dict(command=typed_command(program), date=date.today().isoformat(), base=BASE.name, torch=torch.__version__)
 
 
 def run_folder(path: str | os.PathLike[str]) -> Path | None:
@@ -278,9 +222,28 @@ def run_folder(path: str | os.PathLike[str]) -> Path | None:
     if "://" in str(path):
         return None
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
-    return folder if any((folder / name).is_file() for name in RUN_FILES) else None
+    return folder if any((folder / name).is_file() for name in (GAN_FILE, MODEL_FILE)) else None
 
 
-GAN_FILE = "training_options.json"
+def begun_runs(outdir: str | os.PathLike[str], kind: str = "") -> list[Path]:
+    """Runs under a folder that a training can go on with, or that are finished, in the order of their numbers.
 
-MODEL_FILES = ("model.json", "options.json")  # Of a finished run of invert.py, and of one still on its way.
+    Args:
+        outdir: Parent of the run folders.
+        kind: What their names have after the number, such as "distill"; empty = all.
+    """
+    return sorted(path for path in Path(outdir).glob(f"[0-9]*-{kind}*")
+                  if training_states(path) or (path / OPTIONS).is_file())
+
+
+def or_go_on(command: Sequence[str], kind: str = "") -> list[str]:
+    """The command of a new training, or, where its --outdir holds one that has begun, that which goes on with it.
+
+    Args:
+        command: Script, subcommand if it has one, then options, with ``--outdir=DIR`` among them.
+        kind: As for ``begun_runs``; the last of them goes on, which says so if it is finished.
+    """
+    outdir = next(word for word in command if word.startswith("--outdir="))
+    begun = begun_runs(outdir.partition("=")[2], kind)
+    words = itertools.takewhile(lambda word: not word.startswith("--"), command)
+    return [*words, outdir, f"--resume={begun[-1]}"] if begun else list(command)

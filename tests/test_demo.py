@@ -98,3 +98,10 @@ def test_every_command_is_accepted(shell):
             parse(find_command(" ".join(command[:2])), command[2:])
         else:
             parse(find_command(command[0]), command[1:])
+
+
+def test_training_that_leaves_no_finished_run_is_named(shell, monkeypatch):
+    monkeypatch.setattr(demo, "run", lambda title, command: None)
+    result = CliRunner().invoke(demo.main, ["--outdir=runs/old"])
+    assert result.exit_code == 1
+    assert "--outdir: runs/old has no finished run of shapes-demo, though its training has ended" in result.stderr

@@ -2,25 +2,14 @@
 
 import os
 import pickle
+from datetime import date
 
 import pytest
 import torch
 
 from layered_plugin import runs
 from layered_plugin.errors import CheckpointError
-from layered_plugin.runs import atomic_write, find_run
-
-
-def test_atomic_write_replaces_only_when_whole(tmp_path):
-    path = tmp_path / "file"
-    path.write_bytes(b"old")
-    with pytest.raises(OSError, match="full"), atomic_write(path) as file:
-        file.write(b"half")
-        raise OSError("disk full")
-    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["file"]
-    with atomic_write(path) as file:
-        file.write(b"new")
-    assert path.read_bytes() == b"new" and os.listdir(tmp_path) == ["file"]
+from layered_plugin.runs import find_run
 
 
 def test_full_disk_leaves_the_previous_state_whole(tmp_path, monkeypatch):
@@ -90,3 +79,32 @@ def test_beginning_of_a_run_folders_name_will_do(tmp_path):
     (tmp_path / "00000-birds").mkdir()
     with pytest.raises(CheckpointError, match="00000: fits 2 run folders, such as .*00000-birds; write more"):
         runs.complete_run(tmp_path / "00000")
+
+
+def begin(outdir, name, *files):
+    (outdir / name).mkdir(parents=True)
+    for file in files:
+        (outdir / name / file).write_text("{}")
+
+
+def test_training_goes_on_where_one_has_begun(tmp_path):
+    new = ["invert.py", "distill", "--network=a.pkl", f"--outdir={tmp_path}", "--steps=5"]
+    begin(tmp_path, "00000-distill-a")  # Nothing in it yet.
+    assert runs.begun_runs(tmp_path) == [] and runs.or_go_on(new) == new
+    for number in (1, 2):
+        begin(tmp_path, f"0000{number}-distill-a", "options.json")
+    begin(tmp_path, "00003-shapes", "training-state-000004.pt", "training-state-000012.pt")
+    assert runs.or_go_on(new, "distill") == ["invert.py", "distill", f"--outdir={tmp_path}",
+                                             f"--resume={tmp_path / '00002-distill-a'}"]
+    assert runs.or_go_on(new)[-1] == f"--resume={tmp_path / '00003-shapes'}"
+    assert runs.last_kimg(tmp_path / "00003-shapes") == 12 and runs.last_kimg(tmp_path / "00001-distill-a") == -1
+
+
+@pytest.mark.parametrize("program, typed", [
+    ("invert.py", "python invert.py train '--data=my cars'"),
+    ("-m benchmarks.scaling", "python -m benchmarks.scaling train '--data=my cars'")])
+def test_provenance_has_the_command_as_it_was_typed(monkeypatch, program, typed):
+    monkeypatch.setattr("sys.argv", ["/somewhere/invert.py", "train", "--data=my cars"])
+    assert runs.typed_command(program) == typed
+    assert runs.provenance(program) == dict(command=typed, date=date.today().isoformat(), base=runs.BASE.name,
+                                            torch=torch.__version__)

@@ -14,6 +14,7 @@ import torch
 from benchmarks.gpu.step_process import Context, run_cases, seconds_per_call
 from benchmarks.gpu.train import ROOT, data_of, make_data, newest_run
 from layered_plugin.data.pictures import PictureSource, to_float, to_rgb, to_square
+from layered_plugin.runs import MODEL_FILE
 from layered_plugin.segmentation.model_file import save_model
 from layered_plugin.segmentation.segmenter import Segmenter
 from layered_plugin.segmentation.train_distilled import make_segmenting_unet
@@ -32,7 +33,7 @@ def main(context: Context) -> int:
 
 def model_of(context: Context) -> Path:
     """The model of step train, or one of random weights: speed does not depend on them."""
-    if (context.workdir / "models").is_dir() and (newest_run(context, "models") / "model.json").is_file():
+    if (context.workdir / "models").is_dir() and (newest_run(context, "models") / MODEL_FILE).is_file():
         return newest_run(context, "models")
     folder = context.workdir / "random-model"
     folder.mkdir(exist_ok=True)

@@ -23,8 +23,8 @@ import torch
 from benchmarks.gpu.shape_coverage import coverage_scores
 from benchmarks.gpu.step_process import Context, run_cases
 from layered_plugin.data.pictures import PictureSource
-from layered_plugin.model.snapshots import load_snapshot
-from layered_plugin.runs import find_snapshot
+from layered_plugin.model.snapshots import find_snapshot, load_snapshot
+from layered_plugin.runs import GAN_FILE, OPTIONS, STATS_FILE
 
 ROOT = Path(__file__).parents[2]
 TRAIN_ARGS = "--cfg=demo --resolution=64 --cbase=8192 --cmax=256 --batch=64 --nhwc=1 --tick=10 --snap=10"
@@ -113,7 +113,7 @@ def newest_run(context: Context, name: str) -> Path:
 
 def stats_of(run_dir: Path) -> list[dict[str, Any]]:
     """Ticks of a run."""
-    return [json.loads(line) for line in (run_dir / "stats.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (run_dir / STATS_FILE).read_text().splitlines()]
 
 
 def distill(context: Context) -> dict[str, Any]:
@@ -171,8 +171,8 @@ def keep_model(context: Context) -> dict[str, Any]:
     """Pack the model, and what says how it came about, into one file of the results."""
     run_dir, model = newest_run(context, "runs"), newest_run(context, "models")
     with zipfile.ZipFile(context.outdir / "distilled.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in (*model.glob("model.*"), model / "options.json", *model.glob("*.png"),
-                     run_dir / "training_options.json", run_dir / "stats.jsonl"):
+        for path in (*model.glob("model.*"), model / OPTIONS, *model.glob("*.png"),
+                     run_dir / GAN_FILE, run_dir / STATS_FILE):
             archive.write(path, path.name)
     return dict(bytes=(context.outdir / "distilled.zip").stat().st_size)
 

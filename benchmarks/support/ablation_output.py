@@ -13,11 +13,11 @@ import torch
 from layered_plugin.data.pictures import to_uint8
 from layered_plugin.evaluation.judge import UNetTeacher
 from layered_plugin.evaluation.metrics import mean_and_deviation
+from layered_plugin.files import atomic_write
 from layered_plugin.grids import picture_rows
 from layered_plugin.model.layers import composite
 from layered_plugin.model.scenes import draw_layers, seed_codes
 from layered_plugin.model.snapshots import load_snapshot
-from layered_plugin.runs import atomic_write
 
 SCENES = 12  # Columns of the figure.
 GAP_PX = 12  # Between settings.

@@ -24,8 +24,9 @@ import click
 from layered_plugin.command_line import user_errors
 from layered_plugin.errors import TeacherError, UserError
 from layered_plugin.evaluation.judge import UNetTeacher
+from layered_plugin.files import write_json
 from layered_plugin.report.reading import read_gan_run
-from layered_plugin.runs import atomic_write, training_states
+from layered_plugin.runs import begun_runs, or_go_on
 from layered_plugin.signals import StopRequest
 
 NUM_SCENES = 2000
@@ -128,18 +129,15 @@ def train_and_score(run: JudgedRun, shell: Shell) -> dict[str, Any]:
     """
     run.folder.mkdir(parents=True, exist_ok=True)
     write_asked(run.folder, run.asked)
-    begun = [path for path in sorted(run.folder.glob("[0-9]*-*")) if training_states(path)]
-    train = run.train_args if not begun else [*run.train_args[:2], f"--resume={begun[-1]}"]
-    shell.call(train, run.folder / "train.log", _say_tenths(run))
-    run_dir = max(path for path in run.folder.glob("[0-9]*-*") if training_states(path))
+    shell.call(or_go_on(run.train_args), run.folder / "train.log", _say_tenths(run))
+    run_dir = begun_runs(run.folder)[-1]
     score = ["eval.py", "generated", f"--network={run_dir}", "--teacher=unet", f"--weights={run.judge}",
              f"--num={run.num}", f"--seed={SCENE_SEED}"]
     scores = flat_scores(json.loads(shell.call(score, run.folder / "score.log")))
     result = dict(scores, setting=run.setting, data=Path(run.data).name, train_seed=run.seed, kimg=run.kimg,
                   train_minutes=read_gan_run(run_dir).seconds / 60,
                   train_command=shlex.join(["python", *run.train_args]))
-    with atomic_write(run.folder / RESULT_FILE) as file:
-        file.write(json.dumps(result, indent=2).encode())
+    write_json(run.folder / RESULT_FILE, result)
     return result
 
 
@@ -228,8 +226,7 @@ def dry_run(train_args: Sequence[str]) -> None:
 
 def write_asked(folder: Path, asked: Sequence[str]) -> None:
     """Note in a folder the options that its results depend on."""
-    with atomic_write(folder / ASKED_FILE) as file:
-        file.write(json.dumps(asked, indent=2).encode())
+    write_json(folder / ASKED_FILE, asked)
 
 
 def check_same(folder: Path, asked: Sequence[str]) -> None:

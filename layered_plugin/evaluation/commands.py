@@ -26,10 +26,6 @@ from layered_plugin.segmentation.segmenter import Refinement, Segmenter
 
 MASKRCNN_SIZE_PX = 128  # The paper enlarges its 64x64 composites for the detector.
 
-GENERATED_FILE = "metric-generated.jsonl"
-
-REAL_FILE = "metric-real.jsonl"
-
 
 def run_generated(*, networks: Sequence[str], snapshot: str, num: int, seed: int, trunc: float, teacher_kind: str,
                   detector_size: int | None, fid: str | None, fid_weights: str | None, real: str | None,
@@ -71,7 +67,7 @@ def run_generated(*, networks: Sequence[str], snapshot: str, num: int, seed: int
                 scores["variety"] = comparison(nets, teacher, num, seed, drawing)
             record = dict(protocol="generated", network=nets["path"],
                           resolution=nets["G_ema"].img_resolution, teacher=description, detector_size=size_px,
-                          seed=seed, trunc=trunc, **scores, **runs.provenance())
+                          seed=seed, trunc=trunc, **scores, **runs.provenance("eval.py"))
             click.echo(f"{record['network']}\n{record['num_detected']} of {num} scenes with an object\n"
                        + output.score_table([("generated masks", record)]), err=True)
             if comparison is not None:
@@ -81,7 +77,7 @@ def run_generated(*, networks: Sequence[str], snapshot: str, num: int, seed: int
                 click.echo(json.dumps(record))
             with writing("--network", folder):  # At once, for the next network may take hours.
                 if folder is not None:
-                    output.append_record(folder, GENERATED_FILE, record)
+                    output.append_record(folder, runs.GENERATED_FILE, record)
     if len(records) > 1:
         over = _over_networks(records)
         click.echo(output.spread_line(over, len(records), "networks"), err=True)
@@ -155,13 +151,13 @@ def run_real(*, models: Sequence[str], data: str, masks: str | None, teacher_kin
     record = dict(protocol="real", data=data, num_data=len(source), num=scores["num"],
                   num_detected=scores["num_detected"], teacher=description, eval_size=eval_size, polarity=polarity,
                   flip=flip, refine=refine, posterior=posterior, prior=prior, seed=seed, models=scored,
-                  baselines=scores["baselines"], **runs.provenance())
+                  baselines=scores["baselines"], **runs.provenance("eval.py"))
     everything = dict(record, over_models=_over_models(scored)) if len(scored) > 1 else record
     click.echo(output.real_table(everything, [segmenter.folder.name for segmenter in segmenters]), err=True)
     click.echo(json.dumps(everything))
     for segmenter, model_scores, examples in zip(segmenters, scored, extremes, strict=True):
         with writing("--model", segmenter.folder):
-            output.append_record(segmenter.folder, REAL_FILE, dict(record, models=[model_scores]))
+            output.append_record(segmenter.folder, runs.REAL_FILE, dict(record, models=[model_scores]))
             if examples.best:
                 output.write_sheet(examples.best, segmenter.folder / "real-best.png")
                 output.write_sheet(examples.worst, segmenter.folder / "real-worst.png")
@@ -190,7 +186,7 @@ def run_judge(*, data: str, masks: str, test_data: str, test_masks: str, dest: s
               for name, value in score_judge(judge, test_pictures, test_truth).items()}
     click.echo(json.dumps(dict(judge=dest, data=data, test_data=test_data, test_num=len(test_pictures), steps=steps,
                                batch=batch, seed=seed, train_seconds=round(seconds, 1), **scores,
-                               **runs.provenance())))
+                               **runs.provenance("eval.py"))))
 
 
 def _read_pairs(options: str, pictures: str, masks: str) -> tuple[np.ndarray, np.ndarray]:

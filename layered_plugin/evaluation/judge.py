@@ -14,9 +14,9 @@ from layered_plugin.data.pictures import to_float
 from layered_plugin.errors import PictureError, TeacherError
 from layered_plugin.evaluation.metrics import mask_scores
 from layered_plugin.evaluation.teachers import none_if_empty, resized
+from layered_plugin.files import atomic_write
 from layered_plugin.model.unet import AnyUNet, make_unet
 from layered_plugin.progress import progress
-from layered_plugin.runs import atomic_write
 from layered_plugin.segmentation.augment import center_crop, crop_side, disturb, random_crop_flip
 from layered_plugin.segmentation.fitting import Fitting
 

@@ -8,6 +8,7 @@ import click
 import numpy as np
 
 from layered_plugin import command_line
+from layered_plugin.command_line import several_options
 from layered_plugin.device import choose_device
 from layered_plugin.errors import (
     CheckpointError,
@@ -21,19 +22,14 @@ from layered_plugin.evaluation.baselines import BASELINES
 from layered_plugin.evaluation.judge import UNetTeacher
 from layered_plugin.evaluation.teachers import OBJECTS, MaskRCNNTeacher, Teacher, coco_label
 
-
-def teacher_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that describe a learnt teacher, in the order of the help."""
-    for option in reversed([
-        click.option("--weights", "--teacher-file", "weights", help="Weights of the teacher", metavar="FILE"),
-        click.option("--class", "class_name", help="COCO class for Mask R-CNN", metavar="NAME"),
-        click.option("--score-thresh", help="Least score of a detection", type=click.FloatRange(0, 1), default=0.5,
-                     metavar="FRAC"),
-        click.option("--objects", help="All detected objects, or the largest", type=click.Choice(OBJECTS),
-                     default="union"),
-    ]):
-        command = option(command)
-    return command
+# What describes a learnt teacher.
+teacher_options = several_options(
+    click.option("--weights", "--teacher-file", "weights", help="Weights of the teacher", metavar="FILE"),
+    click.option("--class", "class_name", help="COCO class for Mask R-CNN", metavar="NAME"),
+    click.option("--score-thresh", help="Least score of a detection", type=click.FloatRange(0, 1), default=0.5,
+                 metavar="FRAC"),
+    click.option("--objects", help="All detected objects, or the largest", type=click.Choice(OBJECTS),
+                 default="union"))
 
 
 def make_teacher(kind: str, weights: str | None, class_name: str | None, score_thresh: float, objects: str,

@@ -4,8 +4,11 @@ Unpickling runs code of the file: load only what you trust. What the plugin trai
 without pickles (`model_file.py`).
 """
 
+import json
 import os
 import pickle
+import sys
+from pathlib import Path
 from typing import Any
 
 import dnnlib
@@ -13,13 +16,69 @@ import legacy
 import torch
 
 from layered_plugin.errors import CheckpointError
-from layered_plugin.runs import atomic_write, find_snapshot
+from layered_plugin.files import atomic_write
+from layered_plugin.runs import STATS_FILE, complete_run
+
+
+def snapshot_path(run_dir: str | os.PathLike[str], nimg: int) -> Path:
+    """Where a run keeps its networks as they were after so many pictures."""
+    return Path(run_dir) / f"network-snapshot-{nimg // 1000:06d}.pkl"
 
 
 def save_network_pkl(path: str | os.PathLike, data: dict[str, Any]) -> None:
     """Write a snapshot in upstream's format: a pickled dict of training_set_kwargs, G, D, G_ema, augment_pipe."""
     with atomic_write(path) as file:
         pickle.dump(data, file)
+
+
+def find_snapshot(path: str | os.PathLike[str], choice: str = "latest") -> str:
+    """The pickle or URL itself, or a network snapshot of a run folder.
+
+    Args:
+        path: Pickle, URL or run folder.
+        choice: Of a run folder: ``latest``; ``best``, whose scenes were nearest to the real pictures
+            (``Variety/frechet`` of stats.jsonl; the latest if none was measured), said on stderr; or its kimg.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    if "://" in str(path):
+        return str(path)
+    path = complete_run(path)
+    if path.is_file():
+        return str(path)
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such file or run folder")
+    found = list(path.glob("network-snapshot-*.pkl"))
+    if not found:
+        raise CheckpointError(f"{path}: holds no network-snapshot-*.pkl; is it the run folder of train_layered.py?")
+    kimg_of = {file: int(file.stem.rpartition("-")[2]) for file in found}
+    if choice not in ("latest", "best"):
+        chosen = [file for file, kimg in kimg_of.items() if str(kimg) == choice]
+        if not chosen:
+            raise CheckpointError(f"{path}: has no snapshot of kimg {choice}; those it has: "
+                                  f"{', '.join(map(str, sorted(kimg_of.values())))}")
+        return str(chosen[0])
+    distances = _snapshot_distances(path) if choice == "best" else {}
+    measured = [file for file in found if kimg_of[file] in distances]
+    if not measured:
+        return str(max(found, key=kimg_of.__getitem__))
+    nearest = min(measured, key=lambda file: distances[kimg_of[file]])
+    print(f"{nearest}: of {len(measured)} snapshots the nearest to the real pictures (Frechet distance "
+          f"{distances[kimg_of[nearest]]:.2f})", file=sys.stderr)
+    return str(nearest)
+
+
+def _snapshot_distances(run_dir: Path) -> dict[int, float]:
+    """Frechet distances by kimg; lines that can't be read count as not measured."""
+    distances = {}
+    for line in (run_dir / STATS_FILE).read_text().splitlines() if (run_dir / STATS_FILE).is_file() else []:
+        try:
+            row = json.loads(line)
+            distances[int(row["Progress/kimg"]["mean"])] = float(row["Variety/frechet"]["mean"])
+        except (ValueError, KeyError, TypeError):
+            continue
+    return distances
 
 
 def load_snapshot(path: str | os.PathLike[str], device: torch.device | str = "cpu",

@@ -15,6 +15,7 @@ from layered_plugin.data.files import UNREADABLE
 from layered_plugin.errors import UserError
 from layered_plugin.report.charts import Chart, Line, line_chart
 from layered_plugin.report.reading import GanRun, ModelRecord, Picture, numbered_pictures, read_lines, read_picture
+from layered_plugin.runs import CONTACT_SHEET, MANIFEST
 
 GRIDS_SHOWN = 5  # Layer grids over time, the first and the last among them.
 
@@ -139,13 +140,13 @@ def read_segmented(folder: Path) -> Segmented:
     Raises:
         UserError: It is no such folder, or a file is missing or damaged.
     """
-    manifest = folder / "manifest.jsonl"
+    manifest = folder / MANIFEST
     if not manifest.is_file():
         raise UserError(f"`segmented`: {folder} holds no manifest.jsonl; give the --outdir of invert.py segment")
     entries = read_lines(manifest, _entry)
     known = sorted((entry for entry in entries if entry["error"] is not None), key=lambda entry: entry["error"])
     num = min(EXAMPLES, len(known) // 2)
-    sheet = folder / "contact-sheet.png"
+    sheet = folder / CONTACT_SHEET
     return Segmented(
         str(folder), len(entries),
         read_picture(sheet, "Pictures with their cut-outs beneath", "Real pictures, each with its cut-out beneath")

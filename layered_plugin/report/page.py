@@ -16,6 +16,7 @@ import jinja2
 
 from layered_plugin.calls import as_typed
 from layered_plugin.errors import CheckpointError, UserError
+from layered_plugin.files import atomic_write
 from layered_plugin.report import tables
 from layered_plugin.report.charts import Chart
 from layered_plugin.report.facts import Fact, gan_facts, key_numbers, lead, model_facts, shown_options, title
@@ -37,7 +38,7 @@ from layered_plugin.report.reading import (
     read_gan_run,
     read_model_run,
 )
-from layered_plugin.runs import GAN_FILE, MODEL_FILES, atomic_write, complete_run
+from layered_plugin.runs import GAN_FILE, MODEL_FILES, complete_run
 
 
 class Missing(NamedTuple):

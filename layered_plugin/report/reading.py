@@ -14,7 +14,7 @@ import PIL.Image
 
 from layered_plugin.data.files import UNREADABLE
 from layered_plugin.errors import UserError
-from layered_plugin.runs import GAN_FILE, MODEL_FILES
+from layered_plugin.runs import GAN_FILE, LOG_FILE, MODEL_FILE, MODEL_FILES, STATS_FILE
 
 GAN_OPTIONS: dict[str, Any] = dict(training_set_kwargs=dict, loss_kwargs=dict, resolution=int, total_kimg=(int, float))
 
@@ -129,10 +129,10 @@ def read_gan_run(folder: Path) -> GanRun:
     for key, kind in GAN_OPTIONS.items():
         if not isinstance(options.get(key), kind):
             raise UserError(f"{folder / GAN_FILE}: has no {key!r}; is it of train_layered.py?")
-    rows = _rising(read_lines(folder / "stats.jsonl", _tick), "Progress/kimg")
+    rows = _rising(read_lines(folder / STATS_FILE, _tick), "Progress/kimg")
     # Not of total_sec, which starts anew with each stage of a growing run and whenever a run is resumed.
     seconds = sum(row["Timing/maintenance_sec"] + row["Timing/sec_per_tick"] for row in rows)
-    log = _read_text(folder / "log.txt")
+    log = _read_text(folder / LOG_FILE)
     commands = [options["command"]] if "command" in options else re.findall(r"^Command: (.+)$", log, re.M)
     warnings = [line.removeprefix("WARNING: ") for line in log.splitlines() if line.startswith("WARNING: ")]
     return GanRun(folder, options, rows, seconds, commands, list(dict.fromkeys(warnings)))
@@ -151,12 +151,12 @@ def read_model_run(folder: Path) -> ModelRecord:
     if not isinstance(about.get("options"), dict):
         raise UserError(f"{path}: has no 'options'; is it of invert.py?")
     stats: dict[str, list[dict[str, Any]]] = {}
-    for file in [folder / "stats.jsonl", *sorted(folder.glob("chunk-*/stats.jsonl"))]:
+    for file in [folder / STATS_FILE, *sorted(folder.glob(f"chunk-*/{STATS_FILE}"))]:
         for row in read_lines(file, _step):
             name = row.pop("stage", "training") if file.parent == folder else file.parent.name
             stats.setdefault(name, []).append(row)
     rising = {name: _rising(rows, "step") for name, rows in stats.items()}
-    return ModelRecord(folder, about, path.name == "model.json", rising)
+    return ModelRecord(folder, about, path.name == MODEL_FILE, rising)
 
 
 def find_model_runs(gan: Path) -> list[Path]:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from layered_plugin.evaluation.metrics import mean_and_deviation
 from layered_plugin.report.reading import ModelRecord, read_lines, sibling_key
+from layered_plugin.runs import GENERATED_FILE, REAL_FILE
 
 KINDS = {"encoder": "encoder", "chunks": "one encoder per chunk", "distill": "distilled U-Net"}
 
@@ -71,7 +72,7 @@ def read_generated(folder: Path) -> list[dict[str, Any]]:
     """
     def check(record: dict[str, Any]) -> dict[str, Any]:
         return record if generated_tables([record]) and record["command"] else {}
-    return read_lines(folder / "metric-generated.jsonl", check)
+    return read_lines(folder / GENERATED_FILE, check)
 
 
 def read_real(model: ModelRecord) -> list[dict[str, Any]]:
@@ -82,7 +83,7 @@ def read_real(model: ModelRecord) -> list[dict[str, Any]]:
         record["models"] = [dict(record["models"][0], folder=str(folder),
                                  siblings=sibling_key(model.about["options"]))]
         return record if real_tables([record]) and record["command"] else {}
-    return read_lines(folder / "metric-real.jsonl", check)
+    return read_lines(folder / REAL_FILE, check)
 
 
 def generated_tables(records: Sequence[dict[str, Any]]) -> list[Table]:

@@ -17,10 +17,11 @@ from safetensors import SafetensorError
 from training.networks import Discriminator
 
 from layered_plugin.errors import ModelError
+from layered_plugin.files import atomic_write, write_json
 from layered_plugin.model.encoder import Encoder
 from layered_plugin.model.generator import LayeredGenerator
 from layered_plugin.model.unet import FastUNet, UNet, make_unet
-from layered_plugin.runs import atomic_write, find_model, write_json
+from layered_plugin.runs import MODEL_FILE, find_model
 
 FORMAT = 1
 
@@ -54,7 +55,7 @@ def save_model(folder: str | os.PathLike[str], kind: str, networks: Mapping[str,
     in_one_file = {name: net for name, net in networks.items() if kind != "chunks" or name != "E"}
     save_tensors(Path(folder) / "model.safetensors", in_one_file)
     configs = {name: network_config(net) for name, net in networks.items()}
-    write_json(Path(folder) / "model.json", dict(format=FORMAT, kind=kind, **meta, networks=configs))
+    write_json(Path(folder) / MODEL_FILE, dict(format=FORMAT, kind=kind, **meta, networks=configs))
 
 
 def network_config(net: torch.nn.Module) -> dict[str, Any]:
@@ -74,7 +75,7 @@ def read_meta(folder: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         ModelError: It is missing, damaged, or of another format.
     """
-    path = Path(folder) / "model.json"
+    path = Path(folder) / MODEL_FILE
     try:
         meta = json.loads(path.read_text())
     except (OSError, ValueError) as err:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from layered_plugin.errors import UserError
-from layered_plugin.runs import atomic_write
+from layered_plugin.files import atomic_write
 from layered_plugin.segmentation.model_file import load_model
 
 TOLERANCE = 1e-4

@@ -17,12 +17,11 @@ import PIL.Image
 
 from layered_plugin.data.pictures import PictureSource, full_batches, to_rgb
 from layered_plugin.errors import ModelError, PictureError
+from layered_plugin.files import atomic_write, write_json
 from layered_plugin.grids import save_picture
 from layered_plugin.progress import progress
-from layered_plugin.runs import atomic_write
+from layered_plugin.runs import CONTACT_SHEET, MANIFEST
 from layered_plugin.segmentation.segmenter import PLAIN, Refinement, Segmentation, Segmenter
-
-MANIFEST = "manifest.jsonl"
 
 SETTINGS = "segment.json"
 
@@ -93,8 +92,7 @@ def segment_files(segmenter: Segmenter, source: PictureSource, outdir: str | os.
 def _check_settings(path: Path, settings: dict[str, Any], has_results: bool) -> None:
     """Refuse to mix results of different calls in one folder; the settings of the first with results are kept there."""
     if not has_results or not path.is_file():
-        with atomic_write(path) as file:
-            file.write(json.dumps(settings, indent=2).encode())
+        write_json(path, settings)
         return
     try:
         earlier = json.loads(path.read_text())
@@ -204,4 +202,4 @@ def write_contact_sheet(outdir: Path) -> None:
         ground = PIL.Image.new("RGB", size, SHEET_GROUND)
         ground.paste(small, mask=small.getchannel("A"))
         sheet.paste(ground, (left, top + CELL_PX))
-    save_picture(sheet, outdir / "contact-sheet.png")
+    save_picture(sheet, outdir / CONTACT_SHEET)

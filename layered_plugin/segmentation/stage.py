@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from layered_plugin.errors import UserError
+from layered_plugin.files import atomic_write
 from layered_plugin.progress import progress
-from layered_plugin.runs import atomic_write, forget_states, load_training_state
+from layered_plugin.runs import STATS_FILE, forget_states, load_training_state
 from layered_plugin.segmentation.model_file import fingerprint, save_model
 from layered_plugin.signals import StopRequest
 
@@ -78,7 +79,7 @@ class ModelRun:
         """
         sums: dict[str, float] = {}
         count, last = 0, time.monotonic()
-        with StopRequest() as stop, open(self.run_dir / "stats.jsonl", "a") as log:
+        with StopRequest() as stop, open(self.run_dir / STATS_FILE, "a") as log:
             remaining = range(self.step, self.steps)
             for step in progress(remaining, len(remaining), self.label) if self.label else remaining:
                 terms = take_step(step)

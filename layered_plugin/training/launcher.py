@@ -4,7 +4,6 @@ One process, several spawned here, or processes started by torchrun.
 """
 
 import atexit
-import json
 import os
 import shlex
 import signal
@@ -21,6 +20,7 @@ from torch_utils import custom_ops, training_stats
 from layered_plugin import errors, runs, signals
 from layered_plugin.base import BASE
 from layered_plugin.calls import as_typed
+from layered_plugin.files import write_json
 from layered_plugin.runs import make_run_dir, next_desc
 from layered_plugin.training import growing
 from layered_plugin.training.loop import training_loop
@@ -123,12 +123,12 @@ def _run_attempts(rank: int, device: torch.device, config: dict[str, Any], outdi
     """Train; if the layers collapse and the config says so, again in a new folder with the next seed."""
     for attempt in range(MAX_RESTARTS + 1):
         run_dir = _agree_on_run_dir(rank, config, outdir, desc)
-        log_file = str(Path(run_dir) / "log.txt") if rank == 0 else None
+        log_file = str(Path(run_dir) / runs.LOG_FILE) if rank == 0 else None
         with dnnlib.util.Logger(file_name=log_file, file_mode="a", should_flush=True):
             config = dict(config, run_dir=run_dir)
             if rank == 0:
                 print(f"Run folder: {run_dir}")
-                print("Command: " + as_typed(shlex.join(["python", "train_layered.py", *sys.argv[1:]])))
+                print("Command: " + runs.typed_command("train_layered.py"))
                 _write_options(config)
             try:
                 if "stages" in config:
@@ -161,8 +161,7 @@ def _agree_on_run_dir(rank: int, config: dict[str, Any], outdir: str, desc: str)
 
 
 def _write_options(config: dict[str, Any]) -> None:
-    with runs.atomic_write(Path(config["run_dir"]) / "training_options.json") as file:
-        file.write(json.dumps(dict(base=str(BASE), **config), indent=2).encode())
+    write_json(Path(config["run_dir"]) / runs.GAN_FILE, dict(base=str(BASE), **config))
 
 
 def _say_how_to_go_on(run_dir: str, signal_name: str | None) -> None:

@@ -114,7 +114,7 @@ class Maintenance:
             for module in (run.G, run.D, run.G_ema):
                 misc.check_ddp_consistency(module, ignore_regex=r".*\.w_avg")
         packed = run.pack(self.batch_size, self.num_gpus, self.device)
-        snapshot_pkl = self.run_dir / f"network-snapshot-{kimg:06d}.pkl"
+        snapshot_pkl = snapshots.snapshot_path(self.run_dir, run.cur_nimg)
         if self.rank == 0:
             _save_snapshot(snapshot_pkl, run, self.training_set_kwargs)
             runs.save_training_state(self.run_dir, kimg, packed)

@@ -11,8 +11,7 @@ from training import networks as base
 
 from layered_plugin.errors import CheckpointError
 from layered_plugin.model.generator import LayeredGenerator
-from layered_plugin.model.snapshots import is_layered, load_snapshot, save_network_pkl
-from layered_plugin.runs import find_snapshot
+from layered_plugin.model.snapshots import find_snapshot, is_layered, load_snapshot, save_network_pkl
 
 TINY = dict(z_dim=8, c_dim=0, w_dim=8, img_resolution=16, img_channels=3, mapping_kwargs=dict(num_layers=1),
             synthesis_kwargs=dict(channel_base=64, channel_max=4))

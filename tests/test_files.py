@@ -1,0 +1,27 @@
+"""Files are whole or absent."""
+
+import os
+
+import pytest
+
+from layered_plugin.files import atomic_write, write_json
+
+
+def test_atomic_write_replaces_only_when_whole(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with pytest.raises(OSError, match="full"), atomic_write(path) as file:
+        file.write(b"half")
+        raise OSError("disk full")
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["file"]
+    with atomic_write(path) as file:
+        file.write(b"new")
+    assert path.read_bytes() == b"new" and os.listdir(tmp_path) == ["file"]
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path):
+    write_json(tmp_path / "a.json", dict(a=[1]))
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "a.json", dict(a=object()))
+    assert (tmp_path / "a.json").read_text() == '{\n  "a": [\n    1\n  ]\n}'
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
