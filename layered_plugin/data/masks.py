@@ -38,20 +38,35 @@ def remove_small_parts(mask: torch.Tensor, min_part: float) -> torch.Tensor:
         Cleaned masks, [N, H, W], bool, on the same device. Parts touch along edges; holes don't reach the border.
     """
     out = mask.cpu().numpy().copy()
-    for picture_mask in out:  # A view, [H, W].
-        parts, num = ndimage.label(picture_mask)
-        if num == 0:
-            continue
-        sizes = ndimage.sum_labels(picture_mask, parts, range(1, num + 1))
-        least = min_part * sizes.max()
-        for idx in (sizes < least).nonzero()[0]:
-            picture_mask[parts == idx + 1] = False
-        holes, num = ndimage.label(ndimage.binary_fill_holes(picture_mask) & ~picture_mask)
-        for idx in range(1, num + 1):
-            hole = holes == idx
-            if hole.sum() < least:
-                picture_mask[hole] = True
+    parts, sizes = _label(out)
+    owner = np.zeros(len(sizes), np.intp)  # Picture of each part.
+    where, rows, cols = out.nonzero()
+    owner[parts[where, rows, cols]] = where
+    least = np.zeros(len(out))
+    np.maximum.at(least, owner, sizes * min_part)
+    out[(sizes < least[owner])[parts] & out] = False
+
+    holes, sizes = _label(~out)
+    border = np.unique(np.concatenate([holes[:, [0, -1]].ravel(), holes[:, :, [0, -1]].ravel()]))
+    where, rows, cols = holes.nonzero()
+    owner = np.zeros(len(sizes), np.intp)
+    owner[holes[where, rows, cols]] = where
+    small = sizes < least[owner]
+    small[border] = small[0] = False
+    out[small[holes]] = True
     return torch.from_numpy(out).to(mask.device)
+
+
+# Pixels touch along edges, and never those of another picture.
+_TOUCHING = np.stack([np.zeros([3, 3]), ndimage.generate_binary_structure(2, 1), np.zeros([3, 3])])
+
+
+def _label(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Number the connected parts of a batch of masks from 1, [N, H, W]; pixels of each, none for number 0."""
+    parts, num = ndimage.label(masks, _TOUCHING)
+    sizes = np.bincount(parts.ravel(), minlength=num + 1)
+    sizes[0] = 0
+    return parts, sizes
 
 
 def squeeze_mask(mask: np.ndarray, size_px: int) -> np.ndarray | None:
