@@ -126,16 +126,16 @@ def resume_config(resume: str, outdir: str, opts: dict[str, Any], given: set[str
               default=2.0, metavar="FLOAT")
 @click.option("--mask-size-over", help="Eq. 3 for each picture, or the batch's mean", type=click.Choice(SIZE_OVER),
               default="picture")
-@click.option("--mask-floor", help="Least coverage of each mask beside --mask-min", type=click.FloatRange(0, 1),
-              default=0.0, metavar="FRAC")
+@click.option("--mask-floor", help="Least coverage of each mask, of --mask-min",
+              type=click.FloatRange(0, 1), default=0.0, metavar="FRAC")
 @click.option("--mask-max", help="Largest coverage of each mask", type=click.FloatRange(0, 1), default=1.0,
               metavar="FRAC")
 @click.option("--mask-binary-weight", help="Weight of binarisation (gamma_2)", type=Ramp(), default="2",
               metavar="FLOAT[:END]")
 @click.option("--mask-border-weight", help="Weight of the mask along the border", type=Ramp(), default="0",
               metavar="FLOAT[:END]")
-@click.option("--mask-variety", help="Least deviation of masks over a batch", type=Ramp(high=0.5), default="0",
-              metavar="FRAC[:END]")
+@click.option("--mask-variety", help="Least deviation of masks, of the largest", type=Ramp(high=1),
+              default="0", metavar="FRAC[:END]")
 @click.option("--mask-variety-weight", help="Weight of too little deviation", type=click.FloatRange(min=0),
               default=10.0, metavar="FLOAT")
 @click.option("--range-weight", help="Weight of layers outside [-1, 1]", type=click.FloatRange(min=0), default=0.0,

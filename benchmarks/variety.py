@@ -27,27 +27,29 @@ from layered_plugin.files import atomic_write
 from layered_plugin.model.scenes import collect_scenes
 from layered_plugin.model.snapshots import load_snapshot
 
+FORMER = ["--mask-size-over=picture", "--mask-floor=0", "--mask-max=1", "--mask-variety=0", "--range-weight=0",
+          "--lr=0.002", "--gamma=0.5", "--shift=0.125", "--mask-border-weight=1"]  # Without anything for variety.
+WIDE = [*FORMER, "--cbase=1024", "--cmax=64"]
 BATCH = ["--mask-size-over=batch", "--range-weight=0.1"]
-BOUNDED = [*BATCH, "--mask-floor=0.08", "--mask-max=0.65"]
-VARIED = [*BOUNDED, "--mask-variety=0.25"]
-WIDE = ["--cbase=1024", "--cmax=64"]
+VARIED = [*BATCH, "--mask-floor=0.4", "--mask-max=0.65", "--mask-variety=0.55"]
 SETTLED = ["--lr=0.002:0.0002"]
 FREED = ["--shift=0.125:0.06", "--mask-border-weight=1:0.3"]
-SETTINGS: dict[str, list[str]] = {  # An option that is given twice has its last value.
+SETTINGS: dict[str, list[str]] = {  # Beside --cfg=demo. An option that is given twice has its last value.
+    "demo": [],
+    "cpu": ["--cfg=cpu"],
     "paper": [*WIDE, "--mask-size-weight=2", "--mask-border-weight=0"],
     "none": WIDE,
     "batch": [*WIDE, *BATCH],
-    "no-floor": [*WIDE, *BATCH, "--mask-variety=0.25"],
+    "no-floor": [*WIDE, *BATCH, "--mask-variety=0.55"],
     "varied": [*WIDE, *VARIED],
-    "varied-0.3": [*WIDE, *VARIED, "--mask-variety=0.3"],
     "settled": [*WIDE, *VARIED, *SETTLED],
-    "settled-0.2": [*WIDE, *VARIED, *SETTLED, "--mask-variety=0.2"],
-    "settled-0.3": [*WIDE, *VARIED, *SETTLED, "--mask-variety=0.3"],
-    "settled-unbound": [*WIDE, *VARIED, *SETTLED, "--mask-variety=0.25:0"],
+    "settled-less": [*WIDE, *VARIED, *SETTLED, "--mask-variety=0.45"],
+    "settled-more": [*WIDE, *VARIED, *SETTLED, "--mask-variety=0.65"],
+    "settled-unbound": [*WIDE, *VARIED, *SETTLED, "--mask-variety=0.55:0"],
     "settled-freed": [*WIDE, *VARIED, *SETTLED, *FREED],
     "settled-quick": [*WIDE, *VARIED, "--lr=0.004:0.0004"],
     "settled-weak-r1": [*WIDE, *VARIED, *SETTLED, "--gamma=0.1"],
-    "settled-narrow": [*VARIED, *SETTLED],
+    "settled-narrow": [*FORMER, *VARIED, *SETTLED],
 }
 PILOT_KIMG = 0.6
 TICK = re.compile(r"tick (\d+) .*?kimg ([\d.]+).*?sec/kimg ([\d.]+)")

@@ -67,15 +67,17 @@ def mask_excess_loss(mask: torch.Tensor, max_coverage: float) -> torch.Tensor:
 def mask_variety_loss(mask: torch.Tensor, min_variety: float, cells: int = 8) -> torch.Tensor:
     """Penalize batches whose masks are alike; ours, not the paper's.
 
-    Compared are mean masks of ``cells`` x ``cells`` parts of the picture, so that noisy outlines are no variety.
+    Compared are mean masks of ``cells`` x ``cells`` parts of the picture, so that noisy outlines are no variety. Their
+    deviation over the batch, averaged over the parts, is measured by the largest that masks of this coverage q can
+    have, sqrt(q (1 - q)): so the same bound does for small and large objects.
 
     Args:
         mask: Foreground opacity, [N, 1, H, W], in [0, 1], N at least 2.
-        min_variety: Least deviation of a part over the batch, averaged over the parts, that costs nothing.
+        min_variety: Least deviation that costs nothing, as a share of the largest, in [0, 1].
         cells: Parts of the picture along each axis.
 
     Returns:
-        Hinge of the batch, no dimensions.
+        Hinge of the batch, no dimensions, in units of the deviation.
 
     Raises:
         ValueError: If mask is not [N, 1, H, W].
@@ -83,7 +85,9 @@ def mask_variety_loss(mask: torch.Tensor, min_variety: float, cells: int = 8) ->
     _check_mask(mask)
     cell_means = torch.nn.functional.adaptive_avg_pool2d(mask, cells).flatten(1)  # [N, cells * cells]
     # The root of a variance has no slope at zero, where a batch of equal masks is.
-    return (min_variety - (cell_means.var(dim=0, unbiased=False) + 1e-6).sqrt().mean()).clamp(min=0)
+    deviation = (cell_means.var(dim=0, unbiased=False) + 1e-6).sqrt().mean()
+    coverage = mask.detach().mean()
+    return (min_variety * (coverage * (1 - coverage)).sqrt() - deviation).clamp(min=0)
 
 
 def mask_border_loss(mask: torch.Tensor) -> torch.Tensor:

@@ -126,7 +126,7 @@ def check_together(opts: dict[str, Any], given: set[str]) -> None:
         if opts["grow_schedule"] is not None and name in given:
             raise ArgumentError(f"`{name}` stands in `grow_schedule`; leave it out, or use `grow` without one")
     if opts["grow"] or opts["grow_schedule"] is not None:
-        if isinstance(opts["lr"], list) or opts["d_lr"] is not None:
+        if ("lr" in given and isinstance(opts["lr"], list)) or opts["d_lr"] is not None:
             raise ArgumentError("`lr`=A:B and `d_lr` can't be given with `grow`; `grow_schedule` has the learning "
                                 "rate of each stage")
     if (opts["grow"] or opts["grow_schedule"] is not None) and opts["freezed"]:
@@ -168,6 +168,8 @@ def _divide_batch(cfg: str, resolution: int, gpus: int, grow: bool, grow_schedul
                   batch_gpu: int | None, given: dict[str, Any]) -> _Batches:
     """The base configuration; of a growing run, its last stage's. `given`: options that replace its values."""
     kimg, lr = given["kimg"], given["lr"]
+    if isinstance(lr, list):  # A preset's: stages have one each.
+        lr = lr[0]
     stages: list[Any] = []
     if grow_schedule is not None:
         stages = growing.parse_schedule(grow_schedule, resolution, lr)

@@ -49,9 +49,9 @@ class LayeredLoss(StyleGAN2Loss):
         mask_overlap_weight = 0,        # Weight of the overlap of several objects' masks, 0 = disable.
         bg_jitter           = 0.3,      # Half width of the background's contrast factor, 0 = disable.
         mask_size_over      = "picture",    # What Eq. 3 takes the mean mask over: "picture" or "batch".
-        mask_floor          = 0,        # Smallest coverage of each mask, beside that of the batch, 0 = disable.
+        mask_floor          = 0,        # Smallest coverage of each mask as a share of mask_min, 0 = disable.
         mask_max            = 1,        # Largest coverage of each mask, 1 = disable; both are weighted as Eq. 3.
-        mask_variety        = 0,        # Deviation of a mask's parts over the batch that costs nothing, 0 = disable.
+        mask_variety        = 0,        # Deviation of masks over the batch, share of the largest, 0 = disable.
         mask_variety_weight = 10,       # Weight of the term for it.
         range_weight        = 0,        # Weight of layers outside [-1, 1], 0 = disable.
     ):
@@ -149,7 +149,7 @@ class LayeredLoss(StyleGAN2Loss):
         """The terms for varied and sound layers that are on, weighted; each object counts, as in the mask terms."""
         terms: torch.Tensor | float = 0.0
         masks = layers.mask.split(1, dim=1)
-        for name, bound, hinge in (("floor", self.mask_floor, mask_size_loss),
+        for name, bound, hinge in (("floor", self.mask_floor * self.mask_min, mask_size_loss),
                                    ("excess", self.mask_max, mask_excess_loss)):
             if bound not in (0, 1):
                 loss_bound = torch.stack([hinge(mask, bound) for mask in masks]).sum(dim=0)  # [N]

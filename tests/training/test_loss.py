@@ -46,13 +46,19 @@ def test_excess_loss_is_a_hinge_on_the_other_side():
 def test_variety_loss_is_a_hinge_on_the_deviation_over_the_batch():
     halves = torch.zeros(2, 1, 16, 16)
     halves[0] = 1  # Every pixel is 1 and 0: deviation 0.5.
-    assert mask_variety_loss(halves, 0.7).item() == pytest.approx(0.2, abs=1e-4)
-    assert mask_variety_loss(halves, 0.4).item() == 0
+    assert mask_variety_loss(halves, 1).item() == pytest.approx(0, abs=1e-4)  # No more is possible.
+    three = torch.cat([halves, halves[:1]])  # Coverage 2/3, deviation sqrt(2)/3 again the largest.
+    assert mask_variety_loss(three, 1).item() == pytest.approx(0, abs=1e-4)
+    corner = torch.zeros(2, 1, 16, 16)
+    corner[0, :, :8, :8] = 1  # Coverage 1/8; a quarter of the parts has deviation 1/2.
+    largest = (1 / 8 * 7 / 8) ** 0.5
+    assert mask_variety_loss(corner, 0.9).item() == pytest.approx(0.9 * largest - 1 / 8, abs=1e-3)
+    assert mask_variety_loss(corner, 0.3).item() == 0
 
 
 def test_variety_loss_sees_no_variety_in_fine_noise():
     fine = (torch.arange(16) % 2).float().expand(1, 16, 16)
-    assert mask_variety_loss(torch.stack([fine, 1 - fine]), 0.3).item() == pytest.approx(0.3, abs=2e-3)
+    assert mask_variety_loss(torch.stack([fine, 1 - fine]), 0.6).item() == pytest.approx(0.3, abs=2e-3)
 
 
 def test_variety_loss_of_equal_masks_has_finite_gradients():
@@ -246,8 +252,8 @@ def test_settings_with_two_values_move_with_the_progress():
     assert (loss.shift, loss.r1_gamma, loss.mask_border_weight) == (0.1875, 2, 0.5)
 
 
-@pytest.mark.parametrize("term", [dict(range_weight=1), dict(mask_floor=0.99), dict(mask_max=0.1),
-                                  dict(mask_variety=0.5), dict(mask_size_over="batch")])
+@pytest.mark.parametrize("term", [dict(range_weight=1), dict(mask_floor=1.5), dict(mask_max=0.1),
+                                  dict(mask_variety=0.9), dict(mask_size_over="batch")])
 def test_terms_for_variety_change_the_generators_gradient(term):
     _G, _D, loss = make_loss(style_mixing_prob=0)
     torch.manual_seed(5)

@@ -132,6 +132,16 @@ def test_objects_and_their_overlap_reach_the_networks_and_the_loss(data):
     assert options["G_kwargs"]["num_objects"] == 2 and options["loss_kwargs"]["mask_overlap_weight"] == 1.5
 
 
+def test_presets_for_cpus_draw_varied_scenes_and_the_papers_has_none_of_it(data):
+    for cfg, kimg, channels in (("demo", 24, 512), ("cpu", 200, 1024)):
+        config = dry(data, f"--cfg={cfg}")
+        loss = config["loss_kwargs"]
+        assert (loss["mask_size_over"], loss["mask_variety"], loss["shift"]) == ("batch", 0.55, [0.125, 0.06])
+        assert (config["total_kimg"], config["G_kwargs"]["synthesis_kwargs"]["channel_base"]) == (kimg, channels)
+    loss = dry(data, "--cfg=paper", "--resolution=16")["loss_kwargs"]
+    assert (loss["mask_size_over"], loss["mask_variety"], loss["range_weight"]) == ("picture", 0, 0)
+
+
 def test_settings_that_change_over_the_run_reach_the_loop(data):
     config = dry(data, "--cfg=demo", "--lr=0.004:0.0005", "--d-lr=0.002", "--shift=0.125:0.0625", "--gamma=0.1")
     assert (config["G_opt_kwargs"]["lr"], config["D_opt_kwargs"]["lr"]) == ([0.004, 0.0005], 0.002)
