@@ -46,12 +46,14 @@ def choose(quick: bool) -> list[Case]:
     if quick:
         return [Case(16, "fp32", ops="reference"), Case(16, "bf16"), Case(16, "bf16", options=("--aug=ada",))]
     return [
-        Case(64), Case(64, "fp32", ops="reference"), Case(64, batch=64), Case(128), Case(64, layout="nchw"),
-        Case(128, "fp32", ops="reference"), Case(64, "bf16"), Case(64, batch=128), Case(128, "bf16"), Case(32),
+        Case(64), Case(64, "fp32", ops="reference"), Case(128), Case(64, batch=128),
+        Case(64, "fp32", ops="reference", batch=128), Case(64, batch=64), Case(64, "fp32", ops="reference", batch=64),
+        Case(128, "fp32", ops="reference"), Case(128, batch=128), Case(64, layout="nchw"),
+        Case(64, "bf16"), Case(64, "bf16", batch=128), Case(128, "bf16"), Case(32),
         Case(64, ops="reference"), Case(64, "fp32"), Case(64, "tf32"), Case(128, batch=64), Case(64, batch=256),
         Case(256), Case(64, batch=64, options=("--cbase=8192", "--cmax=256")), Case(64, options=("--aug=ada",)),
         Case(32, "fp32", ops="reference"), Case(32, batch=128), Case(128, layout="nchw"), Case(128, ops="reference"),
-        Case(256, "bf16"), Case(128, "tf32"), Case(128, batch=128), Case(128, "fp32"),
+        Case(256, "bf16"), Case(128, "tf32"), Case(128, "fp32"),
         Case(256, "fp32", ops="reference"), Case(256, batch=64), Case(256, "tf32"), Case(32, "tf32"),
     ]
 

@@ -55,14 +55,15 @@ def _step(records: Records, everything: Records = ()) -> list[str]:
     flops = {record["case"]: record["per_picture"] for record in everything if record["step"] == "flops"}
     peaks = {record["case"].removeprefix("matrix product "): record["tflops"] for record in everything
              if record["case"].startswith("matrix product") and record["status"] == "ok"}
-    base = {record["resolution"]: record["pictures_per_s"] for record in records
+    base = {(record["resolution"], record["batch"]): record["pictures_per_s"] for record in records
             if (record["precision"], record["ops"], record["options"]) == ("fp32", "reference", [])}
     lines = ["| case | batch | step ms | pictures/s | times as fast as fp32 reference | share of the matrix peak "
              "| memory GiB |", "|---|---|---|---|---|---|---|"]
     for record in records:
         speed, side = record["pictures_per_s"], record["resolution"]
         plain = not any("cbase" in option or "aug" in option for option in record["options"])
-        times = f"{speed / base[side]:.1f}" if side in base and plain else ""
+        reference = base.get((side, record["batch"]))  # Of the same batch: a step may take as long for more pictures.
+        times = f"{speed / reference:.1f}" if reference and plain else ""
         peak, work = peaks.get(record["precision"]), flops.get(str(side))
         share = f"{speed * work / peak / 1e12:.1%}" if peak and work and plain else ""
         lines.append(f"| {record['case']} | {record['batch']} | {record['step_ms']:.1f} | {speed:.0f} | {times} "
