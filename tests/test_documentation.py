@@ -8,7 +8,7 @@ import pytest
 from command_examples import find_command, find_examples, help_texts, parse
 
 ROOT = Path(__file__).resolve().parent.parent
-BENCHMARKS = ("ablation", "emergence", "flops", "growing", "objects", "ops", "scaling", "segmentation",
+BENCHMARKS = ("ablation", "behaviour", "emergence", "flops", "growing", "objects", "ops", "scaling", "segmentation",
               "step_profile", "time_to_masks", "torch_compile", "training_throughput")
 
 
