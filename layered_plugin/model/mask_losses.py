@@ -1,6 +1,7 @@
 """What keeps a mask large enough, binary, off the border and apart from other masks.
 
-Section 3.2 of the paper: equations 3 and 4; the others are ours.
+Section 3.2 of the paper: equations 3 and 4; the others are ours. Masks are [N, K, H, W], of K objects in N scenes, each
+object with terms of its own.
 """
 
 import torch
@@ -14,17 +15,17 @@ def mask_size_loss(mask: torch.Tensor, min_coverage: float, over: str = "picture
     """Penalize masks that cover less than a minimum share of the image (Eq. 3).
 
     Args:
-        mask: Foreground opacity, [N, 1, H, W], in [0, 1].
+        mask: Opacity of each object, [N, K, H, W], in [0, 1].
         min_coverage: Smallest mean opacity that costs nothing (the paper's eta), in [0, 1].
         over: What the mean opacity is taken over: each ``picture``, as the equation is printed, or the ``batch``, as
             the paper's text explains it: then small objects cost nothing among large ones.
 
     Returns:
-        Hinge per image, [N], the same for all images of a batch; zero where the mean is at least min_coverage. The
-        expectation is the caller's.
+        Hinge per mask, [N, K]; zero where the mean is at least min_coverage. Over the batch it is the same for all
+        of its scenes. The expectation is the caller's.
 
     Raises:
-        ValueError: If mask is not [N, 1, H, W], min_coverage is outside [0, 1], or over is neither.
+        ValueError: If mask has not four dimensions, min_coverage is outside [0, 1], or over is neither.
     """
     _check_mask(mask)
     if not 0 <= min_coverage <= 1:
@@ -36,27 +37,27 @@ def mask_binary_loss(mask: torch.Tensor) -> torch.Tensor:
     """Penalize half-transparent masks (Eq. 4).
 
     Args:
-        mask: Foreground opacity, [N, 1, H, W], in [0, 1].
+        mask: Opacity of each object, [N, K, H, W], in [0, 1].
 
     Returns:
-        Mean over the pixels of min(m, 1 - m), per image, [N], in [0, 0.5].
+        Mean over the pixels of min(m, 1 - m), per mask, [N, K], in [0, 0.5].
 
     Raises:
-        ValueError: If mask is not [N, 1, H, W].
+        ValueError: If mask has not four dimensions.
     """
     _check_mask(mask)
-    return torch.minimum(mask, 1 - mask).mean(dim=[1, 2, 3])
+    return torch.minimum(mask, 1 - mask).mean(dim=[2, 3])
 
 
 def mask_excess_loss(mask: torch.Tensor, max_coverage: float) -> torch.Tensor:
     """Penalize masks that cover more than a maximum share of the image; ours, the counterpart of Eq. 3.
 
     Args:
-        mask: Foreground opacity, [N, 1, H, W], in [0, 1].
+        mask: Opacity of each object, [N, K, H, W], in [0, 1].
         max_coverage: Largest mean opacity that costs nothing, in [0, 1].
 
     Returns:
-        Hinge per image, [N]; zero where the mean is at most max_coverage.
+        Hinge per mask, [N, K]; zero where the mean is at most max_coverage.
 
     Raises:
         ValueError: As for ``mask_size_loss``.
@@ -72,21 +73,21 @@ def mask_variety_loss(mask: torch.Tensor, min_variety: float, cells: int = 8) ->
     have, sqrt(q (1 - q)): so the same bound does for small and large objects.
 
     Args:
-        mask: Foreground opacity, [N, 1, H, W], in [0, 1], N at least 2.
+        mask: Opacity of each object, [N, K, H, W], in [0, 1], N at least 2.
         min_variety: Least deviation that costs nothing, as a share of the largest, in [0, 1].
         cells: Parts of the picture along each axis.
 
     Returns:
-        Hinge of the batch, no dimensions, in units of the deviation.
+        Hinge of the batch, per object, [K], in units of the deviation.
 
     Raises:
-        ValueError: If mask is not [N, 1, H, W].
+        ValueError: If mask has not four dimensions.
     """
     _check_mask(mask)
-    cell_means = torch.nn.functional.adaptive_avg_pool2d(mask, cells).flatten(1)  # [N, cells * cells]
+    cell_means = torch.nn.functional.adaptive_avg_pool2d(mask, cells).flatten(2)  # [N, K, cells * cells]
     # The root of a variance has no slope at zero, where a batch of equal masks is.
-    deviation = (cell_means.var(dim=0, unbiased=False) + 1e-6).sqrt().mean()
-    coverage = mask.detach().mean()
+    deviation = (cell_means.var(dim=0, unbiased=False) + 1e-6).sqrt().mean(dim=1)  # [K]
+    coverage = mask.detach().mean(dim=[0, 2, 3])
     return (min_variety * (coverage * (1 - coverage)).sqrt() - deviation).clamp(min=0)
 
 
@@ -97,17 +98,17 @@ def mask_border_loss(mask: torch.Tensor) -> torch.Tensor:
     object the wrong way round always reaches the border: the term tells figure from ground.
 
     Args:
-        mask: Foreground opacity, [N, 1, H, W], in [0, 1].
+        mask: Opacity of each object, [N, K, H, W], in [0, 1].
 
     Returns:
-        Mean mask over the outermost pixels, per image, [N], in [0, 1].
+        Mean mask over the outermost pixels, per mask, [N, K], in [0, 1].
 
     Raises:
-        ValueError: If mask is not [N, 1, H, W].
+        ValueError: If mask has not four dimensions.
     """
     _check_mask(mask)
-    ring = [mask[:, 0, 0], mask[:, 0, -1], mask[:, 0, 1:-1, 0], mask[:, 0, 1:-1, -1]]
-    return torch.cat(ring, dim=1).mean(dim=1)
+    ring = [mask[:, :, 0], mask[:, :, -1], mask[:, :, 1:-1, 0], mask[:, :, 1:-1, -1]]
+    return torch.cat(ring, dim=2).mean(dim=2)
 
 
 def mask_overlap_loss(mask: torch.Tensor) -> torch.Tensor:
@@ -136,13 +137,13 @@ def layer_range_loss(layers: Layers) -> torch.Tensor:
 
 
 def _mean_mask(mask: torch.Tensor, over: str) -> torch.Tensor:
-    """Mean opacity of each picture or of the batch, [N]."""
+    """Mean opacity of each mask, or of each object over the batch, [N, K]."""
     if over not in SIZE_OVER:
         raise ValueError(f"Expected argument `over` to be one of {SIZE_OVER}, but got {over!r}")
-    means = mask.mean(dim=[1, 2, 3])
-    return means if over == "picture" else means.mean().expand_as(means)
+    means = mask.mean(dim=[2, 3])
+    return means if over == "picture" else means.mean(dim=0).expand_as(means)
 
 
 def _check_mask(mask: torch.Tensor) -> None:
-    if mask.ndim != 4 or mask.shape[1] != 1:
-        raise ValueError(f"Expected argument `mask` to be [N, 1, H, W], but got {list(mask.shape)}")
+    if mask.ndim != 4:
+        raise ValueError(f"Expected argument `mask` to be [N, K, H, W], but got {list(mask.shape)}")

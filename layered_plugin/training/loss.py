@@ -127,17 +127,15 @@ class LayeredLoss(StyleGAN2Loss):
         loss_gan = self.adversarial_loss_G(gen_logits)
         training_stats.report("Loss/G/loss", loss_gan)
         num_objects = layers.mask.shape[1]
-        mask = fold_objects(layers).mask  # [N * K, 1, H, W]
-        loss_size = torch.stack([mask_size_loss(one, self.mask_min, self.mask_size_over)
-                                 for one in layers.mask.split(1, dim=1)], dim=1).flatten()  # [N * K]
-        loss_binary = mask_binary_loss(mask)
+        loss_size = mask_size_loss(layers.mask, self.mask_min, self.mask_size_over)  # [N, K]
+        loss_binary = mask_binary_loss(layers.mask)
+        loss_border = mask_border_loss(layers.mask)
         training_stats.report("Loss/mask/size", loss_size)
-        loss_border = mask_border_loss(mask)
         training_stats.report("Loss/mask/binary", loss_binary)
         training_stats.report("Loss/mask/border", loss_border)
         report_layers(layers)
         mask_terms = (self.mask_size_weight * loss_size + self.mask_binary_weight * loss_binary
-                      + self.mask_border_weight * loss_border)  # [N * K]
+                      + self.mask_border_weight * loss_border)  # [N, K]
         loss = loss_gan.mean() + mask_terms.mean() * num_objects + self._variety_terms(layers)
         if num_objects > 1:
             loss_overlap = mask_overlap_loss(layers.mask)
@@ -148,15 +146,14 @@ class LayeredLoss(StyleGAN2Loss):
     def _variety_terms(self, layers: Layers) -> torch.Tensor | float:
         """The terms for varied and sound layers that are on, weighted; each object counts, as in the mask terms."""
         terms: torch.Tensor | float = 0.0
-        masks = layers.mask.split(1, dim=1)
         for name, bound, hinge in (("floor", self.mask_floor * self.mask_min, mask_size_loss),
                                    ("excess", self.mask_max, mask_excess_loss)):
             if bound not in (0, 1):
-                loss_bound = torch.stack([hinge(mask, bound) for mask in masks]).sum(dim=0)  # [N]
+                loss_bound = hinge(layers.mask, bound).sum(dim=1)  # [N]
                 training_stats.report(f"Loss/mask/{name}", loss_bound)
                 terms = terms + self.mask_size_weight * loss_bound.mean()
         if self.mask_variety > 0 and len(layers.mask) > 1:
-            loss_variety = torch.stack([mask_variety_loss(mask, self.mask_variety) for mask in masks]).sum()
+            loss_variety = mask_variety_loss(layers.mask, self.mask_variety).sum()
             training_stats.report("Loss/mask/variety", loss_variety)
             terms = terms + self.mask_variety_weight * loss_variety
         if self.range_weight > 0:
@@ -176,15 +173,14 @@ def report_layers(layers: Layers) -> None:
     same mask for every z; left out for a single scene. ``difference``: mean absolute difference between foreground
     and background. Means are over all objects.
     """
-    objects = fold_objects(layers)
-    mask = objects.mask.detach()
-    coverage = mask.mean(dim=[1, 2, 3])
+    mask = layers.mask
+    coverage = mask.mean(dim=[2, 3])  # [N, K]
     training_stats.report("Layers/coverage", coverage)
     training_stats.report("Layers/border", mask_border_loss(mask))
-    training_stats.report("Layers/binarity", ((mask < 0.1) | (mask > 0.9)).float().mean(dim=[1, 2, 3]))
-    per_scene = coverage.view(len(layers.mask), -1)  # [N, K]
-    training_stats.report("Layers/all_bg", (per_scene < 0.01).any(dim=1).float())
-    training_stats.report("Layers/all_fg", (per_scene > 0.99).any(dim=1).float())
-    if len(layers.mask) > 1:
-        training_stats.report("Layers/mask_variation", layers.mask.detach().std(dim=0, unbiased=False).mean())
-    training_stats.report("Layers/difference", (objects.fg - objects.bg).detach().abs().mean(dim=[1, 2, 3]))
+    training_stats.report("Layers/binarity", ((mask < 0.1) | (mask > 0.9)).float().mean(dim=[2, 3]))
+    training_stats.report("Layers/all_bg", (coverage < 0.01).any(dim=1).float())
+    training_stats.report("Layers/all_fg", (coverage > 0.99).any(dim=1).float())
+    if len(mask) > 1:
+        training_stats.report("Layers/mask_variation", mask.std(dim=0, unbiased=False).mean())
+    objects = fold_objects(layers)
+    training_stats.report("Layers/difference", (objects.fg - objects.bg).abs().mean(dim=[1, 2, 3]))

@@ -22,25 +22,25 @@ from layered_plugin.training.loss import LayeredLoss, report_layers
 @pytest.mark.parametrize("coverage, expected", [(0.2, 0.05), (0.25, 0.0), (0.9, 0.0), (0.0, 0.25)])
 def test_size_loss_is_a_hinge_on_coverage(coverage, expected):
     mask = torch.full([3, 1, 4, 4], coverage)
-    assert mask_size_loss(mask, 0.25).tolist() == pytest.approx([expected] * 3, abs=1e-6)
+    assert mask_size_loss(mask, 0.25)[:, 0].tolist() == pytest.approx([expected] * 3, abs=1e-6)
 
 
 def test_size_loss_is_per_image_not_of_the_mean_mask():
     mask = torch.stack([torch.zeros(1, 4, 4), torch.ones(1, 4, 4)])  # Mean coverage 0.5, yet one is empty.
-    assert mask_size_loss(mask, 0.25).tolist() == [0.25, 0]
+    assert mask_size_loss(mask, 0.25)[:, 0].tolist() == [0.25, 0]
 
 
 def test_size_loss_over_the_batch_lets_small_objects_be():
     mask = torch.stack([torch.zeros(1, 4, 4), torch.full([1, 4, 4], 0.4)])
-    assert mask_size_loss(mask, 0.25, over="batch").tolist() == pytest.approx([0.05, 0.05])
-    assert mask_size_loss(mask, 0.2, over="batch").tolist() == pytest.approx([0, 0])
+    assert mask_size_loss(mask, 0.25, over="batch")[:, 0].tolist() == pytest.approx([0.05, 0.05])
+    assert mask_size_loss(mask, 0.2, over="batch")[:, 0].tolist() == pytest.approx([0, 0])
     with pytest.raises(ValueError, match="`over`"):
         mask_size_loss(mask, 0.25, over="all")
 
 
 def test_excess_loss_is_a_hinge_on_the_other_side():
     mask = torch.stack([torch.zeros(1, 4, 4), torch.full([1, 4, 4], 0.9)])
-    assert mask_excess_loss(mask, 0.6).tolist() == pytest.approx([0, 0.3])
+    assert mask_excess_loss(mask, 0.6)[:, 0].tolist() == pytest.approx([0, 0.3])
 
 
 def test_variety_loss_is_a_hinge_on_the_deviation_over_the_batch():
@@ -63,7 +63,7 @@ def test_variety_loss_sees_no_variety_in_fine_noise():
 
 def test_variety_loss_of_equal_masks_has_finite_gradients():
     mask = torch.full([4, 1, 16, 16], 0.5, requires_grad=True)
-    mask_variety_loss(mask, 0.3).backward()
+    mask_variety_loss(mask, 0.3).sum().backward()
     assert mask.grad.isfinite().all()
 
 
@@ -75,12 +75,22 @@ def test_range_loss_counts_what_lies_outside():
 
 @pytest.mark.parametrize("value, expected", [(0.0, 0.0), (1.0, 0.0), (0.5, 0.5), (0.9, 0.1)])
 def test_binary_loss_is_the_distance_to_the_nearer_end(value, expected):
-    assert mask_binary_loss(torch.full([2, 1, 3, 3], value)).tolist() == pytest.approx([expected] * 2, abs=1e-6)
+    assert mask_binary_loss(torch.full([2, 1, 3, 3], value))[:, 0].tolist() == pytest.approx([expected] * 2, abs=1e-6)
+
+
+def test_each_object_has_terms_of_its_own():
+    masks = torch.rand(4, 3, 8, 8)
+    for term in (mask_binary_loss, mask_border_loss, lambda mask: mask_size_loss(mask, 0.6),
+                 lambda mask: mask_size_loss(mask, 0.6, over="batch"), lambda mask: mask_excess_loss(mask, 0.4)):
+        apart = torch.cat([term(mask) for mask in masks.split(1, dim=1)], dim=1)
+        assert term(masks).shape == (4, 3) and torch.allclose(term(masks), apart, atol=1e-6)
+    apart = torch.cat([mask_variety_loss(mask, 0.9) for mask in masks.split(1, dim=1)])
+    assert torch.allclose(mask_variety_loss(masks, 0.9), apart, atol=1e-6) and len(apart) == 3
 
 
 def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match="`mask`"):
-        mask_binary_loss(torch.zeros(2, 3, 4, 4))
+        mask_binary_loss(torch.zeros(2, 4, 4))
     with pytest.raises(ValueError, match="`min_coverage`"):
         mask_size_loss(torch.zeros(2, 1, 4, 4), 1.5)
 
@@ -235,7 +245,7 @@ def test_border_loss_is_the_mean_of_the_outermost_pixels():
     for n in range(3):
         ring = [mask[n, 0, y, x].item() for y in range(5) for x in range(6) if y in (0, 4) or x in (0, 5)]
         expected.append(sum(ring) / len(ring))
-    assert mask_border_loss(mask).tolist() == pytest.approx(expected, abs=1e-6)
+    assert mask_border_loss(mask)[:, 0].tolist() == pytest.approx(expected, abs=1e-6)
 
 
 def test_border_loss_tells_an_object_from_its_inverse():
