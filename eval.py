@@ -98,6 +98,7 @@ def generated(**opts: Any) -> None:
               default="gt")
 @click.option("--polarity", help="May the truth swap object and ground?", type=click.Choice(["fixed", "oracle"]),
               default="fixed")
+@click.option("--sharp", help="Refine masks of large pictures", type=bool, default=True, metavar="BOOL")
 @click.option("--flip", help="Average with the mirrored picture", type=bool, default=False, metavar="BOOL")
 @click.option("--refine", help="Steps on each picture's codes (encoders)", type=click.IntRange(min=0), default=0,
               metavar="STEPS")
@@ -113,8 +114,9 @@ def real(**opts: Any) -> None:
     The truth is true masks (--masks, same names as the pictures but for the suffix) or a teacher's (--teacher).
     `detected` scores the pictures with an object, `all` every picture, with a zero mask as the truth where there is
     none: there an empty prediction has IoU 1, any other 0. `full_mask_iou` is the score of the full-image mask.
-    Soft predictions are resized bilinearly to the picture's size and then binarised at 0.5; with --eval-size=net,
-    picture and truth are squeezed to the network's square first. --polarity=oracle uses the truth: such scores are no
+    Soft predictions are brought to the picture's size as by `invert.py segment` and then binarised at 0.5; with
+    --eval-size=net, picture and truth are squeezed to the network's square first. `boundary_f` scores the outline,
+    right within 2 pixels. --polarity=oracle uses the truth: such scores are no
     measure of an unsupervised method. The record is added to metric-real.jsonl of the model's folder, with
     real-best.png and real-worst.png beside it.
 

@@ -195,15 +195,15 @@ def _train(ctx: click.Context, command: str, opts: dict[str, Any], desc: str, wo
 @click.option("--threshold", help="Opacity that counts as object", default=0.5, metavar="FRAC",
               type=click.FloatRange(0, 1, min_open=True, max_open=True))
 @click.option("--soft", help="Write opacities, not 0 and 255", type=bool, default=False, metavar="BOOL")
+@click.option("--sharp", help="Refine masks of large pictures", type=bool, default=True, metavar="BOOL")
 @click.option("--flip", help="Average with the mirrored picture", type=bool, default=False, metavar="BOOL")
-@click.option("--refine", help="Refine the codes of each picture", type=click.IntRange(min=0), default=0,
-              metavar="STEPS")
+@click.option("--refine", help="Refine each picture's codes", type=click.IntRange(min=0), default=0, metavar="STEPS")
 @click.option("--prior", help="Distilled model that --refine keeps to", metavar="RUN")
 @click.option("--posterior", help="Correct masks pixel by pixel (encoders)", type=bool, default=False, metavar="BOOL")
 @click.option("--device", help="Where to compute", type=DEVICES, default="auto")
 @user_errors()
 def segment(model: str, images: str, outdir: str, device: str, flip: bool, refine: int, posterior: bool,
-            prior: str | None, **opts: Any) -> None:
+            prior: str | None, sharp: bool, **opts: Any) -> None:
     """Segment real pictures: masks, cut-outs, a contact sheet, and with an encoder the layers as well.
 
     Files go to masks/, cutouts/ (and backgrounds/, foregrounds/, reconstructions/) under the pictures' own names, at
@@ -225,7 +225,7 @@ def segment(model: str, images: str, outdir: str, device: str, flip: bool, refin
         raise click.UsageError(f"--outdir={outdir} lies in --images={images}, where its files would be taken for "
                                "pictures by the next call; choose another folder")
     segmenter = Segmenter.load(model, device)
-    refinement = Refinement(flip, refine, posterior, None if prior is None else Segmenter.load(prior, device))
+    refinement = Refinement(flip, refine, posterior, None if prior is None else Segmenter.load(prior, device), sharp)
     refinement.check(segmenter)
     source = PictureSource(images)
     with writing("--outdir", outdir):

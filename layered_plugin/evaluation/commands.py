@@ -110,7 +110,7 @@ def _over_networks(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def run_real(*, models: Sequence[str], data: str, masks: str | None, teacher_kind: str | None,
              detector_size: int | None, num: int | None, eval_size: str, polarity: str, flip: bool, refine: int,
-             posterior: bool, prior: str | None, baselines: str, seed: int, batch: int, device_name: str,
+             posterior: bool, prior: str | None, sharp: bool, baselines: str, seed: int, batch: int, device_name: str,
              **teacher_options: Any) -> None:
     """Body of ``eval.py real``; parameters are its options.
 
@@ -128,7 +128,8 @@ def run_real(*, models: Sequence[str], data: str, masks: str | None, teacher_kin
     with user_errors(teacher="--masks"):
         source = PictureSource(data)
         segmenters = [Segmenter.load(model, device) for model in models]
-        refinement = Refinement(flip, refine, posterior, None if prior is None else Segmenter.load(prior, device))
+        kept_to = None if prior is None else Segmenter.load(prior, device)
+        refinement = Refinement(flip, refine, posterior, kept_to, sharp)
         _check_models(segmenters, eval_size, refinement)
         size_px = segmenters[0].resolution
         teacher: Teacher
@@ -150,7 +151,7 @@ def run_real(*, models: Sequence[str], data: str, masks: str | None, teacher_kin
               for path, segmenter, sets in zip(models, segmenters, scores["models"], strict=True)]
     record = dict(protocol="real", data=data, num_data=len(source), num=scores["num"],
                   num_detected=scores["num_detected"], teacher=description, eval_size=eval_size, polarity=polarity,
-                  flip=flip, refine=refine, posterior=posterior, prior=prior, seed=seed, models=scored,
+                  flip=flip, refine=refine, posterior=posterior, prior=prior, sharp=sharp, seed=seed, models=scored,
                   baselines=scores["baselines"], **runs.provenance("eval.py"))
     everything = dict(record, over_models=_over_models(scored)) if len(scored) > 1 else record
     click.echo(output.real_table(everything, [segmenter.folder.name for segmenter in segmenters]), err=True)

@@ -11,11 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from layered_plugin.evaluation.boundary import boundary_f
+
 BETA2 = 0.3  # Weight of recall in F-beta, squared; as the literature on salient objects has it.
 
 THRESHOLDS = 255  # Of max F-beta: 0 (so that everything is object), 1/255, ..., 254/255.
 
-MEANS = ("iou", "miou", "dice", "pixel_accuracy")
+MEANS = ("iou", "miou", "dice", "pixel_accuracy", "boundary_f")
 
 TOTALS = ("both", "pred", "target", "size", "full_mask_iou", "empty_pred", "empty_target", "both_empty", "num")
 
@@ -76,7 +78,7 @@ class MaskEvaluation:
             target: True object pixels, [H, W], bool.
 
         Returns:
-            The picture's `iou`, `miou`, `dice` and `pixel_accuracy`, without a swap.
+            The picture's `MEANS`, without a swap.
 
         Raises:
             ValueError: A shape, type or value is another.
@@ -102,12 +104,13 @@ class MaskEvaluation:
             seed: Of the resampling.
 
         Returns:
-            Means over the pictures of `iou`, `miou` (mean of object's and background's), `dice` and
-            `pixel_accuracy`; `max_fbeta` (F-beta per picture and threshold, averaged over the pictures, the largest of
-            the thresholds); each with its 95 % percentile interval as `..._ci`, [low, high]. `pooled_iou`,
-            `pooled_miou`, `pooled_dice` from the pixels of the whole set. `full_mask_iou`, the mean IoU of calling
-            everything object. `pred_coverage`, `target_coverage`, shares of all pixels. `num`, and how many pictures
-            have `empty_pred`, `empty_target`, `both_empty`. `oracle_polarity`, and whether it `inverted` the set.
+            Means over the pictures of `iou`, `miou` (mean of object's and background's), `dice`, `pixel_accuracy` and
+            `boundary_f` (``boundary``); `max_fbeta` (F-beta per picture and threshold, averaged over the pictures,
+            the largest of the thresholds); each with its 95 % percentile interval as `..._ci`, [low, high].
+            `pooled_iou`, `pooled_miou`, `pooled_dice` from the pixels of the whole set. `full_mask_iou`, the mean IoU
+            of calling everything object. `pred_coverage`, `target_coverage`, shares of all pixels. `num`, and how
+            many pictures have `empty_pred`, `empty_target`, `both_empty`. `oracle_polarity`, and whether it
+            `inverted` the set.
 
         Raises:
             ValueError: No picture was added, or `bootstrap` is below 1.
@@ -130,7 +133,8 @@ class _Sums:
 
     def add(self, binary: np.ndarray, soft: np.ndarray, target: np.ndarray) -> dict[str, float]:
         counts = Counts(int((binary & target).sum()), int(binary.sum()), int(target.sum()), target.size)
-        scores = {name: float(getattr(counts, name)) for name in MEANS}
+        scores = {name: float(getattr(counts, name)) for name in MEANS if name != "boundary_f"}
+        scores["boundary_f"] = boundary_f(binary, target)
         if self.num == GROUPS:  # From here on a picture's group is random, so that no order of theirs matters.
             dealt, self._groups = self._groups, np.zeros_like(self._groups)
             np.add.at(self._groups, self._draws.integers(GROUPS, size=GROUPS), dealt)
@@ -156,7 +160,7 @@ class _Sums:
 
 
 def _means(sums: np.ndarray) -> np.ndarray:
-    """From sums over pictures, [..., columns], `MEANS` and max F-beta, [..., 5]."""
+    """From sums over pictures, [..., columns], `MEANS` and max F-beta, [..., 6]."""
     mean = sums / sums[..., -1:]
     max_fbeta = mean[..., len(MEANS):-len(TOTALS)].max(axis=-1, keepdims=True)
     return np.concatenate([mean[..., :len(MEANS)], max_fbeta], axis=-1)

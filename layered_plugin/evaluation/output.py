@@ -24,7 +24,7 @@ SHEET_ROWS = ("picture", "cut-out", "mask", "truth")
 # Columns of the table: heading, set of pictures, key.
 COLUMNS = (("IoU, detected", "detected", "iou"), ("IoU, all", "all", "iou"), ("mIoU", "detected", "miou"),
            ("Dice", "detected", "dice"), ("accuracy", "detected", "pixel_accuracy"),
-           ("max F", "detected", "max_fbeta"))
+           ("max F", "detected", "max_fbeta"), ("edge F", "detected", "boundary_f"))
 
 
 def check_writable(folder: Path) -> None:

@@ -21,6 +21,7 @@ from layered_plugin.files import atomic_write, write_json
 from layered_plugin.grids import save_picture
 from layered_plugin.progress import progress
 from layered_plugin.runs import CONTACT_SHEET, MANIFEST
+from layered_plugin.segmentation.edges import foreground_colors, is_enlarged
 from layered_plugin.segmentation.segmenter import PLAIN, Refinement, Segmentation, Segmenter
 
 SETTINGS = "segment.json"
@@ -75,7 +76,8 @@ def segment_files(segmenter: Segmenter, source: PictureSource, outdir: str | os.
                 continue
             name, picture, result = named_result
             mask = result.mask if soft else (result.mask >= threshold).astype(np.float32)
-            _write(outdir, targets[name], picture, result, mask)
+            estimate = refinement.sharp and is_enlarged(picture.size, segmenter.resolution)
+            _write(outdir, targets[name], picture, result, mask, estimate)
             entry = dict(name=name, file=targets[name], width=picture.width, height=picture.height,
                          coverage=round(float((result.mask >= threshold).mean()), 4))
             if result.error is not None:
@@ -167,9 +169,11 @@ def _open(segmenter: Segmenter, source: PictureSource, name: str, target: str) -
     return to_rgb(source.open(name))
 
 
-def _write(outdir: Path, target: str, picture: PIL.Image.Image, result: Segmentation, mask: np.ndarray) -> None:
+def _write(outdir: Path, target: str, picture: PIL.Image.Image, result: Segmentation, mask: np.ndarray,
+           estimate: bool) -> None:
+    """Write all files of a picture; `estimate`: of a cut-out with the object's own colors."""
     alpha = PIL.Image.fromarray((mask * 255).round().astype(np.uint8))
-    cutout = picture.copy()
+    cutout = PIL.Image.fromarray(foreground_colors(np.asarray(picture), result.mask)) if estimate else picture.copy()
     cutout.putalpha(alpha)
     parts = dict(masks=alpha, cutouts=cutout)
     for folder, pixels in dict(backgrounds=result.bg, foregrounds=result.fg, reconstructions=result.composite).items():

@@ -23,6 +23,7 @@ from layered_plugin.model.encoder import Codes, Encoder, decode
 from layered_plugin.model.layers import Layers, composite
 from layered_plugin.model.unet import fold_batch_norm
 from layered_plugin.runs import find_model
+from layered_plugin.segmentation.edges import is_enlarged, sharpen_mask
 from layered_plugin.segmentation.model_file import fill, load_model, load_tensors
 from layered_plugin.segmentation.reconstruction import Reconstruction, posterior_mask, refine_codes
 
@@ -36,12 +37,14 @@ class Refinement:
         refine: Steps of gradient descent on the codes of each picture; encoders only.
         posterior: Correct the mask pixel by pixel (`posterior_mask`); encoders only.
         prior: A distilled model of the same resolution, to whose masks the gradient descent keeps.
+        sharp: Refine masks of pictures much larger than the network with the picture as guide (`edges`)?
     """
 
     flip: bool = False
     refine: int = 0
     posterior: bool = False
     prior: "Segmenter | None" = None
+    sharp: bool = True
 
     def check(self, segmenter: "Segmenter") -> None:
         """See that a model can do this.
@@ -65,11 +68,11 @@ class Refinement:
 
     def record(self) -> dict[str, Any]:
         """The fields for a JSON file; the prior by its folder."""
-        return dict(flip=self.flip, refine=self.refine, posterior=self.posterior,
+        return dict(flip=self.flip, refine=self.refine, posterior=self.posterior, sharp=self.sharp,
                     prior=None if self.prior is None else str(self.prior.folder.resolve()))
 
 
-PLAIN = Refinement()  # One pass through the network.
+PLAIN = Refinement()  # One pass through the network, and sharp edges.
 
 
 class Segmentation(NamedTuple):
@@ -129,7 +132,7 @@ class Segmenter:
 
         Args:
             images: PIL pictures of any mode, or arrays [H, W, 3] uint8; sizes may differ. Each is squeezed to the
-                network's square, and its mask stretched back.
+                network's square, and its mask brought back to the picture's own size.
             names: Names of the pictures in the data set; a model of chunks finds its encoder by them.
             refinement: What is done beyond one pass through the network.
 
@@ -143,17 +146,17 @@ class Segmenter:
         refinement.check(self)
         square = np.stack([to_square(picture, self.resolution) for picture in pictures])  # [N, 3, R, R]
         img = to_float(torch.from_numpy(square).to(self.device))
-        sizes = [(picture.height, picture.width) for picture in pictures]
         if self.kind == "distill":
-            return [Segmentation(mask) for mask in self._stretch_masks(self._unet_mask(img, refinement.flip), sizes)]
+            mask = self._unet_mask(img, refinement.flip)
+            return [Segmentation(opacity) for opacity in self._full_masks(mask, pictures, refinement)]
         if self.kind == "encoder":
-            return self._invert(self.networks["E"], img, sizes, refinement)
+            return self._invert(self.networks["E"], img, pictures, refinement)
         if names is None:
             raise ValueError("Expected argument `names` for a model of chunks: each has an encoder of its own")
         if len(names) != len(images):
             raise ValueError(f"Expected argument `names` to have as many entries as `images`, "
                              f"but got {len(names)} and {len(images)}")
-        return self._invert_chunks(img, sizes, names, refinement)
+        return self._invert_chunks(img, pictures, names, refinement)
 
     def knows(self, name: str) -> bool:
         """Whether the model can segment a picture of this name: a model of chunks knows only its own."""
@@ -174,7 +177,7 @@ class Segmenter:
             logits = self.networks["unet"](img.contiguous(memory_format=torch.channels_last))
         return logits.float().sigmoid()
 
-    def _invert_chunks(self, img: torch.Tensor, sizes: list[tuple[int, int]], names: Sequence[str],
+    def _invert_chunks(self, img: torch.Tensor, pictures: list[PIL.Image.Image], names: Sequence[str],
                        refinement: Refinement) -> list[Segmentation]:
         for name in names:
             if not self.knows(name):
@@ -182,7 +185,7 @@ class Segmenter:
         results: dict[int, Segmentation] = {}  # By position of the picture.
         for chunk in sorted({self._chunk_of[name] for name in names}):
             members = [pos for pos, name in enumerate(names) if self._chunk_of[name] == chunk]
-            of_chunk = self._invert(self._chunk_encoder(chunk), img[members], [sizes[pos] for pos in members],
+            of_chunk = self._invert(self._chunk_encoder(chunk), img[members], [pictures[pos] for pos in members],
                                     refinement)
             results.update(zip(members, of_chunk, strict=True))
         return [results[pos] for pos in range(len(names))]
@@ -195,17 +198,18 @@ class Segmenter:
             self.networks["E"], self._loaded_chunk = E.to(self.device), chunk
         return self.networks["E"]
 
-    def _invert(self, E: Encoder, img: torch.Tensor, sizes: list[tuple[int, int]],
+    def _invert(self, E: Encoder, img: torch.Tensor, pictures: list[PIL.Image.Image],
                 refinement: Refinement) -> list[Segmentation]:
         layers, mask = self._layers_and_mask(E, img, refinement)
         if refinement.flip:
             mask = (mask + self._layers_and_mask(E, img.flip(3), refinement)[1].flip(3)) / 2
         reconstruction = composite(layers)
         errors = (to_uint8(reconstruction).float() - to_uint8(img).float()).abs().mean(dim=[1, 2, 3]).tolist()
-        pictures = ([_stretch(picture[None], size) for picture, size in zip(to_uint8(batch), sizes, strict=True)]
-                    for batch in (layers.bg, layers.fg, reconstruction))
+        drawn = ([_stretch(part[None], (picture.height, picture.width))
+                  for part, picture in zip(to_uint8(batch), pictures, strict=True)]
+                 for batch in (layers.bg, layers.fg, reconstruction))
         return [Segmentation(*fields)
-                for fields in zip(self._stretch_masks(mask, sizes), *pictures, errors, strict=True)]
+                for fields in zip(self._full_masks(mask, pictures, refinement), *drawn, errors, strict=True)]
 
     def _layers_and_mask(self, E: Encoder, img: torch.Tensor, refinement: Refinement) -> tuple[Layers, torch.Tensor]:
         G = self.networks["G"]
@@ -223,6 +227,14 @@ class Segmenter:
         prior = refinement.prior
         prior_mask = None if prior is None else prior._unet_mask(img, flip=False).clone()  # No inference tensor.
         return refine_codes(reconstruction, codes, img, refinement.refine, E.config["max_shift"], prior=prior_mask)
+
+    def _full_masks(self, mask: torch.Tensor, pictures: list[PIL.Image.Image],
+                    refinement: Refinement) -> list[np.ndarray]:
+        masks = self._stretch_masks(mask, [(picture.height, picture.width) for picture in pictures])
+        for idx, picture in enumerate(pictures):
+            if refinement.sharp and is_enlarged(picture.size, self.resolution):
+                masks[idx] = sharpen_mask(np.asarray(picture), mask[idx, 0].float().cpu().numpy())
+        return masks
 
     def _stretch_masks(self, mask: torch.Tensor, sizes: list[tuple[int, int]]) -> list[np.ndarray]:
         if len(set(sizes)) == 1:  # All at once.

@@ -47,9 +47,9 @@ def test_run_folder_of_a_run_of_its_files_and_of_nothing(tmp_path, file):
 
 def test_table_has_a_dash_where_nothing_was_detected():
     scores = dict(iou=0.1, iou_ci=[0.05, 0.15], miou=0.2, dice=0.3, pixel_accuracy=0.4, max_fbeta=0.5,
-                  full_mask_iou=0.25)
+                  boundary_f=0.45, full_mask_iou=0.25)
     table = output.score_table([("mine", dict(detected=None, all=scores))])
-    assert re.search(r"mine +- +0\.100 +- +- +- +-$", table, re.M)
+    assert re.search(r"mine +- +0\.100 +- +- +- +- +-$", table, re.M)
     table = output.score_table([("mine", dict(detected=scores, all=scores))])
-    assert re.search(r"mine +0\.100 \[0\.050, 0\.150\] +0\.100 +0\.200 +0\.300 +0\.400 +0\.500$", table, re.M)
+    assert re.search(r"mine +0\.100 \[0\.050, 0\.150\] +0\.100 +0\.200 +0\.300 +0\.400 +0\.500 +0\.450$", table, re.M)
     assert re.search(r"full-image mask +0\.250 +0\.250$", table, re.M)

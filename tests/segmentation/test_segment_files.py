@@ -14,6 +14,7 @@ from layered_plugin.data.pictures import PictureSource
 from layered_plugin.errors import ModelError, PictureError
 from layered_plugin.model import encoder
 from layered_plugin.segmentation import segment_files
+from layered_plugin.segmentation.edges import foreground_colors
 from layered_plugin.segmentation.segment_files import (
     CELL_PX,
     SHEET_GROUND,
@@ -97,6 +98,19 @@ def test_soft_masks_and_threshold(segment, models, out, tmp_path, soft, threshol
     assert manifest(out)[0]["coverage"] == pytest.approx((found >= threshold).mean(), abs=1e-4)
 
 
+@pytest.mark.parametrize("sharp", [True, False])
+def test_cutouts_of_large_pictures_have_the_objects_own_colors(segment, models, out, tmp_path, sharp):
+    (tmp_path / "pictures").mkdir()
+    one = picture(60, 50)
+    one.save(tmp_path / "pictures" / "a.png")
+    refinement = Refinement(sharp=sharp)
+    segment(tmp_path / "pictures", refinement=refinement)
+    (found,) = models["distill"]([one], refinement=refinement)
+    expected = foreground_colors(np.asarray(one), found.mask) if sharp else np.asarray(one)
+    assert np.array_equal(expected, np.asarray(one)) != sharp
+    np.testing.assert_array_equal(np.asarray(read(out / "cutouts" / "a.png"))[:, :, :3], expected)
+
+
 def test_flip_and_refinement_are_handed_on(segment, models, out, tmp_path):
     folder = make_pictures(tmp_path / "pictures", ["a.png"])
     refinement = Refinement(flip=True, refine=2, posterior=True, prior=models["distill"])
@@ -128,7 +142,7 @@ def test_modes_and_formats_keep_size_and_name(segment, out, tmp_path):
     one.convert("CMYK").save(folder / "print.tif")
     one.save(folder / "UPPER.BMP")
     PIL.Image.fromarray(np.asarray(one.convert("L")).astype(np.uint16) * 257).save(folder / "deep.png")
-    assert segment(folder) == (7, 0, {})
+    assert segment(folder, refinement=Refinement(sharp=False)) == (7, 0, {})
     for stem in ("gray", "alpha", "palette", "clear", "print", "UPPER", "deep"):
         assert read(out / "masks" / f"{stem}.png").size == (33, 21)
     cutout = np.asarray(read(out / "cutouts" / "deep.png"))[:, :, 0]

@@ -13,6 +13,7 @@ from layered_plugin.model import encoder
 from layered_plugin.model.encoder import decode
 from layered_plugin.model.layers import composite
 from layered_plugin.model.unet import UNet
+from layered_plugin.segmentation.edges import sharpen_mask
 from layered_plugin.segmentation.model_file import fingerprint, load_model, load_tensors, save_model
 from layered_plugin.segmentation.segmenter import Refinement, Segmenter
 
@@ -88,9 +89,23 @@ def test_mask_of_a_larger_picture_is_stretched_bilinearly(load):
     large = picture(3 * SIDE, 2 * SIDE)
     segmenter = load("distill")
     (small,) = segmenter([PIL.Image.fromarray(to_square(large, SIDE).transpose(1, 2, 0))])
-    (found,) = segmenter([large])
+    (found,) = segmenter([large], refinement=Refinement(sharp=False))
     expected = PIL.Image.fromarray(small.mask).resize((2 * SIDE, 3 * SIDE), PIL.Image.Resampling.BILINEAR)
     np.testing.assert_allclose(found.mask, np.asarray(expected), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_mask_of_a_larger_picture_is_refined_from_twice_the_networks_side_on(load, kind):
+    segmenter = load(kind)
+    for side in (2 * SIDE - 1, 2 * SIDE):
+        large = picture(side, side)
+        (plain,), (sharp,) = segmenter([large], refinement=Refinement(sharp=False)), segmenter([large])
+        if side < 2 * SIDE:
+            np.testing.assert_array_equal(sharp.mask, plain.mask)
+            continue
+        (small,) = segmenter([PIL.Image.fromarray(to_square(large, SIDE).transpose(1, 2, 0))])
+        np.testing.assert_allclose(sharp.mask, sharpen_mask(np.asarray(large), small.mask), atol=1e-5)
+        assert np.abs(sharp.mask - plain.mask).max() > 0.01
 
 
 def test_layers_of_an_encoder_are_those_of_its_codes(load):

@@ -1,0 +1,41 @@
+"""Score the outline of a mask, which the overlap hardly sees."""
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+TOLERANCE_PX = 2.0
+
+
+def boundary_f(pred: np.ndarray, target: np.ndarray, tolerance_px: float = TOLERANCE_PX) -> float:
+    """Boundary F: harmonic mean of two shares of boundary pixels that have one of the other mask's nearby.
+
+    A boundary pixel is an object pixel with a neighbour, of four, outside the object; the picture's border is none.
+
+    Args:
+        pred: Predicted object pixels, [H, W], bool.
+        target: True object pixels, [H, W], bool.
+        tolerance_px: Largest distance, of centres, that counts as nearby.
+
+    Returns:
+        In [0, 1]; 1 where neither mask has a boundary, 0 where one of them has none.
+    """
+    found, true = boundary_pixels(pred), boundary_pixels(target)
+    if not len(found) or not len(true):
+        return float(len(found) == len(true))
+    precision, recall = (_share_near(one, other, tolerance_px) for one, other in ((found, true), (true, found)))
+    return 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0
+
+
+def boundary_pixels(mask: np.ndarray) -> np.ndarray:
+    """Places (row, column) of the boundary pixels of a mask [H, W], bool; [K, 2]."""
+    boundary = np.zeros_like(mask)
+    boundary[1:] |= mask[1:] & ~mask[:-1]
+    boundary[:-1] |= mask[:-1] & ~mask[1:]
+    boundary[:, 1:] |= mask[:, 1:] & ~mask[:, :-1]
+    boundary[:, :-1] |= mask[:, :-1] & ~mask[:, 1:]
+    return np.argwhere(boundary)
+
+
+def _share_near(places: np.ndarray, others: np.ndarray, tolerance_px: float) -> float:
+    distance, _ = cKDTree(others).query(places, distance_upper_bound=tolerance_px + 1e-6)  # Else infinite.
+    return float(np.isfinite(distance).mean())

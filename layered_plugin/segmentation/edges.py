@@ -1,0 +1,138 @@
+"""Masks as sharp as the picture: the network's small soft mask, refined with the picture itself as guide.
+
+What the network is unsure of, the colors about it decide. Two steps, on the picture reduced to `GUIDE_PX`:
+
+1. Bayes' rule at each pixel. The prior is the soft mask; the likelihoods are two normal distributions of color, the
+   object's and the background's, whose moments are taken in a window about the pixel, weighted by the mask. Done
+   again with the moments of the result, while the prior stays.
+2. The guided filter (He et al., Guided Image Filtering, 2013): in each small window the mask is fitted as a linear
+   function of color. Only the coefficients are enlarged; the full-size picture goes through them.
+
+No function here has seen a label; all are plain arithmetic on the CPU.
+"""
+
+import numpy as np
+import PIL.Image
+import torch
+from scipy.ndimage import uniform_filter
+from torch.nn import functional as F
+
+LEAST_ENLARGEMENT = 2  # Below it, a stretched mask is nearly as sharp as the picture, and is left alone.
+
+GUIDE_PX = 128  # Longer side of the picture that the two steps see, or the network's where that is larger.
+
+COLOR_WINDOW, COLOR_VARIANCE, LARGEST_LOG_RATIO = 25, 0.03, 6.0
+
+GUIDED_WINDOW, GUIDED_VARIANCE = 17, 1e-3  # Variance below which a window counts as flat; colors in [0, 1].
+
+EDGE_WINDOW = 13  # Colors further than half of this from the edge are the object's own, unsure as the mask may be.
+
+LEAST_PRIOR = 0.02  # So far, colors may overrule the network.
+
+
+def is_enlarged(size: tuple[int, int], resolution: int) -> bool:
+    """Whether a picture of this width and height is so much larger than the network that its mask is refined."""
+    return max(size) >= LEAST_ENLARGEMENT * resolution
+
+
+def sharpen_mask(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Refine a network's mask at the picture's own size.
+
+    Args:
+        picture: The picture, [H, W, 3], uint8.
+        mask: The network's opacity, [R, R], float32, in [0, 1], of the picture squeezed to its square.
+
+    Returns:
+        Opacity, [H, W], float32, in [0, 1].
+    """
+    guide = _reduce(picture, max(GUIDE_PX, *mask.shape))  # [3, h, w]
+    prior = _stretch(mask[None], guide.shape[1:])[0]
+    posterior = _color_posterior(guide, prior, weights=prior)
+    posterior = _color_posterior(guide, prior, weights=posterior)
+    slope, offset = _guided_coefficients(guide, posterior)
+    enlarged = _stretch(np.concatenate([slope / 255, offset[None]]), picture.shape[:2])  # [4, H, W]
+    out = enlarged[3]
+    for channel in range(3):
+        out += enlarged[channel] * picture[:, :, channel]
+    return out.clip(0, 1)
+
+
+def foreground_colors(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Colors of the object without the background that shines through its edge.
+
+    Of each pixel, the mean colors of object and background about it are taken, and what their mixture leaves
+    unexplained is given to the object (Forte and Pitie, Approximate Fast Foreground Colour Estimation, 2021, one
+    pass). Pixels with an opacity of 0 or 1, or further than half of `EDGE_WINDOW` from the edge, keep their color.
+
+    Args:
+        picture: The picture, [H, W, 3], uint8.
+        mask: Opacity, [H, W], float32, in [0, 1].
+
+    Returns:
+        [H, W, 3], uint8.
+    """
+    guide = _reduce(picture, GUIDE_PX)
+    alpha = _reduce(np.round(mask * 255).astype(np.uint8)[:, :, None], GUIDE_PX)
+    means = [_box_mean(weight * guide, GUIDED_WINDOW) / (_box_mean(weight, GUIDED_WINDOW) + 1e-4)
+             for weight in (alpha**2, (1 - alpha)**2)]  # Squared: pixels that are wholly one or the other count.
+    fg, bg = (_stretch(mean * 255, mask.shape).transpose(1, 2, 0) for mean in means)
+    opacity = mask[:, :, None]
+    near = uniform_filter((mask >= 0.5).astype(np.float32), EDGE_WINDOW, mode="nearest")[:, :, None]
+    mixed = (opacity > 0) & (opacity < 1) & (near > 1e-3) & (near < 1 - 1e-3)
+    found = fg + opacity * (picture - opacity * fg - (1 - opacity) * bg)
+    return np.where(mixed, found.round().clip(0, 255).astype(np.uint8), picture)
+
+
+def _color_posterior(guide: np.ndarray, prior: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Probability of object by the colors about each pixel, [h, w], of a guide [3, h, w].
+
+    Moments are weighted by the square of `weights`, [h, w], for the object and of the rest to 1 for the background.
+    """
+    log_likelihood = []
+    for weight in (weights**2, (1 - weights)**2):
+        moments = _box_mean(np.concatenate([weight[None], weight * guide, weight * guide**2]), COLOR_WINDOW)
+        mean, square = moments[1:].reshape(2, 3, *prior.shape) / (moments[0] + 1e-4)
+        variance = (square - mean**2).clip(0) + COLOR_VARIANCE
+        log_likelihood.append(-0.5 * ((guide - mean)**2 / variance + np.log(variance)).sum(axis=0))
+    prior = prior.clip(LEAST_PRIOR, 1 - LEAST_PRIOR)
+    ratio = (log_likelihood[0] - log_likelihood[1]).clip(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO)
+    return prior / (prior + (1 - prior) * np.exp(-ratio))
+
+
+def _guided_coefficients(guide: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Slope [3, h, w] and offset [h, w] of the mask as a linear function of color, averaged over windows."""
+    red, green, blue = guide
+    products = [red * red, red * green, red * blue, green * green, green * blue, blue * blue]
+    means = _box_mean(np.concatenate([guide, mask[None], guide * mask, np.stack(products)]), GUIDED_WINDOW)
+    color, mean = means[:3], means[3]
+    r, g, b = color
+    rr, rg, rb, gg, gb, bb = means[7:] - np.stack([r * r, r * g, r * b, g * g, g * b, b * b])
+    rr, gg, bb = (variance + GUIDED_VARIANCE for variance in (rr, gg, bb))
+    # Inverse of the covariance by its cofactors: for 3x3 that is several times quicker than a solver.
+    inverse = np.stack([gg * bb - gb * gb, rb * gb - rg * bb, rg * gb - rb * gg,
+                        rr * bb - rb * rb, rg * rb - rr * gb, rr * gg - rg * rg])
+    inverse /= rr * inverse[0] + rg * inverse[1] + rb * inverse[2]
+    with_mask = means[4:7] - color * mean
+    slope = np.stack([(inverse[list(row)] * with_mask).sum(axis=0) for row in ((0, 1, 2), (1, 3, 4), (2, 4, 5))])
+    out = _box_mean(np.concatenate([slope, (mean - (slope * color).sum(axis=0))[None]]), GUIDED_WINDOW)
+    return out[:3], out[3]
+
+
+def _box_mean(values: np.ndarray, window: int) -> np.ndarray:
+    """Mean over a square window about each pixel; of [..., h, w]."""
+    return uniform_filter(values, (*[1] * (values.ndim - 2), window, window), mode="nearest")
+
+
+def _reduce(pixels: np.ndarray, size_px: int) -> np.ndarray:
+    """[H, W, C] uint8 to [C, h, w] float32 in [0, 1], longer side size_px; not enlarged."""
+    height, width = pixels.shape[:2]
+    factor = min(1.0, size_px / max(height, width))
+    picture = PIL.Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[:, :, 0])
+    small = picture.resize((max(1, round(width * factor)), max(1, round(height * factor))), PIL.Image.Resampling.BOX)
+    values = np.asarray(small, np.float32).reshape(small.height, small.width, -1)
+    return np.ascontiguousarray(values.transpose(2, 0, 1)) / 255
+
+
+def _stretch(values: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """Bilinear, [C, h, w] to [C, H, W], float32."""
+    return F.interpolate(torch.from_numpy(values)[None], size=tuple(size), mode="bilinear")[0].numpy()

@@ -1,0 +1,72 @@
+"""Masks refined with the picture as guide: edges found, closed forms, and what must not change."""
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from layered_plugin.evaluation.boundary import boundary_f
+from layered_plugin.segmentation.edges import foreground_colors, is_enlarged, sharpen_mask
+
+RED, BLUE = np.array([200, 60, 40]), np.array([40, 80, 180])
+
+
+def disk(height, width, radius=0.3):
+    rows, columns = np.mgrid[:height, :width]
+    return (rows / height - 0.5)**2 + (columns / width - 0.45)**2 < radius**2
+
+
+def two_colors(truth, noise=15, seed=0):
+    clean = np.where(truth[:, :, None], RED, BLUE)
+    return (clean + np.random.RandomState(seed).normal(0, noise, clean.shape)).round().clip(0, 255).astype(np.uint8)
+
+
+def small_mask(truth, side=16):
+    """As a network of that side gives at best."""
+    small = PIL.Image.fromarray(truth.astype(np.uint8) * 255).resize((side, side), PIL.Image.Resampling.BILINEAR)
+    return np.asarray(small, np.float32) / 255
+
+
+def stretched(mask, height, width):
+    return np.asarray(PIL.Image.fromarray(mask).resize((width, height), PIL.Image.Resampling.BILINEAR))
+
+
+@pytest.mark.parametrize("height, width", [(256, 256), (120, 300), (40, 33)])
+def test_mask_follows_the_edge_that_the_network_can_not_see(height, width):
+    truth = disk(height, width)
+    moved = np.roll(small_mask(truth), 1, axis=1)  # The network is a pixel of its own off.
+    found = sharpen_mask(two_colors(truth), moved)
+    assert found.shape == truth.shape and found.dtype == np.float32 and 0 <= found.min() <= found.max() <= 1
+    assert ((found >= 0.5) == truth).mean() > 0.98 > (((stretched(moved, height, width) >= 0.5) == truth).mean())
+    assert boundary_f(found >= 0.5, truth) > 0.9
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3, 1.0])
+def test_picture_of_one_color_changes_no_constant_mask(value):
+    flat = np.full([64, 96, 3], 120, np.uint8)
+    found = sharpen_mask(flat, np.full([16, 16], value, np.float32))
+    np.testing.assert_allclose(found, found[0, 0], atol=1e-3)
+    assert (found >= 0.5).all() == (value >= 0.5)
+
+
+def test_mirrored_picture_gives_the_mirrored_mask():
+    truth = disk(128, 128)
+    picture, mask = two_colors(truth), small_mask(truth)
+    found = sharpen_mask(picture, mask)
+    mirrored = sharpen_mask(np.ascontiguousarray(picture[:, ::-1]), np.ascontiguousarray(mask[:, ::-1]))
+    np.testing.assert_allclose(mirrored, found[:, ::-1], atol=1e-3)
+
+
+@pytest.mark.parametrize("size, enlarged", [((31, 31), False), ((32, 8), True), ((8, 32), True), ((36, 36), True)])
+def test_only_pictures_of_twice_the_networks_side_are_refined(size, enlarged):
+    assert is_enlarged(size, 16) is enlarged
+
+
+def test_colors_of_the_edge_are_the_objects():
+    columns = np.arange(64, dtype=np.float32)
+    mask = np.tile(((40 - columns) / 4).clip(0, 1), (64, 1))
+    picture = (mask[:, :, None] * RED + (1 - mask[:, :, None]) * BLUE).round().astype(np.uint8)
+    found = foreground_colors(picture, mask)
+    edge = (mask > 0) & (mask < 1)
+    before, after = (np.abs(colors[edge].astype(float) - RED).mean() for colors in (picture, found))
+    assert after < 0.1 * before
+    np.testing.assert_array_equal(found[~edge], picture[~edge])
