@@ -1,4 +1,7 @@
-"""Option values of ``train_layered.py`` to the parameters of ``training_loop``; makes no folder, touches no device."""
+"""Option values of ``train_layered.py`` to the parameters of ``training_loop``.
+
+Makes no folder and computes nothing on a device; asks which devices there are, and prints what was chosen.
+"""
 
 import sys
 from typing import Any, NamedTuple

@@ -5,6 +5,7 @@ import PIL.Image
 import pytest
 
 from layered_plugin.evaluation.boundary import boundary_f
+from layered_plugin.segmentation import edges
 from layered_plugin.segmentation.edges import foreground_colors, is_enlarged, sharpen_mask
 
 RED, BLUE = np.array([200, 60, 40]), np.array([40, 80, 180])
@@ -70,3 +71,21 @@ def test_colors_of_the_edge_are_the_objects():
     before, after = (np.abs(colors[edge].astype(float) - RED).mean() for colors in (picture, found))
     assert after < 0.1 * before
     np.testing.assert_array_equal(found[~edge], picture[~edge])
+
+
+@pytest.mark.parametrize("shade", [0.4, 0.6, 0.8])
+def test_posterior_is_bayes_rule_with_the_normal_distributions_of_the_window(shade):
+    random = np.random.RandomState(0)
+    prior = random.choice([0.1, 0.9], size=[41, 41]).astype(np.float32)
+    guide = (0.6 + 0.3 * (prior - 0.1) * random.randn(3, 41, 41)).astype(np.float32)  # A colorful object on gray.
+    guide[:, 20, 20], prior[20, 20] = shade, 0.4
+    found = edges._color_posterior(guide, prior, weights=prior)[20, 20]
+    window = np.s_[20 - edges.COLOR_WINDOW // 2:20 + edges.COLOR_WINDOW // 2 + 1]
+    colors = guide[:, window, window].reshape(3, -1).astype(np.float64)
+    density = []
+    for weights in (prior**2, (1 - prior)**2):
+        mean = np.average(colors, axis=1, weights=weights[window, window].ravel())
+        square = np.average(colors**2, axis=1, weights=weights[window, window].ravel())
+        variance = square - mean**2 + edges.COLOR_VARIANCE
+        density.append((np.exp(-(shade - mean)**2 / (2 * variance)) / np.sqrt(variance)).prod())
+    assert found == pytest.approx(0.4 * density[0] / (0.4 * density[0] + 0.6 * density[1]), abs=0.01)

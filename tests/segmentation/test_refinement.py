@@ -100,6 +100,16 @@ def test_refinement_moves_a_foreground_that_stood_still_and_keeps_it_in_bounds()
     assert shift[1, 0] == torch.tensor(0.05), "it would go further"
 
 
+def test_a_prior_costs_its_mean_distance_to_the_mask():
+    training, _, _ = make()
+    img, prior = pictures(2), torch.rand(2, 1, 16, 16)
+    with torch.no_grad():
+        codes = training.E.eval()(img)
+        plain, layers, _ = training.reconstruction(codes, img)
+        kept, _, _ = training.reconstruction(codes, img, prior=prior)
+    assert (kept - plain).item() == pytest.approx(0.3 * (layers.mask - prior).abs().mean().item(), rel=1e-4)
+
+
 def test_an_encoder_without_shifts_gets_none_by_refinement():
     training, _, _ = make(max_shift=0.0)
     img = pictures(2)

@@ -9,8 +9,9 @@ import pytest
 import train_layered
 from layered_plugin.errors import UserError
 from layered_plugin.signals import StopRequest
-from layered_plugin.training import guards, presets
+from layered_plugin.training import presets
 from layered_plugin.training.guards import CollapseWatch, check_finite, find_collapse
+from layered_plugin.training.phases import ramp
 
 HEALTHY = dict(coverage=0.25, border=0.05, binarity=0.9, all_bg=0.0, all_fg=0.0, mask_variation=0.3, difference=0.5)
 
@@ -42,11 +43,11 @@ def test_remedies_are_options_of_a_new_run(changes):
     assert ("--gamma" in options) == ("wgan-gp: --gp-weight" in remedy)
 
 
-def test_remedy_for_objects_in_the_background_is_the_demos():
+def test_remedy_for_objects_in_the_background_is_what_the_demo_begins_with():
     (text,) = find_collapse(stats(border=1.0))
     demo = presets.preset_options("demo")
     for name in ("mask_border_weight", "mask_size_weight"):
-        assert f"--{name.replace('_', '-')}={demo[name]}" in text
+        assert f"--{name.replace('_', '-')}={ramp(demo[name], 0):g} " in text.replace(",", " ")
 
 
 def test_healthy_layers_have_no_findings():
@@ -103,4 +104,6 @@ def test_second_interrupt_acts_at_once():
 
 
 def test_patience_outlasts_the_known_early_degenerate_state():
-    assert guards.PATIENCE_KIMG >= 20
+    watch = CollapseWatch()
+    ended = [kimg for kimg in range(40) if watch.update(stats(all_fg=1.0), kimg)[1]]
+    assert ended and min(ended) >= 20

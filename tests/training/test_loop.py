@@ -189,17 +189,20 @@ def test_batch_gpu_changes_memory_alone(data, tmp_path):
         total_kimg=0.008,
         loss_kwargs=dict(class_name="layered_plugin.training.loss.LayeredLoss", style_mixing_prob=0, shift=0,
                                            bg_jitter=0, r1_gamma=0.5))
-    runs = [tmp_path / "one", tmp_path / "two"]
-    for run, batch_gpu in zip(runs, (8, 4), strict=True):
+    runs = [tmp_path / "one", tmp_path / "two", tmp_path / "unmoved"]
+    for run, batch_gpu, lr in zip(runs, (8, 4, 8), (0.1, 0.1, 0), strict=True):
         base = config(data, run, batch_gpu=batch_gpu, **still)
         base["G_kwargs"]["synthesis_kwargs"] = dict(base["G_kwargs"]["synthesis_kwargs"], use_noise=False)
         base["D_kwargs"] = dict(base["D_kwargs"], epilogue_kwargs=dict(mbstd_num_channels=0))
-        base["G_opt_kwargs"] = base["D_opt_kwargs"] = dict(class_name="torch.optim.SGD", lr=0.1)
+        base["G_opt_kwargs"] = base["D_opt_kwargs"] = dict(class_name="torch.optim.SGD", lr=lr)
         training_loop(**base)
-    one, two = (weights(run, 0) for run in runs)
+    one, two, unmoved = (weights(run, 0) for run in runs)
     changed = [name for name in one if "w_avg" not in name]
     for name in changed:
         assert torch.allclose(one[name], two[name], atol=1e-6), name
+    for net in ("G.mapping.", "G.synthesis.bg.", "G.synthesis.fg.", "D.", "G_ema."):
+        moves = [(one[name] - unmoved[name]).abs().max().item() for name in changed if name.startswith(net)]
+        assert max(moves) > 1e-5, net  # Ten times what two runs may differ by.
 
 
 def test_transfer_from_a_pickle_copies_the_networks(data, tmp_path):

@@ -272,3 +272,25 @@ def test_terms_for_variety_change_the_generators_gradient(term):
     common = dict(style_mixing_prob=0, mask_min=float(areas.median() + areas.max()) / 2)  # Some masks are below it.
     plain, changed = (run_phase(loss, G, "Gmain") for G, _D, loss in (make_loss(**common), make_loss(**common, **term)))
     assert any(not torch.equal(plain[name], changed[name]) for name in plain)
+
+
+def test_terms_for_variety_are_the_weighted_sum_of_their_definitions():
+    _G, _D, loss = make_loss(mask_min=0.4, mask_size_weight=3, mask_floor=0.5, mask_max=0.3, mask_variety=0.9,
+                             mask_variety_weight=7, range_weight=5)
+    coverage = torch.tensor([0.1, 0.25, 0.5, 0.9])
+    layers = Layers(torch.full([4, 3, 8, 8], -1.5), torch.full([4, 3, 8, 8], 0.5),
+                    coverage[:, None, None, None].expand(-1, 1, 8, 8))
+    q = coverage.mean()
+    variety = (0.9 * (q * (1 - q)).sqrt() - coverage.std(unbiased=False)).item()
+    floor, excess = (0.2 - 0.1) / 4, (0.2 + 0.6) / 4
+    assert variety > 0
+    assert loss._variety_terms(layers).item() == pytest.approx(3 * (floor + excess) + 7 * variety + 5 * 0.25, rel=1e-4)
+
+
+def test_scenes_count_as_empty_or_full_below_1_and_above_99_percent():
+    coverage = torch.tensor([0.005, 0.015, 0.6, 0.985, 0.995])[:, None, None, None]
+    collector = training_stats.Collector(regex="Layers/.*", keep_previous=False)
+    report_layers(Layers(*torch.zeros(2, 5, 3, 4, 4), coverage.expand(-1, 1, 4, 4)))
+    collector.update()
+    assert collector.mean("Layers/all_bg") == pytest.approx(1 / 5)
+    assert collector.mean("Layers/all_fg") == pytest.approx(1 / 5)
