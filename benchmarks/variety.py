@@ -27,16 +27,14 @@ from layered_plugin.files import atomic_write
 from layered_plugin.model.scenes import collect_scenes
 from layered_plugin.model.snapshots import load_snapshot
 
-FORMER = ["--mask-size-over=picture", "--mask-floor=0", "--mask-max=1", "--mask-variety=0", "--range-weight=0",
-          "--lr=0.002", "--gamma=0.5", "--shift=0.125", "--mask-border-weight=1"]  # Without anything for variety.
-WIDE = [*FORMER, "--cbase=1024", "--cmax=64"]
+WIDE = ["--cbase=1024", "--cmax=64"]
 BATCH = ["--mask-size-over=batch", "--range-weight=0.1"]
 VARIED = [*BATCH, "--mask-floor=0.4", "--mask-max=0.65", "--mask-variety=0.55"]
 SETTLED = ["--lr=0.002:0.0002"]
 FREED = ["--shift=0.125:0.06", "--mask-border-weight=1:0.3"]
 SETTINGS: dict[str, list[str]] = {  # Beside --cfg=demo. An option that is given twice has its last value.
     "demo": [],
-    "cpu": ["--cfg=cpu"],
+    "preset": ["--cfg=varied"],
     "paper": [*WIDE, "--mask-size-weight=2", "--mask-border-weight=0"],
     "none": WIDE,
     "batch": [*WIDE, *BATCH],
@@ -49,7 +47,7 @@ SETTINGS: dict[str, list[str]] = {  # Beside --cfg=demo. An option that is given
     "settled-freed": [*WIDE, *VARIED, *SETTLED, *FREED],
     "settled-quick": [*WIDE, *VARIED, "--lr=0.004:0.0004"],
     "settled-weak-r1": [*WIDE, *VARIED, *SETTLED, "--gamma=0.1"],
-    "settled-narrow": [*FORMER, *VARIED, *SETTLED],
+    "settled-narrow": [*VARIED, *SETTLED],
 }
 PILOT_KIMG = 0.6
 TICK = re.compile(r"tick (\d+) .*?kimg ([\d.]+).*?sec/kimg ([\d.]+)")
@@ -160,7 +158,7 @@ def side_by_side(trials: list[Trial], work: Callable[[Trial], Any]) -> list[Any]
 @click.option("--masks", help="True masks, for scores alone", metavar="ZIP", required=True)
 @click.option("--test-data", help="Unseen pictures, for the taught IoU", metavar="ZIP")
 @click.option("--test-masks", help="Their masks", metavar="ZIP")
-@click.option("--settings", help="Which of: " + " ".join(SETTINGS), metavar="LIST", default="demo,varied")
+@click.option("--settings", help="Which of: " + " ".join(SETTINGS), metavar="LIST", default="demo,preset")
 @click.option("--cuda-settings", help="Those to train on the GPU beside them", metavar="LIST", default="")
 @click.option("--seeds", help="Training seeds 0 to N - 1", type=click.IntRange(min=1), default=1, metavar="N")
 @click.option("--resolution", help="Of the networks", type=int, default=32, metavar="PX")
@@ -174,7 +172,7 @@ def main(settings: str, cuda_settings: str, seeds: int, resolution: int, seconds
     \b
     Example:
     python -m benchmarks.variety --data=data/plants-lit.zip --masks=data/plants-lit-masks.zip \\
-        --settings=demo,varied --seconds=600 --outdir=runs/variety
+        --settings=demo,preset --seconds=600 --outdir=runs/variety
     """
     torch.set_num_threads(1)
     for name in filter(None, [*settings.split(","), *cuda_settings.split(",")]):

@@ -83,6 +83,9 @@ class PlainLoss(StyleGAN2Loss):
 
     shift = 0
 
+    def set_progress(self, progress: float) -> None:
+        """Nothing changes over the run."""
+
     def accumulate_gradients(self, *args: Any, **kwargs: Any) -> None:
         super().accumulate_gradients(*args, **kwargs)
         report_layers(Layers(*torch.zeros(3, 1, 1, 2, 2)))

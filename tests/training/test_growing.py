@@ -93,7 +93,7 @@ def test_stage_has_its_own_resolution_crop_batch_rate_and_fade(data):
     first, second = stage_config(config, 0), stage_config(config, 1)
     assert (first["resolution"], first["training_set_kwargs"]["size_px"], first["batch_size"]) == (8, 9, 16)
     assert (second["resolution"], second["training_set_kwargs"]["size_px"], second["batch_size"]) == (16, 18, 8)
-    assert (first["G_opt_kwargs"]["lr"], second["D_opt_kwargs"]["lr"]) == (0.003, 0.004)
+    assert (first["G_opt_kwargs"]["lr"], second["D_opt_kwargs"]["lr"]) == (0.002, 0.004)
     assert (first["total_kimg"], second["total_kimg"]) == (4, 10)
     assert (first["fade_kimg"], second["fade_kimg"]) == (None, [4, 7])
     assert second["G_kwargs"] == first["G_kwargs"] and second["loss_kwargs"] == first["loss_kwargs"]
@@ -104,7 +104,7 @@ def test_stage_has_its_own_resolution_crop_batch_rate_and_fade(data):
 
 def test_whole_run_is_the_last_stage_and_the_table(data):
     config = dry(data, *TINY, "--grow", "--kimg=10", "--batch=8")
-    assert config["stages"] == [dict(resolution=px, kimg=5, batch_size=8, batch_gpu=8, lr=0.003) for px in (8, 16)]
+    assert config["stages"] == [dict(resolution=px, kimg=5, batch_size=8, batch_gpu=8, lr=0.002) for px in (8, 16)]
     assert (config["total_kimg"], config["batch_size"], config["resolution"]) == (10, 8, 16)
     assert "stages" not in dry(data, *TINY)
 
@@ -274,8 +274,8 @@ def command(*args):
 
 def test_command_grows_in_one_run_folder(run):
     folder, done = run
-    assert folder.name == "00000-shapes-demo-16px-grow-kimg0.088-batch8-noaug-wgan-gp-shift0.125to0.06-seed0"
-    assert "Stage 1 of 2: 8x8, batch 16, learning rate 0.003, up to kimg 0.04" in done.stdout
+    assert folder.name == "00000-shapes-demo-16px-grow-kimg0.088-batch8-noaug-wgan-gp-shift0.125-seed0"
+    assert "Stage 1 of 2: 8x8, batch 16, learning rate 0.002, up to kimg 0.04" in done.stdout
     assert "Stage 2 of 2: 16x16, batch 8, learning rate 0.004, up to kimg 0.088" in done.stdout
     assert (folder / "log.txt").read_text().count("Stage ") == 2
     stats = [json.loads(line) for line in (folder / "stats.jsonl").read_text().splitlines()]

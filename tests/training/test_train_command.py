@@ -73,7 +73,8 @@ def test_examples_are_accepted(source, data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()
     for name in ("data/shapes.zip", "data/shapes2.zip", "data/plants.zip", "data/plants-lit.zip",
-                 "data/plants-lit-64.zip", "data/vegetables-lit.zip", "data/vehicles-lit.zip", "my-cars", "my-plants"):
+                 "data/plants-lit-64.zip", "data/vegetables-lit.zip", "data/vehicles-lit.zip", "data/clothing.zip",
+                 "my-cars", "my-plants"):
         (tmp_path / name).write_bytes(data.read_bytes())
     for args in examples:
         if not any(arg.startswith("--resume") for arg in args):
@@ -132,14 +133,18 @@ def test_objects_and_their_overlap_reach_the_networks_and_the_loss(data):
     assert options["G_kwargs"]["num_objects"] == 2 and options["loss_kwargs"]["mask_overlap_weight"] == 1.5
 
 
-def test_presets_for_cpus_draw_varied_scenes_and_the_papers_has_none_of_it(data):
-    for cfg, kimg, channels in (("demo", 24, 512), ("cpu", 200, 1024)):
-        config = dry(data, f"--cfg={cfg}")
-        loss = config["loss_kwargs"]
-        assert (loss["mask_size_over"], loss["mask_variety"], loss["shift"]) == ("batch", 0.55, [0.125, 0.06])
-        assert (config["total_kimg"], config["G_kwargs"]["synthesis_kwargs"]["channel_base"]) == (kimg, channels)
-    loss = dry(data, "--cfg=paper", "--resolution=16")["loss_kwargs"]
-    assert (loss["mask_size_over"], loss["mask_variety"], loss["range_weight"]) == ("picture", 0, 0)
+def test_varied_is_the_demo_with_varied_scenes_and_the_papers_losses_have_none_of_it(data):
+    demo, varied = dry(data, "--cfg=demo"), dry(data, "--cfg=varied")
+    loss = varied["loss_kwargs"]
+    assert (loss["mask_size_over"], loss["mask_variety"], loss["shift"]) == ("batch", 0.55, [0.125, 0.06])
+    assert varied["G_kwargs"] == demo["G_kwargs"] and varied["total_kimg"] == demo["total_kimg"] == 24
+    for loss in (demo["loss_kwargs"], dry(data, "--cfg=paper", "--resolution=16")["loss_kwargs"]):
+        assert (loss["mask_size_over"], loss["mask_variety"], loss["range_weight"]) == ("picture", 0, 0)
+
+
+def test_varied_can_grow(data):
+    stages = dry(data, "--cfg=varied", "--resolution=16", "--grow-schedule=8:4:16,16:6:8:0.004")["stages"]
+    assert [stage["lr"] for stage in stages] == [0.003, 0.004]
 
 
 def test_settings_that_change_over_the_run_reach_the_loop(data):

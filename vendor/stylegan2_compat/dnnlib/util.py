@@ -11,7 +11,7 @@ import os
 import pickle
 import shutil
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import IO, Any, TextIO
 
 import numpy as np
@@ -35,24 +35,20 @@ __all__ = [
 ]  # fmt: skip
 
 
-def _by_attribute(access: Callable[..., Any]) -> Callable[..., Any]:
-    """Turn an access by key into one by attribute: a missing key becomes a missing attribute."""
-
-    def accessor(self: dict, name: str) -> Any:
-        try:
-            return access(self, name)
-        except KeyError:
-            raise AttributeError(f"{type(self).__name__} has no item {name!r}") from None
-
-    return accessor
-
-
 class EasyDict(dict):
     """Dict whose items are also attributes; nested plain dicts stay plain."""
 
-    __getattr__ = _by_attribute(dict.__getitem__)
+    def __getattr__(self, name: str) -> Any:
+        if name in self:
+            return self[name]  # Not dict.__getitem__ by name, which torch.compile can't trace.
+        raise AttributeError(f"{type(self).__name__} has no item {name!r}")
+
     __setattr__ = dict.__setitem__  # type: ignore[assignment]
-    __delattr__ = _by_attribute(dict.__delitem__)
+
+    def __delattr__(self, name: str) -> None:
+        if name not in self:
+            raise AttributeError(f"{type(self).__name__} has no item {name!r}")
+        del self[name]
 
 
 class Logger:
