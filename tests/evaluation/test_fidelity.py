@@ -119,7 +119,7 @@ def test_one_picture_is_too_few(weights, tmp_path):
         Fidelity(weights, feature_layer="64")(Noise(), real, num=NUM, seed=0)
 
 
-@pytest.mark.parametrize("path, said", [(None, "no --fid-weights given"), ("none.pth", r"none\.pth: no such file")])
+@pytest.mark.parametrize("path, said", [(None, "no `fid_weights` given"), ("none.pth", r"none\.pth: no such file")])
 def test_missing_weights_say_which_file(path, said):
     with pytest.raises(FidelityError, match=rf"{said}; .*weights-inception-2015-12-05-6726825d\.pth"):
         Fidelity(path)

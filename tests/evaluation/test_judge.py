@@ -156,7 +156,7 @@ def test_command_prints_scores_as_json(tmp_path: Path) -> None:
     scores = json.loads(result.stdout)
     assert scores["test_num"] == 8 and scores["size_px"] == 16 and scores["seed"] == 0
     assert scores["full_mask_iou"] == pytest.approx(49 / 256, abs=1e-4)
-    assert scores["command"].startswith("python eval.py ") and scores["train_seconds"] >= 0
+    assert scores["command"].startswith("python eval.py") and scores["train_seconds"] >= 0
     judge = load_judge(tmp_path / "j.pt")
     pred = judge_masks(judge, center_crop(to_float(torch.from_numpy(pictures)), 16))
     assert scores["mean_iou"] == round(mean_iou(pred, center_crop(torch.from_numpy(masks), 16) >= 128), 4)
