@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-THRESHOLD = 0.5
+from layered_plugin.data.masks import THRESHOLD
 
 
 def best_ious(masks: torch.Tensor, others: torch.Tensor, chunk: int = 500) -> torch.Tensor:
