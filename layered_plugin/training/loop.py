@@ -26,44 +26,50 @@ from layered_plugin.training.state import TrainingState, restore_rng
 
 
 def training_loop(
+    # Where it runs.
     run_dir                 = ".",      # Folder of the run, which exists.
+    device                  = "cpu",    # Device of this process, such as cpu, cuda:0, mps.
+    rank                    = 0,        # Rank of this process.
+    num_gpus                = 1,        # Number of processes.
+    random_seed             = 0,        # Seed of all random numbers.
+    cudnn_benchmark         = True,     # Let cuDNN choose the fastest algorithms?
+    allow_tf32              = False,    # Allow TF32 in matrix products and convolutions?
+    # What is learnt from.
+    training_set            = None,     # Pictures to train on, None = construct them from training_set_kwargs.
     training_set_kwargs     = {},       # noqa: B006 - Class and arguments of the data set; size_px > resolution crops.
     data_loader_kwargs      = {},       # noqa: B006 - Arguments of torch.utils.data.DataLoader.
+    resolution              = 32,       # Resolution of the networks.
+    # What learns, and by what.
     G_kwargs                = {},       # noqa: B006 - Class and arguments of the generator.
     D_kwargs                = {},       # noqa: B006 - Class and arguments of the discriminator.
-    G_opt_kwargs            = {},       # noqa: B006 - Class and arguments of its optimizer.
-    D_opt_kwargs            = {},       # noqa: B006 - Class and arguments of its optimizer.
-    augment_kwargs          = None,     # Class and arguments of the augmentation, None = no augmentation.
     loss_kwargs             = {},       # noqa: B006 - Class and arguments of the loss.
-    metrics                 = [],       # noqa: B006 - Names of metrics for each snapshot (official base only).
-    random_seed             = 0,        # Seed of all random numbers.
-    num_gpus                = 1,        # Number of processes.
-    rank                    = 0,        # Rank of this process.
-    device                  = "cpu",    # Device of this process, such as cpu, cuda:0, mps.
-    resolution              = 32,       # Resolution of the networks.
+    G_opt_kwargs            = {},       # noqa: B006 - Class and arguments of its optimizer.
+    G_reg_interval          = 4,        # Iterations from path length to path length; None = in the main pass.
+    D_opt_kwargs            = {},       # noqa: B006 - Class and arguments of its optimizer.
+    D_reg_interval          = 16,       # Iterations from R1 to R1; None = in the main pass.
     batch_size              = 4,        # Pictures in an iteration, of all processes.
     batch_gpu               = 4,        # Pictures that a process takes at a time.
     ema_kimg                = 10,       # Kimg in which an old weight's share in G_ema halves.
     ema_rampup              = None,     # Half-life at most this share of the pictures shown, None = no limit.
-    G_reg_interval          = 4,        # Iterations from path length to path length; None = in the main pass.
-    D_reg_interval          = 16,       # Iterations from R1 to R1; None = in the main pass.
+    # Augmentation.
+    augment_kwargs          = None,     # Class and arguments of the augmentation, None = no augmentation.
     augment_p               = 0,        # p at the start.
     ada_target              = None,     # Mean sign of real logits that p is steered to, None = p stays.
     ada_interval            = 4,        # Iterations from change to change of p.
     ada_kimg                = 500,      # Kimg in which p can move by 1.
+    # How long, and from where.
     total_kimg              = 25000,    # Thousands of real pictures to show.
+    ramp_kimg               = None,     # Kimg over which settings with two values change, None = total_kimg.
+    fade_kimg               = None,     # Kimg between which the highest blocks are faded in, [begin, end], None = none.
+    resume_state            = None,     # Training state to continue from, None = start anew.
+    resume_pkl              = None,     # Network pickle to start from (transfer learning), None = disable.
+    abort_fn                = None,     # Asked once per tick; True ends the run after the tick's snapshots.
+    on_collapse             = "warn",   # What a lasting collapse does: "warn", or raise errors.CollapsedError.
+    # What is written.
     kimg_per_tick           = 4,        # Kimg in a tick.
     image_snapshot_ticks    = 50,       # Ticks from grid to grid, None = no grids.
     network_snapshot_ticks  = 50,       # Ticks from snapshot and training state to the next, None = none.
-    resume_pkl              = None,     # Network pickle to start from (transfer learning), None = disable.
-    resume_state            = None,     # Training state to continue from, None = start anew.
-    fade_kimg               = None,     # Kimg between which the highest blocks are faded in, [begin, end], None = none.
-    ramp_kimg               = None,     # Kimg over which settings with two values change, None = total_kimg.
-    cudnn_benchmark         = True,     # Let cuDNN choose the fastest algorithms?
-    allow_tf32              = False,    # Allow TF32 in matrix products and convolutions?
-    on_collapse             = "warn",   # What a lasting collapse does: "warn", or raise errors.CollapsedError.
-    abort_fn                = None,     # Asked once per tick; True ends the run after the tick's snapshots.
-    training_set            = None,     # Pictures to train on, None = construct them from training_set_kwargs.
+    metrics                 = [],       # noqa: B006 - Names of metrics for each snapshot (official base only).
     progress_fn             = None,     # Called with (kimg done, total kimg) at the start and at every tick.
 ):
     """Train a layered generator; see the parameters.
