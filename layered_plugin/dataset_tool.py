@@ -142,22 +142,27 @@ def lsun(source: str, dest: str, size: int, fit: str, num: int) -> None:
 @main.command(short_help="Any tree with a folder for each class")
 @click.option("--source", help="Folder with a folder for each class", metavar="DIR|ZIP|TAR", required=True)
 @square_options
-@click.option("--class", "class_name", help="Take this class alone  [default: all]", metavar="NAME")
-def folders(source: str, dest: str, size: int, fit: str, class_name: str | None) -> None:
+@click.option("--class", "wanted", help="Take these alone, repeatable  [default: all]", metavar="NAME,...",
+              multiple=True)
+def folders(source: str, dest: str, size: int, fit: str, wanted: tuple[str, ...]) -> None:
     """A folder for each class: pictures labelled by the place of their folder in the order of names.
 
-    With --class only the pictures of that folder are taken, without labels: what training without labels needs.
+    With --class only the pictures of those folders are taken, labelled by their place among these; of a single class
+    without labels. Training takes labels with --cond=1 only.
 
     \b
     Examples:
     python -m layered_plugin.dataset_tool folders --source=downloads/animals --dest=data/animals.zip
     python -m layered_plugin.dataset_tool folders --source=downloads/animals.tar.gz --class=horse --dest=data/horse.zip
+    python -m layered_plugin.dataset_tool folders --source=downloads/clothing/train --size=36 \\
+        --class=t-shirt,longsleeve,shirt,outwear,dress --dest=data/clothing.zip
     """
     temp_dir = result_folder(source, dest)
     with user_errors(["--dest"]), Archive(source, temp_dir) as archive:
-        classes, entries = lsun_folders.class_folders(archive, class_name)
-        numbered = ", ".join(f"{number} {name}" for number, name in enumerate(classes))
-        print(f"class {class_name}" if class_name else f"labels: {numbered}", file=sys.stderr)
+        classes, entries = lsun_folders.class_folders(archive, wanted)
+        labelled = entries[0].label is not None
+        print("labels: " + ", ".join(f"{number} {name}" for number, name in enumerate(classes)) if labelled
+              else f"class {classes[0]}", file=sys.stderr)
         write_entries(entries, len(entries), dest, None, size, fit)
 
 

@@ -5,7 +5,7 @@ import difflib
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from layered_plugin.data.downloads import Archive, Entry, decode_bytes
@@ -80,20 +80,21 @@ def _unpack_lmdb(source: Path, folder: str) -> None:
         raise PictureError(f"{source}: neither a folder with data.mdb nor a whole zip of one ({err})") from err
 
 
-def class_folders(archive: Archive, class_name: str | None = None) -> tuple[list[str], list[Entry]]:
+def class_folders(archive: Archive, wanted: Sequence[str] = ()) -> tuple[list[str], list[Entry]]:
     """Pictures of a tree with a folder for each class, sorted by class and name.
 
     Folders that hold all the classes are passed through.
 
     Args:
         archive: Folder or archive.
-        class_name: Take this class alone, unlabelled; None = all, labelled by their place in the order.
+        wanted: Classes to take, each a name or several with commas; none = all.
 
     Returns:
-        Names of the classes taken, and the entries.
+        Names of the classes taken, in their order, and the entries, labelled by the place in it. A single wanted class
+        is unlabelled.
 
     Raises:
-        PictureError: There are no class folders, or not this one.
+        PictureError: There are no class folders, or not these.
     """
     paths = [(name.split("/"), name) for name in archive.names if is_picture_name(name)]
     while paths and len({parts[0] for parts, _ in paths}) == 1 and all(len(parts) > 2 for parts, _ in paths):
@@ -102,16 +103,22 @@ def class_folders(archive: Archive, class_name: str | None = None) -> tuple[list
     if loose or not paths:
         raise PictureError(f"{archive.path}: " + (f"{loose[0]} lies in no class folder; train_layered.py --data takes "
                            "pictures without classes as they are" if loose else "holds no pictures"))
-    classes = sorted({parts[0] for parts, _ in paths})
-    if class_name is not None:
-        if class_name not in classes:
-            near = difflib.get_close_matches(class_name, classes) or classes[:5]
-            raise PictureError(f"{archive.path}: has no class {class_name!r}; there are {len(classes)}, such as "
-                               + ", ".join(near))
-        return [class_name], [_plain_entry(archive, name, None) for parts, name in paths if parts[0] == class_name]
-    numbers = {name: number for number, name in enumerate(classes)}
+    there = {parts[0] for parts, _ in paths}
+    classes = sorted(_choose_classes(archive, there, wanted) if wanted else there)
+    numbers = {name: None if wanted and len(classes) == 1 else number for number, name in enumerate(classes)}
     ordered = sorted(paths, key=lambda path: (path[0][0], path[1]))
-    return classes, [_plain_entry(archive, name, numbers[parts[0]]) for parts, name in ordered]
+    return classes, [_plain_entry(archive, name, numbers[parts[0]]) for parts, name in ordered if parts[0] in numbers]
+
+
+def _choose_classes(archive: Archive, there: set[str], wanted: Sequence[str]) -> set[str]:
+    """The classes that a user named, one by one or with commas; a name may hold a comma of its own."""
+    names = [name for text in wanted for name in ([text] if text in there else text.split(","))]
+    for name in names:
+        if name not in there:
+            near = difflib.get_close_matches(name, sorted(there)) or sorted(there)[:5]
+            raise PictureError(f"{archive.path}: has no class {name!r}; there are {len(there)}, such as "
+                               + ", ".join(near))
+    return set(names)
 
 
 def _plain_entry(archive: Archive, name: str, label: int | None) -> Entry:

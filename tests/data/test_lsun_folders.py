@@ -1,8 +1,13 @@
 """LSUN's databases and class folders: order, labels, and a clear word about whatever is wrong."""
 
+import contextlib
+
+import numpy as np
 import pytest
 from downloads import labels_of, lsun_values, make_lsun, read_pictures, run, run_ok, write_tar
 from tiny_models import make_pictures, zip_folder
+
+from layered_plugin.data.dataset import PictureDataset
 
 
 def test_lsun_keeps_the_order_of_the_database_and_stops_after_num(tmp_path):
@@ -102,6 +107,37 @@ def test_one_class_is_taken_without_labels(tmp_path, tree):
     assert labels_of(tmp_path / "a.zip") is None and len(read_pictures(tmp_path / "a.zip")) == 2
     result = run("folders", f"--source={tree}", f"--dest={tmp_path}/b.zip", "--class=cats")
     assert result.exit_code == 1 and "has no class 'cats'; there are 3, such as cat" in result.output
+
+
+@pytest.mark.parametrize("args", [["--class=cow,ant"], ["--class=cow", "--class=ant"], ["--class=ant,cow,ant"]])
+def test_several_classes_are_labelled_by_their_place_among_them(tmp_path, tree, args):
+    result = run_ok("folders", f"--source={tree}", f"--dest={tmp_path}/a.zip", "--size=8", *args)
+    assert labels_of(tmp_path / "a.zip") == [0, 1]
+    assert "labels: 0 ant, 1 cow\n" in result.stderr
+    everything = run_ok("folders", f"--source={tree}", f"--dest={tmp_path}/all.zip", "--size=8")
+    assert "labels: 0 ant, 1 cat, 2 cow" in everything.stderr
+    np.testing.assert_array_equal(read_pictures(tmp_path / "a.zip"), read_pictures(tmp_path / "all.zip")[[0, 3]])
+
+
+def test_several_classes_are_one_data_set_for_training(tmp_path, tree):
+    run_ok("folders", f"--source={tree}", f"--dest={tmp_path}/a.zip", "--size=9", "--class=cat,cow")
+    for cond, width in ((True, 2), (False, 0)):
+        with contextlib.closing(PictureDataset(path=tmp_path / "a.zip", size_px=9, use_labels=cond)) as data:
+            assert (len(data), data.label_dim) == (3, width)
+
+
+def test_class_with_a_comma_in_its_name_can_be_taken(tmp_path):
+    make_pictures(tmp_path / "tree", ["cat, wild/a.png", "cow/b.png", "dog/c.png"])
+    result = run_ok("folders", f"--source={tmp_path}/tree", f"--dest={tmp_path}/a.zip", "--class=cat, wild",
+                    "--class=dog")
+    assert "labels: 0 cat, wild, 1 dog" in result.stderr and labels_of(tmp_path / "a.zip") == [0, 1]
+
+
+@pytest.mark.parametrize("value, name", [("cat,cows", "cows"), ("cat,", ""), ("", "")])
+def test_unknown_class_among_several_is_named(tmp_path, tree, value, name):
+    result = run("folders", f"--source={tree}", f"--dest={tmp_path}/a.zip", f"--class={value}")
+    assert result.exit_code == 1 and f"has no class {name!r}; there are 3, such as" in result.output
+    assert not (tmp_path / "a.zip").exists()
 
 
 @pytest.mark.parametrize("names, text", [(["a.png", "cat/b.png"], "a.png lies in no class folder"),
