@@ -9,7 +9,7 @@ import click
 
 from layered_plugin.command_line import DEVICES, SETTINGS, user_errors
 from layered_plugin.evaluation import commands
-from layered_plugin.evaluation.options import teacher_options
+from layered_plugin.evaluation.options import TEACHERS, teacher_options
 from layered_plugin.report.page import write_report
 
 
@@ -25,7 +25,7 @@ def main() -> None:
 @click.option("--num", help="Scenes", type=click.IntRange(min=1), default=10000, metavar="INT")
 @click.option("--seed", help="Random seed", type=click.IntRange(min=0), default=0, metavar="INT")
 @click.option("--trunc", help="Truncation psi", type=float, default=1.0, metavar="FLOAT")
-@click.option("--teacher", "teacher_kind", help="What sees the object", type=click.Choice(["maskrcnn", "unet"]),
+@click.option("--teacher", "teacher_kind", help="What sees the object", type=click.Choice(TEACHERS),
               default="maskrcnn")
 @teacher_options
 @click.option("--detector-size", help="Of what the teacher sees  [default: 128, U-Net: own]",
@@ -40,7 +40,8 @@ def main() -> None:
 def generated(**opts: Any) -> None:
     """Score the masks of generated scenes, as Table 1 of the paper does.
 
-    Unshifted composites are shown to a teacher: Mask R-CNN trained on COCO, or a U-Net that learnt from true masks.
+    Unshifted composites are shown to a teacher: Mask R-CNN trained on COCO, a U-Net that learnt from true masks, or an
+    ONNX network for salient objects (IS-Net, U2-Net, BiRefNet; seconds a scene, each asked once).
     Where it sees the object, its mask is compared with the generator's, binarised at 0.5. `mean_iou` is the paper's
     mIoU, `num_detected` the paper's detected cars, `reference_iou` the score of the full-image mask. `all` scores
     every scene, with a zero mask where nothing is seen: there an empty mask has IoU 1, any other 0. Composites are
@@ -66,6 +67,10 @@ def generated(**opts: Any) -> None:
     python eval.py generated --network=runs/00000-shapes --teacher=unet --weights=data/judge-shapes.pt --num=2000
 
     \b
+    # Photographs of a kind that COCO does not have.
+    python eval.py generated --network=runs/00000-shirts --teacher=onnx --weights=isnet.onnx --num=200
+
+    \b
     # Mean and deviation over three seeds.
     python eval.py generated --network=runs/00000-shapes --network=runs/00001-shapes --network=runs/00002-shapes \\
         --teacher=unet --weights=data/judge-shapes.pt --num=2000
@@ -89,7 +94,7 @@ def generated(**opts: Any) -> None:
 @click.option("--data", help="Real pictures", metavar="ZIP|DIR", required=True)
 @click.option("--masks", help="True masks, gray, object from 128 on", metavar="ZIP|DIR")
 @click.option("--teacher", "teacher_kind", help="What sees the object, if not --masks",
-              type=click.Choice(["maskrcnn", "unet"]))
+              type=click.Choice(TEACHERS))
 @teacher_options
 @click.option("--detector-size", help="Of what a U-Net sees  [default: the model's]", type=click.IntRange(min=8),
               metavar="PX")
@@ -111,7 +116,8 @@ def generated(**opts: Any) -> None:
 def real(**opts: Any) -> None:
     """Score the masks of real pictures, as Table 2 of the paper does, beside simple baselines.
 
-    The truth is true masks (--masks, same names as the pictures but for the suffix) or a teacher's (--teacher).
+    The truth is true masks (--masks, same names as the pictures but for the suffix) or a teacher's (--teacher). That
+    of --teacher=onnx needs no GPU: any network from a picture to the mask of its salient object, IS-Net by default.
     `detected` scores the pictures with an object, `all` every picture, with a zero mask as the truth where there is
     none: there an empty prediction has IoU 1, any other 0. `full_mask_iou` is the score of the full-image mask.
     Soft predictions are brought to the picture's size as by `invert.py segment` and then binarised at 0.5; with
@@ -130,6 +136,12 @@ def real(**opts: Any) -> None:
     # The paper's protocol on its first 10,000 pictures.
     python eval.py real --model=runs/00001-chunks --data=cars.zip --num=10000 \\
         --teacher=maskrcnn --class=car --weights=maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth
+
+    \b
+    # Photographs without masks: IS-Net says where the object is. Then U2-Net, which sees other numbers.
+    python eval.py real --model=runs/00001-distill --data=photos --teacher=onnx --weights=isnet.onnx
+    python eval.py real --model=runs/00001-distill --data=photos --teacher=onnx --weights=u2net.onnx --onnx-size=320 \\
+        --onnx-mean=123.7,116.3,103.5 --onnx-scale=58.4,57.1,57.4
 
     \b
     # Mean and deviation over three seeds, two baselines.

@@ -24,7 +24,7 @@ from layered_plugin.evaluation.variety import Comparison
 from layered_plugin.model.snapshots import load_snapshot
 from layered_plugin.segmentation.segmenter import Refinement, Segmenter
 
-MASKRCNN_SIZE_PX = 128  # The paper enlarges its 64x64 composites for the detector.
+SCENE_SIZE_PX = 128  # The paper enlarges its 64x64 composites for the detector; a judge sees them as they are.
 
 
 def run_generated(*, networks: Sequence[str], snapshot: str, num: int, seed: int, trunc: float, teacher_kind: str,
@@ -49,7 +49,7 @@ def run_generated(*, networks: Sequence[str], snapshot: str, num: int, seed: int
         sizes = sorted({nets["G_ema"].img_resolution for nets in snapshots})
         if detector_size is None and teacher_kind == "unet" and len(sizes) > 1:
             raise click.UsageError(f"--teacher=unet needs networks of one resolution, got {sizes}; or --detector-size")
-        size_px = detector_size or (MASKRCNN_SIZE_PX if teacher_kind == "maskrcnn" else sizes[0])
+        size_px = detector_size or (sizes[0] if teacher_kind == "unet" else SCENE_SIZE_PX)
         teacher, description = make_teacher(teacher_kind, size_px=size_px, device=device, **teacher_options)
         folders = [_record_folder(nets["path"], "--network") for nets in snapshots]
         fidelity = Fidelity(fid_weights, device=device) if fid is not None else None

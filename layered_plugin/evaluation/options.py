@@ -20,7 +20,34 @@ from layered_plugin.errors import (
 )
 from layered_plugin.evaluation.baselines import BASELINES
 from layered_plugin.evaluation.judge import UNetTeacher
+from layered_plugin.evaluation.onnx_teacher import MEAN, SCALE, OnnxTeacher
 from layered_plugin.evaluation.teachers import OBJECTS, MaskRCNNTeacher, Teacher, coco_label
+
+
+class Channels(click.ParamType):
+    """One number for all channels, or three with commas for red, green and blue.
+
+    Args:
+        zero: May one be 0?
+    """
+
+    name = "channels"
+
+    def __init__(self, zero: bool) -> None:
+        self.zero = zero
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        """The numbers."""
+        if not isinstance(value, str):
+            return tuple(value)
+        numbers: list[float] = [click.FLOAT(text, param, ctx) for text in value.split(",")]
+        if len(numbers) not in (1, 3) or not np.isfinite(numbers).all() or (not self.zero and 0 in numbers):
+            self.fail(f"{value!r} is neither one number nor three with commas between them"
+                      + ("" if self.zero else ", none of them 0"), param, ctx)
+        return tuple(numbers)
+
+
+TEACHERS = ("maskrcnn", "unet", "onnx")
 
 # What describes a learnt teacher.
 teacher_options = several_options(
@@ -29,16 +56,24 @@ teacher_options = several_options(
     click.option("--score-thresh", help="Least score of a detection", type=click.FloatRange(0, 1), default=0.5,
                  metavar="FRAC"),
     click.option("--objects", help="All detected objects, or the largest", type=click.Choice(OBJECTS),
-                 default="union"))
+                 default="union"),
+    click.option("--onnx-size", help="Side of what an ONNX network sees  [default: its own, or 1024]",
+                 type=click.IntRange(min=8), metavar="PX"),
+    click.option("--onnx-mean", help="Taken from its input's levels, 0 to 255", type=Channels(zero=True),
+                 default=",".join(f"{value:g}" for value in MEAN), metavar="FLOAT[,FLOAT,FLOAT]"),
+    click.option("--onnx-scale", help="What they are then divided by", type=Channels(zero=False),
+                 default=",".join(f"{value:g}" for value in SCALE), metavar="FLOAT[,FLOAT,FLOAT]"),
+    click.option("--onnx-cache", help="Folder for its masks  [default: ~/.cache/dnnlib]", metavar="DIR"))
 
 
 def make_teacher(kind: str, weights: str | None, class_name: str | None, score_thresh: float, objects: str,
-                 size_px: int | None, device: str) -> tuple[Teacher, dict[str, Any]]:
+                 onnx_size: int | None, onnx_mean: tuple[float, ...], onnx_scale: tuple[float, ...],
+                 onnx_cache: str | None, size_px: int | None, device: str) -> tuple[Teacher, dict[str, Any]]:
     """Load a learnt teacher.
 
     Args:
-        kind: maskrcnn or unet.
-        weights, class_name, score_thresh, objects: Values of the options.
+        kind: Out of ``TEACHERS``.
+        weights, class_name, score_thresh, objects, onnx_size, onnx_mean, onnx_scale, onnx_cache: Values of the options.
         size_px: Side of the pictures that a U-Net is shown.
         device: cpu, cuda or mps.
 
@@ -58,6 +93,16 @@ def make_teacher(kind: str, weights: str | None, class_name: str | None, score_t
             raise click.UsageError(f"--detector-size must be a multiple of 4 for --teacher=unet, got {size_px}")
         with user_errors():
             return UNetTeacher(weights, size_px, device), dict(kind=kind, weights=weights, size_px=size_px)
+    if kind == "onnx":
+        if weights is None:
+            raise click.UsageError("--teacher=onnx needs --weights, an ONNX file of IS-Net, U2-Net, BiRefNet or the "
+                                   "like (docs/data.md)")
+        if class_name is not None:
+            raise click.UsageError("--class is for --teacher=maskrcnn; an ONNX network finds any salient object")
+        with user_errors(), command_line.writing("--onnx-cache"):
+            network = OnnxTeacher(weights, onnx_size, onnx_mean, onnx_scale, onnx_cache)
+        return network, dict(kind=kind, weights=weights, size_px=network.size_px, mean=list(onnx_mean),
+                             scale=list(onnx_scale))
     if class_name is None:
         raise click.UsageError("--teacher=maskrcnn needs --class, for example --class=car")
     try:

@@ -148,6 +148,8 @@ def teacher_name(teacher: dict[str, Any]) -> str:
         return f"true masks {Path(teacher['path']).name}"
     if teacher["kind"] == "maskrcnn":
         return f"Mask R-CNN, class {teacher['class_name']}"
+    if teacher["kind"] == "onnx":
+        return f"ONNX network {Path(teacher['weights']).name}"
     return f"U-Net {Path(teacher['weights']).name}"
 
 

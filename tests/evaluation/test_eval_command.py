@@ -14,7 +14,7 @@ import PIL.Image
 import pytest
 import torch
 from click.testing import CliRunner
-from tiny_models import make_gan_run
+from tiny_models import make_gan_run, write_network
 
 import eval as eval_script
 from layered_plugin.errors import MissingLibraryError, TeacherError
@@ -139,6 +139,19 @@ def test_generated_writes_its_record_to_stdout_and_the_run(run, judge):
     assert record["command"].startswith("python eval.py") and record["base"] == "bundled"
     assert "full-image mask" in stderr and f"{record['num_detected']} of 12 scenes with an object" in stderr
     assert again["trunc"] == 0.5 and again["all"] != record["all"]
+
+
+def test_generated_scenes_are_shown_to_an_onnx_network(run, tmp_path):
+    network = write_network(tmp_path / "net.onnx", side=64)
+    args = ["generated", f"--network={run}", "--teacher=onnx", f"--weights={network}", "--num=5", "--onnx-mean=90",
+            f"--onnx-cache={tmp_path}/cache"]
+    record, _ = scored(*args)
+    assert record["teacher"] == dict(kind="onnx", weights=str(network), size_px=64, mean=[90], scale=[256])
+    assert record["detector_size"] == 128 and 0 < record["teacher_coverage"] < 1
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").glob("*/*.png")}
+    again, _ = scored(*args)
+    assert len(kept) == 5 and all(path.stat().st_mtime_ns == time for path, time in kept.items())
+    assert again["detected"] == record["detected"]
 
 
 def test_generated_adds_fid_and_kid_on_the_pictures_of_training(run, judge, pairs, monkeypatch):
