@@ -22,7 +22,8 @@ from layered_plugin.grids import save_picture
 from layered_plugin.progress import progress
 from layered_plugin.runs import CONTACT_SHEET, MANIFEST
 from layered_plugin.segmentation.edges import foreground_colors, is_enlarged
-from layered_plugin.segmentation.segmenter import PLAIN, Refinement, Segmentation, Segmenter
+from layered_plugin.segmentation.full_size import Segmentation
+from layered_plugin.segmentation.segmenter import PLAIN, Refinement, Segmenter
 
 SETTINGS = "segment.json"
 

@@ -9,12 +9,11 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import PIL.Image
 import torch
-from torch.nn import functional as F
 
 from layered_plugin.data.pictures import to_float, to_rgb, to_square, to_uint8
 from layered_plugin.device import choose_device, fast_half, must_fp32
@@ -23,7 +22,7 @@ from layered_plugin.model.encoder import Codes, Encoder, decode
 from layered_plugin.model.layers import Layers, composite
 from layered_plugin.model.unet import fold_batch_norm
 from layered_plugin.runs import find_model
-from layered_plugin.segmentation.edges import is_enlarged, sharpen_mask
+from layered_plugin.segmentation.full_size import Drawn, Segmentation, enlarge
 from layered_plugin.segmentation.model_file import fill, load_model, load_tensors
 from layered_plugin.segmentation.reconstruction import Reconstruction, posterior_mask, refine_codes
 
@@ -75,25 +74,6 @@ class Refinement:
 PLAIN = Refinement()  # One pass through the network, and sharp edges.
 
 
-class Segmentation(NamedTuple):
-    """What a model says of one picture, at the picture's own size [H, W].
-
-    Fields:
-        mask: Opacity of the object, [H, W], float32, in [0, 1].
-        bg: Background with the object's place filled in, [H, W, 3], uint8; encoders only, else None.
-        fg: Foreground, [H, W, 3], uint8; encoders only.
-        composite: Reconstruction, [H, W, 3], uint8; encoders only.
-        error: Mean absolute difference of the reconstruction to the picture at the network's resolution, in
-            [0, 255]; encoders only.
-    """
-
-    mask: np.ndarray
-    bg: np.ndarray | None = None
-    fg: np.ndarray | None = None
-    composite: np.ndarray | None = None
-    error: float | None = None
-
-
 class Segmenter:
     """A trained model, ready for pictures; make one with `Segmenter.load`."""
 
@@ -143,20 +123,35 @@ class Segmenter:
         pictures = [_to_picture(image) for image in images]
         if not pictures:
             return []
-        refinement.check(self)
-        square = np.stack([to_square(picture, self.resolution) for picture in pictures])  # [N, 3, R, R]
-        img = to_float(torch.from_numpy(square).to(self.device))
-        if self.kind == "distill":
-            mask = self._unet_mask(img, refinement.flip)
-            return [Segmentation(opacity) for opacity in self._full_masks(mask, pictures, refinement)]
-        if self.kind == "encoder":
-            return self._invert(self.networks["E"], img, pictures, refinement)
-        if names is None:
-            raise ValueError("Expected argument `names` for a model of chunks: each has an encoder of its own")
-        if len(names) != len(images):
+        if names is not None and len(names) != len(images):
             raise ValueError(f"Expected argument `names` to have as many entries as `images`, "
                              f"but got {len(names)} and {len(images)}")
-        return self._invert_chunks(img, pictures, names, refinement)
+        squares = np.stack([to_square(picture, self.resolution) for picture in pictures])
+        drawn = self.draw(squares, names, refinement)
+        return [enlarge(one, picture, refinement.sharp) for one, picture in zip(drawn, pictures, strict=True)]
+
+    def draw(self, squares: np.ndarray, names: Sequence[str] | None = None,
+             refinement: Refinement = PLAIN) -> list[Drawn]:
+        """What the network says of pictures, at its own resolution: the part of segmenting that is worth a GPU.
+
+        Args:
+            squares: Pictures squeezed to the network's square, [N, 3, R, R], uint8.
+            names: As for a call.
+            refinement: As for a call; `sharp` plays no part yet.
+
+        Raises:
+            As a call does.
+        """
+        refinement.check(self)
+        img = to_float(torch.from_numpy(squares).to(self.device))
+        if self.kind == "distill":
+            mask = self._unet_mask(img, refinement.flip)
+            return [Drawn(opacity) for opacity in _opacities(mask)]
+        if self.kind == "encoder":
+            return self._invert(self.networks["E"], img, refinement)
+        if names is None:
+            raise ValueError("Expected argument `names` for a model of chunks: each has an encoder of its own")
+        return self._invert_chunks(img, names, refinement)
 
     def knows(self, name: str) -> bool:
         """Whether the model can segment a picture of this name: a model of chunks knows only its own."""
@@ -177,16 +172,14 @@ class Segmenter:
             logits = self.networks["unet"](img.contiguous(memory_format=torch.channels_last))
         return logits.float().sigmoid()
 
-    def _invert_chunks(self, img: torch.Tensor, pictures: list[PIL.Image.Image], names: Sequence[str],
-                       refinement: Refinement) -> list[Segmentation]:
+    def _invert_chunks(self, img: torch.Tensor, names: Sequence[str], refinement: Refinement) -> list[Drawn]:
         for name in names:
             if not self.knows(name):
                 raise ModelError(self.unknown(name))
-        results: dict[int, Segmentation] = {}  # By position of the picture.
+        results: dict[int, Drawn] = {}  # By position of the picture.
         for chunk in sorted({self._chunk_of[name] for name in names}):
             members = [pos for pos, name in enumerate(names) if self._chunk_of[name] == chunk]
-            of_chunk = self._invert(self._chunk_encoder(chunk), img[members], [pictures[pos] for pos in members],
-                                    refinement)
+            of_chunk = self._invert(self._chunk_encoder(chunk), img[members], refinement)
             results.update(zip(members, of_chunk, strict=True))
         return [results[pos] for pos in range(len(names))]
 
@@ -198,18 +191,14 @@ class Segmenter:
             self.networks["E"], self._loaded_chunk = E.to(self.device), chunk
         return self.networks["E"]
 
-    def _invert(self, E: Encoder, img: torch.Tensor, pictures: list[PIL.Image.Image],
-                refinement: Refinement) -> list[Segmentation]:
+    def _invert(self, E: Encoder, img: torch.Tensor, refinement: Refinement) -> list[Drawn]:
         layers, mask = self._layers_and_mask(E, img, refinement)
         if refinement.flip:
             mask = (mask + self._layers_and_mask(E, img.flip(3), refinement)[1].flip(3)) / 2
         reconstruction = composite(layers)
         errors = (to_uint8(reconstruction).float() - to_uint8(img).float()).abs().mean(dim=[1, 2, 3]).tolist()
-        drawn = ([_stretch(part[None], (picture.height, picture.width))
-                  for part, picture in zip(to_uint8(batch), pictures, strict=True)]
-                 for batch in (layers.bg, layers.fg, reconstruction))
-        return [Segmentation(*fields)
-                for fields in zip(self._full_masks(mask, pictures, refinement), *drawn, errors, strict=True)]
+        drawn = (to_uint8(batch).cpu().numpy() for batch in (layers.bg, layers.fg, reconstruction))
+        return [Drawn(*fields) for fields in zip(_opacities(mask), *drawn, errors, strict=True)]
 
     def _layers_and_mask(self, E: Encoder, img: torch.Tensor, refinement: Refinement) -> tuple[Layers, torch.Tensor]:
         G = self.networks["G"]
@@ -228,21 +217,6 @@ class Segmenter:
         prior_mask = None if prior is None else prior._unet_mask(img, flip=False).clone()  # No inference tensor.
         return refine_codes(reconstruction, codes, img, refinement.refine, E.config["max_shift"], prior=prior_mask)
 
-    def _full_masks(self, mask: torch.Tensor, pictures: list[PIL.Image.Image],
-                    refinement: Refinement) -> list[np.ndarray]:
-        masks = self._stretch_masks(mask, [(picture.height, picture.width) for picture in pictures])
-        for idx, picture in enumerate(pictures):
-            if refinement.sharp and is_enlarged(picture.size, self.resolution):
-                masks[idx] = sharpen_mask(np.asarray(picture), mask[idx, 0].float().cpu().numpy())
-        return masks
-
-    def _stretch_masks(self, mask: torch.Tensor, sizes: list[tuple[int, int]]) -> list[np.ndarray]:
-        if len(set(sizes)) == 1:  # All at once.
-            stretched = mask if sizes[0] == mask.shape[2:] else F.interpolate(mask, size=sizes[0], mode="bilinear")
-            # Copied, so that no mask keeps the others of its batch in memory.
-            return [opacity.copy() for opacity in stretched[:, 0].clamp(0, 1).cpu().numpy()]
-        return [self._stretch_masks(opacity[None], [size])[0] for opacity, size in zip(mask, sizes, strict=True)]
-
 
 def _to_picture(image: PIL.Image.Image | np.ndarray) -> PIL.Image.Image:
     if isinstance(image, PIL.Image.Image):
@@ -253,7 +227,6 @@ def _to_picture(image: PIL.Image.Image | np.ndarray) -> PIL.Image.Image:
     return PIL.Image.fromarray(image)
 
 
-def _stretch(img: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
-    """uint8 [1, 3, R, R] to uint8 [H, W, 3]."""
-    out = F.interpolate(img.float(), size=size, mode="bilinear").round().clamp(0, 255).to(torch.uint8)
-    return out[0].permute(1, 2, 0).cpu().numpy()
+def _opacities(mask: torch.Tensor) -> np.ndarray:
+    """Masks [N, 1, R, R] on any device to [N, R, R], float32."""
+    return mask[:, 0].float().contiguous().cpu().numpy()

@@ -14,6 +14,7 @@ from layered_plugin.model.encoder import decode
 from layered_plugin.model.layers import composite
 from layered_plugin.model.unet import UNet
 from layered_plugin.segmentation.edges import sharpen_mask
+from layered_plugin.segmentation.full_size import enlarge
 from layered_plugin.segmentation.model_file import fingerprint, load_model, load_tensors, save_model
 from layered_plugin.segmentation.segmenter import Refinement, Segmenter
 
@@ -43,6 +44,18 @@ def load(models):
 
 def as_input(*pictures):
     return to_float(torch.from_numpy(np.stack([to_square(one, SIDE) for one in pictures])))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("sharp", [True, False])
+def test_a_call_is_the_network_at_its_own_size_and_then_each_picture_by_itself(load, kind, sharp):
+    pictures, segmenter = [picture(17, 23), picture(40, 33, seed=1)], load(kind)
+    drawn = segmenter.draw(np.stack([to_square(one, SIDE) for one in pictures]))
+    assert [one.mask.shape for one in drawn] == [(SIDE, SIDE)] * 2
+    for one, full, by_call in zip(drawn, pictures, segmenter(pictures, refinement=Refinement(sharp=sharp)),
+                                  strict=True):
+        for expected, found in zip(by_call, enlarge(one, full, sharp), strict=True):
+            np.testing.assert_array_equal(expected, found)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,0 +1,80 @@
+"""From what a network says of a small square to the picture's own size: the part of segmenting that needs no network.
+
+Plain arithmetic on the CPU, one picture at a time, so that any process can do it.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import PIL.Image
+import torch
+from torch.nn import functional as F
+
+from layered_plugin.segmentation.edges import is_enlarged, sharpen_mask
+
+
+class Drawn(NamedTuple):
+    """What a network says of one picture, at its own resolution R.
+
+    Fields:
+        mask: Opacity of the object, [R, R], float32, in [0, 1].
+        bg: Background with the object's place filled in, [3, R, R], uint8; encoders only, else None.
+        fg: Foreground, [3, R, R], uint8; encoders only.
+        composite: Reconstruction, [3, R, R], uint8; encoders only.
+        error: Mean absolute difference of the reconstruction to the picture, in [0, 255]; encoders only.
+    """
+
+    mask: np.ndarray
+    bg: np.ndarray | None = None
+    fg: np.ndarray | None = None
+    composite: np.ndarray | None = None
+    error: float | None = None
+
+
+class Segmentation(NamedTuple):
+    """What a model says of one picture, at the picture's own size [H, W].
+
+    Fields:
+        mask: Opacity of the object, [H, W], float32, in [0, 1].
+        bg: Background with the object's place filled in, [H, W, 3], uint8; encoders only, else None.
+        fg: Foreground, [H, W, 3], uint8; encoders only.
+        composite: Reconstruction, [H, W, 3], uint8; encoders only.
+        error: Mean absolute difference of the reconstruction to the picture at the network's resolution, in
+            [0, 255]; encoders only.
+    """
+
+    mask: np.ndarray
+    bg: np.ndarray | None = None
+    fg: np.ndarray | None = None
+    composite: np.ndarray | None = None
+    error: float | None = None
+
+
+def enlarge(drawn: Drawn, picture: PIL.Image.Image, sharp: bool) -> Segmentation:
+    """Bring a network's result to the picture's own size.
+
+    Args:
+        drawn: The result.
+        picture: The picture, RGB.
+        sharp: Refine the mask of a picture much larger than the network with the picture as guide (`edges`)?
+    """
+    size = (picture.height, picture.width)
+    if sharp and is_enlarged(picture.size, drawn.mask.shape[0]):
+        mask = sharpen_mask(np.asarray(picture), drawn.mask)
+    else:
+        mask = _stretch(drawn.mask[None], size)[0].clamp(0, 1).numpy()
+    bg, fg, reconstruction = (None if layer is None else _stretch_layer(layer, size)
+                              for layer in (drawn.bg, drawn.fg, drawn.composite))
+    return Segmentation(mask, bg, fg, reconstruction, drawn.error)
+
+
+def _stretch(values: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
+    """Bilinear, [C, R, R] to [C, H, W], float32."""
+    small = torch.from_numpy(values).float()
+    return small if small.shape[1:] == size else F.interpolate(small[None], size=size, mode="bilinear")[0]
+
+
+def _stretch_layer(layer: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8 [3, R, R] to uint8 [H, W, 3]."""
+    out = _stretch(layer, size).round().clamp(0, 255).to(torch.uint8)
+    return out.permute(1, 2, 0).contiguous().numpy()
