@@ -18,6 +18,7 @@ from layered_plugin.errors import ArgumentError, CheckpointError, PictureError
 from layered_plugin.model.mask_losses import SIZE_OVER
 from layered_plugin.training import presets
 from layered_plugin.training.config import check_together, choose_metrics, setup_training_config
+from layered_plugin.training.init_from import adopt_plain, plain_options
 from layered_plugin.training.launcher import launch
 
 
@@ -109,6 +110,7 @@ def resume_config(resume: str, outdir: str, opts: dict[str, Any], given: set[str
               type=click.Choice(list(presets.AUGPIPES)))
 # Where to start.
 @click.option("--resume", help="Go on with a run, or start from a pickle", metavar="latest|RUN|PKL|URL")
+@click.option("--init-from", help="Start layers from an ordinary StyleGAN2", metavar="PKL|URL")
 @click.option("--freezed", help="Freeze so many layers of D", type=click.IntRange(min=0), default=0, metavar="INT")
 # Speed.
 @click.option("--fp32", help="Upstream's name for --precision=fp32", type=bool, default=False, metavar="BOOL")
@@ -207,6 +209,10 @@ def main(ctx: click.Context, outdir: str, dry_run: bool, **opts: Any) -> None:
         --mask-overlap-weight=5
 
     \b
+    # From an ordinary generator of these pictures, of ours or an official one; its sizes are taken over.
+    python train_layered.py --outdir=runs --data=my-cars --cfg=car --init-from=stylegan2-car.pkl
+
+    \b
     # Go on with the newest run in a folder, to a greater length.
     python train_layered.py --outdir=runs --resume=latest --kimg=60
     """
@@ -231,7 +237,11 @@ def main(ctx: click.Context, outdir: str, dry_run: bool, **opts: Any) -> None:
         if resume and "://" not in resume and not Path(resume).is_file():
             raise CheckpointError(f"no such run folder or pickle: {resume}")
         check_together(opts, given)
+        if opts["init_from"]:
+            opts.update(plain_options(opts["init_from"], opts, given))
         desc, config = setup_training_config(**opts)
+        if opts["init_from"]:
+            adopt_plain(config, opts["init_from"])
         if opts["pl_weight"] > 0:
             click.echo("WARNING: --pl-weight: path-length regularization keeps the layers from emerging", err=True)
     click.echo(json.dumps(dict(base=str(BASE), **config), indent=2), err=not dry_run)

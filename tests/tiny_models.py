@@ -7,7 +7,7 @@ import numpy as np
 import PIL.Image
 import torch
 from torch import nn
-from training.networks import Discriminator
+from training.networks import Discriminator, Generator
 
 from layered_plugin.model.encoder import Encoder
 from layered_plugin.model.generator import LayeredGenerator
@@ -44,6 +44,23 @@ def make_gan_run(folder, seed=0):
     data = dict(G=G, D=make_discriminator(seed), G_ema=G, training_set_kwargs=None, augment_pipe=None)
     save_network_pkl(folder / "network-snapshot-000001.pkl", data)
     return folder
+
+
+def make_plain(path, c_dim=0, img_channels=3, architecture="skip", D_architecture="resnet", w_dim=6):
+    """An ordinary snapshot, untrained, whose pictures depend on the noise."""
+    torch.manual_seed(0)
+    sizes = dict(channel_base=64, channel_max=8)
+    shape = dict(c_dim=c_dim, img_resolution=SIDE, img_channels=img_channels)
+    G = Generator(z_dim=5, w_dim=w_dim, **shape, mapping_kwargs=dict(num_layers=3, lr_multiplier=0.1),
+                  synthesis_kwargs=dict(sizes, architecture=architecture))
+    for name, param in G.named_parameters():
+        if name.endswith("noise_strength"):
+            torch.nn.init.constant_(param, 0.1)
+    G.mapping.w_avg.normal_()
+    D = Discriminator(**shape, **sizes, architecture=D_architecture)
+    G, D = (net.eval().requires_grad_(False) for net in (G, D))
+    save_network_pkl(path, dict(G=G, D=D, G_ema=G, training_set_kwargs=None, augment_pipe=None))
+    return G, D
 
 
 def small_resnet(weights=None):

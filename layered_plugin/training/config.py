@@ -37,7 +37,7 @@ def setup_training_config(*, data, gpus, snap, metrics, seed, cond, subset, mirr
                           mask_size_over, mask_floor, mask_max, mask_variety, mask_variety_weight, range_weight, crop,
                           objects, generator, mapping, resolution, device_name, precision, batch_gpu, pl_weight,
                           style_mix, cbase, cmax, w_dim, map_depth, lr, d_lr, tick, on_collapse, gan_loss, gp_weight,
-                          drift_weight, grow, grow_schedule) -> tuple[str, dict[str, Any]]:
+                          drift_weight, grow, grow_schedule, init_from) -> tuple[str, dict[str, Any]]:
     """Turn option values into the parameters of ``training_loop``.
 
     Returns:
@@ -101,7 +101,7 @@ def setup_training_config(*, data, gpus, snap, metrics, seed, cond, subset, mirr
         augment_p=p if aug == "fixed" else 0, ada_target=None if aug != "ada" else 0.6 if target is None else target,
         ada_interval=4, ada_kimg=100 if resume else 500,
         total_kimg=base["kimg"], kimg_per_tick=tick, image_snapshot_ticks=snap, network_snapshot_ticks=snap,
-        resume_pkl=resume, resume_state=None, fade_kimg=None, ramp_kimg=None,
+        resume_pkl=resume, init_pkl=init_from, resume_state=None, fade_kimg=None, ramp_kimg=None,
         cudnn_benchmark=not nobench, allow_tf32=allow_tf32, on_collapse=on_collapse,
         **(dict(stages=stages) if stages else {}))
     parts = [pictures.name, "cond" if cond else "", f"subset{subset}" if subset else "", "mirror" if mirror else "",
@@ -109,7 +109,7 @@ def setup_training_config(*, data, gpus, snap, metrics, seed, cond, subset, mirr
              f"{resolution}px", "grow" if stages else "", f"kimg{base['kimg']:g}", f"batch{base['batch']}",
              aug if aug != "ada" else "", f"p{p:g}" if p is not None else "",
              gan_loss if gan_loss != "logistic" else "", f"shift{_ramp_name(shift)}", f"seed{seed}",
-             "resumecustom" if resume else ""]
+             "initfrom" if init_from else "", "resumecustom" if resume else ""]
     return "-".join(part for part in parts if part), config
 
 

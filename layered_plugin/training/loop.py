@@ -18,6 +18,7 @@ from layered_plugin.data.dataset import ResumableSampler
 from layered_plugin.data.pictures import random_crop, to_float
 from layered_plugin.training import guards, phases, setup
 from layered_plugin.training.fading import Fade
+from layered_plugin.training.init_from import start_from_plain
 from layered_plugin.training.maintenance import Maintenance
 from layered_plugin.training.run_log import RunLog
 from layered_plugin.training.sample_view import SampleView
@@ -63,6 +64,7 @@ def training_loop(
     fade_kimg               = None,     # Kimg between which the highest blocks are faded in, [begin, end], None = none.
     resume_state            = None,     # Training state to continue from, None = start anew.
     resume_pkl              = None,     # Network pickle to start from (transfer learning), None = disable.
+    init_pkl                = None,     # Pickle of ordinary networks to start layers from, None = disable.
     abort_fn                = None,     # Asked once per tick; True ends the run after the tick's snapshots.
     on_collapse             = "warn",   # What a lasting collapse does: "warn", or raise errors.CollapsedError.
     # What is written.
@@ -97,6 +99,8 @@ def training_loop(
     G, D, G_ema = setup.build_networks(G_kwargs, D_kwargs, shape, device)
     if resume_pkl is not None and saved is None:
         setup.transfer(resume_pkl, dict(G=G, D=D, G_ema=G_ema), say)
+    if init_pkl is not None and saved is None:
+        start_from_plain(init_pkl, G, D, G_ema, loss_kwargs.get("mask_min", 0.25), batch_gpu, say)
     if rank == 0:
         setup.summarize_networks(G_ema, D, batch_gpu, device)
     augment_pipe = setup.build_augmentation(augment_kwargs, augment_p, ada_target is not None, device)

@@ -16,7 +16,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from command_examples import check_options, find_examples
-from tiny_models import TINY
+from tiny_models import TINY, make_plain
 
 import train_layered
 from layered_plugin import device, runs
@@ -76,6 +76,7 @@ def test_examples_are_accepted(source, data, tmp_path, monkeypatch):
                  "data/plants-lit-64.zip", "data/vegetables-lit.zip", "data/vehicles-lit.zip", "data/clothing.zip",
                  "my-cars", "my-plants"):
         (tmp_path / name).write_bytes(data.read_bytes())
+    make_plain(tmp_path / "stylegan2-car.pkl")
     for args in examples:
         if not any(arg.startswith("--resume") for arg in args):
             result = invoke(*args, "-n", "--device=cpu")

@@ -18,6 +18,9 @@ from click.testing import CliRunner
 from torch_utils import misc
 from training import networks
 
+from layered_plugin.model.generator import LayeredGenerator
+from layered_plugin.training import init_from
+
 _G_KWARGS = {
     "z_dim": 6,
     "c_dim": 0,
@@ -292,6 +295,23 @@ def test_tensorflow_networks_that_cannot_be_converted_say_why(as_tf, make, messa
     tf_G, tf_D = make(_tf_generator(nets["G"]), _tf_discriminator(nets["D"]))
     with pytest.raises(ValueError, match=message):
         as_tf(tf_G, tf_D, tf_G)
+
+
+def test_layers_start_from_a_tensorflow_pickle(as_tf, tmp_path: Path, monkeypatch) -> None:
+    G, D = _networks()["G"], _networks()["D"]
+    (tmp_path / "old.pkl").write_bytes(pickle.dumps((_tf_generator(G), _tf_discriminator(D), _tf_generator(G))))
+    config: dict = dict(G_kwargs=dict(mapping_kwargs={}, synthesis_kwargs={}),
+                        D_kwargs=dict(block_kwargs={}, mapping_kwargs={}, epilogue_kwargs={}))
+    path, shape = str(tmp_path / "old.pkl"), dict(c_dim=0, img_resolution=16, img_channels=3)
+    init_from.adopt_plain(config, path)
+    layered = LayeredGenerator(w_dim=G.w_dim, **shape, **config["G_kwargs"]).requires_grad_(False)
+    own_D = networks.Discriminator(**shape, **config["D_kwargs"]).requires_grad_(False)
+    monkeypatch.setattr(init_from, "MASK_STEPS", 3)
+    init_from.start_from_plain(path, layered, own_D, copy.deepcopy(layered), 0.2, 4, print)
+    z = torch.randn(4, 6)
+    img = G(z, None, noise_mode="const")
+    torch.testing.assert_close(layered.eval()(z, None, noise_mode="const"), img, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(own_D(img, None), D(img, None))
 
 
 def test_command_converts_a_file(tmp_path: Path) -> None:

@@ -1,0 +1,146 @@
+"""train_layered.py --init-from: layers that start from an ordinary generator."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from tiny_models import SIDE, TINY, make_gan_run, make_plain
+from training.networks import Discriminator
+
+import train_layered
+from layered_plugin.dataset_tool import shapes as shapes_command
+from layered_plugin.errors import CheckpointError
+from layered_plugin.model.generator import LayeredGenerator
+from layered_plugin.model.layers import composite
+from layered_plugin.model.snapshots import load_snapshot
+from layered_plugin.training import init_from
+from layered_plugin.training.init_from import mask_rows, plain_options, read_plain, start_from_plain
+
+SYNTHESIS = dict(channel_base=64, channel_max=8)  # Of ``make_plain``.
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "shapes.zip"
+    shapes_command([f"--dest={path}", "--num=24", "--size=18", "--seed=0"], standalone_mode=False)
+    return path
+
+
+def invoke(data, path, *args):
+    return CliRunner().invoke(train_layered.main, ["--outdir=out", f"--data={data}", f"--init-from={path}",
+                                                   "--device=cpu", *args])
+
+
+def layered(num_objects=1, architecture="skip", **kwargs):
+    return LayeredGenerator(
+        z_dim=5, c_dim=0, w_dim=6, img_resolution=SIDE, img_channels=3, num_objects=num_objects,
+        mapping_kwargs=dict(num_layers=3, lr_multiplier=0.1),
+        synthesis_kwargs=dict(SYNTHESIS, architecture=architecture), **kwargs).requires_grad_(False)
+
+
+def test_mask_rows_are_those_the_generator_takes_for_logits():
+    # Colours of an object, then its logit; where one network draws all, the background's colours come first.
+    assert [mask_rows(channels) for channels in (3, 4, 7, 11)] == [[], [3], [6], [6, 10]]
+
+
+@pytest.mark.parametrize("kwargs", [
+    dict(), dict(mapping="shared"), dict(generator="single"), dict(num_objects=2), dict(architecture="resnet")])
+def test_the_picture_stays_what_it_was(tmp_path, monkeypatch, kwargs):
+    monkeypatch.setattr(init_from, "MASK_STEPS", 3)
+    plain, D = make_plain(tmp_path / "plain.pkl", architecture=kwargs.get("architecture", "skip"))
+    G, G_ema = layered(**kwargs), layered(**kwargs)
+    own_D = Discriminator(c_dim=0, img_resolution=SIDE, img_channels=3, **SYNTHESIS).requires_grad_(False)
+    start_from_plain(str(tmp_path / "plain.pkl"), G, own_D, G_ema, 0.2, 8, print)
+    z = torch.randn(16, 5)
+    layers = G_ema.eval()(z, None, noise_mode="const", return_layers=True, truncation_psi=0.7)
+    expected = plain(z, None, noise_mode="const", truncation_psi=0.7)
+    for picture in (layers.bg, *layers.fg.split(3, dim=1), composite(layers)):
+        torch.testing.assert_close(picture, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(G.eval()(z, None, noise_mode="const", truncation_psi=0.7), expected, rtol=1e-4,
+                               atol=1e-4)
+    assert all(torch.equal(value, own_D.state_dict()[name]) for name, value in D.state_dict().items())
+    assert not any(param.requires_grad for param in G.parameters())
+
+
+def test_the_mask_starts_in_the_middle_and_the_colours_stay(tmp_path):
+    _plain, D = make_plain(tmp_path / "plain.pkl")
+    G = layered()
+    start_from_plain(str(tmp_path / "plain.pkl"), G, D, layered(), 0.2, 8, print)
+    layers = G.eval()(torch.randn(16, 5), None, noise_mode="const", return_layers=True)
+    torch.testing.assert_close(layers.bg, layers.fg, rtol=1e-4, atol=1e-4)
+    mean = layers.mask.mean(dim=[0, 1])
+    middle = mean[SIDE // 2 - 2:SIDE // 2 + 2, SIDE // 2 - 2:SIDE // 2 + 2].mean()
+    assert middle > mean[0].mean() + 0.1 and 0.1 < mean.mean() < 0.3
+
+
+def test_all_that_a_pickle_decides_is_taken_over(data, tmp_path):
+    make_plain(tmp_path / "plain.pkl", architecture="resnet", D_architecture="orig")
+    result = invoke(data, tmp_path / "plain.pkl", "-n", "--cfg=demo")
+    assert result.exit_code == 0, result.output
+    config = json.loads(result.stdout)
+    G, D = config["G_kwargs"], config["D_kwargs"]
+    assert (config["resolution"], G["z_dim"], G["w_dim"]) == (SIDE, 5, 6)
+    assert G["mapping_kwargs"] == dict(num_layers=3, lr_multiplier=0.1)
+    assert SYNTHESIS.items() <= G["synthesis_kwargs"].items() and SYNTHESIS.items() <= D.items()
+    assert (G["synthesis_kwargs"]["architecture"], D["architecture"]) == ("resnet", "orig")
+    assert D["epilogue_kwargs"] == dict(mbstd_group_size=4)  # By the batch, as ever.
+    assert config["init_pkl"] == str(tmp_path / "plain.pkl") and config["loss_kwargs"]["mask_min"] == 0.2
+
+
+@pytest.mark.parametrize("args, texts", [
+    (["--resolution=32"], ["--resolution=32", "have 16"]),
+    (["--cbase=128"], ["--cbase=128", "have 64"]),
+    (["--cmax=4"], ["--cmax=4", "have 8"]),
+    (["--w-dim=5"], ["--w-dim=5", "have 6"]),
+    (["--map-depth=8"], ["--map-depth=8", "have 3"]),
+    (["--cond=1"], ["--cond=1", "take no labels"]),
+    (["--cfg=paper"], ["--init-from", "--no-grow"]),
+    (["--resume=other.pkl"], ["--init-from", "--resume"]),
+])
+def test_what_does_not_fit_is_refused(data, tmp_path, args, texts):
+    make_plain(tmp_path / "plain.pkl")
+    Path(tmp_path, "other.pkl").touch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        result = invoke(data, tmp_path / "plain.pkl", "-n", *args)
+    assert result.exit_code == 2 and all(text in result.stderr for text in texts), result.output
+
+
+def test_pickles_that_cannot_serve_are_named(data, tmp_path):
+    grey, layered_pkl = tmp_path / "grey.pkl", make_gan_run(tmp_path / "run") / "network-snapshot-000001.pkl"
+    make_plain(grey, img_channels=1)
+    (tmp_path / "text.pkl").write_text("not a pickle")
+    for path, text in [(grey, "1 channels"), (layered_pkl, "draws layers already"), (tmp_path / "none.pkl", "No such"),
+                       (tmp_path / "text.pkl", "no readable network pickle")]:
+        result = invoke(data, path, "-n")
+        assert result.exit_code == 1 and "--init-from" in result.stderr and str(path) in result.stderr
+        assert text in result.stderr and "Traceback" not in result.stderr
+
+
+def test_labels_of_another_number_are_refused(tmp_path):
+    make_plain(tmp_path / "plain.pkl", c_dim=3)
+    opts = dict(resume=None, grow=False, grow_schedule=None, cond=True)
+    assert plain_options(str(tmp_path / "plain.pkl"), opts, set())["w_dim"] == 6
+    with pytest.raises(CheckpointError, match="other shapes"):
+        start_from_plain(str(tmp_path / "plain.pkl"), layered(), read_plain(str(tmp_path / "plain.pkl")).D, layered(),
+                         0.2, 8, print)
+
+
+def test_a_run_starts_from_a_pickle_and_can_be_resumed(data, tmp_path, monkeypatch, process_as_before):
+    monkeypatch.setattr(init_from, "MASK_STEPS", 3)
+    monkeypatch.chdir(tmp_path)
+    plain, _D = make_plain(tmp_path / "plain.pkl")
+    sizes = ("--resolution", "--cbase", "--cmax", "--w-dim")
+    args = [arg for arg in TINY if not arg.startswith(sizes)]
+    result = invoke(data, "plain.pkl", *args, "--seed=3")
+    assert result.exit_code == 0, result.output
+    run_dir = next(Path("out").iterdir())
+    assert run_dir.name.endswith("-seed3-initfrom")
+    G = load_snapshot(run_dir)["G_ema"]
+    z = torch.randn(2, 5)
+    assert (G(z, None, noise_mode="const") - plain(z, None, noise_mode="const")).abs().mean() < 0.3  # Steps from it.
+    Path("plain.pkl").unlink()
+    resumed = CliRunner().invoke(train_layered.main, ["--outdir=out", "--resume=latest", "--kimg=0.05"])
+    assert resumed.exit_code == 0 and "Starting from" not in resumed.output
