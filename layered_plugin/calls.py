@@ -9,6 +9,7 @@ CALLS = {
     "python eval.py": "layered-eval",
     "python -m layered_plugin.dataset_tool": "layered-data",
     "python -m layered_plugin.generate": "layered-generate",
+    "python -m layered_plugin.export": "layered-export",
 }
 
 ROOT = Path(__file__).resolve().parent.parent  # Of the checkout, if it is one.

@@ -1,4 +1,4 @@
-"""The commands as an installed package calls them: layered-train, layered-invert, layered-eval, and two more.
+"""The commands as an installed package calls them: layered-train, layered-invert, layered-eval, and the others.
 
 ``layered_plugin.commands.eval`` is eval.py, and so on. A wheel carries the three files in this folder (setup.py); in a
 checkout they lie at its root.
@@ -27,3 +27,4 @@ invert = partial(run, "layered_plugin.commands.invert")
 evaluate = partial(run, "layered_plugin.commands.eval")
 data = partial(run, "layered_plugin.dataset_tool")
 generate = partial(run, "layered_plugin.generate")
+export = partial(run, "layered_plugin.export")

@@ -1,7 +1,6 @@
 """Trained networks from upstream's pickles, for use without training them further.
 
-Unpickling runs code of the file: load only what you trust. What the plugin trains on top of a generator is saved
-without pickles (`model_file.py`).
+Unpickling runs code of the file: load only what you trust. `weights_file.py` keeps the same networks without code.
 """
 
 import json
@@ -15,8 +14,9 @@ import dnnlib
 import legacy
 import torch
 
-from layered_plugin.errors import CheckpointError
+from layered_plugin.errors import CheckpointError, ModelError
 from layered_plugin.files import atomic_write
+from layered_plugin.model.weights_file import GENERATOR_FILE, load_generator
 from layered_plugin.runs import STATS_FILE, complete_run
 
 
@@ -32,7 +32,7 @@ def save_network_pkl(path: str | os.PathLike, data: dict[str, Any]) -> None:
 
 
 def find_snapshot(path: str | os.PathLike[str], choice: str = "latest") -> str:
-    """The pickle or URL itself, or a network snapshot of a run folder.
+    """The pickle, URL or folder of a saved generator itself, or a network snapshot of a run folder.
 
     Args:
         path: Pickle, URL or run folder.
@@ -45,7 +45,7 @@ def find_snapshot(path: str | os.PathLike[str], choice: str = "latest") -> str:
     if "://" in str(path):
         return str(path)
     path = complete_run(path)
-    if path.is_file():
+    if path.is_file() or (path / GENERATOR_FILE).is_file():
         return str(path)
     if not path.exists():
         raise CheckpointError(f"{path}: no such file or run folder")
@@ -86,7 +86,7 @@ def load_snapshot(path: str | os.PathLike[str], device: torch.device | str = "cp
     """Load the networks of a layered snapshot, frozen.
 
     Args:
-        path: Pickle, run folder or URL.
+        path: Pickle, run folder or URL; or folder of ``save_generator``, from which no code runs.
         device: Where to put them.
         choice: Snapshot of a run folder, see ``find_snapshot``.
 
@@ -98,16 +98,25 @@ def load_snapshot(path: str | os.PathLike[str], device: torch.device | str = "cp
         CheckpointError: It can't be read, or its generator is not layered; the text names the file.
     """
     file_or_url = find_snapshot(path, choice)
-    try:
-        with dnnlib.util.open_url(file_or_url) as file:
-            data = legacy.load_network_pkl(file)
-    except Exception as err:  # A pickle is a program, a damaged one may fail in any way.
-        raise CheckpointError(f"{file_or_url}: not a readable network snapshot: {err}") from err
+    data = _read(file_or_url)
     if not is_layered(data["G_ema"]):
         raise CheckpointError(f"{file_or_url}: its generator draws no layers; train one with train_layered.py")
     for name in ("G", "D", "G_ema"):
         data[name] = data[name].eval().requires_grad_(False).to(device)
     return dict(data, path=file_or_url)
+
+
+def _read(path: str) -> dict[str, Any]:
+    if Path(path).is_dir():
+        try:
+            return load_generator(path)
+        except ModelError as err:
+            raise CheckpointError(str(err)) from err
+    try:
+        with dnnlib.util.open_url(path) as file:
+            return legacy.load_network_pkl(file)
+    except Exception as err:  # A pickle is a program, a damaged one may fail in any way.
+        raise CheckpointError(f"{path}: not a readable network snapshot: {err}") from err
 
 
 def is_layered(G: torch.nn.Module) -> bool:

@@ -6,21 +6,19 @@ A model holds everything it needs: an encoder brings its generator and discrimin
 import hashlib
 import json
 import os
-import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from training.networks import Discriminator
 
 from layered_plugin.errors import ModelError
-from layered_plugin.files import atomic_write, write_json
+from layered_plugin.files import write_json
 from layered_plugin.model.encoder import Encoder
 from layered_plugin.model.generator import LayeredGenerator
 from layered_plugin.model.unet import FastUNet, UNet, make_unet
+from layered_plugin.model.weights_file import fill, load_tensors, save_tensors
 from layered_plugin.runs import MODEL_FILE, find_model
 
 FORMAT = 1
@@ -31,14 +29,6 @@ NETWORKS = {"encoder": {"E", "G", "D"}, "chunks": {"E", "G", "D"}, "distill": {"
 
 MAKERS: dict[str, Callable[..., torch.nn.Module]] = {"E": Encoder, "G": LayeredGenerator, "D": Discriminator,
                                                     "unet": make_unet}
-
-
-def save_tensors(path: str | os.PathLike[str], networks: Mapping[str, torch.nn.Module]) -> None:
-    """Write the weights of several networks to one safetensors file, whole or not at all."""
-    tensors = {f"{name}.{key}": value.detach().cpu().contiguous()
-               for name, net in networks.items() for key, value in net.state_dict().items()}
-    with atomic_write(path) as file:
-        file.write(safetensors.torch.save(tensors))
 
 
 def save_model(folder: str | os.PathLike[str], kind: str, networks: Mapping[str, torch.nn.Module],
@@ -93,33 +83,6 @@ def _is_whole(meta: dict[str, Any]) -> bool:
             and isinstance(meta.get("resolution"), int) and (options is None or isinstance(options, dict))
             and (meta["kind"] != "chunks" or isinstance(chunks, list)
                  and all(isinstance(chunk, dict) and {"file", "names"} <= set(chunk) for chunk in chunks)))
-
-
-def load_tensors(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
-    """Read a safetensors file; executes no code.
-
-    Raises:
-        ModelError: It is missing, truncated or no safetensors file.
-    """
-    try:
-        return safetensors.torch.load_file(path)
-    except (OSError, SafetensorError) as err:
-        raise ModelError(f"{path}: not a readable model file: {err}") from err
-
-
-def fill(net: torch.nn.Module, name: str, tensors: Mapping[str, torch.Tensor], path: Any) -> torch.nn.Module:
-    """Give a network its weights, and put it into evaluation mode, without gradients.
-
-    Raises:
-        ModelError: The weights are not those of this network.
-    """
-    weights = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
-    try:
-        net.load_state_dict(weights)
-    except RuntimeError as err:
-        reason = textwrap.shorten(str(err).partition("\n")[2], 200)
-        raise ModelError(f"{path}: its weights do not fit model.json: {reason}") from err
-    return net.eval().requires_grad_(False)
 
 
 def start_from(E: Encoder, G: torch.nn.Module, run: str | os.PathLike[str]) -> None:

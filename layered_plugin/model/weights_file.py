@@ -1,0 +1,95 @@
+"""Networks as files without code: weights in safetensors, how they are built in JSON."""
+
+import json
+import os
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from training.networks import Discriminator
+
+from layered_plugin.errors import ModelError
+from layered_plugin.files import atomic_write, write_json
+from layered_plugin.model.generator import LayeredGenerator
+
+GENERATOR_FILE, WEIGHTS_FILE = "generator.json", "generator.safetensors"
+
+FORMAT = 1
+
+
+def save_tensors(path: str | os.PathLike[str], networks: Mapping[str, torch.nn.Module]) -> None:
+    """Write the weights of several networks to one safetensors file, whole or not at all."""
+    tensors = {f"{name}.{key}": value.detach().cpu().contiguous()
+               for name, net in networks.items() for key, value in net.state_dict().items()}
+    with atomic_write(path) as file:
+        file.write(safetensors.torch.save(tensors))
+
+
+def load_tensors(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
+    """Read a safetensors file; executes no code.
+
+    Raises:
+        ModelError: It is missing, truncated or no safetensors file.
+    """
+    try:
+        return safetensors.torch.load_file(path)
+    except (OSError, SafetensorError) as err:
+        raise ModelError(f"{path}: not a readable model file: {err}") from err
+
+
+def fill(net: torch.nn.Module, name: str, tensors: Mapping[str, torch.Tensor], path: Any) -> torch.nn.Module:
+    """Give a network its weights, and put it into evaluation mode, without gradients.
+
+    Raises:
+        ModelError: The weights are not those of this network.
+    """
+    weights = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
+    try:
+        net.load_state_dict(weights)
+    except RuntimeError as err:
+        reason = textwrap.shorten(str(err).partition("\n")[2], 200)
+        raise ModelError(f"{path}: its weights do not fit the JSON file beside it: {reason}") from err
+    return net.eval().requires_grad_(False)
+
+
+def save_generator(folder: str | os.PathLike[str], snapshot: Mapping[str, Any]) -> None:
+    """Write the networks of a snapshot as ``generator.json`` and ``generator.safetensors``.
+
+    Args:
+        folder: Where they go.
+        snapshot: `G_ema` and `D`, which are kept, and `training_set_kwargs`.
+    """
+    networks = {name: snapshot[name] for name in ("G_ema", "D")}
+    save_tensors(Path(folder) / WEIGHTS_FILE, networks)
+    write_json(Path(folder) / GENERATOR_FILE, dict(
+        format=FORMAT, kind="layered generator", networks={name: net.init_kwargs for name, net in networks.items()},
+        training_set_kwargs=snapshot.get("training_set_kwargs")))
+
+
+def load_generator(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read what ``save_generator`` wrote; executes no code.
+
+    Returns:
+        `G`, `D`, `G_ema`, `training_set_kwargs`, `augment_pipe` as in a snapshot; `G` is `G_ema`.
+
+    Raises:
+        ModelError: A file is missing or damaged, or they don't belong together; the text names it.
+    """
+    path = Path(folder) / GENERATOR_FILE
+    try:
+        meta = json.loads(path.read_text())
+        if meta["format"] != FORMAT:
+            raise ValueError(f"format {meta['format']}, not {FORMAT}")
+        networks = {name: maker(**meta["networks"][name])
+                    for name, maker in dict(G_ema=LayeredGenerator, D=Discriminator).items()}
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, AssertionError) as err:
+        raise ModelError(f"{path}: not a readable generator: {err!r}") from err
+    file = Path(folder) / WEIGHTS_FILE
+    tensors = load_tensors(file)
+    for name, net in networks.items():
+        fill(net, name, tensors, file)
+    return dict(G=networks["G_ema"], **networks, training_set_kwargs=meta.get("training_set_kwargs"), augment_pipe=None)
