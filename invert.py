@@ -20,7 +20,7 @@ from layered_plugin.device import choose_device
 from layered_plugin.model.snapshots import find_snapshot
 from layered_plugin.segmentation import stage
 from layered_plugin.segmentation.onnx_export import export_onnx
-from layered_plugin.segmentation.segment_files import segment_files
+from layered_plugin.segmentation.segment_files import say_doubtful, segment_files
 from layered_plugin.segmentation.segmenter import Refinement, Segmenter
 from layered_plugin.segmentation.train_distilled import train_distilled
 from layered_plugin.segmentation.train_encoder import train_encoder
@@ -195,6 +195,7 @@ def _train(ctx: click.Context, command: str, opts: dict[str, Any], desc: str, wo
 @click.option("--threshold", help="Opacity that counts as object", default=0.5, metavar="FRAC",
               type=click.FloatRange(0, 1, min_open=True, max_open=True))
 @click.option("--soft", help="Write opacities, not 0 and 255", type=bool, default=False, metavar="BOOL")
+@click.option("--min-confidence", help="Less goes to doubtful/", type=click.FloatRange(0, 1), default=0, metavar="FRAC")
 @click.option("--sharp", help="Refine masks of large pictures", type=bool, default=True, metavar="BOOL")
 @click.option("--flip", help="Average with the mirrored picture", type=bool, default=False, metavar="BOOL")
 @click.option("--refine", help="Refine each picture's codes", type=click.IntRange(min=0), default=0, metavar="STEPS")
@@ -207,13 +208,13 @@ def segment(model: str, images: str, outdir: str, device: str, flip: bool, refin
     """Segment real pictures: masks, cut-outs, a contact sheet, and with an encoder the layers as well.
 
     Files go to masks/, cutouts/ (and backgrounds/, foregrounds/, reconstructions/) under the pictures' own names, at
-    their own size; manifest.jsonl has coverage and reconstruction error of each. The same command again goes on where
-    it stopped. A picture that can't be read is named, the others go on, and the exit code is 1.
+    their own size; manifest.jsonl has coverage, reconstruction error and confidence (the IoU that the network expects).
+    The same command goes on where it stopped. A picture that can't be read is named, and the exit code is 1.
 
     Examples:
 
     \b
-    python invert.py segment --model=runs/00001-distill --images=my-cars --outdir=my-masks
+    python invert.py segment --model=runs/00001-distill --images=my-cars --outdir=my-masks --min-confidence=0.7
     python invert.py segment --model=runs/00002-encoder --images=car.jpg --outdir=my-car --refine=100
 
     \b
@@ -227,13 +228,12 @@ def segment(model: str, images: str, outdir: str, device: str, flip: bool, refin
     segmenter = Segmenter.load(model, device)
     refinement = Refinement(flip, refine, posterior, None if prior is None else Segmenter.load(prior, device), sharp)
     refinement.check(segmenter)
-    source = PictureSource(images)
     with writing("--outdir", outdir):
-        outcome = segment_files(segmenter, source, outdir, refinement=refinement, **opts)
+        outcome = segment_files(segmenter, PictureSource(images), outdir, refinement=refinement, **opts)
     for problem in outcome.failed.values():
         click.echo(f"Error: {problem}", err=True)
     click.echo(f"{outcome.done} pictures segmented, {outcome.skipped} were there already, {len(outcome.failed)} "
-               f"failed: {Path(outdir) / runs.CONTACT_SHEET}", err=True)
+               f"failed{say_doubtful(outdir)}: {Path(outdir) / runs.CONTACT_SHEET}", err=True)
     sys.exit(1 if outcome.failed else 0)
 
 

@@ -36,7 +36,8 @@ STATS_FILE, LOG_FILE = "stats.jsonl", "log.txt"
 
 GENERATED_FILE, REAL_FILE = "metric-generated.jsonl", "metric-real.jsonl"  # Scores of eval.py.
 
-MANIFEST, CONTACT_SHEET = "manifest.jsonl", "contact-sheet.png"  # Of a folder of invert.py segment.
+# Of a folder of invert.py segment; the last, within it, of the pictures whose masks are doubtful.
+MANIFEST, CONTACT_SHEET, DOUBTFUL = "manifest.jsonl", "contact-sheet.png", "doubtful"
 
 STATE_PATTERN = re.compile(r"training-state-(\d{6,})\.pt")
 

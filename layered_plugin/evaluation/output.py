@@ -68,6 +68,10 @@ def real_table(record: Mapping[str, Any], names: Sequence[str]) -> str:
     lines = [f"{record['num_detected']} of {record['num']} pictures with an object", score_table(rows)]
     if record["polarity"] == "oracle":
         lines.append("Polarity chosen by the truth: no measure of an unsupervised method")
+    for name, model in zip(names, record["models"], strict=True):
+        if (correlation := model["confidence"]["spearman"]) is not None:
+            lines.append(f"confidence of {name}: mean {model['confidence']['mean']:.3f}, rank correlation with IoU "
+                         f"{correlation:.3f}")
     if "over_models" in record:
         lines.append(spread_line(record["over_models"], len(names), "models"))
     return "\n".join(lines)

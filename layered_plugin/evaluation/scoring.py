@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import PIL.Image
 import torch
+from scipy.stats import spearmanr
 from torch.nn import functional as F
 
 from layered_plugin.data.labels import Labels
@@ -161,8 +162,9 @@ def score_real(segmenters: Sequence[Callable[..., Any]], source: PictureSource, 
         batch: Pictures at a time, at most; fewer if they are large. More at a time are refined quicker.
 
     Returns:
-        `num`, `num_detected`; `models`, one per segmenter: the score sets of ``Tally.result`` and
-        `reconstruction_error` (mean absolute, over [0, 255]; None unless it is an encoder); `baselines` by name.
+        `num`, `num_detected`; `models`, one per segmenter: the score sets of ``Tally.result``,
+        `reconstruction_error` (mean absolute, over [0, 255]; None unless it is an encoder) and `confidence` of the
+        pictures with an object (``score_confidence``); `baselines` by name.
         And each segmenter's best and worst pictures among those with an object.
 
     Raises:
@@ -190,6 +192,22 @@ def score_real(segmenters: Sequence[Callable[..., Any]], source: PictureSource, 
     return result, [run.extremes for run in runs]
 
 
+def score_confidence(confidence: Sequence[float], iou: Sequence[float]) -> dict[str, float | None]:
+    """What a model's confidence says of the true IoU of its masks.
+
+    Args:
+        confidence: Of each picture.
+        iou: True ones of the same pictures.
+
+    Returns:
+        `mean` of the confidence, None without pictures; `spearman`: its rank correlation with the IoU, in [-1, 1], None
+        where one of the two does not vary.
+    """
+    varies = len(set(confidence)) > 1 and len(set(iou)) > 1
+    return dict(mean=float(np.mean(confidence)) if confidence else None,
+                spearman=float(spearmanr(confidence, iou).statistic) if varies else None)
+
+
 def _with_progress(batches: Iterable[list[tuple[str, np.ndarray]]],
                    num: int) -> Iterator[tuple[list[str], list[np.ndarray]]]:
     """Names and pictures of each batch, with progress in pictures."""
@@ -207,6 +225,8 @@ class _Run:
     def __init__(self, segmenter: Callable[..., Any], tally: Tally) -> None:
         self.segmenter, self.tally, self.extremes = segmenter, tally, Extremes()
         self._error_sum, self._error_num = 0.0, 0
+        self._confidence: list[float] = []  # Of the pictures with an object, like their IoU.
+        self._iou: list[float] = []
 
     def add(self, names: list[str], pictures: list[np.ndarray], truths: Sequence[np.ndarray | None],
             refinement: Refinement) -> None:
@@ -216,8 +236,11 @@ class _Run:
                 self._error_sum, self._error_num = self._error_sum + segmentation.error, self._error_num + 1
             iou = self.tally.add(segmentation.mask, truth)
             if truth is not None:
+                self._confidence.append(segmentation.confidence)
+                self._iou.append(iou)
                 self.extremes.add(Example(name, iou, picture, segmentation.mask, truth))
 
     def result(self, seed: int) -> dict[str, Any]:
         error = self._error_sum / self._error_num if self._error_num else None
-        return dict(self.tally.result(seed), reconstruction_error=error)
+        return dict(self.tally.result(seed), reconstruction_error=error,
+                    confidence=score_confidence(self._confidence, self._iou))

@@ -16,6 +16,7 @@ from layered_plugin.errors import UserError
 from layered_plugin.report.charts import Chart, Line, line_chart
 from layered_plugin.report.reading import GanRun, ModelRecord, Picture, numbered_pictures, read_lines, read_picture
 from layered_plugin.runs import CONTACT_SHEET, MANIFEST
+from layered_plugin.segmentation.segment_files import result_folder
 
 GRIDS_SHOWN = 5  # Layer grids over time, the first and the last among them.
 
@@ -158,10 +159,12 @@ def read_segmented(folder: Path) -> Segmented:
 def _entry(entry: dict[str, Any]) -> dict[str, Any]:
     file = entry.get("file") or PurePosixPath(entry["name"]).with_suffix(".png")
     error = entry.get("error")
-    return dict(name=str(entry["name"]), file=str(file), error=None if error is None else float(error))
+    return dict(name=str(entry["name"]), file=str(file), error=None if error is None else float(error),
+                doubtful=bool(entry.get("doubtful")))
 
 
 def _example(folder: Path, entry: dict[str, Any]) -> SegmentedExample:
+    folder = result_folder(folder, entry)
     pictures = [_small(folder / "cutouts" / entry["file"], f"Picture {entry['name']}"),
                 _small(folder / "masks" / entry["file"], f"Mask of {entry['name']}")]
     path = folder / "reconstructions" / entry["file"]

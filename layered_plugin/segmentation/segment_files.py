@@ -8,7 +8,7 @@ import itertools
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from layered_plugin.errors import ModelError, PictureError
 from layered_plugin.files import atomic_write, write_json
 from layered_plugin.grids import save_picture
 from layered_plugin.progress import progress
-from layered_plugin.runs import CONTACT_SHEET, MANIFEST
+from layered_plugin.runs import CONTACT_SHEET, DOUBTFUL, MANIFEST
 from layered_plugin.segmentation.edges import foreground_colors, is_enlarged
 from layered_plugin.segmentation.full_size import Segmentation
 from layered_plugin.segmentation.segmenter import PLAIN, Refinement, Segmenter
@@ -41,7 +41,8 @@ class Outcome(NamedTuple):
 
 
 def segment_files(segmenter: Segmenter, source: PictureSource, outdir: str | os.PathLike[str], *, batch: int = 64,
-                  threshold: float = 0.5, soft: bool = False, refinement: Refinement = PLAIN) -> Outcome:
+                  threshold: float = 0.5, soft: bool = False, min_confidence: float = 0.0,
+                  refinement: Refinement = PLAIN) -> Outcome:
     """Segment every picture whose name the manifest does not list yet.
 
     Args:
@@ -51,6 +52,7 @@ def segment_files(segmenter: Segmenter, source: PictureSource, outdir: str | os.
         batch: Pictures at a time, at most; fewer if they are large.
         threshold: Opacity from which a pixel counts as object, in (0, 1).
         soft: Write opacities instead of 0 and 255?
+        min_confidence: Results of pictures with less go to a folder of their own, doubtful/.
         refinement: What is done beyond one pass through the network.
 
     Returns:
@@ -64,7 +66,8 @@ def segment_files(segmenter: Segmenter, source: PictureSource, outdir: str | os.
     outdir = Path(outdir)
     outdir.mkdir(parents=True, exist_ok=True)
     finished = read_manifest(outdir / MANIFEST)
-    settings = dict(model=str(segmenter.folder.resolve()), threshold=threshold, soft=soft, **refinement.record())
+    settings = dict(model=str(segmenter.folder.resolve()), threshold=threshold, soft=soft,
+                    min_confidence=min_confidence, **refinement.record())
     _check_settings(outdir / SETTINGS, settings, bool(finished))
     targets = target_names(source.names)
     todo = [name for name in source.names if name not in finished]
@@ -78,9 +81,12 @@ def segment_files(segmenter: Segmenter, source: PictureSource, outdir: str | os.
             name, picture, result = named_result
             mask = result.mask if soft else (result.mask >= threshold).astype(np.float32)
             estimate = refinement.sharp and is_enlarged(picture.size, segmenter.resolution)
-            _write(outdir, targets[name], picture, result, mask, estimate)
             entry = dict(name=name, file=targets[name], width=picture.width, height=picture.height,
-                         coverage=round(float((result.mask >= threshold).mean()), 4))
+                         coverage=round(float((result.mask >= threshold).mean()), 4),
+                         confidence=round(result.confidence, 4))
+            if result.confidence < min_confidence:
+                entry["doubtful"] = True
+            _write(result_folder(outdir, entry), targets[name], picture, result, mask, estimate)
             if result.error is not None:
                 entry["error"] = round(result.error, 3)
             manifest.write(json.dumps(entry) + "\n")
@@ -88,8 +94,20 @@ def segment_files(segmenter: Segmenter, source: PictureSource, outdir: str | os.
             done += 1
     if done == 0 and failed and not finished:
         raise ModelError(next(iter(failed.values())))
-    write_contact_sheet(outdir)
+    for folder in (outdir, outdir / DOUBTFUL):
+        write_contact_sheet(folder, outdir / MANIFEST)
     return Outcome(done, len(source.names) - len(todo), failed)
+
+
+def result_folder(outdir: Path, entry: Mapping[str, Any]) -> Path:
+    """Where masks/, cutouts/ and so on of a picture are, by its entry in the manifest."""
+    return outdir / DOUBTFUL if entry.get("doubtful") else outdir
+
+
+def say_doubtful(outdir: str | os.PathLike[str]) -> str:
+    """How many results of a folder are doubtful, for the end of a line; nothing if none are."""
+    num = sum(bool(entry.get("doubtful")) for entry in read_manifest(Path(outdir) / MANIFEST).values())
+    return f", {num} in {DOUBTFUL}/" if num else ""
 
 
 def _check_settings(path: Path, settings: dict[str, Any], has_results: bool) -> None:
@@ -186,9 +204,9 @@ def _write(outdir: Path, target: str, picture: PIL.Image.Image, result: Segmenta
         part.save(path)  # Whole files are those that the manifest lists.
 
 
-def write_contact_sheet(outdir: Path) -> None:
-    """Draw the first pictures with their cut-outs beneath, as contact-sheet.png."""
-    listed = read_manifest(outdir / MANIFEST).values()
+def write_contact_sheet(outdir: Path, manifest: Path) -> None:
+    """Draw the first pictures with cut-outs in a folder, these beneath, as contact-sheet.png."""
+    listed = read_manifest(manifest).values()
     with_cutout = (entry for entry in listed if (outdir / "cutouts" / entry["file"]).is_file())  # A user may tidy up.
     entries = list(itertools.islice(with_cutout, SHEET_PICTURES))
     rows = -(-len(entries) // SHEET_COLUMNS)

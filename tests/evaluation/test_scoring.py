@@ -139,7 +139,8 @@ class FakeSegmenter:
 
     def __call__(self, images, names, refinement):
         self.calls.append((len(images), refinement.flip, refinement.refine))
-        return [Segmentation(np.float32(image[:, :, 0] > 127) * (name not in self.blind), error=self.error)
+        return [Segmentation(np.float32(image[:, :, 0] > 127) * (name not in self.blind), error=self.error,
+                             confidence=0.2 if name in self.blind else 0.9 - int(name[0]) / 100)
                 for image, name in zip(images, names, strict=True)]
 
 
@@ -170,6 +171,10 @@ def test_real_scores_of_detected_and_of_all_pictures(source, batch):
     # Picture 2 has no object: what is found there is wrong, and finding nothing is right.
     assert first["all"]["iou"] == pytest.approx(4 / 5) and second["all"]["iou"] == pytest.approx(4 / 5)
     assert first["reconstruction_error"] == 3.0 and second["reconstruction_error"] is None
+    assert first["confidence"] == dict(mean=pytest.approx((0.9 + 0.89 + 0.87 + 0.86) / 4), spearman=None)
+    # Of the pictures with an object: IoU 0, 1, 1, 1; ranks 1, 3, 3, 3 and 1, 4, 3, 2.
+    assert second["confidence"] == dict(mean=pytest.approx((0.2 + 0.89 + 0.87 + 0.86) / 4),
+                                        spearman=pytest.approx(3 / 15**0.5))
     assert scores["baselines"]["full"]["detected"]["iou"] == pytest.approx(0.5)
     assert first["detected"]["full_mask_iou"] == pytest.approx(0.5)
     assert first["all"]["full_mask_iou"] == pytest.approx(0.5 * 4 / 5)
@@ -199,13 +204,23 @@ def test_network_size_squeezes_pictures_and_truth_first(source):
 
 def test_oracle_polarity_holds_for_models_and_baselines(source):
     def inverted(images, names, refinement):
-        return [Segmentation(1 - one.mask) for one in FakeSegmenter()(images, names, refinement)]
+        return [Segmentation(1 - one.mask, confidence=1.0) for one in FakeSegmenter()(images, names, refinement)]
 
     for oracle, expected in ((False, 0), (True, 1)):
         scores, _ = score_real([inverted], source, source.names[:2], left_half, oracle_polarity=oracle,
                                baselines=dict(black=lambda image: image[:, :, 0] < 128))
         assert scores["models"][0]["detected"]["iou"] == expected
         assert scores["baselines"]["black"]["detected"]["iou"] == expected
+
+
+@pytest.mark.parametrize("confidence, iou, expected", [
+    ([0.1, 0.5, 0.4], [0.2, 0.9, 0.8], 1), ([0.1, 0.5, 0.4], [0.9, 0.2, 0.8], -1), ([0.3, 0.3], [0.1, 0.2], None),
+    ([0.1, 0.2], [1.0, 1.0], None), ([], [], None),
+])
+def test_confidence_is_scored_by_rank(confidence, iou, expected):
+    found = scoring.score_confidence(confidence, iou)
+    assert found["spearman"] == (None if expected is None else pytest.approx(expected))
+    assert found["mean"] == (pytest.approx(np.mean(confidence)) if confidence else None)
 
 
 def test_extremes_keep_the_best_and_the_worst_in_order():

@@ -55,7 +55,7 @@ def test_pictures_are_segmented_and_then_there_already(models, pictures, tmp_pat
     assert {path.name for path in out.iterdir() if path.is_dir()} == {"masks", "cutouts"} | (
         set() if kind == "distill" else layers)
     for entry in manifest(out):
-        assert entry.keys() == {"name", "file", "width", "height", "coverage"} | (
+        assert entry.keys() == {"name", "file", "width", "height", "coverage", "confidence"} | (
             set() if kind == "distill" else {"error"})
     text = (out / "manifest.jsonl").read_text()
     again = segment(models / kind, pictures, out, *args)
@@ -69,6 +69,15 @@ def test_zip_and_single_picture(models, pictures, tmp_path, images):
     done = segment(models / "distill" / "model.json", tmp_path / images, tmp_path / "out")
     assert done.exit_code == 0, done.output
     assert len(manifest(tmp_path / "out")) == (3 if images.endswith("zip") else 1)
+
+
+def test_doubtful_pictures_are_counted_and_said_to_be_elsewhere(models, pictures, tmp_path):
+    out = tmp_path / "out"
+    for _ in range(2):  # The same command again says so again.
+        done = segment(models / "distill", pictures, out, "--min-confidence=1")
+        assert done.exit_code == 0 and f"0 failed, 3 in doubtful/: {out}/contact-sheet.png" in done.stderr
+    assert {path.name for path in out.iterdir() if path.is_dir()} == {"doubtful"}
+    assert " in doubtful/" not in segment(models / "distill", pictures, tmp_path / "all").stderr
 
 
 def test_bad_picture_is_named_the_others_done_and_the_exit_code_1(models, pictures, tmp_path):
@@ -98,6 +107,7 @@ def test_chunks_given_other_pictures_say_what_to_do(models, tmp_path):
     (["--threshold=0"], "--threshold"),
     (["--threshold=1"], "--threshold"),
     (["--refine=-1"], "--refine"),
+    (["--min-confidence=1.1"], "--min-confidence"),
     (["--prior=MODELS/distill"], "--prior is for an encoder's refinement: it needs --refine of at least 1"),
     (["--posterior=1"], "--posterior needs an encoder; MODELS/distill is distilled and draws no layers"),
     (["--refine=5"], "--refine needs an encoder; MODELS/distill is distilled and has no codes"),

@@ -75,7 +75,8 @@ def test_results_of_a_distilled_model(segment, models, out, tmp_path):
         np.testing.assert_array_equal(np.asarray(cutout)[:, :, :3], np.asarray(original))
         np.testing.assert_array_equal(np.asarray(cutout)[:, :, 3], np.asarray(mask))
         assert entry == dict(name=name, file=name, width=original.width, height=original.height,
-                             coverage=round(float(expected.mean()), 4))
+                             coverage=round(float(expected.mean()), 4),
+                             confidence=round(models["distill"]([original])[0].confidence, 4))
 
 
 def test_results_of_an_encoder(segment, models, out, tmp_path):
@@ -117,6 +118,31 @@ def test_flip_and_refinement_are_handed_on(segment, models, out, tmp_path):
     segment(folder, "encoder", refinement=refinement, soft=True)
     found = models["encoder"]([read(folder / "a.png")], refinement=refinement)[0].mask
     np.testing.assert_array_equal(np.asarray(read(out / "masks" / "a.png")), (found * 255).round())
+
+
+@pytest.mark.parametrize("kind", ["distill", "encoder"])
+def test_results_below_the_least_confidence_are_kept_apart(segment, models, out, tmp_path, kind):
+    names = ["a.png", "b.png", "sub/c.png"]
+    folder = make_pictures(tmp_path / "pictures", names)
+    confidence = {name: models[kind]([read(folder / name)])[0].confidence for name in names}
+    first, second, third = sorted(names, key=confidence.get)
+    least = (confidence[first] + confidence[second]) / 2
+    assert confidence[second] - confidence[first] > 1e-5
+    segment(folder, kind, min_confidence=least)
+    for name in names:
+        entry = next(entry for entry in manifest(out) if entry["name"] == name)
+        assert entry["confidence"] == pytest.approx(confidence[name], abs=1e-4)
+        assert entry.get("doubtful", False) == (name == first)
+    parts = ("masks", "cutouts") if kind == "distill" else (
+        "masks", "cutouts", "backgrounds", "foregrounds", "reconstructions")
+    assert files(out) == {"manifest.jsonl", "segment.json", "contact-sheet.png", "doubtful/contact-sheet.png",
+                          *(f"doubtful/{part}/{first}" for part in parts),
+                          *(f"{part}/{name}" for part in parts for name in (second, third))}
+    assert read(out / "contact-sheet.png").size == (2 * CELL_PX, 2 * CELL_PX)
+    assert read(out / "doubtful" / "contact-sheet.png").size == (CELL_PX, 2 * CELL_PX)
+    assert segment(folder, kind, min_confidence=least) == (0, 3, {})
+    with pytest.raises(ModelError, match="holds results with min_confidence = "):
+        segment(folder, kind)
 
 
 # Pictures of every kind.
@@ -344,7 +370,7 @@ def test_contact_sheet_passes_over_cutouts_that_were_removed(segment, out, tmp_p
     folder = make_pictures(tmp_path / "pictures")
     segment(folder)
     (out / "cutouts" / "b.png").unlink()
-    write_contact_sheet(out)
+    write_contact_sheet(out, out / "manifest.jsonl")
     assert read(out / "contact-sheet.png").size == (2 * CELL_PX, 2 * CELL_PX)
 
 
