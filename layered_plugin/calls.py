@@ -10,6 +10,8 @@ CALLS = {
     "python -m layered_plugin.dataset_tool": "layered-data",
     "python -m layered_plugin.generate": "layered-generate",
     "python -m layered_plugin.export": "layered-export",
+    "python -m layered_plugin.projector": "layered-projector",
+    "python -m layered_plugin.style_mixing": "layered-style-mixing",
 }
 
 ROOT = Path(__file__).resolve().parent.parent  # Of the checkout, if it is one.

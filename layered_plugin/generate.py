@@ -32,14 +32,14 @@ SHEET_SCENES = 16  # Columns of a sheet; more are too wide to read at a glance.
 MAX_SEED = 2**32 - 1  # NumPy's.
 
 
-def parse_seeds(text: str) -> list[int]:
-    """Numbers and ranges, such as `0,3,5-9`, in the order given, each once; ArgumentError for any other text."""
+def parse_seeds(text: str, name: str = "seeds") -> list[int]:
+    """Numbers and ranges, such as `0,3,5-9`, in the order given, each once; ArgumentError for another text."""
     seeds: list[int] = []
     for part in text.split(","):
         found = re.fullmatch(r"\s*([0-9]+)(?:-([0-9]+))?\s*", part)
         first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, -1)
         if not first <= last <= MAX_SEED:
-            raise ArgumentError(f"`seeds` must be numbers and rising ranges such as 0,3,5-9, up to {MAX_SEED}, "
+            raise ArgumentError(f"`{name}` must be numbers and rising ranges such as 0,3,5-9, up to {MAX_SEED}, "
                                 f"got {text!r}")
         seeds.extend(range(first, last + 1))
     return list(dict.fromkeys(seeds))

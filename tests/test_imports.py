@@ -24,7 +24,8 @@ BELOW: dict[str, set[str]] = {
 
 # Modules that are commands or parts of them: they may use every room, and click.
 COMMANDS = {*SCRIPTS, *(f"{PACKAGE}.{name}" for name in (
-    "commands", "command_line", "dataset_tool", "dataset_options", "generate", "export", "demo", "evaluation.commands",
+    "commands", "command_line", "dataset_tool", "dataset_options", "generate", "export", "projector",
+    "style_mixing", "demo", "evaluation.commands",
     "evaluation.options"))}
 
 MAX_MODULE, MAX_FUNCTION, MAX_LOOP = 260, 80, 120
@@ -74,7 +75,8 @@ def test_the_tools_at_the_root_stand_on_no_room_but_commands_do():
 def test_nothing_uses_benchmarks_or_commands():
     assert [(name, other) for name in PATHS if not name.startswith("benchmarks") for other in imported(name)
             if other.startswith("benchmarks")] == []
-    called = {f"{PACKAGE}.{name}" for name in ("dataset_tool", "generate", "export", "demo")} | set(SCRIPTS)
+    called = {f"{PACKAGE}.{name}" for name in (
+        "dataset_tool", "generate", "export", "projector", "style_mixing", "demo")} | set(SCRIPTS)
     assert [(name, other) for name in PATHS if name not in COMMANDS and not name.startswith("benchmarks")
             for other in imported(name) if other in called] == []
 

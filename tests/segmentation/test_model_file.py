@@ -187,7 +187,8 @@ def test_description_with_wrong_entries_is_named(tmp_path, small_body, kind, cha
 
 def test_weights_of_another_network_are_refused_in_one_short_line(model):
     edit(model, networks=dict(unet=dict(channels=[4, 4, 8])))
-    with pytest.raises(ModelError, match=r"model\.safetensors: its weights do not fit the JSON file beside it: \w") as caught:
+    said = r"model\.safetensors: its weights do not fit the JSON file beside it: \w"
+    with pytest.raises(ModelError, match=said) as caught:
         load_model(model)
     assert len(str(caught.value)) < 500 and "\n" not in str(caught.value)
 
