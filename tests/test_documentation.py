@@ -8,8 +8,8 @@ import pytest
 from command_examples import find_command, find_examples, help_texts, parse
 
 ROOT = Path(__file__).resolve().parent.parent
-BENCHMARKS = ("ablation", "behaviour", "emergence", "flops", "growing", "objects", "ops", "scaling", "segmentation",
-              "step_profile", "time_to_masks", "torch_compile", "training_throughput")
+BENCHMARKS = ("ablation", "behaviour", "emergence", "flops", "growing", "init_from", "objects", "ops", "scaling",
+              "segmentation", "step_profile", "time_to_masks", "torch_compile", "training_throughput")
 
 
 NUM_COMMANDS = {"README.md": 16, "docs/architecture.md": 0, "docs/data.md": 57, "docs/results.md": 61,
