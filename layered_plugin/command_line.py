@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from layered_plugin.errors import ArgumentError, UserError, with_options
+from layered_plugin.files import NO_ROOM
 
 SETTINGS = dict(show_default=True, max_content_width=100)
 
@@ -46,7 +47,11 @@ def user_errors(options: Mapping[type[UserError], str] | None = None) -> Iterato
         text = with_options(str(err), _own_options())
         raise click.ClickException(text if option is None else f"{option}: {text}") from err
     except OSError as err:
-        raise click.ClickException(str(err)) from err
+        raise click.ClickException(f"{err}{_remedy(err)}") from err
+
+
+def _remedy(err: OSError) -> str:
+    return "; make room, and give the same command again" if err.errno in NO_ROOM else ""
 
 
 def _own_options() -> dict[str, str]:
@@ -70,4 +75,4 @@ def writing(option: str, path: str | os.PathLike[str] | None = None) -> Iterator
         yield
     except OSError as err:
         text = f"can't be written: {err}" if path is None else f"can't write to {path}: {err.strerror or err}"
-        raise click.ClickException(f"{option}: {text}") from err
+        raise click.ClickException(f"{option}: {text}{_remedy(err)}") from err

@@ -46,6 +46,10 @@ class MissingLibraryError(UserError, ImportError):
     """An optional library is missing; the text names the extra that brings it."""
 
 
+class DiskFullError(UserError):
+    """There is no room for a file; the text names it, its folder and how much is needed."""
+
+
 class CollapsedError(UserError):
     """The layers have collapsed for good; the text names the findings and the remedy."""
 

@@ -1,36 +1,145 @@
-"""Files that appear under their names only when they are whole."""
+"""Files that appear under their names only when they are whole; what a killed process leaves of them; full disks."""
 
+import errno
 import json
 import os
+import re
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from layered_plugin.errors import DiskFullError
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+_PREFIX_BYTES = 120  # Of a file's own name in that of its temporary file: names have at most 255 bytes.
+
 
 @contextmanager
-def atomic_write(path: str | os.PathLike) -> Iterator[IO[bytes]]:
+def atomic_write(path: str | os.PathLike, needed: int | None = None) -> Iterator[IO[bytes]]:
     """Open a file for writing bytes that appears under its name only when it is whole.
 
     Written beside its destination, flushed to the disk, then moved into place. On any failure the temporary file is
     removed and what was there before stays.
+
+    Args:
+        path: The destination.
+        needed: About how many bytes it will have, for the error.
+
+    Raises:
+        DiskFullError: There is no room.
     """
     path = Path(path)
-    handle, temp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    start = path.name.encode()[:_PREFIX_BYTES].decode(errors="ignore")
+    temp, size = None, 0
     try:
+        handle, temp = tempfile.mkstemp(dir=path.parent, prefix=f".{start}.")
         with os.fdopen(handle, "wb") as file:
-            yield file
+            try:
+                yield file
+            finally:
+                size = os.fstat(handle).st_size
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temp, 0o644)
         os.replace(temp, path)
-    except BaseException:
-        Path(temp).unlink(missing_ok=True)
+    except BaseException as err:
+        if temp is not None:
+            Path(temp).unlink(missing_ok=True)
+        if isinstance(err, OSError) and err.errno in NO_ROOM:
+            raise disk_full(path, needed or size) from err
         raise
+
+
+def disk_full(path: str | os.PathLike[str], needed: int) -> DiskFullError:
+    """What to say of a file for which there is no room.
+
+    Args:
+        path: The file.
+        needed: Bytes that it takes, at least.
+    """
+    folder = Path(path).absolute().parent
+    free = shutil.disk_usage(folder).free
+    return DiskFullError(f"{path}: no room in {folder}: at least {needed / 1e6:.1f} MB are needed, {free / 1e6:.1f} MB "
+                         "are free (or a quota is used up); make room and go on")
+
+
+class _Watched:
+    """A file that remembers why it could not be written: torch.save hides the error behind one of its own."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as err:
+            self.error = err
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def write_watched(path: str | os.PathLike[str], save: Callable[[Any], Any], needed: int) -> None:
+    """Let a library write a file, whole or not at all, whatever it makes of an error of the system.
+
+    Args:
+        path: The destination.
+        save: Called with an open file.
+        needed: About how many bytes it will have.
+
+    Raises:
+        DiskFullError: There is no room.
+        OSError: It can't be written.
+    """
+    with atomic_write(path, needed) as file:
+        watched = _Watched(file)
+        try:
+            save(watched)
+        except Exception:
+            if watched.error is not None:
+                raise watched.error from None
+            raise
 
 
 def write_json(path: str | os.PathLike[str], data: Any) -> None:
     """Write indented JSON to a file, whole or not at all."""
     with atomic_write(path) as file:
         file.write(json.dumps(data, indent=2).encode())
+
+
+def remove_leftovers(folder: str | os.PathLike[str]) -> list[str]:
+    """Remove the temporary files of ``atomic_write`` that a killed process left in a folder that is its own.
+
+    Returns:
+        Their names.
+    """
+    found = [path for path in Path(folder).glob(".*.*")
+             if path.is_file() and re.fullmatch(r"\..+\.[a-z0-9_]{8}", path.name)]
+    for path in found:
+        path.unlink(missing_ok=True)
+    return [path.name for path in found]
+
+
+def cut_torn_line(path: str | os.PathLike[str]) -> None:
+    """Cut off a last line without an end: its process was killed, or the disk full, while it was written."""
+    path = Path(path)
+    if not path.is_file():
+        return
+    with open(path, "rb+") as file:
+        end = size = file.seek(0, os.SEEK_END)
+        while end > 0:
+            start = max(0, end - (1 << 16))
+            file.seek(start)
+            last = file.read(end - start).rfind(b"\n")
+            if last >= 0:
+                end = start + last + 1
+                break
+            end = start
+        if end < size:
+            file.truncate(end)

@@ -6,9 +6,11 @@ The same format holds pictures (RGB) and their masks (8-bit gray, 255 = object) 
 import io
 import json
 import os
+import re
+import time
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -17,9 +19,12 @@ from PIL import Image
 
 from layered_plugin.data.pictures import PictureSource, to_rgb
 from layered_plugin.errors import PictureError
+from layered_plugin.files import NO_ROOM, disk_full
 
 # The earliest time a zip can hold: a fixed one makes equal input give equal bytes.
 _FIXED_TIME = (1980, 1, 1, 0, 0, 0)
+
+ABANDONED_SECONDS = 3600
 
 
 class PictureZipWriter:
@@ -41,9 +46,11 @@ class PictureZipWriter:
         if self.dest.suffix.lower() != ".zip":
             raise ValueError(f"Expected argument `dest` to be a path ending in .zip, but got {str(dest)!r}")
         self.dest.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(self.dest)
         self._partial = self.dest.with_name(f".{self.dest.name}.{os.getpid()}.part")
         self._zip = zipfile.ZipFile(self._partial, "w", zipfile.ZIP_STORED)
         self._labels: list[tuple[str, int | list[float] | None]] = []
+        self._size = 0
 
     def __enter__(self) -> "PictureZipWriter":
         return self
@@ -51,11 +58,27 @@ class PictureZipWriter:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            self._finish()
-        else:
+        try:
+            if kind is None:
+                self._finish()
+        except OSError as err:
+            self._discard()
+            if err.errno in NO_ROOM:
+                raise disk_full(self.dest, self._size) from err
+            raise
+        finally:
+            if kind is not None:
+                self._discard()
+        if isinstance(value, OSError) and value.errno in NO_ROOM:
+            raise disk_full(self.dest, self._size) from value
+
+    def _discard(self) -> None:
+        """Remove the temporary file; its last writes may fail as others did."""
+        with suppress(OSError, ValueError):
+            self._size = self._partial.stat().st_size
+        with suppress(OSError, ValueError):
             self._zip.close()
-            self._partial.unlink(missing_ok=True)
+        self._partial.unlink(missing_ok=True)
 
     def add(self, picture: np.ndarray, label: int | list[float] | None = None) -> str:
         """Append one picture.
@@ -94,6 +117,14 @@ class PictureZipWriter:
         self._write("dataset.json", text.encode())
         self._zip.close()
         os.replace(self._partial, self.dest)
+
+
+def _remove_abandoned(dest: Path) -> None:
+    """Remove what killed processes have left of this zip: temporary files that nobody has written to for a while."""
+    for path in dest.parent.iterdir():
+        found = re.fullmatch(re.escape(f".{dest.name}.") + r"\d+\.part", path.name)
+        if found and time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

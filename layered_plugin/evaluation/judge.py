@@ -14,11 +14,11 @@ from layered_plugin.data.pictures import to_float
 from layered_plugin.errors import PictureError, TeacherError
 from layered_plugin.evaluation.metrics import mask_scores
 from layered_plugin.evaluation.teachers import none_if_empty, resized
-from layered_plugin.files import atomic_write
 from layered_plugin.model.unet import AnyUNet, make_unet
 from layered_plugin.progress import progress
 from layered_plugin.segmentation.augment import center_crop, crop_side, disturb, random_crop_flip
 from layered_plugin.segmentation.fitting import Fitting
+from layered_plugin.tensor_files import save_state
 
 
 def train_judge(
@@ -131,8 +131,7 @@ def save_judge(judge: AnyUNet, dest: str | os.PathLike[str]) -> None:
     """
     dest = Path(dest)
     dest.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(dest) as file:
-        torch.save({"channels": list(judge.channels), "weights": judge.state_dict()}, file)
+    save_state(dest, {"channels": list(judge.channels), "weights": judge.state_dict()})
 
 
 def load_judge(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> AnyUNet:

@@ -17,7 +17,7 @@ import PIL.Image
 
 from layered_plugin.data.pictures import PictureSource, full_batches, to_rgb
 from layered_plugin.errors import ModelError, PictureError
-from layered_plugin.files import atomic_write, write_json
+from layered_plugin.files import cut_torn_line, write_json
 from layered_plugin.grids import save_picture
 from layered_plugin.progress import progress
 from layered_plugin.runs import CONTACT_SHEET, DOUBTFUL, MANIFEST
@@ -145,11 +145,8 @@ def read_manifest(path: Path) -> dict[str, dict[str, Any]]:
     """
     if not path.is_file():
         return {}
+    cut_torn_line(path)  # The last call was killed while it wrote.
     text = path.read_text(errors="replace")
-    if not text.endswith("\n") and text:  # The last call was killed while it wrote.
-        text = text[:text.rfind("\n") + 1]
-        with atomic_write(path) as file:
-            file.write(text.encode())
     entries = {}
     for number, line in enumerate(text.splitlines(), start=1):
         try:

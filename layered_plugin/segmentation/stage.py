@@ -10,11 +10,12 @@ from typing import Any
 import torch
 
 from layered_plugin.errors import UserError
-from layered_plugin.files import atomic_write
+from layered_plugin.files import cut_torn_line
 from layered_plugin.progress import progress
 from layered_plugin.runs import STATS_FILE, forget_states, load_training_state
 from layered_plugin.segmentation.model_file import fingerprint, save_model
 from layered_plugin.signals import StopRequest
+from layered_plugin.tensor_files import save_state
 
 
 class ModelRun:
@@ -62,8 +63,7 @@ class ModelRun:
                      cuda_rng=torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
                      saved={name: part.state_dict() for name, part in self.saved.items()},
                      generators={name: generator.get_state() for name, generator in self.generators.items()})
-        with atomic_write(self.state_file) as file:
-            torch.save(state, file)
+        save_state(self.state_file, state)
 
     def loop(self, take_step: Callable[[int], dict[str, float]]) -> str | None:
         """Take the remaining steps.
@@ -79,6 +79,7 @@ class ModelRun:
         """
         sums: dict[str, float] = {}
         count, last = 0, time.monotonic()
+        cut_torn_line(self.run_dir / STATS_FILE)
         with StopRequest() as stop, open(self.run_dir / STATS_FILE, "a") as log:
             remaining = range(self.step, self.steps)
             for step in progress(remaining, len(remaining), self.label) if self.label else remaining:

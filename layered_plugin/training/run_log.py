@@ -13,6 +13,7 @@ import psutil
 import torch
 from tqdm import tqdm
 
+from layered_plugin.files import cut_torn_line
 from layered_plugin.progress import on_terminal
 from layered_plugin.runs import STATS_FILE
 from layered_plugin.training.state import TrainingState
@@ -31,6 +32,8 @@ class RunLog:
         self.total_nimg = round(total_kimg * 1000)
         self.start_nimg = start_nimg
         self.start_time = time.time()
+        if start_nimg > 0:
+            cut_torn_line(Path(run_dir) / STATS_FILE)
         self.jsonl = open(Path(run_dir) / STATS_FILE, "at" if start_nimg > 0 else "wt")
         self.events = _summary_writer(run_dir)
         self.bar = tqdm(total=self.total_nimg, initial=start_nimg, unit="img", unit_scale=True, dynamic_ncols=True,

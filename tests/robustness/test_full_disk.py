@@ -1,0 +1,156 @@
+"""A disk without room: one line that names file, folder and need; what was there stays, and nothing half written."""
+
+import errno
+import os
+import re
+import resource
+from contextlib import contextmanager
+
+import pytest
+import torch
+from click.testing import CliRunner
+from tiny_models import make_discriminator, make_gan_run, make_generator, make_model, make_pictures
+
+import invert
+from layered_plugin import dataset_tool, files, generate, runs
+from layered_plugin.data import picture_zip
+from layered_plugin.errors import DiskFullError
+from layered_plugin.model.snapshots import save_network_pkl
+from layered_plugin.segmentation.model_file import save_tensors
+from layered_plugin.tensor_files import save_state
+
+
+@contextmanager
+def room(num_bytes):
+    """No file gets longer than this: the system's own error, in the middle of a write."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def names(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+STATE = dict(G={"weight": torch.zeros(1000, 100)}, step=3)
+LINE = r"state\.pt: no room in \S+: at least 0\.4 MB are needed, [\d.]+ MB are free \(or a quota is used up\); make"
+
+
+def test_training_state_without_room_is_one_line_and_leaves_the_older_one(tmp_path):
+    path = tmp_path / "state.pt"
+    save_state(path, dict(step=2))
+    before = path.read_bytes()
+    with room(100_000), pytest.raises(DiskFullError, match=LINE):
+        save_state(path, STATE)
+    assert names(tmp_path) == ["state.pt"] and path.read_bytes() == before
+
+
+def test_state_is_what_torch_saves(tmp_path):
+    save_state(tmp_path / "state.pt", STATE)
+    again = runs.load_training_state(tmp_path / "state.pt")
+    assert again["step"] == 3 and torch.equal(again["G"]["weight"], STATE["G"]["weight"])
+
+
+def test_other_errors_of_a_library_are_not_taken_for_the_disks(tmp_path):
+    def save(_file):
+        raise RuntimeError("a mistake")
+
+    with pytest.raises(RuntimeError, match="a mistake"):
+        files.write_watched(tmp_path / "state.pt", save, 10)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("number, kind", [(errno.ENOSPC, DiskFullError), (errno.EDQUOT, DiskFullError),
+                                          (errno.EACCES, PermissionError)])
+def test_errors_that_mean_no_room(tmp_path, number, kind):
+    with pytest.raises(kind), files.atomic_write(tmp_path / "file"):
+        raise OSError(number, "no")
+    assert names(tmp_path) == []
+
+
+def test_snapshot_and_model_without_room_leave_nothing(tmp_path):
+    G, D = make_generator(), make_discriminator()
+    with room(10_000):
+        with pytest.raises(DiskFullError, match=r"a\.pkl: no room in"):
+            save_network_pkl(tmp_path / "a.pkl", dict(G=G, D=D, G_ema=G, training_set_kwargs=None, augment_pipe=None))
+        with pytest.raises(DiskFullError, match=r"a\.safetensors: no room in"):
+            save_tensors(tmp_path / "a.safetensors", dict(G=G))
+    assert names(tmp_path) == []
+
+
+def invoke(command, *args):
+    result = CliRunner().invoke(command, [str(arg) for arg in args])
+    assert result.exit_code == 1 and isinstance(result.exception, SystemExit), result.output
+    lines = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+@pytest.mark.parametrize("limit", [100, 1500, 2500, 3600, 4000])
+def test_data_set_without_room_leaves_no_part(tmp_path, limit):
+    """Somewhere in the pictures, in the labels or in the zip's directory."""
+    with room(limit):
+        line = invoke(dataset_tool.main, "shapes", f"--dest={tmp_path}/a.zip", f"--masks={tmp_path}/b.zip", "--num=4",
+                      "--size=16")
+    assert re.search(r"[ab]\.zip: no room in \S+", line) and names(tmp_path) == []
+
+
+def test_scenes_without_room_leave_no_part(tmp_path):
+    gan = make_gan_run(tmp_path / "gan")
+    (tmp_path / "out").mkdir()
+    with room(3000):
+        line = invoke(generate.main, f"--network={gan}", "--seeds=0-9", f"--zip={tmp_path}/out/a.zip", "--device=cpu")
+    assert "a.zip: no room in" in line and names(tmp_path / "out") == []
+
+
+def test_segmenting_without_room_goes_on_when_there_is_some(tmp_path):
+    model, images = make_model(tmp_path / "model"), make_pictures(tmp_path / "images")
+    args = ["segment", f"--model={model}", f"--images={images}", f"--outdir={tmp_path}/out", "--device=cpu"]
+    with room(500):
+        line = invoke(invert.main, *args)
+    assert "--outdir: can't write to" in line and "make room, and give the same command again" in line
+    assert CliRunner().invoke(invert.main, args).exit_code == 0
+    assert len((tmp_path / "out/manifest.jsonl").read_text().splitlines()) == 3
+
+
+# What a killed process leaves.
+
+@pytest.mark.parametrize("text, kept", [("", ""), ("a\nb\n", "a\nb\n"), ("a\nb", "a\n"), ("torn", ""),
+                                        ("a\n" + "b" * 200_000, "a\n"), ("a" * 70_000 + "\n" + "b" * 70_000,
+                                                                          "a" * 70_000 + "\n")])
+def test_torn_last_line_is_cut_off(tmp_path, text, kept):
+    (tmp_path / "stats.jsonl").write_text(text)
+    files.cut_torn_line(tmp_path / "stats.jsonl")
+    assert (tmp_path / "stats.jsonl").read_text() == kept
+
+
+def test_leftovers_are_removed_and_nothing_else(tmp_path):
+    left = [".training-state-000001.pt.a1b2c3_d", ".network-snapshot-000001.pkl.abcdefgh", ".model.json.00000000"]
+    stays = ["training-state-000001.pt", ".hidden", ".notes.txt", "stats.jsonl", ".gitignore", "a.b.abcdefgh"]
+    for name in (*left, *stays):
+        (tmp_path / name).touch()
+    (tmp_path / ".folder.abcdefgh").mkdir()
+    assert sorted(files.remove_leftovers(tmp_path)) == sorted(left)
+    assert names(tmp_path) == sorted(stays)
+
+
+def test_part_of_a_killed_process_is_removed_by_a_later_one(tmp_path):
+    dead, other, fresh = (tmp_path / f".{name}.part" for name in ("a.zip.77", "b.zip.77", "a.zip.78"))
+    for path in (dead, other, fresh):
+        path.touch()
+    for path in (dead, other):
+        os.utime(path, (0, 0))
+    with picture_zip.PictureZipWriter(tmp_path / "a.zip"):
+        pass
+    assert names(tmp_path) == sorted([fresh.name, other.name, "a.zip"])
+
+
+@pytest.mark.parametrize("length", [246, 255])
+def test_long_names_are_written(tmp_path, length):
+    for letter in ("n", "é"):
+        name = (letter * length).encode()[:length - 5].decode(errors="ignore") + ".json"
+        files.write_json(tmp_path / name, {})
+        assert (tmp_path / name).read_text() == "{}"
