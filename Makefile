@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test install clean
+.PHONY: help demo test install audit clean
 
 help:  # List the targets.
 	@sed -n 's/^\([a-z]*\):.*  # /\1: /p' Makefile
@@ -24,6 +24,11 @@ test: $(INSTALLED)  # ruff, mypy, pytest.
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(PY) -m pytest
+
+audit:  # Known holes in the versions of constraints.txt, by pip-audit; asks the package index.
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	build/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 clean:  # Remove what the commands above have made; other data and runs stay.
 	rm -rf $(VENV) build runs/demo data/judge-shapes-demo.pt data/shapes.zip data/shapes-masks.zip \

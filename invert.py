@@ -3,7 +3,6 @@
 Command line of the second half of the paper (sections 3.3 and 4), and of what goes past it.
 """
 
-import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,9 @@ import click
 from click.core import ParameterSource
 
 from layered_plugin import runs
-from layered_plugin.calls import as_typed
 from layered_plugin.command_line import DEVICES, SETTINGS, several_options, user_errors, writing
-from layered_plugin.data.dataset import PictureDataset
 from layered_plugin.data.pictures import PictureSource
-from layered_plugin.device import choose_device
-from layered_plugin.model.snapshots import find_snapshot
-from layered_plugin.segmentation import stage
+from layered_plugin.segmentation.commands import run_training
 from layered_plugin.segmentation.onnx_export import export_onnx
 from layered_plugin.segmentation.segment_files import say_doubtful, segment_files
 from layered_plugin.segmentation.segmenter import Refinement, Segmenter
@@ -48,6 +43,7 @@ common_options = several_options(
     click.option("--seed", help="Random seed", type=click.IntRange(min=0), default=0, metavar="INT"),
     click.option("--device", help="Where to train", type=DEVICES, default="auto"),
     click.option("--resume", help="Go on with a run", metavar="latest|RUN"),
+    click.option("--trust-pickle", help="Load an unknown network that a run names", is_flag=True),
     click.option("-n", "--dry-run", help="Print the settings, train nothing", is_flag=True))
 
 
@@ -102,7 +98,7 @@ def train(ctx: click.Context, **opts: Any) -> None:
         for name in ("num", "chunk_size", "jobs"):
             if opts["mode"] == "dataset" and ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE:
                 raise click.UsageError(f"--{name.replace('_', '-')} needs --mode=chunks")
-    _train(ctx, "train", opts, "chunks" if opts["mode"] == "chunks" else "encoder", train_encoder)
+    run_training(ctx, "train", opts, "chunks" if opts["mode"] == "chunks" else "encoder", train_encoder)
 
 
 @main.command("distill", context_settings=SETTINGS)
@@ -139,52 +135,7 @@ def distill(ctx: click.Context, **opts: Any) -> None:
     if opts["resume"] is None and opts["data"] is None and ctx.get_parameter_source("adapt") == \
             ParameterSource.COMMANDLINE and opts["adapt"] > 0:
         raise click.UsageError("--adapt needs --data, the real pictures to adapt to")
-    _train(ctx, "distill", opts, "distill", train_distilled)
-
-
-def _train(ctx: click.Context, command: str, opts: dict[str, Any], desc: str, work: Any) -> None:
-    """Start or resume a run, and say at the end where it is."""
-    outdir, resume, dry_run = opts.pop("outdir"), opts.pop("resume"), opts.pop("dry_run")
-    new_dir = None
-    try:
-        if resume is not None:
-            given = [name for name in ctx.params if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE]
-            fixed = [name for name in given if name not in ("outdir", "resume", "dry_run", "device", "jobs")]
-            if fixed:
-                raise click.UsageError(f"--{fixed[0].replace('_', '-')} cannot change when a run is resumed")
-            run_dir, record = runs.find_model_run(outdir, resume, command)
-            options = dict(record["options"], **{name: opts[name] for name in given if name in ("device", "jobs")})
-            options["device"] = choose_device(options["device"])
-        else:
-            if opts["network"] is None:
-                raise click.UsageError("--network is needed for a new run")
-            opts["network"] = find_snapshot(opts["network"], opts.pop("snapshot"))
-            options = dict(opts, device=choose_device(opts["device"]))
-            record = dict(invert=command, options=options, **runs.provenance("invert.py"))
-            if options["data"] is not None:
-                PictureDataset(path=options["data"], size_px=4).close()
-        if dry_run:
-            click.echo(stage.as_json(dict(record, options=options)))
-            return
-        if resume is None:
-            data = Path(options["data"] or options["network"]).stem
-            name = f"{desc}-{data}-steps{options['steps']}-seed{options['seed']}"
-            with writing("--outdir", outdir):
-                run_dir = new_dir = runs.start_run(outdir, name, record)
-        if (run_dir / runs.MODEL_FILE).is_file():
-            click.echo(f"{run_dir} is complete", err=True)
-        else:
-            click.echo(f"Run folder: {run_dir}", err=True)
-            stopped = work(run_dir, options, record)
-            if stopped is not None:
-                go_on = ["python", "invert.py", command, f"--outdir={run_dir.parent}", f"--resume={run_dir}"]
-                click.echo(f"Stopped by {stopped}; all is saved. Go on with: {as_typed(shlex.join(go_on))}", err=True)
-                sys.exit(130 if stopped == "SIGINT" else 143)
-    except Exception:
-        if new_dir is not None:
-            runs.discard_unstarted(new_dir)
-        raise
-    click.echo(run_dir)
+    run_training(ctx, "distill", opts, "distill", train_distilled)
 
 
 @main.command("segment", context_settings=SETTINGS)

@@ -11,15 +11,16 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from layered_plugin import device, runs
+from layered_plugin import device, runs, trust
 from layered_plugin.base import BASE
 from layered_plugin.command_line import DEVICES, SETTINGS, user_errors
-from layered_plugin.errors import ArgumentError, CheckpointError, PictureError
+from layered_plugin.errors import CheckpointError, PictureError
 from layered_plugin.model.mask_losses import SIZE_OVER
 from layered_plugin.training import presets
-from layered_plugin.training.config import check_together, choose_metrics, setup_training_config
+from layered_plugin.training.config import check_together, setup_training_config
 from layered_plugin.training.init_from import adopt_plain, plain_options
 from layered_plugin.training.launcher import launch
+from layered_plugin.training.resume import resume_config
 
 
 class Ramp(click.ParamType):
@@ -43,42 +44,6 @@ class Ramp(click.ParamType):
         if len(numbers) > 2:
             self.fail(f"{value!r} is neither a number nor two with a colon between them", param, ctx)
         return numbers if len(numbers) == 2 else numbers[0]
-
-
-# Options that may change when a run is resumed; the others are the run's own.
-RESUME_OPTIONS = {"outdir", "resume", "dry_run", "kimg", "snap", "tick", "workers", "metrics", "on_collapse"}
-
-
-def resume_config(resume: str, outdir: str, opts: dict[str, Any], given: set[str]) -> dict[str, Any]:
-    """Parameters of a run that goes on where it stopped: its own options, and the few that may change."""
-    run_dir = runs.find_run(outdir, resume)
-    fixed = [param.opts[0] for param in main.params if param.name in given - RESUME_OPTIONS]
-    if fixed:
-        raise click.UsageError(f"{fixed[0]} cannot change when {run_dir} is resumed; leave it out, or start a new run")
-    options_file = run_dir / runs.GAN_FILE
-    try:
-        config = json.loads(options_file.read_text())
-    except (OSError, ValueError) as err:
-        raise CheckpointError(f"cannot read {options_file}: {err}") from err
-    try:
-        device.check_count(config["device"], config["num_gpus"])
-    except ArgumentError as err:
-        raise CheckpointError(f"{run_dir} was trained with `device`={config['device']}: {err}; "
-                              "go on where they are, or start a new run") from err
-    base = config.pop("base")
-    if base != str(BASE):
-        click.echo(f"WARNING: {run_dir} was made on the base {base}; going on with {BASE}", err=True)
-    config.update(run_dir=str(run_dir), resume_state=str(runs.training_states(run_dir)[-1]))
-    names = dict(kimg="total_kimg", tick="kimg_per_tick", on_collapse="on_collapse")
-    config.update({names[key]: opts[key] for key in given & names.keys()})
-    if "snap" in given:
-        config.update(image_snapshot_ticks=opts["snap"], network_snapshot_ticks=opts["snap"])
-    if "workers" in given:
-        config["data_loader_kwargs"].update(num_workers=opts["workers"],
-                                            prefetch_factor=2 if opts["workers"] > 0 else None)
-    kept = ",".join(config["metrics"]) or "none"
-    config["metrics"] = choose_metrics(opts["metrics"] if "metrics" in given else kept)
-    return config
 
 
 @click.command(context_settings=SETTINGS)
@@ -111,6 +76,7 @@ def resume_config(resume: str, outdir: str, opts: dict[str, Any], given: set[str
 # Where to start.
 @click.option("--resume", help="Go on with a run, or start from a pickle", metavar="latest|RUN|PKL|URL")
 @click.option("--init-from", help="Start layers from an ordinary StyleGAN2", metavar="PKL|URL")
+@click.option("--trust-pickle", help="Load an unknown pickle that a run names", is_flag=True)
 @click.option("--freezed", help="Freeze so many layers of D", type=click.IntRange(min=0), default=0, metavar="INT")
 # Speed.
 @click.option("--fp32", help="Upstream's name for --precision=fp32", type=bool, default=False, metavar="BOOL")
@@ -238,10 +204,15 @@ def main(ctx: click.Context, outdir: str, dry_run: bool, **opts: Any) -> None:
             raise CheckpointError(f"no such run folder or pickle: {resume}")
         check_together(opts, given)
         if opts["init_from"]:
+            if not dry_run:
+                trust.trust_named(opts["init_from"])
             opts.update(plain_options(opts["init_from"], opts, given))
+        del opts["trust_pickle"]  # Of resumed runs: what a command line names is trusted.
         desc, config = setup_training_config(**opts)
         if opts["init_from"]:
             adopt_plain(config, opts["init_from"])
+        if resume and not dry_run:
+            trust.trust_named(resume)
         if opts["pl_weight"] > 0:
             click.echo("WARNING: --pl-weight: path-length regularization keeps the layers from emerging", err=True)
     click.echo(json.dumps(dict(base=str(BASE), **config), indent=2), err=not dry_run)

@@ -4,7 +4,6 @@ A training state is a plain dict that ``torch.load(weights_only=True)`` reads; p
 """
 
 import itertools
-import json
 import os
 import pickle
 import re
@@ -22,7 +21,9 @@ import torch.distributed
 from layered_plugin.base import BASE
 from layered_plugin.calls import as_typed
 from layered_plugin.errors import CheckpointError, ModelError
-from layered_plugin.files import atomic_write, write_json
+from layered_plugin.files import write_json
+from layered_plugin.json_files import read_json
+from layered_plugin.tensor_files import save_state
 
 GAN_FILE = "training_options.json"  # What a training of train_layered.py was asked for.
 
@@ -51,8 +52,7 @@ def save_training_state(run_dir: str | os.PathLike, kimg: int, state: dict[str, 
         The path written.
     """
     path = Path(run_dir) / f"training-state-{kimg:06d}.pt"
-    with atomic_write(path) as file:
-        torch.save(state, file)
+    save_state(path, state)
     for old in training_states(run_dir)[:-KEEP_STATES]:
         old.unlink()
     return path
@@ -176,13 +176,10 @@ def find_model_run(outdir: str, resume: str, command: str) -> tuple[Path, dict[s
     candidates = sorted(Path(outdir).glob("[0-9]*-*")) if resume == "latest" else [complete_run(resume)]
     found = []
     for run_dir in candidates:
-        try:
-            record = json.loads((run_dir / OPTIONS).read_text())
-        except (FileNotFoundError, NotADirectoryError):
+        if not (run_dir / OPTIONS).is_file():
             continue
-        except (OSError, ValueError) as err:
-            raise CheckpointError(f"{run_dir / OPTIONS}: not readable: {err}") from err
-        if not isinstance(record, dict) or not isinstance(record.get("options"), dict):
+        record = read_json(run_dir / OPTIONS)
+        if not isinstance(record.get("options"), dict):
             raise CheckpointError(f"{run_dir / OPTIONS}: damaged; start a new run")
         if record.get("invert") == command:
             found.append((run_dir, record))
@@ -216,6 +213,12 @@ def typed_command(program: str) -> str:
 def provenance(program: str) -> dict[str, str]:
     """Command line, date, base and torch version of this process, for a record; ``program`` as for typed_command."""
     return dict(command=typed_command(program), date=date.today().isoformat(), base=BASE.name, torch=torch.__version__)
+
+
+def go_on_command(command: str, run_dir: str | os.PathLike[str]) -> str:
+    """The command line that goes on with a run, as a user types it; `command` as for typed_command."""
+    words = [*command.split(), f"--outdir={Path(run_dir).parent}", f"--resume={run_dir}"]
+    return as_typed(shlex.join(["python", *words]))
 
 
 def run_folder(path: str | os.PathLike[str]) -> Path | None:

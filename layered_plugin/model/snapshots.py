@@ -1,6 +1,7 @@
 """Trained networks from upstream's pickles, for use without training them further.
 
-Unpickling runs code of the file: load only what you trust. `weights_file.py` keeps the same networks without code.
+Unpickling runs code of the file: load only what you trust (`trust.py`). `weights_file.py` keeps the same networks
+without code.
 """
 
 import json
@@ -14,10 +15,12 @@ import dnnlib
 import legacy
 import torch
 
+from layered_plugin import trust
 from layered_plugin.errors import CheckpointError, ModelError
-from layered_plugin.files import atomic_write
+from layered_plugin.files import write_watched
 from layered_plugin.model.weights_file import GENERATOR_FILE, load_generator
 from layered_plugin.runs import STATS_FILE, complete_run
+from layered_plugin.tensor_files import tensor_bytes
 
 
 def snapshot_path(run_dir: str | os.PathLike[str], nimg: int) -> Path:
@@ -27,8 +30,8 @@ def snapshot_path(run_dir: str | os.PathLike[str], nimg: int) -> Path:
 
 def save_network_pkl(path: str | os.PathLike, data: dict[str, Any]) -> None:
     """Write a snapshot in upstream's format: a pickled dict of training_set_kwargs, G, D, G_ema, augment_pipe."""
-    with atomic_write(path) as file:
-        pickle.dump(data, file)
+    write_watched(path, lambda file: pickle.dump(data, file), tensor_bytes(data))
+    trust.trust(trust.pickle_hash(path))
 
 
 def find_snapshot(path: str | os.PathLike[str], choice: str = "latest") -> str:
@@ -112,6 +115,7 @@ def _read(path: str) -> dict[str, Any]:
             return load_generator(path)
         except ModelError as err:
             raise CheckpointError(str(err)) from err
+    trust.trust_named(path)
     try:
         with dnnlib.util.open_url(path) as file:
             return legacy.load_network_pkl(file)

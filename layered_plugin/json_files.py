@@ -1,0 +1,178 @@
+"""JSON that anyone may have changed: read within bounds, and checked field by field; errors name file and key.
+
+A rule takes a value and the name of its place, and returns the value; ``fields`` also adds what is missing.
+"""
+
+import json
+import math
+import os
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from layered_plugin.errors import CheckpointError, UserError
+
+MAX_BYTES = 64 << 20  # Of what a command writes about a run.
+
+Rule = Callable[[Any, str], Any]
+
+
+class _MismatchError(Exception):
+    """Which key breaks which rule."""
+
+
+def parse_json(content: bytes | str, where: str | os.PathLike[str], kind: type[UserError] = CheckpointError) -> Any:
+    """A value from JSON text.
+
+    Args:
+        content: UTF-8 or text.
+        where: Name of the file, for errors.
+        kind: Of the error.
+
+    Raises:
+        UserError: Of this kind: it is no JSON, holds NaN or infinity, or is nested too deep.
+    """
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is no JSON")
+
+    try:
+        return json.loads(content, parse_constant=refuse)
+    except RecursionError:
+        raise kind(f"{where}: not readable: nested too deep") from None
+    except ValueError as err:
+        raise kind(f"{where}: not readable: {err}") from err
+
+
+def read_json(path: str | os.PathLike[str], kind: type[UserError] = CheckpointError,
+              max_bytes: int = MAX_BYTES) -> dict[str, Any]:
+    """An object from a JSON file.
+
+    Raises:
+        UserError: Of this kind: the file is missing, larger than max_bytes, no JSON, or holds no object.
+    """
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        if size > max_bytes:
+            raise kind(f"{path}: not readable: {size} bytes, where at most {max_bytes} are expected")
+        content = path.read_bytes()
+    except OSError as err:
+        raise kind(f"{path}: not readable: {err.strerror or err}") from err
+    data = parse_json(content, path, kind)
+    if not isinstance(data, dict):
+        raise kind(f"{path}: damaged: holds no JSON object")
+    return data
+
+
+def check_fields(data: Any, rule: Rule, where: str | os.PathLike[str],
+                 kind: type[UserError] = CheckpointError) -> Any:
+    """What a rule makes of the contents of a file.
+
+    Raises:
+        UserError: Of this kind, with file and key.
+    """
+    try:
+        return rule(data, "")
+    except _MismatchError as err:
+        raise kind(f"{where}: {err}") from None
+
+
+def number(low: float = -math.inf, high: float = math.inf, whole: bool = False) -> Rule:
+    """A finite number within bounds; true and false are none."""
+    kinds = (int,) if whole else (int, float)
+
+    def rule(value: Any, key: str) -> Any:
+        if type(value) not in kinds or not math.isfinite(value) or not low <= value <= high:
+            bounds = f" from {low:g} to {high:g}" if math.isfinite(high) else f" of at least {low:g}"
+            what = ("a whole number" if whole else "a number") + (bounds if math.isfinite(low) else "")
+            raise _wrong(key, what, value)
+        return value
+    return rule
+
+
+def flag(value: Any, key: str) -> Any:
+    """True or false."""
+    if not isinstance(value, bool):
+        raise _wrong(key, "true or false", value)
+    return value
+
+
+def text(value: Any, key: str) -> Any:
+    """Text that is not empty."""
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise _wrong(key, "text", value)
+    return value
+
+
+def choice(*values: str) -> Rule:
+    """One of some texts."""
+    def rule(value: Any, key: str) -> Any:
+        if not isinstance(value, str) or value not in values:
+            raise _wrong(key, f"among {', '.join(values)}", value)
+        return value
+    return rule
+
+
+def maybe(rule: Rule) -> Rule:
+    """Null, or what another rule takes."""
+    return lambda value, key: None if value is None else rule(value, key)
+
+
+def list_of(rule: Rule, sizes: Collection[int] | None = None) -> Rule:
+    """A list, of one of some lengths, whose entries all follow another rule."""
+    def list_rule(value: Any, key: str) -> Any:
+        if not isinstance(value, list) or (sizes is not None and len(value) not in sizes):
+            length = "" if sizes is None else f" of {' or '.join(map(str, sizes))}"
+            raise _wrong(key, f"a list{length}", value)
+        return [rule(entry, f"{key}[{idx}]") for idx, entry in enumerate(value)]
+    return list_rule
+
+
+def either(plain: Rule, listed: Rule) -> Rule:
+    """A list by one rule, anything else by another."""
+    return lambda value, key: listed(value, key) if isinstance(value, list) else plain(value, key)
+
+
+def fields(required: Mapping[str, Rule], optional: Mapping[str, tuple[Rule, Any] | Rule] | None = None) -> Rule:
+    """An object with these keys and no others.
+
+    Args:
+        required: Rules of keys that must be there.
+        optional: Rules of keys that an older version may not have written; with a default, or left out.
+    """
+    more = optional or {}
+
+    def rule(value: Any, key: str) -> Any:
+        if not isinstance(value, dict):
+            raise _wrong(key, "an object", value)
+        path = f"{key}." if key else ""
+        unknown = [name for name in value if name not in required and name not in more]
+        if unknown:
+            raise _MismatchError(f"unknown key {path}{unknown[0][:80]}; was it written by a later version?")
+        missing = [name for name in required if name not in value]
+        if missing:
+            raise _MismatchError(f"damaged: has no {path}{missing[0]}")
+        checked = {}
+        for name, entry in value.items():
+            of_name = required[name] if name in required else more[name]
+            checked[name] = (of_name[0] if isinstance(of_name, tuple) else of_name)(entry, path + name)
+        defaults = {name: entry[1] for name, entry in more.items() if isinstance(entry, tuple)}
+        return defaults | checked
+    return rule
+
+
+def by_class(classes: Mapping[str, Rule]) -> Rule:
+    """Arguments of one of some classes, named by class_name; no other class is ever looked up."""
+    def rule(value: Any, key: str) -> Any:
+        if not isinstance(value, dict):
+            raise _wrong(key, "an object", value)
+        name = choice(*classes)(value.get("class_name"), f"{key}.class_name")
+        arguments = {other: entry for other, entry in value.items() if other != "class_name"}
+        return dict(class_name=name, **classes[name](arguments, key))
+    return rule
+
+
+def _wrong(key: str, what: str, value: Any) -> _MismatchError:
+    shown = json.dumps(value, default=str)
+    return _MismatchError(f"damaged: {key or 'the file'} must be {what}, got "
+                          f"{shown if len(shown) <= 60 else shown[:57] + '...'}")

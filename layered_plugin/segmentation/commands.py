@@ -1,0 +1,119 @@
+"""The work of invert.py train and distill: a run folder that is started, or gone on with; what its files may hold."""
+
+import math
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from layered_plugin import runs, trust
+from layered_plugin.calls import as_typed
+from layered_plugin.command_line import writing
+from layered_plugin.data.dataset import PictureDataset
+from layered_plugin.device import choose_device
+from layered_plugin.json_files import Rule, check_fields, choice, fields, flag, maybe, number, text
+from layered_plugin.model.snapshots import find_snapshot
+from layered_plugin.segmentation import stage
+
+Work = Callable[[Path, dict[str, Any], dict[str, Any]], str | None]
+
+# Options of this call, not of the run.
+OF_CALL = ("outdir", "resume", "dry_run", "snapshot", "trust_pickle")
+
+MAY_CHANGE = ("outdir", "resume", "dry_run", "trust_pickle", "device", "jobs")
+
+
+def run_training(ctx: click.Context, command: str, opts: dict[str, Any], desc: str, work: Work) -> None:
+    """Start or resume a run, and say at the end where it is.
+
+    Args:
+        ctx: Of the command.
+        command: Its name, train or distill.
+        opts: Its options.
+        desc: What the name of a new run begins with.
+        work: The training: run folder, options, record to the signal that stopped it, or None.
+    """
+    new_dir = None
+    try:
+        if opts["resume"] is not None:
+            run_dir, record = _go_on(ctx, command, opts)
+        else:
+            record = _begin(command, opts)
+        options = record["options"]
+        if opts["dry_run"]:
+            click.echo(stage.as_json(record))
+            return
+        if opts["resume"] is None:
+            record["network_sha256"] = trust.trust_named(options["network"])
+            data = Path(options["data"] or options["network"]).stem
+            name = f"{desc}-{data}-steps{options['steps']}-seed{options['seed']}"
+            with writing("--outdir", opts["outdir"]):
+                run_dir = new_dir = runs.start_run(opts["outdir"], name, record)
+        if (run_dir / runs.MODEL_FILE).is_file():
+            click.echo(f"{run_dir} is complete", err=True)
+        else:
+            click.echo(f"Run folder: {run_dir}", err=True)
+            stopped = work(run_dir, options, record)
+            if stopped is not None:
+                go_on = ["python", "invert.py", command, f"--outdir={run_dir.parent}", f"--resume={run_dir}"]
+                click.echo(f"Stopped by {stopped}; all is saved. Go on with: {as_typed(shlex.join(go_on))}", err=True)
+                sys.exit(130 if stopped == "SIGINT" else 143)
+    except Exception:
+        if new_dir is not None:
+            runs.discard_unstarted(new_dir)
+        raise
+    click.echo(run_dir)
+
+
+def _begin(command: str, opts: dict[str, Any]) -> dict[str, Any]:
+    """Record of a new run."""
+    if opts["network"] is None:
+        raise click.UsageError("--network is needed for a new run")
+    options = {name: value for name, value in opts.items() if name not in OF_CALL}
+    options.update(network=find_snapshot(opts["network"], opts["snapshot"]), device=choose_device(opts["device"]))
+    if options["data"] is not None:
+        PictureDataset(path=options["data"], size_px=4).close()
+    return dict(invert=command, options=options, **runs.provenance("invert.py"))
+
+
+def _go_on(ctx: click.Context, command: str, opts: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
+    """Folder and record of a run that was begun, both found to be in order."""
+    given = [name for name in ctx.params if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE]
+    fixed = [name for name in given if name not in MAY_CHANGE]
+    if fixed:
+        raise click.UsageError(f"--{fixed[0].replace('_', '-')} cannot change when a run is resumed")
+    run_dir, record = runs.find_model_run(opts["outdir"], opts["resume"], command)
+    path = run_dir / runs.OPTIONS
+    record = check_fields(record, _record_rule(ctx, opts), path)
+    options = record["options"]
+    options.update({name: opts[name] for name in given if name in ("device", "jobs")})
+    options["device"] = choose_device(options["device"])
+    if not (run_dir / runs.MODEL_FILE).is_file():
+        trust.check_pickle(options["network"], record.get("network_sha256"), opts["trust_pickle"], path)
+    return run_dir, record
+
+
+def _record_rule(ctx: click.Context, defaults: dict[str, Any]) -> Rule:
+    """What options.json may hold: the options of the command, each within its bounds."""
+    options: dict[str, Any] = {
+        param.name: (_option_rule(param, defaults[str(param.name)]), defaults[str(param.name)])
+        for param in ctx.command.params if param.name not in (*OF_CALL, "network")}
+    return fields(dict(invert=text, options=fields(dict(network=text), options)),
+                  dict.fromkeys(("command", "date", "base", "torch", "network_sha256"), text))
+
+
+def _option_rule(param: click.Parameter, default: Any) -> Rule:
+    rule: Rule = text
+    if isinstance(param.type, click.Choice):
+        rule = choice(*param.type.choices)
+    elif isinstance(param.type, click.IntRange | click.FloatRange):
+        low, high = param.type.min, param.type.max
+        rule = number(-math.inf if low is None else low, math.inf if high is None else high,
+                      whole=isinstance(param.type, click.IntRange))
+    elif param.type is click.BOOL:
+        rule = flag
+    return maybe(rule) if default is None else rule

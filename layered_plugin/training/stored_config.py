@@ -1,0 +1,89 @@
+"""What training_options.json may hold: classes from a short list, arguments of the right type; no code from data."""
+
+from pathlib import Path
+from typing import Any
+
+from layered_plugin.json_files import (
+    by_class,
+    check_fields,
+    choice,
+    either,
+    fields,
+    flag,
+    list_of,
+    maybe,
+    number,
+    read_json,
+    text,
+)
+from layered_plugin.model.mask_losses import SIZE_OVER
+from layered_plugin.runs import GAN_FILE
+from layered_plugin.training import presets
+
+COUNT, SHARE, WEIGHT = number(1, 2**20, whole=True), number(0, 1), number(0)
+FROM_ZERO = number(0, 2**31, whole=True)
+RAMP = either(WEIGHT, list_of(WEIGHT, sizes=(2,)))  # As ``phases.ramp``.
+SIDE = number(4, 2**15, whole=True)
+
+_BLOCK = dict(fp16_channels_last=flag, half_dtype=choice("bfloat16", "float16"))
+_WIDTHS = dict(channel_base=number(1, 2**24, whole=True), channel_max=number(1, 2**14, whole=True),
+               num_fp16_res=number(0, 16, whole=True), conv_clamp=maybe(WEIGHT))
+_WIDTH = number(1, 2**14, whole=True)
+
+PICTURES = by_class({"layered_plugin.data.dataset.PictureDataset": fields(
+    dict(path=text, size_px=SIDE),
+    dict(use_labels=flag, max_size=maybe(number(1, whole=True)), xflip=flag, random_seed=FROM_ZERO))})
+
+GENERATOR = by_class({"layered_plugin.model.generator.LayeredGenerator": fields(
+    dict(z_dim=_WIDTH, w_dim=_WIDTH),
+    dict(generator=choice("separate", "single"), mapping=choice("separate", "shared"),
+         num_objects=number(1, 64, whole=True), mapping_kwargs=fields({}, dict(num_layers=number(1, 64, whole=True))),
+         synthesis_kwargs=fields({}, _WIDTHS | _BLOCK)))})
+
+DISCRIMINATOR = by_class({"training.networks.Discriminator": fields({}, dict(
+    _WIDTHS, architecture=choice("orig", "skip", "resnet"),
+    block_kwargs=fields({}, dict(_BLOCK, freeze_layers=FROM_ZERO)), mapping_kwargs=fields({}),
+    epilogue_kwargs=fields({}, dict(mbstd_group_size=COUNT))))})
+
+OPTIMIZER = by_class({"torch.optim.Adam": fields(
+    dict(lr=RAMP), dict(betas=list_of(SHARE, sizes=(2,)), eps=WEIGHT, fused=flag))})
+
+AUGMENTATION = by_class({"training.augment.AugmentPipe": fields({}, {
+    name: WEIGHT for transforms in presets.AUGPIPES.values() for name in transforms})})
+
+_LAYERED: dict[str, Any] = dict(
+    pl_weight=WEIGHT, style_mixing_prob=SHARE, shift=RAMP, mask_min=SHARE, mask_size_weight=WEIGHT,
+    mask_binary_weight=RAMP, mask_border_weight=RAMP, mask_overlap_weight=WEIGHT, bg_jitter=SHARE,
+    mask_size_over=choice(*SIZE_OVER), mask_floor=SHARE, mask_max=SHARE, mask_variety=RAMP,
+    mask_variety_weight=WEIGHT, range_weight=WEIGHT)
+
+LOSS = by_class({
+    "layered_plugin.training.loss.LayeredLoss": fields({}, dict(_LAYERED, r1_gamma=RAMP)),
+    "layered_plugin.training.wgan_gp.WganGpLoss": fields({}, dict(_LAYERED, gp_weight=WEIGHT, drift_weight=WEIGHT))})
+
+_STAGE = fields(dict(resolution=SIDE, kimg=WEIGHT, batch_size=COUNT, batch_gpu=COUNT, lr=WEIGHT))
+
+# Keys that every version has written, then those that have a default.
+CONFIG = fields(
+    dict(base=text, training_set_kwargs=PICTURES, G_kwargs=GENERATOR, D_kwargs=DISCRIMINATOR, G_opt_kwargs=OPTIMIZER,
+         D_opt_kwargs=OPTIMIZER, loss_kwargs=LOSS, random_seed=FROM_ZERO, num_gpus=number(1, 4096, whole=True),
+         device=choice("cpu", "cuda", "mps"), resolution=SIDE, batch_size=COUNT, batch_gpu=COUNT, total_kimg=WEIGHT),
+    dict(run_dir=maybe(text),
+         data_loader_kwargs=(fields({}, dict(pin_memory=flag, num_workers=number(0, 1024, whole=True),
+                                             prefetch_factor=maybe(COUNT))), {}),
+         augment_kwargs=maybe(AUGMENTATION), metrics=(list_of(text), []), ema_kimg=WEIGHT, ema_rampup=maybe(WEIGHT),
+         G_reg_interval=maybe(COUNT), D_reg_interval=maybe(COUNT), augment_p=SHARE, ada_target=maybe(SHARE),
+         ada_interval=COUNT, ada_kimg=WEIGHT, kimg_per_tick=WEIGHT, image_snapshot_ticks=maybe(COUNT),
+         network_snapshot_ticks=maybe(COUNT), resume_pkl=(maybe(text), None), resume_state=(maybe(text), None),
+         fade_kimg=maybe(list_of(WEIGHT, sizes=(2,))), ramp_kimg=maybe(WEIGHT), cudnn_benchmark=flag,
+         allow_tf32=flag, on_collapse=(choice("warn", "stop", "restart"), "warn"), stages=list_of(_STAGE)))
+
+
+def read_config(run_dir: Path) -> dict[str, Any]:
+    """What a run of train_layered.py was asked for: `base`, and parameters of ``training_loop``.
+
+    Raises:
+        CheckpointError: It can't be read, or holds what no version of this project has written; names file and key.
+    """
+    path = run_dir / GAN_FILE
+    return check_fields(read_json(path), CONFIG, path)
