@@ -43,6 +43,8 @@ common_options = several_options(
     click.option("--seed", help="Random seed", type=click.IntRange(min=0), default=0, metavar="INT"),
     click.option("--device", help="Where to train", type=DEVICES, default="auto"),
     click.option("--resume", help="Go on with a run", metavar="latest|RUN"),
+    click.option("--data-changed", help="If a resumed run's pictures changed", type=click.Choice(["refuse", "ok"]),
+                 default="refuse"),
     click.option("--trust-pickle", help="Load an unknown network that a run names", is_flag=True),
     click.option("-n", "--dry-run", help="Print the settings, train nothing", is_flag=True))
 

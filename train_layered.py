@@ -14,6 +14,7 @@ from click.core import ParameterSource
 from layered_plugin import device, runs, trust
 from layered_plugin.base import BASE
 from layered_plugin.command_line import DEVICES, SETTINGS, user_errors
+from layered_plugin.data.fingerprint import fingerprint
 from layered_plugin.errors import CheckpointError, PictureError
 from layered_plugin.model.mask_losses import SIZE_OVER
 from layered_plugin.training import presets
@@ -76,6 +77,8 @@ class Ramp(click.ParamType):
 # Where to start.
 @click.option("--resume", help="Go on with a run, or start from a pickle", metavar="latest|RUN|PKL|URL")
 @click.option("--init-from", help="Start layers from an ordinary StyleGAN2", metavar="PKL|URL")
+@click.option("--data-changed", help="If a resumed run's pictures changed", type=click.Choice(["refuse", "ok"]),
+              default="refuse")
 @click.option("--trust-pickle", help="Load an unknown pickle that a run names", is_flag=True)
 @click.option("--freezed", help="Freeze so many layers of D", type=click.IntRange(min=0), default=0, metavar="INT")
 # Speed.
@@ -201,16 +204,18 @@ def main(ctx: click.Context, outdir: str, dry_run: bool, **opts: Any) -> None:
         if opts["data"] is None:
             raise click.UsageError("--data is needed for a new run")
         if resume and "://" not in resume and not Path(resume).is_file():
-            raise CheckpointError(f"no such run folder or pickle: {resume}")
+            raise CheckpointError(f"no such run folder or pickle: {resume}{runs.nearest_runs(resume, outdir)}")
         check_together(opts, given)
         if opts["init_from"]:
             if not dry_run:
                 trust.trust_named(opts["init_from"])
             opts.update(plain_options(opts["init_from"], opts, given))
-        del opts["trust_pickle"]  # Of resumed runs: what a command line names is trusted.
-        desc, config = setup_training_config(**opts)
+        of_new = {name: value for name, value in opts.items() if name not in ("trust_pickle", "data_changed")}
+        desc, config = setup_training_config(**of_new)
         if opts["init_from"]:
             adopt_plain(config, opts["init_from"])
+        if not dry_run:
+            config["data_fingerprint"] = fingerprint(opts["data"])
         if resume and not dry_run:
             trust.trust_named(resume)
         if opts["pl_weight"] > 0:

@@ -14,7 +14,8 @@ from pathlib import Path
 import click
 import torch
 
-from layered_plugin.runs import MODEL_FILE, STATS_FILE, or_go_on, typed_command
+from layered_plugin.calls import typed_command
+from layered_plugin.runs import MODEL_FILE, STATS_FILE, or_go_on
 
 ROUTES = dict(distill=["distill"], encoder=["train", "--mode=dataset"], chunks=["train", "--mode=chunks"])
 

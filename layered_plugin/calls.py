@@ -1,5 +1,7 @@
 """How the commands are called: by their files in a checkout, by names of their own where the package is installed."""
 
+import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -31,3 +33,18 @@ def is_command() -> bool:
     program = Path(sys.argv[0])
     called = {program.stem, f"python {program.name}", " ".join(["python", *sys.orig_argv[1:3]])}
     return not called.isdisjoint([*CALLS, *CALLS.values()])
+
+
+def typed_command(program: str) -> str:
+    """The command line of this process, as a user types it.
+
+    Args:
+        program: File of the command, or `-m MODULE`.
+    """
+    return as_typed(shlex.join(["python", *program.split(), *sys.argv[1:]]))
+
+
+def go_on_command(command: str, run_dir: str | os.PathLike[str]) -> str:
+    """The command line that goes on with a run, as a user types it; `command` as for typed_command."""
+    words = [*command.split(), f"--outdir={Path(run_dir).parent}", f"--resume={run_dir}"]
+    return as_typed(shlex.join(["python", *words]))

@@ -3,12 +3,11 @@
 A training state is a plain dict that ``torch.load(weights_only=True)`` reads; pickles are for upstream's tools.
 """
 
+import difflib
 import itertools
 import os
 import pickle
 import re
-import shlex
-import sys
 import zipfile
 from collections.abc import Mapping, Sequence
 from datetime import date
@@ -19,7 +18,7 @@ import torch
 import torch.distributed
 
 from layered_plugin.base import BASE
-from layered_plugin.calls import as_typed
+from layered_plugin.calls import typed_command
 from layered_plugin.errors import CheckpointError, ModelError
 from layered_plugin.files import write_json
 from layered_plugin.json_files import read_json
@@ -98,6 +97,16 @@ def complete_run(path: str | os.PathLike[str]) -> Path:
     if len(found) > 1:
         raise CheckpointError(f"{path}: fits {len(found)} run folders, such as {found[0]}; write more of the name")
     return found[0] if found else path
+
+
+def nearest_runs(path: str | os.PathLike[str], *folders: str | os.PathLike[str]) -> str:
+    """End of an error of a run or pickle that is not there: the nearest names beside it, or in these folders."""
+    path = Path(path)
+    there = [entry for folder in (path.parent, *map(Path, folders)) if folder.is_dir() for entry in folder.iterdir()
+             if entry.suffix == ".pkl" or (entry.is_dir() and re.match(r"\d+-", entry.name))]
+    names = {entry.name: entry for entry in reversed(there)}
+    close = difflib.get_close_matches(path.name, names, n=3, cutoff=0.3)
+    return f"; the nearest names are {', '.join(str(names[name]) for name in close)}" if close else ""
 
 
 def find_run(outdir: str | os.PathLike, resume: str) -> Path:
@@ -184,7 +193,9 @@ def find_model_run(outdir: str, resume: str, command: str) -> tuple[Path, dict[s
         if record.get("invert") == command:
             found.append((run_dir, record))
     if not found:
-        raise CheckpointError(f"{outdir if resume == 'latest' else resume}: no run of invert.py {command} there")
+        place = outdir if resume == "latest" else resume
+        near = "" if resume == "latest" or Path(resume).exists() else nearest_runs(resume, outdir)
+        raise CheckpointError(f"{place}: no run of invert.py {command} there{near}")
     return found[-1]
 
 
@@ -201,24 +212,9 @@ def forget_states(run_dir: Path) -> None:
         path.unlink()
 
 
-def typed_command(program: str) -> str:
-    """The command line of this process, as a user types it.
-
-    Args:
-        program: File of the command, or `-m MODULE`.
-    """
-    return as_typed(shlex.join(["python", *program.split(), *sys.argv[1:]]))
-
-
 def provenance(program: str) -> dict[str, str]:
     """Command line, date, base and torch version of this process, for a record; ``program`` as for typed_command."""
     return dict(command=typed_command(program), date=date.today().isoformat(), base=BASE.name, torch=torch.__version__)
-
-
-def go_on_command(command: str, run_dir: str | os.PathLike[str]) -> str:
-    """The command line that goes on with a run, as a user types it; `command` as for typed_command."""
-    words = [*command.split(), f"--outdir={Path(run_dir).parent}", f"--resume={run_dir}"]
-    return as_typed(shlex.join(["python", *words]))
 
 
 def run_folder(path: str | os.PathLike[str]) -> Path | None:

@@ -7,7 +7,7 @@ from datetime import date
 import pytest
 import torch
 
-from layered_plugin import runs
+from layered_plugin import calls, runs
 from layered_plugin.errors import CheckpointError
 from layered_plugin.runs import find_run
 
@@ -105,6 +105,6 @@ def test_training_goes_on_where_one_has_begun(tmp_path):
     ("-m benchmarks.scaling", "python -m benchmarks.scaling train '--data=my cars'")])
 def test_provenance_has_the_command_as_it_was_typed(monkeypatch, program, typed):
     monkeypatch.setattr("sys.argv", ["/somewhere/invert.py", "train", "--data=my cars"])
-    assert runs.typed_command(program) == typed
+    assert calls.typed_command(program) == typed
     assert runs.provenance(program) == dict(command=typed, date=date.today().isoformat(), base=runs.BASE.name,
                                             torch=torch.__version__)

@@ -4,6 +4,7 @@ Section 3.4 of the paper: pictures are resized to 1.125 times the resolution, th
 """
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from layered_plugin.errors import PictureError
 from layered_plugin.progress import progress
 
 CACHE_BYTES = 4 << 30  # Decoded pictures are kept in memory up to this size.
+
+MAX_UNREADABLE = 16  # So many pictures may become unreadable while they are shown; the next one ends the run.
 
 
 class PictureDataset(Dataset):
@@ -46,6 +49,7 @@ class PictureDataset(Dataset):
         self._cache: np.ndarray | None = None
         raw_shape = [len(self._fnames), 3, self._size_px, self._size_px]
         self._larger: PictureDataset | None = None
+        self._unreadable = torch.zeros(1, dtype=torch.int64).share_memory_()  # Of all worker processes.
         self._super_kwargs = super_kwargs
         super().__init__(name=self._path.stem, raw_shape=raw_shape, **super_kwargs)
 
@@ -91,7 +95,17 @@ class PictureDataset(Dataset):
         return True
 
     def _load_raw_image(self, raw_idx: int) -> np.ndarray:
-        return self._decode(raw_idx) if self._cache is None else self._cache[raw_idx]
+        if self._cache is not None:
+            return self._cache[raw_idx]
+        while True:
+            try:
+                return self._decode(raw_idx)
+            except PictureError as err:
+                self._unreadable += 1
+                if self._unreadable > MAX_UNREADABLE:
+                    raise PictureError(f"{err}; {MAX_UNREADABLE} others were skipped, which is the limit") from err
+                print(f"WARNING: {err}; the next one is shown in its place", file=sys.stderr)
+            raw_idx = (raw_idx + 1) % len(self._fnames)
 
     def _load_raw_labels(self) -> np.ndarray | None:
         try:

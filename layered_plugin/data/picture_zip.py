@@ -50,7 +50,6 @@ class PictureZipWriter:
         self._partial = self.dest.with_name(f".{self.dest.name}.{os.getpid()}.part")
         self._zip = zipfile.ZipFile(self._partial, "w", zipfile.ZIP_STORED)
         self._labels: list[tuple[str, int | list[float] | None]] = []
-        self._size = 0
 
     def __enter__(self) -> "PictureZipWriter":
         return self
@@ -60,25 +59,28 @@ class PictureZipWriter:
     ) -> None:
         try:
             if kind is None:
-                self._finish()
-        except OSError as err:
+                self.complete()
+                os.replace(self._partial, self.dest)
+        except BaseException:
             self._discard()
-            if err.errno in NO_ROOM:
-                raise disk_full(self.dest, self._size) from err
             raise
-        finally:
-            if kind is not None:
-                self._discard()
-        if isinstance(value, OSError) and value.errno in NO_ROOM:
-            raise disk_full(self.dest, self._size) from value
+        if kind is not None:
+            self._discard()
 
     def _discard(self) -> None:
         """Remove the temporary file; its last writes may fail as others did."""
         with suppress(OSError, ValueError):
-            self._size = self._partial.stat().st_size
-        with suppress(OSError, ValueError):
             self._zip.close()
         self._partial.unlink(missing_ok=True)
+
+    @contextmanager
+    def _enough_room(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as err:
+            if err.errno in NO_ROOM:
+                raise disk_full(self.dest, self._partial.stat().st_size) from err
+            raise
 
     def add(self, picture: np.ndarray, label: int | list[float] | None = None) -> str:
         """Append one picture.
@@ -108,15 +110,19 @@ class PictureZipWriter:
         return name
 
     def _write(self, name: str, data: bytes) -> None:
-        self._zip.writestr(zipfile.ZipInfo(name, date_time=_FIXED_TIME), data)
+        with self._enough_room():
+            self._zip.writestr(zipfile.ZipInfo(name, date_time=_FIXED_TIME), data)
 
-    def _finish(self) -> None:
+    def complete(self) -> None:
+        """Write what comes last; the zip stays under its temporary name. Called again it does nothing."""
+        if self._zip.fp is None:
+            return
         # The host needs a label for every picture, or none at all.
         labelled = bool(self._labels) and all(label is not None for _, label in self._labels)
         text = json.dumps({"labels": [list(entry) for entry in self._labels] if labelled else None})
         self._write("dataset.json", text.encode())
-        self._zip.close()
-        os.replace(self._partial, self.dest)
+        with self._enough_room():
+            self._zip.close()
 
 
 def _remove_abandoned(dest: Path) -> None:
@@ -131,7 +137,11 @@ def _remove_abandoned(dest: Path) -> None:
 def picture_zips(paths: Mapping[str, str | os.PathLike[str] | None]) -> Iterator[dict[str, PictureZipWriter]]:
     """Writers by name for those of the paths that are given; the zips appear together, when all are complete."""
     with ExitStack() as stack:
-        yield {name: stack.enter_context(PictureZipWriter(path)) for name, path in paths.items() if path is not None}
+        writers = {name: stack.enter_context(PictureZipWriter(path))
+                   for name, path in paths.items() if path is not None}
+        yield writers
+        for writer in writers.values():
+            writer.complete()
 
 
 def read_pairs(pictures: str | os.PathLike[str], masks: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -1,5 +1,6 @@
 """The judge: a U-Net that learnt from true masks, and stands in for the paper's Mask R-CNN."""
 
+import math
 import os
 import pickle
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 
 from layered_plugin.data.masks import OBJECT_LEVEL
 from layered_plugin.data.pictures import to_float
-from layered_plugin.errors import PictureError, TeacherError
+from layered_plugin.errors import PictureError, TeacherError, UserError
 from layered_plugin.evaluation.metrics import mask_scores
 from layered_plugin.evaluation.teachers import none_if_empty, resized
 from layered_plugin.model.unet import AnyUNet, make_unet
@@ -60,7 +61,8 @@ def train_judge(
         chosen = torch.randint(len(pictures), (batch,), generator=generator).numpy()
         img, target = to_float(torch.from_numpy(pictures[chosen])), torch.from_numpy(masks[chosen]) / 255.0
         img, target = random_crop_flip(img, target, crop, generator)
-        fitting.step(disturb(img, generator), target)
+        if not math.isfinite(fitting.step(disturb(img, generator), target)):
+            raise UserError("the judge's loss is not finite; start anew with another `seed`")
     return judge.eval()
 
 

@@ -1,6 +1,5 @@
 """Draw scenes at random, from seeds or from codes, and write them as files: composite, layers, masks."""
 
-import contextlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ import PIL.Image
 import torch
 
 from layered_plugin.data.labels import Labels
-from layered_plugin.data.picture_zip import PictureZipWriter
+from layered_plugin.data.picture_zip import picture_zips
 from layered_plugin.data.pictures import to_uint8
 from layered_plugin.device import must_fp32
 from layered_plugin.errors import ArgumentError
@@ -195,12 +194,11 @@ def write_scenes(scenes: Iterable[tuple[str, Scene]], outdir: str | os.PathLike[
         zips: None, or two: composites, and their masks under the same names. They appear when all is written.
         label: Label of every composite in its zip, empty = none.
     """
-    with contextlib.ExitStack() as stack:
-        archives = [stack.enter_context(PictureZipWriter(path)) for path in zips]
+    with picture_zips(dict(zip(("composites", "masks"), zips, strict=False))) as archives:
         for name, scene in scenes:
             if outdir is not None:
                 for folder, picture in scene.items():
                     (Path(outdir) / folder).mkdir(parents=True, exist_ok=True)
                     PIL.Image.fromarray(picture).save(Path(outdir) / folder / f"{name}.png")
-            for archive, folder, of_picture in zip(archives, ("composites", "masks"), (label, ()), strict=False):
-                archive.add(scene[folder], list(of_picture) or None)
+            for folder, archive in archives.items():
+                archive.add(scene[folder], (list(label) or None) if folder == "composites" else None)

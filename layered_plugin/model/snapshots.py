@@ -19,7 +19,7 @@ from layered_plugin import trust
 from layered_plugin.errors import CheckpointError, ModelError
 from layered_plugin.files import write_watched
 from layered_plugin.model.weights_file import GENERATOR_FILE, load_generator
-from layered_plugin.runs import STATS_FILE, complete_run
+from layered_plugin.runs import STATS_FILE, complete_run, nearest_runs
 from layered_plugin.tensor_files import tensor_bytes
 
 
@@ -51,7 +51,7 @@ def find_snapshot(path: str | os.PathLike[str], choice: str = "latest") -> str:
     if path.is_file() or (path / GENERATOR_FILE).is_file():
         return str(path)
     if not path.exists():
-        raise CheckpointError(f"{path}: no such file or run folder")
+        raise CheckpointError(f"{path}: no such file or run folder{nearest_runs(path)}")
     found = list(path.glob("network-snapshot-*.pkl"))
     if not found:
         raise CheckpointError(f"{path}: holds no network-snapshot-*.pkl; is it the run folder of train_layered.py?")

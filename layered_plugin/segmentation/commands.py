@@ -1,7 +1,6 @@
 """The work of invert.py train and distill: a run folder that is started, or gone on with; what its files may hold."""
 
 import math
-import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +10,13 @@ import click
 from click.core import ParameterSource
 
 from layered_plugin import runs, trust
-from layered_plugin.calls import as_typed
+from layered_plugin.calls import go_on_command
 from layered_plugin.command_line import writing
 from layered_plugin.data.dataset import PictureDataset
+from layered_plugin.data.fingerprint import FINGERPRINT, fingerprint, what_changed
 from layered_plugin.device import choose_device
+from layered_plugin.errors import CheckpointError, DiskFullError, UserError
+from layered_plugin.files import remove_leftovers
 from layered_plugin.json_files import Rule, check_fields, choice, fields, flag, maybe, number, text
 from layered_plugin.model.snapshots import find_snapshot
 from layered_plugin.segmentation import stage
@@ -22,9 +24,9 @@ from layered_plugin.segmentation import stage
 Work = Callable[[Path, dict[str, Any], dict[str, Any]], str | None]
 
 # Options of this call, not of the run.
-OF_CALL = ("outdir", "resume", "dry_run", "snapshot", "trust_pickle")
+OF_CALL = ("outdir", "resume", "dry_run", "snapshot", "trust_pickle", "data_changed")
 
-MAY_CHANGE = ("outdir", "resume", "dry_run", "trust_pickle", "device", "jobs")
+MAY_CHANGE = ("outdir", "resume", "dry_run", "trust_pickle", "data_changed", "device", "jobs")
 
 
 def run_training(ctx: click.Context, command: str, opts: dict[str, Any], desc: str, work: Work) -> None:
@@ -49,6 +51,8 @@ def run_training(ctx: click.Context, command: str, opts: dict[str, Any], desc: s
             return
         if opts["resume"] is None:
             record["network_sha256"] = trust.trust_named(options["network"])
+            if options["data"] is not None:
+                record["data_fingerprint"] = fingerprint(options["data"])
             data = Path(options["data"] or options["network"]).stem
             name = f"{desc}-{data}-steps{options['steps']}-seed{options['seed']}"
             with writing("--outdir", opts["outdir"]):
@@ -57,16 +61,26 @@ def run_training(ctx: click.Context, command: str, opts: dict[str, Any], desc: s
             click.echo(f"{run_dir} is complete", err=True)
         else:
             click.echo(f"Run folder: {run_dir}", err=True)
-            stopped = work(run_dir, options, record)
+            if opts["resume"] is not None:
+                for folder in (run_dir, *run_dir.glob("chunk-*/")):
+                    remove_leftovers(folder)
+            stopped = _work(work, run_dir, options, record)
             if stopped is not None:
-                go_on = ["python", "invert.py", command, f"--outdir={run_dir.parent}", f"--resume={run_dir}"]
-                click.echo(f"Stopped by {stopped}; all is saved. Go on with: {as_typed(shlex.join(go_on))}", err=True)
+                go_on = go_on_command(f"invert.py {command}", run_dir)
+                click.echo(f"Stopped by {stopped}; all is saved. Go on with: {go_on}", err=True)
                 sys.exit(130 if stopped == "SIGINT" else 143)
     except Exception:
         if new_dir is not None:
             runs.discard_unstarted(new_dir)
         raise
     click.echo(run_dir)
+
+
+def _work(work: Work, run_dir: Path, options: dict[str, Any], record: dict[str, Any]) -> str | None:
+    try:
+        return work(run_dir, options, record)
+    except DiskFullError as err:
+        raise UserError(f"{err}: {go_on_command('invert.py ' + record['invert'], run_dir)}") from err
 
 
 def _begin(command: str, opts: dict[str, Any]) -> dict[str, Any]:
@@ -93,8 +107,25 @@ def _go_on(ctx: click.Context, command: str, opts: dict[str, Any]) -> tuple[Path
     options.update({name: opts[name] for name in given if name in ("device", "jobs")})
     options["device"] = choose_device(options["device"])
     if not (run_dir / runs.MODEL_FILE).is_file():
+        _check_data(options, record, opts["data_changed"] == "ok")
         trust.check_pickle(options["network"], record.get("network_sha256"), opts["trust_pickle"], path)
     return run_dir, record
+
+
+def _check_data(options: dict[str, Any], record: dict[str, Any], may_change: bool) -> None:
+    """See that the pictures are those that the run began with; a chunk's are bound to its encoder."""
+    if options["data"] is None or "data_fingerprint" not in record:
+        return
+    changed = what_changed(record["data_fingerprint"], fingerprint(options["data"]))
+    if changed is None:
+        return
+    if options.get("mode") == "chunks":
+        raise CheckpointError(f"{options['data']}: {changed}; encoders of chunks belong to their pictures: put it "
+                              "back, or start a new run")
+    if not may_change:
+        raise CheckpointError(f"{options['data']}: {changed}; put it back, or go on with the other pictures by "
+                              "`data_changed`=ok")
+    click.echo(f"WARNING: {options['data']}: {changed}", err=True)
 
 
 def _record_rule(ctx: click.Context, defaults: dict[str, Any]) -> Rule:
@@ -103,7 +134,8 @@ def _record_rule(ctx: click.Context, defaults: dict[str, Any]) -> Rule:
         param.name: (_option_rule(param, defaults[str(param.name)]), defaults[str(param.name)])
         for param in ctx.command.params if param.name not in (*OF_CALL, "network")}
     return fields(dict(invert=text, options=fields(dict(network=text), options)),
-                  dict.fromkeys(("command", "date", "base", "torch", "network_sha256"), text))
+                  dict(dict.fromkeys(("command", "date", "base", "torch", "network_sha256"), text),
+                       data_fingerprint=FINGERPRINT))
 
 
 def _option_rule(param: click.Parameter, default: Any) -> Rule:

@@ -85,6 +85,8 @@ class EncoderTraining:
         return dict(loss=loss.item(), code=code.item(), layer=layer.item(), move=moved.item())
 
     def _update(self, loss: torch.Tensor) -> None:
+        if not loss.isfinite():  # The run stops on it; the gradient of a shift that is not a number ends the process.
+            return
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()

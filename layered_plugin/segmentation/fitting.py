@@ -39,7 +39,7 @@ class Fitting:
             target: Masks, [N, K, H, W], in [0, 1]; those of several objects in any order.
 
         Returns:
-            The loss before the step.
+            The loss before the step; of one that is not finite no step is taken.
         """
         device = next(self.unet.parameters()).device
         img = img.to(device).contiguous(memory_format=torch.channels_last)
@@ -47,6 +47,8 @@ class Fitting:
             logits = self.unet(img)
         target = best_order(logits.detach().float(), target.to(device))
         loss = F.binary_cross_entropy_with_logits(logits.float(), target)
+        if not loss.isfinite():  # The run stops on it; until then nothing is spoilt.
+            return loss.item()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()

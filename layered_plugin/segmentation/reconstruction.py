@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from layered_plugin.device import must_fp32
-from layered_plugin.errors import ArgumentError
+from layered_plugin.errors import ArgumentError, ModelError
 from layered_plugin.model.encoder import Codes, decode
 from layered_plugin.model.layers import Layers, composite
 from layered_plugin.model.mask_losses import mask_border_loss
@@ -153,6 +153,9 @@ def refine_codes(reconstruction: Reconstruction, codes: Codes, real_img: torch.T
 
     Returns:
         Codes of the same shapes.
+
+    Raises:
+        ModelError: The loss is not finite.
     """
     ws, shift = codes.ws.detach().clone().requires_grad_(), codes.shift.detach().clone()
     shift.requires_grad_(max_shift > 0)
@@ -163,6 +166,8 @@ def refine_codes(reconstruction: Reconstruction, codes: Codes, real_img: torch.T
     target = reconstruction.targets(real_img)
     for _ in range(steps):
         loss = reconstruction(Codes(ws, shift), real_img, target, prior)[0] * len(ws)
+        if not loss.isfinite():
+            raise ModelError("the loss of `refine` is not finite: the model's weights are damaged, or it never learnt")
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from layered_plugin.errors import UserError
+from layered_plugin.errors import PictureError, UserError
 from layered_plugin.files import cut_torn_line
 from layered_plugin.progress import progress
 from layered_plugin.runs import STATS_FILE, forget_states, load_training_state
@@ -76,6 +76,7 @@ class ModelRun:
 
         Raises:
             UserError: A loss is infinite or not a number.
+            PictureError: Too many pictures became unreadable; all is saved.
         """
         sums: dict[str, float] = {}
         count, last = 0, time.monotonic()
@@ -83,7 +84,12 @@ class ModelRun:
         with StopRequest() as stop, open(self.run_dir / STATS_FILE, "a") as log:
             remaining = range(self.step, self.steps)
             for step in progress(remaining, len(remaining), self.label) if self.label else remaining:
-                terms = take_step(step)
+                try:
+                    terms = take_step(step)
+                except PictureError:  # Too many can't be read; the step was not taken.
+                    if self.step > 0:
+                        self._save()
+                    raise
                 not_finite = [name for name, value in terms.items() if not math.isfinite(value)]
                 if not_finite:
                     raise UserError(f"{', '.join(not_finite)} not finite at step {step + 1} ({self.name}); "

@@ -136,14 +136,18 @@ def stage_config(config: dict[str, Any], idx: int) -> dict[str, Any]:
     is_last = idx == len(config["stages"]) - 1
     end = config["total_kimg"] if is_last else min(begin + stage["kimg"], config["total_kimg"])
     size_px = round(config["training_set_kwargs"]["size_px"] * stage["resolution"] / config["resolution"])
-    plain = {key: value for key, value in config.items() if key != "stages"}
     return dict(
-        plain, resolution=stage["resolution"], batch_size=stage["batch_size"], batch_gpu=stage["batch_gpu"],
+        plain(config), resolution=stage["resolution"], batch_size=stage["batch_size"], batch_gpu=stage["batch_gpu"],
         total_kimg=end, ramp_kimg=config["total_kimg"],
         fade_kimg=None if idx == 0 else [begin, begin + FADE_SHARE * stage["kimg"]],
         training_set_kwargs=dict(config["training_set_kwargs"], size_px=size_px),
         G_opt_kwargs=dict(config["G_opt_kwargs"], lr=stage["lr"]),
         D_opt_kwargs=dict(config["D_opt_kwargs"], lr=stage["lr"]))
+
+
+def plain(config: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of ``training_loop`` in a run's configuration, without what is kept beside them."""
+    return {key: value for key, value in config.items() if key not in ("stages", "data_fingerprint")}
 
 
 def stage_of(config: dict[str, Any], saved: dict[str, Any]) -> int:

@@ -5,7 +5,6 @@ One process, several spawned here, or processes started by torchrun.
 
 import atexit
 import os
-import shlex
 import signal
 import sys
 import tempfile
@@ -19,10 +18,10 @@ from torch_utils import custom_ops, training_stats
 
 from layered_plugin import errors, runs, signals
 from layered_plugin.base import BASE
-from layered_plugin.calls import as_typed
-from layered_plugin.files import write_json
+from layered_plugin.calls import go_on_command, typed_command
+from layered_plugin.files import NO_ROOM, disk_full, remove_leftovers, write_json
 from layered_plugin.runs import make_run_dir, next_desc
-from layered_plugin.training import growing
+from layered_plugin.training import growing, processes
 from layered_plugin.training.loop import training_loop
 
 MAX_RESTARTS = 4
@@ -55,20 +54,16 @@ def launch(config: dict[str, Any], outdir: str, desc: str) -> None:
 
 
 def _spawn(config: dict[str, Any], outdir: str, desc: str) -> None:
+    if config["run_dir"] is None:  # Made here, so that it is known whatever becomes of the processes.
+        config = dict(config, run_dir=make_run_dir(outdir, desc))
     with tempfile.TemporaryDirectory() as temp_dir, signals.StopRequest() as stop:
         init_method = Path(temp_dir, "init").absolute().as_uri()
         context = torch.multiprocessing.start_processes(
             _run_rank, args=(config, outdir, desc, init_method), nprocs=config["num_gpus"], join=False,
             start_method="spawn")
-        forwarded = False
-        try:
-            while not context.join(timeout=1):
-                if stop.received == "SIGTERM" and not forwarded:  # Ctrl-C reaches the children by itself.
-                    for process in context.processes:
-                        process.terminate()
-                    forwarded = True
-        except torch.multiprocessing.ProcessExitedException as err:
-            sys.exit(err.exit_code)
+        code = processes.supervise(context, stop, config["run_dir"])
+    if code != 0:
+        sys.exit(code)
 
 
 def _run_rank(rank: int, config: dict[str, Any], outdir: str, desc: str, init_method: str | None) -> None:
@@ -79,10 +74,9 @@ def _run_rank(rank: int, config: dict[str, Any], outdir: str, desc: str, init_me
     if kind == "cuda":
         torch.cuda.set_device(device)
     if num_gpus > 1:
-        backend = "nccl" if kind == "cuda" else "gloo"
         if kind == "cpu":
             torch.set_num_threads(max(1, (os.cpu_count() or 1) // num_gpus))
-        torch.distributed.init_process_group(backend, init_method=init_method, rank=rank, world_size=num_gpus)
+        processes.join_group(kind, str(init_method), rank, num_gpus)
     training_stats.init_multiprocessing(rank=rank, sync_device=device if num_gpus > 1 else None)
     if rank != 0:
         custom_ops.verbosity = "none"
@@ -98,6 +92,12 @@ def _run_rank(rank: int, config: dict[str, Any], outdir: str, desc: str, init_me
         text = errors.with_options(str(err))
         print(f"Error: {text}" if rank == 0 else f"Error in process {rank}: {text}", file=sys.stderr)
         code = 1
+    except RuntimeError as err:
+        if num_gpus == 1 or not processes.is_lost_process(err):
+            raise
+        print(f"Error in process {rank}: another process has ended, or did not answer within "
+              f"{processes.wait_limit():g} s", file=sys.stderr)
+        leave_process(1)  # The group can't be left in order.
     finally:
         if num_gpus > 1:
             torch.distributed.destroy_process_group()
@@ -127,14 +127,16 @@ def _run_attempts(rank: int, device: torch.device, config: dict[str, Any], outdi
         with dnnlib.util.Logger(file_name=log_file, file_mode="a", should_flush=True):
             config = dict(config, run_dir=run_dir)
             if rank == 0:
+                if config["resume_state"] is not None:
+                    remove_leftovers(run_dir)
                 print(f"Run folder: {run_dir}")
-                print("Command: " + runs.typed_command("train_layered.py"))
+                print("Command: " + typed_command("train_layered.py"))
                 _write_options(config)
             try:
                 if "stages" in config:
                     signal_name = growing.train_stages(config, rank, device)
                 else:
-                    signal_name = training_loop(rank=rank, **dict(config, device=device))
+                    signal_name = training_loop(rank=rank, **dict(growing.plain(config), device=device))
             except errors.CollapsedError as err:
                 if config["on_collapse"] != "restart" or attempt == MAX_RESTARTS:
                     raise
@@ -143,6 +145,11 @@ def _run_attempts(rank: int, device: torch.device, config: dict[str, Any], outdi
                 if rank == 0:
                     print(f"Collapsed {err}\nStarting anew with seed {config['random_seed']}.")
                 continue
+            except (errors.DiskFullError, OSError) as err:
+                if isinstance(err, OSError) and err.errno not in NO_ROOM:
+                    raise
+                full = err if isinstance(err, errors.DiskFullError) else disk_full(Path(run_dir) / runs.LOG_FILE, 0)
+                raise errors.UserError(f"{full}: {processes.how_to_go_on(run_dir)}") from err
             if rank == 0:
                 _say_how_to_go_on(run_dir, signal_name)
             return signal_name
@@ -169,5 +176,4 @@ def _say_how_to_go_on(run_dir: str, signal_name: str | None) -> None:
     if grids:
         print(f"Layers (background, foreground, mask, cut-out, composite, shifted): {grids[-1]}")
     if signal_name is not None:
-        go_on = ["python", "train_layered.py", f"--outdir={Path(run_dir).parent}", f"--resume={run_dir}"]
-        print(f"Stopped by {signal_name}; all is saved. Go on with: {as_typed(shlex.join(go_on))}")
+        print(f"Stopped by {signal_name}; all is saved. Go on with: {go_on_command('train_layered.py', run_dir)}")

@@ -5,7 +5,6 @@ Parameters, files and statistics are the host's; docs/training.md says what diff
 
 import contextlib
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import dnnlib
@@ -15,9 +14,9 @@ from torch_utils import training_stats
 from layered_plugin import grids, runs, signals
 from layered_plugin.base import BASE
 from layered_plugin.data.dataset import ResumableSampler
-from layered_plugin.data.pictures import random_crop, to_float
+from layered_plugin.errors import PictureError
 from layered_plugin.training import guards, phases, setup
-from layered_plugin.training.fading import Fade
+from layered_plugin.training.feed import Feed
 from layered_plugin.training.init_from import start_from_plain
 from layered_plugin.training.maintenance import Maintenance
 from layered_plugin.training.run_log import RunLog
@@ -81,6 +80,7 @@ def training_loop(
 
     Raises:
         errors.UserError: A loss is not finite; the last snapshots stand.
+        errors.PictureError: Too many pictures became unreadable; all is saved.
         errors.CollapsedError: The layers stayed collapsed and on_collapse is not "warn".
         errors.CheckpointError: resume_state is damaged or does not fit this configuration.
     """
@@ -93,8 +93,9 @@ def training_loop(
 
     # The pictures, the networks, and what stands around them while they learn.
     say(f"StyleGAN2-ADA base: {BASE}")
-    training_set, data_loader_kwargs = setup.open_training_set(training_set, training_set_kwargs, data_loader_kwargs,
-                                                               say)
+    training_set, in_memory = setup.open_training_set(training_set, training_set_kwargs, say)
+    if in_memory:  # They need no worker processes.
+        data_loader_kwargs = dict(pin_memory=data_loader_kwargs.get("pin_memory", False), num_workers=0)
     shape = dict(c_dim=training_set.label_dim, img_resolution=resolution, img_channels=training_set.num_channels)
     G, D, G_ema = setup.build_networks(G_kwargs, D_kwargs, shape, device)
     if resume_pkl is not None and saved is None:
@@ -115,7 +116,7 @@ def training_loop(
     all_phases = G_phases + D_phases
     run = TrainingState(G=G, D=D, G_ema=G_ema, G_opt=G_phases[0].opt, D_opt=D_phases[0].opt, pl_mean=loss.pl_mean,
                         augment_pipe=augment_pipe, ada=ada, fade=fade)
-    has_grown = saved is not None and run.unpack(saved, batch_size=batch_size, num_gpus=num_gpus)
+    has_grown = saved is not None and run.unpack(saved, batch_size=batch_size)
     if saved is not None and run.cur_nimg >= total_kimg * 1000:
         say(f"Already at kimg {run.cur_nimg / 1000:.1f} of {total_kimg}: nothing to do; give a larger --kimg.")
         return None
@@ -131,9 +132,10 @@ def training_loop(
                                seed=random_seed)
     batches = iter(torch.utils.data.DataLoader(training_set, sampler=sampler, batch_size=batch_size // num_gpus,
                                                **data_loader_kwargs))
+    feed = Feed(batches, resolution, fade, device, num_gpus, in_memory)
     all_labels = setup.all_labels(training_set)
     if saved is not None:
-        restore_rng(saved, rank, device)
+        restore_rng(saved, rank, num_gpus, random_seed, device)
 
     say(f"Training for {total_kimg} kimg, from kimg {run.cur_nimg / 1000:.1f}...")
     loss_stats = training_stats.Collector(regex="Loss/.*", keep_previous=False)
@@ -150,7 +152,11 @@ def training_loop(
             phases.set_learning_rate(G_phases, G_opt_kwargs["lr"], progress)
             phases.set_learning_rate(D_phases, D_opt_kwargs["lr"], progress)
 
-            real_img, real_c = _next_batch(batches, resolution, fade, run.cur_nimg, device)
+            try:
+                real_img, real_c = feed.next(run.cur_nimg)
+            except PictureError:
+                maintenance.save()
+                raise
             all_gen_z = torch.randn([len(all_phases), len(real_img), G.z_dim], device=device)
             picks = torch.randint(len(all_labels), [len(all_phases), len(real_img)])
             all_gen_c = all_labels[picks].to(device)
@@ -175,17 +181,6 @@ def training_loop(
                 maintenance.tick(ending=done or stopping)
                 if done or stopping:
                     return None if done else (stop.received or "a signal in another process")
-
-
-def _next_batch(batches: Iterator[list[torch.Tensor]], resolution: int, fade: Fade | None, cur_nimg: int,
-                device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Real pictures, cropped at random and faded as the networks are, [N, C, H, W] in [-1, 1]; labels [N, c_dim]."""
-    img, c = (tensor.to(device, non_blocking=True) for tensor in next(batches))
-    img = to_float(random_crop(img, resolution))
-    if fade is not None:
-        fade.move_to(cur_nimg)
-        img = fade.blend_real(img)
-    return img, c
 
 
 def _accumulate(phase: phases.Phase, loss, batch_gpu: int, real_img: torch.Tensor, real_c: torch.Tensor,

@@ -101,6 +101,11 @@ class Maintenance:
             raise errors.CollapsedError(f"at kimg {run.cur_nimg / 1000:.1f}: {'; '.join(lasting_findings)}")
         self._begin_tick(since=end_time)
 
+    def save(self) -> None:
+        """Snapshot and training state between ticks, if anything was learnt since the last; all processes together."""
+        if self.run.cur_nimg > self._tick_start_nimg:
+            self._save_networks(self.run.G_ema if self.run.fade is None else self.run.fade.baked(self.run.G_ema))
+
     def _save_pictures(self, view: SampleView, G: torch.nn.Module) -> dict[str, PIL.Image.Image]:
         pictures = dict(fakes=view.fakes(G), layers=view.layers(G))
         for name, picture in pictures.items():

@@ -1,18 +1,20 @@
 """A run of train_layered.py that goes on where it stopped: its own options, and the few that may change."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from layered_plugin import device, runs, trust
 from layered_plugin.base import BASE
+from layered_plugin.data.fingerprint import fingerprint, what_changed
 from layered_plugin.errors import ArgumentError, CheckpointError
 from layered_plugin.training.config import choose_metrics
 from layered_plugin.training.stored_config import read_config
 
 # Options that may change when a run is resumed; the others are the run's own.
 RESUME_OPTIONS = {"outdir", "resume", "dry_run", "kimg", "snap", "tick", "workers", "metrics", "on_collapse",
-                  "trust_pickle"}
+                  "gpus", "trust_pickle", "data_changed"}
 
 
 def resume_config(resume: str, outdir: str, opts: dict[str, Any], given: set[str]) -> dict[str, Any]:
@@ -33,12 +35,15 @@ def resume_config(resume: str, outdir: str, opts: dict[str, Any], given: set[str
     if fixed:
         raise ArgumentError(f"`{fixed[0]}` cannot change when {run_dir} is resumed; leave it out, or start a new run")
     config = read_config(run_dir)
+    _check_base(run_dir, config)
+    if "gpus" in given or "WORLD_SIZE" in os.environ:
+        _share_out(run_dir, config, opts["gpus"])
     try:
         device.check_count(config["device"], config["num_gpus"])
     except ArgumentError as err:
         raise CheckpointError(f"{run_dir} was trained with `device`={config['device']}: {err}; "
                               "go on where they are, or start a new run") from err
-    _check_base(run_dir, config.pop("base"))
+    _check_data(config, opts["data_changed"] == "ok")
     config.update(run_dir=str(run_dir), resume_state=str(runs.training_states(run_dir)[-1]))
     names = dict(kimg="total_kimg", tick="kimg_per_tick", on_collapse="on_collapse")
     config.update({names[key]: opts[key] for key in given & names.keys()})
@@ -49,11 +54,52 @@ def resume_config(resume: str, outdir: str, opts: dict[str, Any], given: set[str
                                             prefetch_factor=2 if opts["workers"] > 0 else None)
     kept = ",".join(config["metrics"]) or "none"
     config["metrics"] = choose_metrics(opts["metrics"] if "metrics" in given else kept)
-    if config["resume_pkl"] is not None and config["on_collapse"] == "restart":  # Else it is not read again.
-        trust.check_pickle(config["resume_pkl"], None, opts["trust_pickle"], run_dir / runs.GAN_FILE)
+    for path in (config["resume_pkl"], config["init_pkl"]):
+        if path is not None and config["on_collapse"] == "restart":  # Else it is not read again.
+            trust.check_pickle(path, None, opts["trust_pickle"], run_dir / runs.GAN_FILE)
     return config
 
 
-def _check_base(run_dir: Path, base: str) -> None:
-    if base != str(BASE):
-        print(f"WARNING: {run_dir} was made on the base {base}; going on with {BASE}", file=sys.stderr)
+def _check_base(run_dir: Path, config: dict[str, Any]) -> None:
+    base = config.pop("base")
+    if base == str(BASE):
+        return
+    blocks = (config["G_kwargs"].get("synthesis_kwargs", {}), config["D_kwargs"].get("block_kwargs", {}))
+    if BASE.name == "official" and any("half_dtype" in block for block in blocks):
+        raise CheckpointError(f"{run_dir} was trained with `precision`=bf16 on the bundled base, and the official base "
+                              "has none: unset STYLEGAN2_ADA_PYTORCH to go on, or start a new run")
+    print(f"WARNING: {run_dir} was made on the base {base}; going on with {BASE}", file=sys.stderr)
+
+
+def _check_data(config: dict[str, Any], may_change: bool) -> None:
+    """See that the pictures are those that the run began with."""
+    kwargs = config["training_set_kwargs"]
+    before, now = config["data_fingerprint"], fingerprint(kwargs["path"])
+    changed = None if before is None else what_changed(before, now)
+    if changed is not None and not may_change:
+        raise CheckpointError(f"{kwargs['path']}: {changed}; put it back, or go on with the other pictures by "
+                              "`data_changed`=ok")
+    if changed is not None:
+        print(f"WARNING: {kwargs['path']}: {changed}", file=sys.stderr)
+        if kwargs.get("max_size") == before["num"]:  # All of them, not a subset.
+            kwargs["max_size"] = now["num"]
+    config["data_fingerprint"] = now
+
+
+def _share_out(run_dir: Path, config: dict[str, Any], gpus: int) -> None:
+    """Let another number of processes go on with a run; raises ArgumentError if the batch can't be shared out."""
+    if gpus == config["num_gpus"]:
+        return
+    group = config["D_kwargs"].get("epilogue_kwargs", {}).get("mbstd_group_size", 1)
+    for part in (config, *config.get("stages", [])):
+        if part["batch_size"] % gpus != 0:
+            raise ArgumentError(f"`gpus` must divide the run's batch of {part['batch_size']}, got {gpus}")
+        share = part["batch_size"] // gpus
+        fitting = [num for num in range(1, min(part["batch_gpu"], share) + 1) if share % num == 0 and num % group == 0]
+        if not fitting:
+            raise ArgumentError(f"`gpus`={gpus} leaves {share} pictures for each process, which is no multiple of the "
+                                f"run's minibatch-std group {group}; use fewer")
+        part["batch_gpu"] = fitting[-1]
+    print(f"WARNING: {run_dir} was trained by {config['num_gpus']} processes, {gpus} go on: with the same pictures in "
+          "the same order, but other random numbers", file=sys.stderr)
+    config["num_gpus"] = gpus

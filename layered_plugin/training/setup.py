@@ -30,21 +30,18 @@ def choose_backends(cudnn_benchmark: bool, allow_tf32: bool) -> None:
     torch.backends.cudnn.allow_tf32 = allow_tf32
 
 
-def open_training_set(training_set: Any, training_set_kwargs: dict[str, Any], data_loader_kwargs: dict[str, Any],
-                      say) -> tuple[Any, dict[str, Any]]:
+def open_training_set(training_set: Any, training_set_kwargs: dict[str, Any], say) -> tuple[Any, bool]:
     """Open the pictures, and decode them into memory if they fit.
 
     Returns:
-        The training set, and the data loader's options: pictures in memory need no worker processes.
+        The training set, and whether all its pictures are in memory.
     """
     if training_set is None:
         training_set = dnnlib.util.construct_class_by_name(**training_set_kwargs)
     in_memory = training_set.preload(verbose=say is print)
     say(f"Pictures: {len(training_set)}  shape: {training_set.image_shape}  label: {training_set.label_shape}  "
         f"in memory: {'yes' if in_memory else 'no'}")
-    if in_memory:
-        data_loader_kwargs = dict(pin_memory=data_loader_kwargs.get("pin_memory", False), num_workers=0)
-    return training_set, data_loader_kwargs
+    return training_set, in_memory
 
 
 def all_labels(training_set) -> torch.Tensor:

@@ -45,7 +45,7 @@ class TrainingState:
             fromrgb=None if self.fade is None else self.fade.D.fromrgb.state_dict(),
             rng=_gather_rng(num_gpus, device))
 
-    def unpack(self, saved: dict[str, Any], batch_size: int, num_gpus: int) -> bool:
+    def unpack(self, saved: dict[str, Any], batch_size: int) -> bool:
         """Restore all but the random states (``restore_rng``, as the last thing before the loop).
 
         Returns:
@@ -54,13 +54,12 @@ class TrainingState:
             moments are of another loss.
 
         Raises:
-            CheckpointError: The state is of a run with other networks, batch size or number of processes.
+            CheckpointError: The state is of a run with other networks or batch size, or damaged.
         """
         grows = self.fade is not None and 2 * saved_resolution(saved) == self.G.img_resolution
-        for name, here, there in [("batch", batch_size, batch_size if grows else saved["batch_size"]),
-                                  ("gpus", num_gpus, len(saved["rng"]))]:
-            if here != there:
-                raise CheckpointError(f"`{name}`={here} does not fit the training state, which was made with {there}")
+        if not grows and batch_size != saved["batch_size"]:
+            raise CheckpointError(f"`batch`={batch_size} does not fit the training state, which was made with "
+                                  f"{saved['batch_size']}")
         try:
             if grows:
                 self._grow(saved)
@@ -97,8 +96,11 @@ def saved_resolution(saved: dict[str, Any]) -> int:
     return max(int(match[1]) for name in saved["D"] if (match := re.match(r"b(\d+)\.", name)))
 
 
-def restore_rng(saved: dict[str, Any], rank: int, device: torch.device) -> None:
-    """Set PyTorch's generators to where this process's stood."""
+def restore_rng(saved: dict[str, Any], rank: int, num_gpus: int, seed: int, device: torch.device) -> None:
+    """Set PyTorch's generators to where this process's stood; for another number of processes, to new places."""
+    if len(saved["rng"]) != num_gpus:
+        torch.manual_seed(seed * num_gpus + rank + (saved["cur_nimg"] << 20))
+        return
     states = saved["rng"][rank]
     torch.set_rng_state(states["cpu"])
     if device.type == "cuda" and states["device"] is not None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from layered_plugin.data.fingerprint import FINGERPRINT
 from layered_plugin.json_files import (
     by_class,
     check_fields,
@@ -25,10 +26,15 @@ FROM_ZERO = number(0, 2**31, whole=True)
 RAMP = either(WEIGHT, list_of(WEIGHT, sizes=(2,)))  # As ``phases.ramp``.
 SIDE = number(4, 2**15, whole=True)
 
-_BLOCK = dict(fp16_channels_last=flag, half_dtype=choice("bfloat16", "float16"))
+_ACTIVATION = choice("linear", "relu", "lrelu", "tanh", "sigmoid", "elu", "selu", "softplus", "swish")
+_BLOCK = dict(fp16_channels_last=flag, half_dtype=choice("bfloat16", "float16"), activation=_ACTIVATION,
+              resample_filter=list_of(number()), architecture=choice("orig", "skip", "resnet"), use_noise=flag)
 _WIDTHS = dict(channel_base=number(1, 2**24, whole=True), channel_max=number(1, 2**14, whole=True),
                num_fp16_res=number(0, 16, whole=True), conv_clamp=maybe(WEIGHT))
 _WIDTH = number(1, 2**14, whole=True)
+_DEPTH = number(1, 64, whole=True)
+_MAPPING = fields({}, dict(num_layers=_DEPTH, embed_features=maybe(_WIDTH), layer_features=maybe(_WIDTH),
+                           activation=_ACTIVATION, lr_multiplier=WEIGHT, w_avg_beta=maybe(SHARE)))
 
 PICTURES = by_class({"layered_plugin.data.dataset.PictureDataset": fields(
     dict(path=text, size_px=SIDE),
@@ -37,13 +43,14 @@ PICTURES = by_class({"layered_plugin.data.dataset.PictureDataset": fields(
 GENERATOR = by_class({"layered_plugin.model.generator.LayeredGenerator": fields(
     dict(z_dim=_WIDTH, w_dim=_WIDTH),
     dict(generator=choice("separate", "single"), mapping=choice("separate", "shared"),
-         num_objects=number(1, 64, whole=True), mapping_kwargs=fields({}, dict(num_layers=number(1, 64, whole=True))),
+         num_objects=number(1, 64, whole=True), mapping_kwargs=_MAPPING,
          synthesis_kwargs=fields({}, _WIDTHS | _BLOCK)))})
 
 DISCRIMINATOR = by_class({"training.networks.Discriminator": fields({}, dict(
-    _WIDTHS, architecture=choice("orig", "skip", "resnet"),
-    block_kwargs=fields({}, dict(_BLOCK, freeze_layers=FROM_ZERO)), mapping_kwargs=fields({}),
-    epilogue_kwargs=fields({}, dict(mbstd_group_size=COUNT))))})
+    _WIDTHS, architecture=_BLOCK["architecture"], cmap_dim=maybe(number(0, 2**14, whole=True)),
+    block_kwargs=fields({}, dict(_BLOCK, freeze_layers=FROM_ZERO)), mapping_kwargs=_MAPPING,
+    epilogue_kwargs=fields({}, dict(mbstd_group_size=maybe(COUNT), mbstd_num_channels=FROM_ZERO, cmap_dim=FROM_ZERO,
+                                    activation=_ACTIVATION))))})
 
 OPTIMIZER = by_class({"torch.optim.Adam": fields(
     dict(lr=RAMP), dict(betas=list_of(SHARE, sizes=(2,)), eps=WEIGHT, fused=flag))})
@@ -68,13 +75,14 @@ CONFIG = fields(
     dict(base=text, training_set_kwargs=PICTURES, G_kwargs=GENERATOR, D_kwargs=DISCRIMINATOR, G_opt_kwargs=OPTIMIZER,
          D_opt_kwargs=OPTIMIZER, loss_kwargs=LOSS, random_seed=FROM_ZERO, num_gpus=number(1, 4096, whole=True),
          device=choice("cpu", "cuda", "mps"), resolution=SIDE, batch_size=COUNT, batch_gpu=COUNT, total_kimg=WEIGHT),
-    dict(run_dir=maybe(text),
+    dict(run_dir=maybe(text), data_fingerprint=(maybe(FINGERPRINT), None),
          data_loader_kwargs=(fields({}, dict(pin_memory=flag, num_workers=number(0, 1024, whole=True),
                                              prefetch_factor=maybe(COUNT))), {}),
          augment_kwargs=maybe(AUGMENTATION), metrics=(list_of(text), []), ema_kimg=WEIGHT, ema_rampup=maybe(WEIGHT),
          G_reg_interval=maybe(COUNT), D_reg_interval=maybe(COUNT), augment_p=SHARE, ada_target=maybe(SHARE),
          ada_interval=COUNT, ada_kimg=WEIGHT, kimg_per_tick=WEIGHT, image_snapshot_ticks=maybe(COUNT),
-         network_snapshot_ticks=maybe(COUNT), resume_pkl=(maybe(text), None), resume_state=(maybe(text), None),
+         network_snapshot_ticks=maybe(COUNT), resume_pkl=(maybe(text), None), init_pkl=(maybe(text), None),
+         resume_state=(maybe(text), None),
          fade_kimg=maybe(list_of(WEIGHT, sizes=(2,))), ramp_kimg=maybe(WEIGHT), cudnn_benchmark=flag,
          allow_tf32=flag, on_collapse=(choice("warn", "stop", "restart"), "warn"), stages=list_of(_STAGE)))
 

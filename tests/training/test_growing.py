@@ -199,7 +199,7 @@ def test_growing_gives_the_smaller_networks_blocks_on_and_begins_the_optimizers_
     fade = Fade(new["G"], new["D"], networks(8)["D"], 0.04, 0.064)
     before = {name: copy.deepcopy(new[name].state_dict()) for name in ("G", "D", "G_ema")}
     run = TrainingState(**new, **optimizers(new["G"], fade.D), fade=fade)
-    assert run.unpack(saved, batch_size=8, num_gpus=1)
+    assert run.unpack(saved, batch_size=8)
     for name in ("G", "D", "G_ema"):
         small = old[name].state_dict()
         for key, value in new[name].state_dict().items():
@@ -216,7 +216,7 @@ def test_state_of_another_resolution_does_not_fit_an_ordinary_run():
     saved = TrainingState(**old, **optimizers(old["G"], old["D"])).pack(8, 1, torch.device("cpu"))
     assert saved_resolution(saved) == 8
     with pytest.raises(errors.CheckpointError, match="does not fit the networks"):
-        TrainingState(**new, **optimizers(new["G"], new["D"])).unpack(saved, batch_size=8, num_gpus=1)
+        TrainingState(**new, **optimizers(new["G"], new["D"])).unpack(saved, batch_size=8)
 
 
 @pytest.fixture(scope="module")

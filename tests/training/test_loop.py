@@ -16,8 +16,7 @@ from layered_plugin import errors, runs
 from layered_plugin.data import dataset
 from layered_plugin.data.picture_zip import PictureZipWriter
 from layered_plugin.dataset_tool import shapes as shapes_command
-from layered_plugin.training import guards
-from layered_plugin.training import loop as module
+from layered_plugin.training import feed, guards
 from layered_plugin.training.loop import training_loop
 
 
@@ -229,13 +228,13 @@ def test_transfer_from_an_unusable_pickle_names_it(data, tmp_path):
 def test_non_finite_loss_stops_and_leaves_the_last_files(data, tmp_path, monkeypatch):
     run = tmp_path / "run"
     monkeypatch.setattr(training_stats, "_ledger", type(training_stats._ledger)())  # A NaN would outlast the test.
-    real, calls = module.random_crop, []
+    real, calls = feed.random_crop, []
 
     def poisoned(img, size_px):
         calls.append(1)
         return real(img, size_px) if len(calls) < 3 else torch.full([8, 3, 16, 16], float("nan"))
 
-    monkeypatch.setattr(module, "random_crop", poisoned)
+    monkeypatch.setattr(feed, "random_crop", poisoned)
     with pytest.raises(errors.UserError, match=r"Loss/.*not finite in phase Dmain at kimg 0\.0"):
         training_loop(**config(data, run))
     assert all(value.isfinite().all() for value in weights(run, 0).values())

@@ -1,0 +1,66 @@
+"""What a data set was when a run began: names, sizes and order of its pictures, to notice that it has changed."""
+
+import hashlib
+import os
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from layered_plugin.data.files import UNREADABLE
+from layered_plugin.data.pictures import PictureSource
+from layered_plugin.errors import PictureError
+from layered_plugin.json_files import fields, number, text
+
+FINGERPRINT = fields(dict(num=number(1, whole=True), bytes=number(0, whole=True), names=text, contents=text))
+
+
+def fingerprint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Fingerprint of a folder or zip, from its directory alone: no picture is read.
+
+    Returns:
+        num, of pictures; bytes, of all; hashes of their names in order, and of their sizes, in a zip with checksums.
+
+    Raises:
+        PictureError: It can't be read.
+    """
+    source = PictureSource(path)
+    try:
+        sizes, contents = _contents(Path(path), source.names)
+    except UNREADABLE as err:
+        raise PictureError(f"{path}: not readable: {err}") from err
+    finally:
+        source.close()
+    return dict(num=len(source.names), bytes=sum(sizes), names=_hash(source.names), contents=_hash(contents))
+
+
+def what_changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """How two fingerprints differ, in words; None if they don't."""
+    if before["num"] != now["num"]:
+        return f"it had {before['num']} pictures when the run began, and has {now['num']} now"
+    if before["names"] != now["names"]:
+        return f"its {now['num']} pictures have other names than when the run began"
+    if before["contents"] != now["contents"]:
+        return (f"pictures have other contents than when the run began ({before['bytes']} bytes then, "
+                f"{now['bytes']} now)")
+    return None
+
+
+def _contents(path: Path, names: list[str]) -> tuple[list[int], list[str]]:
+    """Size of each picture, and what tells it from another: in a zip the checksum too, which is there for nothing."""
+    if path.is_dir():
+        sizes = [(path / name).stat().st_size for name in names]
+        return sizes, list(map(str, sizes))
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            infos = [archive.getinfo(name) for name in names]
+        return [info.file_size for info in infos], [f"{info.file_size} {info.CRC}" for info in infos]
+    size = path.stat().st_size
+    return [size], [str(size)]
+
+
+def _hash(words: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for word in words:
+        digest.update(word.encode(errors="surrogatepass") + b"\0")
+    return digest.hexdigest()[:16]
