@@ -9,6 +9,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+# What a network's own description of its data set may construct: no other class is ever looked up.
+DATA_SETS = ("layered_plugin.data.dataset.PictureDataset", "training.dataset.ImageFolderDataset")
+
 
 class Labels:
     """Source of conditioning labels.
@@ -57,6 +60,8 @@ def labels_of_training(training_set_kwargs: Mapping[str, Any] | None, c_dim: int
     try:
         if not training_set_kwargs:
             raise ValueError("the network does not name its data set")
+        if training_set_kwargs.get("class_name") not in DATA_SETS:
+            raise ValueError(f"a data set of class {training_set_kwargs.get('class_name')} is not known here")
         return Labels(c_dim, dnnlib.util.construct_class_by_name(**training_set_kwargs))
     except Exception as err:  # A foreign network may name any class and any file.
         print(f"Labels: every class equally likely, for those of the training are not at hand: {err}", file=sys.stderr)

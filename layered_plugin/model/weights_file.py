@@ -25,8 +25,9 @@ def save_tensors(path: str | os.PathLike[str], networks: Mapping[str, torch.nn.M
     """Write the weights of several networks to one safetensors file, whole or not at all."""
     tensors = {f"{name}.{key}": value.detach().cpu().contiguous()
                for name, net in networks.items() for key, value in net.state_dict().items()}
-    with atomic_write(path) as file:
-        file.write(safetensors.torch.save(tensors))
+    content = safetensors.torch.save(tensors)
+    with atomic_write(path, len(content)) as file:
+        file.write(content)
 
 
 def load_tensors(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:

@@ -11,7 +11,10 @@ from tiny_models import Bomb, make_gan_run, make_pictures
 import invert
 import train_layered
 from layered_plugin import runs, trust
+from layered_plugin.data.labels import labels_of_training
+from layered_plugin.errors import CheckpointError
 from layered_plugin.model.snapshots import load_snapshot, save_network_pkl
+from layered_plugin.model.weights_file import save_generator
 from layered_plugin.training import presets
 from layered_plugin.training.stored_config import read_config
 
@@ -117,6 +120,13 @@ def test_option_of_a_later_version_takes_its_default_in_an_older_run(run):
     assert config["on_collapse"] == "warn" and "range_weight" not in config["loss_kwargs"]
 
 
+def test_network_without_code_names_no_class_that_is_not_in_the_list(tmp_path, capsys):
+    kwargs = dict(class_name="subprocess.getoutput", cmd=f"touch {tmp_path}/went-off")
+    assert labels_of_training(kwargs, 3).dataset is None
+    assert "class subprocess.getoutput is not known here" in capsys.readouterr().err
+    assert not (tmp_path / "went-off").exists()
+
+
 # Pickles.
 
 def write_bomb(path, tmp_path):
@@ -190,6 +200,21 @@ def test_list_that_cannot_be_written_is_no_hindrance(tmp_path, monkeypatch):
     data.pop("path")
     save_network_pkl(tmp_path / "again.pkl", data)
     assert trust.is_trusted(trust.pickle_hash(tmp_path / "again.pkl"))
+
+
+def test_networks_without_code_need_no_trust_but_must_stay_the_same(begun, tmp_path, capsys):
+    _run, network = begun
+    folder = tmp_path / "exported"
+    folder.mkdir()
+    save_generator(folder, load_snapshot(network))
+    digest = trust.trust_named(folder)
+    trust.check_pickle(str(folder), digest, False, "options.json")
+    load_snapshot(folder)
+    assert "NOTE" not in capsys.readouterr().err
+    with open(folder / "generator.json", "a") as file:
+        file.write(" ")
+    with pytest.raises(CheckpointError, match="its contents have changed"):
+        trust.check_pickle(str(folder), digest, True, "options.json")
 
 
 @pytest.mark.parametrize("key, value, words", [
