@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from layered_plugin import calls, runs
-from layered_plugin.errors import CheckpointError
+from layered_plugin.errors import CheckpointError, DiskFullError
 from layered_plugin.runs import find_run
 
 
@@ -19,7 +19,7 @@ def test_full_disk_leaves_the_previous_state_whole(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(runs.os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(DiskFullError, match="no room"):
         runs.save_training_state(tmp_path, 2, dict(value=torch.zeros(2)))
     assert os.listdir(tmp_path) == ["training-state-000001.pt"]
     assert runs.load_training_state(tmp_path / "training-state-000001.pt")["value"].tolist() == [1, 1]
