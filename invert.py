@@ -3,7 +3,6 @@
 Command line of the second half of the paper (sections 3.3 and 4), and of what goes past it.
 """
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,9 @@ from click.core import ParameterSource
 
 from layered_plugin import runs
 from layered_plugin.command_line import DEVICES, SETTINGS, several_options, user_errors, writing
-from layered_plugin.data.pictures import PictureSource
 from layered_plugin.segmentation.commands import run_training
 from layered_plugin.segmentation.onnx_export import export_onnx
-from layered_plugin.segmentation.segment_files import say_doubtful, segment_files
-from layered_plugin.segmentation.segmenter import Refinement, Segmenter
+from layered_plugin.segmentation.segment_command import merge, segment
 from layered_plugin.segmentation.train_distilled import train_distilled
 from layered_plugin.segmentation.train_encoder import train_encoder
 
@@ -31,6 +28,7 @@ def main() -> None:
     distill   a U-Net from generated pictures, then real ones: quick, any picture
     train     the paper's encoder: also the background behind the object
     segment   masks, cut-outs and layers of your pictures, by either
+    merge     what several calls of segment left in one folder
     export    a distilled model as ONNX
     """
 
@@ -140,54 +138,8 @@ def distill(ctx: click.Context, **opts: Any) -> None:
     run_training(ctx, "distill", opts, "distill", train_distilled)
 
 
-@main.command("segment", context_settings=SETTINGS)
-@click.option("--model", help="Run of train or distill", required=True, metavar="RUN")
-@click.option("--images", help="Pictures of any size", required=True, metavar="DIR|ZIP|FILE")
-@click.option("--outdir", help="Folder for the results", required=True, metavar="DIR")
-@click.option("--batch", help="Pictures at a time", type=COUNT, default=64, metavar="INT")
-@click.option("--threshold", help="Opacity that counts as object", default=0.5, metavar="FRAC",
-              type=click.FloatRange(0, 1, min_open=True, max_open=True))
-@click.option("--soft", help="Write opacities, not 0 and 255", type=bool, default=False, metavar="BOOL")
-@click.option("--min-confidence", help="Less goes to doubtful/", type=click.FloatRange(0, 1), default=0, metavar="FRAC")
-@click.option("--sharp", help="Refine masks of large pictures", type=bool, default=True, metavar="BOOL")
-@click.option("--flip", help="Average with the mirrored picture", type=bool, default=False, metavar="BOOL")
-@click.option("--refine", help="Refine each picture's codes", type=click.IntRange(min=0), default=0, metavar="STEPS")
-@click.option("--prior", help="Distilled model that --refine keeps to", metavar="RUN")
-@click.option("--posterior", help="Correct masks pixel by pixel (encoders)", type=bool, default=False, metavar="BOOL")
-@click.option("--device", help="Where to compute", type=DEVICES, default="auto")
-@user_errors()
-def segment(model: str, images: str, outdir: str, device: str, flip: bool, refine: int, posterior: bool,
-            prior: str | None, sharp: bool, **opts: Any) -> None:
-    """Segment real pictures: masks, cut-outs, a contact sheet, and with an encoder the layers as well.
-
-    Files go to masks/, cutouts/ (and backgrounds/, foregrounds/, reconstructions/) under the pictures' own names, at
-    their own size; manifest.jsonl has coverage, reconstruction error and confidence (the IoU that the network expects).
-    The same command goes on where it stopped. A picture that can't be read is named, and the exit code is 1.
-
-    Examples:
-
-    \b
-    python invert.py segment --model=runs/00001-distill --images=my-cars --outdir=my-masks --min-confidence=0.7
-    python invert.py segment --model=runs/00002-encoder --images=car.jpg --outdir=my-car --refine=100
-
-    \b
-    # An encoder's layers, with masks that keep to the distilled model's.
-    python invert.py segment --model=runs/00002-encoder --images=my-cars --outdir=my-layers --refine=60 \\
-        --prior=runs/00001-distill
-    """
-    if Path(images).is_dir() and Path(outdir).resolve().is_relative_to(Path(images).resolve()):
-        raise click.UsageError(f"--outdir={outdir} lies in --images={images}, where its files would be taken for "
-                               "pictures by the next call; choose another folder")
-    segmenter = Segmenter.load(model, device)
-    refinement = Refinement(flip, refine, posterior, None if prior is None else Segmenter.load(prior, device), sharp)
-    refinement.check(segmenter)
-    with writing("--outdir", outdir):
-        outcome = segment_files(segmenter, PictureSource(images), outdir, refinement=refinement, **opts)
-    for problem in outcome.failed.values():
-        click.echo(f"Error: {problem}", err=True)
-    click.echo(f"{outcome.done} pictures segmented, {outcome.skipped} were there already, {len(outcome.failed)} "
-               f"failed{say_doubtful(outdir)}: {Path(outdir) / runs.CONTACT_SHEET}", err=True)
-    sys.exit(1 if outcome.failed else 0)
+main.add_command(segment)
+main.add_command(merge)
 
 
 @main.command("export", context_settings=SETTINGS)

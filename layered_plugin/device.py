@@ -33,6 +33,22 @@ def choose_device(name: str) -> str:
     return name
 
 
+def use_own_gpu(device: str) -> str:
+    """Under torchrun, make the CUDA device of this process's LOCAL_RANK the one that `cuda` means.
+
+    Args:
+        device: auto, cpu, cuda or mps; given back as it is.
+    """
+    if device in ("auto", "cuda") and torch.cuda.device_count() > 1:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    return device
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def check_count(kind: str, processes: int) -> None:
     """See that there are devices for so many processes; each needs a CUDA device of its own, others are shared.
 

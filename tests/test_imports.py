@@ -26,7 +26,7 @@ BELOW: dict[str, set[str]] = {
 COMMANDS = {*SCRIPTS, *(f"{PACKAGE}.{name}" for name in (
     "commands", "command_line", "dataset_tool", "dataset_options", "generate", "export", "projector",
     "style_mixing", "demo", "evaluation.commands",
-    "evaluation.options", "segmentation.commands"))}
+    "evaluation.options", "segmentation.commands", "segmentation.segment_command"))}
 
 MAX_MODULE, MAX_FUNCTION, MAX_LOOP = 260, 80, 120
 

@@ -15,6 +15,7 @@ from benchmarks.gpu.step_process import Context, run_cases, seconds_per_call
 from benchmarks.gpu.train import ROOT, data_of, make_data, newest_run
 from layered_plugin.data.pictures import PictureSource, to_float, to_rgb, to_square
 from layered_plugin.runs import MODEL_FILE
+from layered_plugin.segmentation.full_size import enlarge
 from layered_plugin.segmentation.model_file import save_model
 from layered_plugin.segmentation.segmenter import Segmenter
 from layered_plugin.segmentation.train_distilled import make_segmenting_unet
@@ -89,12 +90,12 @@ def parts(context: Context) -> dict[str, Any]:
     decode = time.perf_counter() - start
     squares = np.stack([to_square(picture, side) for picture in pictures])
     img = to_float(torch.from_numpy(squares).to(device))
-    mask = segmenter._unet_mask(img, flip=False)
-    sizes = [(picture.height, picture.width) for picture in pictures]
+    drawn = segmenter.draw(squares)
     seconds = dict(
         decode=decode,
         squeeze=seconds_per_call(lambda: [to_square(picture, side) for picture in pictures], device),
         to_device=seconds_per_call(lambda: to_float(torch.from_numpy(squares).to(device)), device),
         network=seconds_per_call(lambda: segmenter._unet_mask(img, flip=False), device),
-        stretch_and_back=seconds_per_call(lambda: segmenter._stretch_masks(mask, sizes), device))
+        stretch=seconds_per_call(lambda: [enlarge(one, picture, sharp=False)
+                                          for one, picture in zip(drawn, pictures, strict=True)], "cpu"))
     return dict(num=len(pictures), ms_per_picture={key: 1e3 * value / len(pictures) for key, value in seconds.items()})

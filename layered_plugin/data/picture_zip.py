@@ -22,7 +22,7 @@ from layered_plugin.errors import PictureError
 from layered_plugin.files import NO_ROOM, disk_full
 
 # The earliest time a zip can hold: a fixed one makes equal input give equal bytes.
-_FIXED_TIME = (1980, 1, 1, 0, 0, 0)
+FIXED_TIME = (1980, 1, 1, 0, 0, 0)
 
 ABANDONED_SECONDS = 3600
 
@@ -111,7 +111,7 @@ class PictureZipWriter:
 
     def _write(self, name: str, data: bytes) -> None:
         with self._enough_room():
-            self._zip.writestr(zipfile.ZipInfo(name, date_time=_FIXED_TIME), data)
+            self._zip.writestr(zipfile.ZipInfo(name, date_time=FIXED_TIME), data)
 
     def complete(self) -> None:
         """Write what comes last; the zip stays under its temporary name. Called again it does nothing."""

@@ -23,23 +23,24 @@ T = TypeVar("T")
 
 
 class PictureSource:
-    """Names of the pictures of a folder (searched recursively), a zip, or a single file, and a way to open each.
+    """Names of the pictures of a folder (searched recursively), a zip, a tar or a single file, and a way to open each.
 
     Args:
-        path: Folder, zip or picture.
+        path: Folder, zip, tar or picture.
+        temp_dir: Where a compressed tar is unpacked; None = none is taken.
 
     Raises:
         PictureError: It is none of these, or holds no pictures.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], temp_dir: Path | None = None) -> None:
         self.path = Path(path)
         single = self.path.is_file() and is_picture_name(self.path.name)
         try:
-            self._files = Folder(self.path.parent) if single else open_files(self.path)
+            self._files = Folder(self.path.parent) if single else open_files(self.path, temp_dir)
             names = [self.path.name] if single else self._files.list_names()
         except UNREADABLE as err:
-            raise PictureError(f"{self.path}: neither a folder nor a readable zip: {err}") from err
+            raise PictureError(f"{self.path}: neither a folder nor a readable zip or tar: {err}") from err
         self.names = [name for name in names if is_picture_name(name)]
         if not self.names:
             raise PictureError(f"{self.path}: holds no pictures")
@@ -48,7 +49,7 @@ class PictureSource:
         return len(self.names)
 
     def read(self, name: str) -> bytes:
-        """Contents of any file of the folder or zip.
+        """Contents of any file of the folder or archive.
 
         Raises:
             KeyError, FileNotFoundError: There is no such file.
@@ -65,10 +66,14 @@ class PictureSource:
             with self._files.open(name) as file:
                 return decode(file)
         except UNREADABLE as err:
-            raise PictureError(f"{self.path}: cannot read picture {name}: {err}") from err
+            raise PictureError(self.cannot_read(name, err)) from err
+
+    def cannot_read(self, name: str, reason: object) -> str:
+        """What to say of a picture that can't be read."""
+        return f"{self.path}: cannot read picture {name}: {reason}"
 
     def close(self) -> None:
-        """Close the zip, if one is open."""
+        """Close the archive, if one is open."""
         self._files.close()
 
 

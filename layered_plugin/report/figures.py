@@ -16,7 +16,7 @@ from layered_plugin.errors import UserError
 from layered_plugin.report.charts import Chart, Line, line_chart
 from layered_plugin.report.reading import GanRun, ModelRecord, Picture, numbered_pictures, read_lines, read_picture
 from layered_plugin.runs import CONTACT_SHEET, MANIFEST
-from layered_plugin.segmentation.segment_files import result_folder
+from layered_plugin.segmentation.outputs import result_folder
 
 GRIDS_SHOWN = 5  # Layer grids over time, the first and the last among them.
 

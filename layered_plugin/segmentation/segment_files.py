@@ -1,35 +1,46 @@
-"""Segment a folder, zip or file of pictures to files: masks, cut-outs, layers, contact sheet, manifest.
+"""Segment a folder, an archive or many archives: masks, cut-outs, layers, manifests, contact sheet.
 
-Streams: what is held in memory does not grow with the number of pictures, but for their names. The work of
-``invert.py segment``.
+Streams: in memory are the names of one folder or archive and a few groups of pictures, however many there are. The work
+of ``invert.py segment``; what a call has to do is said by ``parts``, what becomes of pictures by ``pipeline``, where
+results go by ``outputs``.
 """
 
-import itertools
 import json
 import os
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-import numpy as np
-import PIL.Image
-
-from layered_plugin.data.pictures import PictureSource, full_batches, to_rgb
-from layered_plugin.errors import ModelError, PictureError
-from layered_plugin.files import cut_torn_line, write_json
-from layered_plugin.grids import save_picture
+from layered_plugin.data.files import UNREADABLE
+from layered_plugin.data.pictures import PictureSource
+from layered_plugin.errors import ModelError, PictureError, UserError
+from layered_plugin.files import write_json
 from layered_plugin.progress import progress
-from layered_plugin.runs import CONTACT_SHEET, DOUBTFUL, MANIFEST
-from layered_plugin.segmentation.edges import foreground_colors, is_enlarged
-from layered_plugin.segmentation.full_size import Segmentation
+from layered_plugin.runs import MANIFEST
+from layered_plugin.segmentation.merging import sheet_of_folder
+from layered_plugin.segmentation.outputs import ArchiveOutput, FolderOutput, Output, read_manifest
+from layered_plugin.segmentation.parts import (
+    WHOLE,
+    Part,
+    Shard,
+    Targets,
+    is_pattern,
+    mark_places,
+    plan_parts,
+    shard_manifest,
+)
+from layered_plugin.segmentation.pipeline import Item, Pipeline
 from layered_plugin.segmentation.segmenter import PLAIN, Refinement, Segmenter
+from layered_plugin.segmentation.workers import Finish, task_executor
 
 SETTINGS = "segment.json"
 
-SHEET_PICTURES, SHEET_COLUMNS, CELL_PX = 48, 8, 96
+GROUP_BYTES = 16 << 20  # A group of pictures ends early once its files have so many.
 
-SHEET_GROUND = (208, 208, 208)  # Behind cut-outs.
+WORTH_WORKERS = 200  # Fewer pictures are done before processes have started.
 
 
 class Outcome(NamedTuple):
@@ -40,20 +51,41 @@ class Outcome(NamedTuple):
     failed: dict[str, str]
 
 
-def segment_files(segmenter: Segmenter, source: PictureSource, outdir: str | os.PathLike[str], *, batch: int = 64,
-                  threshold: float = 0.5, soft: bool = False, min_confidence: float = 0.0,
-                  refinement: Refinement = PLAIN) -> Outcome:
-    """Segment every picture whose name the manifest does not list yet.
+class Job(NamedTuple):
+    """What stays the same for all pictures of a call."""
+
+    segmenter: Segmenter
+    refinement: Refinement
+    how: Finish
+    batch: int
+    workers: int
+
+
+class Listing(NamedTuple):
+    """Pictures of a folder or archive, and the name of each one's results."""
+
+    source: PictureSource
+    targets: Targets
+
+
+def segment_files(segmenter: Segmenter, images: str | os.PathLike[str], outdir: str | os.PathLike[str], *,
+                  batch: int = 64, threshold: float = 0.5, soft: bool = False, min_confidence: float = 0.0,
+                  refinement: Refinement = PLAIN, workers: int = 0, form: str = "files",
+                  shard: Shard = WHOLE) -> Outcome:
+    """Segment every picture that no manifest lists yet.
 
     Args:
         segmenter: A loaded model.
-        source: Pictures.
-        outdir: Where the files go; made if missing.
-        batch: Pictures at a time, at most; fewer if they are large.
+        images: Folder, zip, tar or picture, or a pattern of archives, each of which gets results of its own.
+        outdir: Where results go; made if missing.
+        batch: Pictures that go through the network together, at most; fewer if their files are large.
         threshold: Opacity from which a pixel counts as object, in (0, 1).
         soft: Write opacities instead of 0 and 255?
-        min_confidence: Results of pictures with less go to a folder of their own, doubtful/.
+        min_confidence: Results of pictures with less go to a folder of their own, doubtful/; in a tar they are marked.
         refinement: What is done beyond one pass through the network.
+        workers: Processes that decode and encode; 0 = none but this one.
+        form: What results are written as: files, zip or tar.
+        shard: Which of the calls that share the work this is.
 
     Returns:
         What happened; a picture that can't be read or matched is left out and named.
@@ -61,53 +93,41 @@ def segment_files(segmenter: Segmenter, source: PictureSource, outdir: str | os.
     Raises:
         ModelError: None of the pictures can be segmented by this model, or the folder holds results of another call.
         OSError: A file can't be written.
-        PictureError: The manifest of an earlier call is damaged.
+        PictureError: The pictures, or the manifest of an earlier call, can't be read.
+        UserError: A worker was killed.
     """
     outdir = Path(outdir)
-    outdir.mkdir(parents=True, exist_ok=True)
-    finished = read_manifest(outdir / MANIFEST)
+    job = Job(segmenter, refinement, Finish(threshold, soft, min_confidence, refinement.sharp), batch, workers)
     settings = dict(model=str(segmenter.folder.resolve()), threshold=threshold, soft=soft,
                     min_confidence=min_confidence, **refinement.record())
-    _check_settings(outdir / SETTINGS, settings, bool(finished))
-    targets = target_names(source.names)
-    todo = [name for name in source.names if name not in finished]
-    failed: dict[str, str] = {}
-    done = 0
-    results = _results(segmenter, source, todo, targets, failed, batch, refinement)
-    with open(outdir / MANIFEST, "a") as manifest:
-        for named_result in progress(results, len(todo), "Pictures"):
-            if named_result is None:
-                continue
-            name, picture, result = named_result
-            mask = result.mask if soft else (result.mask >= threshold).astype(np.float32)
-            estimate = refinement.sharp and is_enlarged(picture.size, segmenter.resolution)
-            entry = dict(name=name, file=targets[name], width=picture.width, height=picture.height,
-                         coverage=round(float((result.mask >= threshold).mean()), 4),
-                         confidence=round(result.confidence, 4))
-            if result.confidence < min_confidence:
-                entry["doubtful"] = True
-            _write(result_folder(outdir, entry), targets[name], picture, result, mask, estimate)
-            if result.error is not None:
-                entry["error"] = round(result.error, 3)
-            manifest.write(json.dumps(entry) + "\n")
-            manifest.flush()
-            done += 1
-    if done == 0 and failed and not finished:
-        raise ModelError(next(iter(failed.values())))
-    for folder in (outdir, outdir / DOUBTFUL):
-        write_contact_sheet(folder, outdir / MANIFEST)
-    return Outcome(done, len(source.names) - len(todo), failed)
+    if is_pattern(str(images)):
+        return _segment_parts(job, settings, plan_parts(str(images), outdir, form, shard), outdir, None)
+    listing = _list(images, outdir)
+    with closing(listing.source):
+        parts = plan_parts(str(images), outdir, form, shard, len(listing.source), batch)
+        outcome = _segment_parts(job, settings, parts, outdir, listing)
+    if form == "files" and shard.total > 1:
+        os.replace(parts[0].manifest, outdir / shard_manifest(shard, done=True))
+    return outcome
 
 
-def result_folder(outdir: Path, entry: Mapping[str, Any]) -> Path:
-    """Where masks/, cutouts/ and so on of a picture are, by its entry in the manifest."""
-    return outdir / DOUBTFUL if entry.get("doubtful") else outdir
+def _segment_parts(job: Job, settings: dict[str, Any], parts: list[Part], outdir: Path,
+                   listing: Listing | None) -> Outcome:
+    outdir.mkdir(parents=True, exist_ok=True)
+    _check_settings(outdir / SETTINGS, settings, _has_results(outdir))
+    total = Outcome(0, 0, {})
+    for number, part in enumerate(parts, start=1):
+        label = "Pictures" if len(parts) == 1 else f"Part {number} of {len(parts)}"
+        done, skipped, failed = _segment_part(job, part, listing, label)
+        total = Outcome(total.done + done, total.skipped + skipped, {**total.failed, **failed})
+    if total.done == 0 and total.failed and not _has_results(outdir):
+        raise ModelError(next(iter(total.failed.values())))
+    return total
 
 
-def say_doubtful(outdir: str | os.PathLike[str]) -> str:
-    """How many results of a folder are doubtful, for the end of a line; nothing if none are."""
-    num = sum(bool(entry.get("doubtful")) for entry in read_manifest(Path(outdir) / MANIFEST).values())
-    return f", {num} in {DOUBTFUL}/" if num else ""
+def _list(images: str | os.PathLike[str], temp_dir: Path) -> Listing:
+    source = PictureSource(images, temp_dir if str(images).endswith((".tar.gz", ".tgz")) else None)
+    return Listing(source, Targets(source.names))
 
 
 def _check_settings(path: Path, settings: dict[str, Any], has_results: bool) -> None:
@@ -126,100 +146,82 @@ def _check_settings(path: Path, settings: dict[str, Any], has_results: bool) -> 
                          "another `outdir`")
 
 
-def target_names(names: list[str]) -> dict[str, str]:
-    """File name of each picture's results: its own with .png, and its whole name before that if two would collide."""
-    targets = {name: str(PurePosixPath(name).with_suffix(".png")) for name in names}
-    while True:  # A whole name may meet another's file in its turn: a.jpg.png beside a.jpg and a.png.
-        users = Counter(targets.values())
-        clash = [name for name, target in targets.items() if users[target] > 1 and target != f"{name}.png"]
-        if not clash:
-            return targets
-        targets.update({name: f"{name}.png" for name in clash})
+def _has_results(outdir: Path) -> bool:
+    """Whether any manifest, of the folder or of a part, lists something."""
+    manifests = chain(outdir.glob("*.jsonl"), outdir.glob(f"*/{MANIFEST}"))
+    return any(path.stat().st_size > 0 for path in manifests)
 
 
-def read_manifest(path: Path) -> dict[str, dict[str, Any]]:
-    """Entries of a manifest by picture name; an unfinished last line is dropped from the file.
-
-    Raises:
-        PictureError: Another line is damaged.
-    """
-    if not path.is_file():
-        return {}
-    cut_torn_line(path)  # The last call was killed while it wrote.
-    text = path.read_text(errors="replace")
-    entries = {}
-    for number, line in enumerate(text.splitlines(), start=1):
-        try:
-            entry = json.loads(line)
-            entries[entry["name"]] = dict(entry, file=str(entry["file"]))
-        except (ValueError, KeyError, TypeError) as err:
-            raise PictureError(f"{path}: line {number} is damaged; remove the file to start over") from err
-    return entries
+def _segment_part(job: Job, part: Part, listing: Listing | None, label: str) -> Outcome:
+    if part.archive is not None and part.manifest.is_file():  # It is there only when all is.
+        entries = list(read_manifest(part.manifest))
+        failed = {entry["name"]: entry["failed"] for entry in entries if "failed" in entry}
+        return Outcome(0, len(entries) - len(failed), failed)
+    if listing is not None:
+        return _segment_listing(job, part, listing, label)
+    own = _list(part.images, part.manifest.parent)
+    with closing(own.source):
+        return _segment_listing(job, part, own, label)
 
 
-def _results(segmenter: Segmenter, source: PictureSource, names: list[str], targets: dict[str, str],
-             failed: dict[str, str], batch: int, refinement: Refinement
-             ) -> Iterator[tuple[str, PIL.Image.Image, Segmentation] | None]:
-    """Pictures with their results, as many at a time as fit into memory; None for each that `failed` now names."""
-    def opened() -> Iterator[tuple[str, PIL.Image.Image | None]]:
-        for name in names:
-            try:
-                yield name, _open(segmenter, source, name, targets[name])
-            except (PictureError, ModelError) as err:
-                failed[name] = str(err)
-                yield name, None
+def _segment_listing(job: Job, part: Part, listing: Listing, label: str) -> Outcome:
+    source, targets = listing
+    names = source.names[part.first:part.last]
+    output: Output = (FolderOutput(part.folder, part.manifest) if part.archive is None
+                      else ArchiveOutput(part.archive))
+    failed: dict[str, str] = {}
+    try:
+        there = mark_places(names, output.listed())
+        num = there.count(0)
+        workers = job.workers if num >= WORTH_WORKERS else 0
+        groups = _groups(names, there, job, source)
+        with task_executor(workers) as tasks:
+            pipeline = Pipeline(job.segmenter, job.refinement, job.how, source.cannot_read, tasks, workers)
+            for name, result in progress(pipeline.run(groups), num, label):
+                if isinstance(result, str):
+                    failed[name] = result
+                    output.fail(name, result)
+                else:
+                    output.add(dict(name=name, file=targets[name], **result.entry), result.parts)
+        output.close()
+    except BaseException as err:
+        output.abandon()
+        if isinstance(err, BrokenProcessPool):
+            raise UserError("a worker process was killed, perhaps for lack of memory; the same command goes on, with "
+                            "fewer `workers` if need be") from err
+        raise
+    if part.archive is None and part.manifest.name == MANIFEST:
+        sheet_of_folder(part.folder)
+    return Outcome(num - len(failed), len(names) - num, failed)
 
-    for group in full_batches(opened(), lambda item: item[1].width * item[1].height if item[1] else 0, batch):
-        readable = [(name, picture) for name, picture in group if picture is not None]
-        yield from [None] * (len(group) - len(readable))
-        results = segmenter([picture for _, picture in readable], [name for name, _ in readable], refinement)
-        yield from ((name, picture, result) for (name, picture), result in zip(readable, results, strict=True))
+
+def _groups(names: list[str], there: bytearray, job: Job, source: PictureSource) -> Iterator[list[Item]]:
+    """Read the pictures that go through the network together; those of which all are there are passed over."""
+    for start in range(0, len(names), job.batch):
+        places = range(start, min(start + job.batch, len(names)))
+        if all(there[pos] for pos in places):
+            continue
+        group: list[Item] = []
+        size = 0
+        for pos in places:
+            content = _read(job.segmenter, source, names[pos])
+            group.append(Item(names[pos], not there[pos], content))
+            size += len(content) if isinstance(content, bytes) else 0
+            if size >= GROUP_BYTES:
+                yield group
+                group, size = [], 0
+        if group:
+            yield group
 
 
-def _open(segmenter: Segmenter, source: PictureSource, name: str, target: str) -> PIL.Image.Image:
-    path = PurePosixPath(target)
-    if path.is_absolute() or ".." in path.parts:  # A zip may hold any name.
-        raise PictureError(f"{source.path}: {name} leads out of the folder")
+def _read(segmenter: Segmenter, source: PictureSource, name: str) -> bytes | str:
+    """Contents of a picture's file, or why there can be no result for it."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:  # An archive may hold any name.
+        return f"{source.path}: {name} leads out of the folder"
     if not segmenter.knows(name):
-        raise ModelError(segmenter.unknown(name))
-    return to_rgb(source.open(name))
-
-
-def _write(outdir: Path, target: str, picture: PIL.Image.Image, result: Segmentation, mask: np.ndarray,
-           estimate: bool) -> None:
-    """Write all files of a picture; `estimate`: of a cut-out with the object's own colors."""
-    alpha = PIL.Image.fromarray((mask * 255).round().astype(np.uint8))
-    cutout = PIL.Image.fromarray(foreground_colors(np.asarray(picture), result.mask)) if estimate else picture.copy()
-    cutout.putalpha(alpha)
-    parts = dict(masks=alpha, cutouts=cutout)
-    for folder, pixels in dict(backgrounds=result.bg, foregrounds=result.fg, reconstructions=result.composite).items():
-        if pixels is not None:
-            parts[folder] = PIL.Image.fromarray(pixels)
-    for folder, part in parts.items():
-        path = outdir / folder / target
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.save(path)  # Whole files are those that the manifest lists.
-
-
-def write_contact_sheet(outdir: Path, manifest: Path) -> None:
-    """Draw the first pictures with cut-outs in a folder, these beneath, as contact-sheet.png."""
-    listed = read_manifest(manifest).values()
-    with_cutout = (entry for entry in listed if (outdir / "cutouts" / entry["file"]).is_file())  # A user may tidy up.
-    entries = list(itertools.islice(with_cutout, SHEET_PICTURES))
-    rows = -(-len(entries) // SHEET_COLUMNS)
-    if rows == 0:
-        return
-    sheet = PIL.Image.new("RGB", (min(len(entries), SHEET_COLUMNS) * CELL_PX, rows * 2 * CELL_PX), "white")
-    for idx, entry in enumerate(entries):
-        left, top = idx % SHEET_COLUMNS * CELL_PX, idx // SHEET_COLUMNS * 2 * CELL_PX
-        cutout = PIL.Image.open(outdir / "cutouts" / entry["file"])
-        enlarge = PIL.Image.Resampling.NEAREST if max(cutout.size) < CELL_PX else PIL.Image.Resampling.LANCZOS
-        scale = CELL_PX / max(cutout.size)
-        size = (max(1, round(cutout.width * scale)), max(1, round(cutout.height * scale)))
-        picture = cutout.convert("RGB").resize(size, enlarge)  # A cut-out keeps the colors that it hides.
-        small = cutout.resize(size, enlarge)
-        sheet.paste(picture, (left, top))
-        ground = PIL.Image.new("RGB", size, SHEET_GROUND)
-        ground.paste(small, mask=small.getchannel("A"))
-        sheet.paste(ground, (left, top + CELL_PX))
-    save_picture(sheet, outdir / CONTACT_SHEET)
+        return segmenter.unknown(name)
+    try:
+        return source.read(name)
+    except UNREADABLE as err:
+        return source.cannot_read(name, err)

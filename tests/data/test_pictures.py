@@ -228,7 +228,7 @@ def test_a_zip_of_a_future_version_is_named(folder):
     content = bytearray(path.read_bytes())
     content[central + 6] = 250
     path.write_bytes(content)
-    with pytest.raises(PictureError, match="things.zip: neither a folder nor a readable zip: zip file version"):
+    with pytest.raises(PictureError, match="things.zip: neither a folder nor a readable zip or tar: zip file version"):
         PictureSource(path)
 
 

@@ -9,19 +9,15 @@ import PIL.Image
 import pytest
 from tiny_models import make_model, make_pictures, picture, small_resnet, zip_folder
 
-from layered_plugin.data import pictures
 from layered_plugin.data.pictures import PictureSource
 from layered_plugin.errors import ModelError, PictureError
 from layered_plugin.model import encoder
-from layered_plugin.segmentation import segment_files
+from layered_plugin.segmentation import contact_sheet, segment_files
+from layered_plugin.segmentation.contact_sheet import CELL_PX, SHEET_GROUND
 from layered_plugin.segmentation.edges import foreground_colors
-from layered_plugin.segmentation.segment_files import (
-    CELL_PX,
-    SHEET_GROUND,
-    read_manifest,
-    target_names,
-    write_contact_sheet,
-)
+from layered_plugin.segmentation.merging import sheet_of_folder
+from layered_plugin.segmentation.outputs import FolderOutput, read_manifest
+from layered_plugin.segmentation.parts import Targets
 from layered_plugin.segmentation.segmenter import Refinement, Segmenter
 
 
@@ -37,7 +33,7 @@ def models(tmp_path_factory):
 @pytest.fixture
 def segment(models, tmp_path):
     def call(images, kind="distill", **options):
-        return segment_files.segment_files(models[kind], PictureSource(images), tmp_path / "out", **options)
+        return segment_files.segment_files(models[kind], images, tmp_path / "out", **options)
     return call
 
 
@@ -199,7 +195,8 @@ def test_picture_turned_by_exif_is_segmented_upright(segment, out, tmp_path):
      ["a.gif.png", "a.jpg.png", "a.jpg.png.png", "a.jpg.png.gif.png"]),
 ])
 def test_no_two_pictures_share_a_file(names, expected):
-    assert list(target_names(names).values()) == expected
+    targets = Targets(names)
+    assert [targets[name] for name in names] == expected
     assert len(set(expected)) == len(names)
 
 
@@ -263,10 +260,11 @@ def test_second_call_computes_only_what_is_new(segment, models, out, tmp_path, m
     segment(folder)
     before = {name: (out / name).stat().st_mtime_ns for name in files(out) if "/" in name}
     picture(9, 9).save(folder / "c.png")
-    seen, opened = [], PictureSource.open
-    monkeypatch.setattr(PictureSource, "open", lambda self, name: seen.append(name) or opened(self, name))
+    added, add = [], FolderOutput.add
+    monkeypatch.setattr(FolderOutput, "add", lambda self, entry, parts: added.append(entry) or add(self, entry, parts))
     assert segment(folder) == (1, 2, {})
-    assert seen == ["c.png"]
+    assert [entry["name"] for entry in added] == ["c.png"]
+    monkeypatch.setattr(PictureSource, "read", lambda self, name: pytest.fail("nothing is to be done"))
     assert segment(folder) == (0, 3, {})
     assert all((out / name).stat().st_mtime_ns == time for name, time in before.items())
     assert [entry["name"] for entry in manifest(out)] == ["a.png", "b.png", "c.png"]
@@ -288,15 +286,15 @@ def test_call_that_was_killed_while_it_wrote_is_taken_up(segment, out, tmp_path)
 
 def test_failure_between_batches_keeps_what_is_done(segment, models, out, tmp_path, monkeypatch):
     folder = make_pictures(tmp_path / "pictures")
-    call, calls = Segmenter.__call__, []
+    draw, calls = Segmenter.draw, []
 
     def full_disk(self, *args, **kwargs):
         calls.append(1)
         if len(calls) == 2:
             raise OSError("disk full")
-        return call(self, *args, **kwargs)
+        return draw(self, *args, **kwargs)
 
-    monkeypatch.setattr(Segmenter, "__call__", full_disk)
+    monkeypatch.setattr(Segmenter, "draw", full_disk)
     with pytest.raises(OSError):
         segment(folder, batch=2)
     assert [entry["name"] for entry in manifest(out)] == ["a.png", "b.png"]
@@ -309,14 +307,14 @@ def test_damaged_manifest_is_named_with_its_line(out, line):
     out.mkdir()
     (out / "manifest.jsonl").write_text('{"name": "x.png", "file": "x.png"}\n' + line + "\n")
     with pytest.raises(PictureError, match=r"out/manifest\.jsonl: line 2 is damaged; remove the file to start over"):
-        read_manifest(out / "manifest.jsonl")
+        list(read_manifest(out / "manifest.jsonl"))
 
 
 def test_manifest_of_bytes_is_named(out):
     out.mkdir()
     (out / "manifest.jsonl").write_bytes(b"\x89PNG\xff\n")
     with pytest.raises(PictureError, match=r"manifest\.jsonl: line 1 is damaged"):
-        read_manifest(out / "manifest.jsonl")
+        list(read_manifest(out / "manifest.jsonl"))
 
 
 @pytest.mark.parametrize("place", ["out", "out/masks", "out/manifest.jsonl"])
@@ -331,23 +329,25 @@ def test_output_that_can_not_be_written_is_an_os_error(segment, tmp_path, place)
 
 # Streaming and the contact sheet.
 
-@pytest.mark.parametrize("batch, pixels", [(3, 10**9), (64, 1000)])
-def test_pictures_are_held_a_batch_at_a_time_and_few_of_large_ones(segment, tmp_path, monkeypatch, batch, pixels):
-    monkeypatch.setattr(pictures, "BATCH_PIXELS", pixels)  # The third picture of about 390 pixels is one too many.
+@pytest.mark.parametrize("batch, group_bytes, held", [(3, 10**9, 3), (64, 1500, 2)])
+def test_pictures_are_read_a_batch_at_a_time_and_few_of_large_ones(segment, tmp_path, monkeypatch, batch, group_bytes,
+                                                                   held):
+    monkeypatch.setattr(segment_files, "GROUP_BYTES", group_bytes)
     folder = make_pictures(tmp_path / "pictures", [f"{idx}.png" for idx in range(7)])
-    events, opened = [], PictureSource.open
-    monkeypatch.setattr(PictureSource, "open",
-                        lambda self, name: events.append(("open", name)) or opened(self, name))
-    write = segment_files._write
-    monkeypatch.setattr(segment_files, "_write",
-                        lambda out, target, *args: events.append(("write", target)) or write(out, target, *args))
+    sizes = [path.stat().st_size for path in folder.iterdir()]
+    assert 750 < min(sizes) and max(sizes) < 1500  # The second is one too many.
+    events, read_file, add = [], PictureSource.read, FolderOutput.add
+    monkeypatch.setattr(PictureSource, "read",
+                        lambda self, name: events.append(("read", name)) or read_file(self, name))
+    monkeypatch.setattr(FolderOutput, "add",
+                        lambda self, entry, parts: events.append(("add", entry["name"])) or add(self, entry, parts))
     segment(folder, batch=batch)
-    held, most = 0, 0
+    now, most = 0, 0
     for what, _name in events:
-        held += 1 if what == "open" else -1
-        most = max(most, held)
-    assert (held, most) == (0, 3)
-    assert [name for what, name in events if what == "write"] == [f"{idx}.png" for idx in range(7)]
+        now += 1 if what == "read" else -1
+        most = max(most, now)
+    assert (now, most) == (0, held)
+    assert [name for what, name in events if what == "add"] == [f"{idx}.png" for idx in range(7)]
 
 
 def test_contact_sheet_shows_pictures_over_their_cutouts(segment, out, tmp_path):
@@ -370,12 +370,12 @@ def test_contact_sheet_passes_over_cutouts_that_were_removed(segment, out, tmp_p
     folder = make_pictures(tmp_path / "pictures")
     segment(folder)
     (out / "cutouts" / "b.png").unlink()
-    write_contact_sheet(out, out / "manifest.jsonl")
+    sheet_of_folder(out)
     assert read(out / "contact-sheet.png").size == (2 * CELL_PX, 2 * CELL_PX)
 
 
 def test_contact_sheet_holds_so_many_pictures_and_no_more(segment, out, tmp_path, monkeypatch):
-    monkeypatch.setattr(segment_files, "SHEET_PICTURES", 2)
+    monkeypatch.setattr(contact_sheet, "SHEET_PICTURES", 2)
     segment(make_pictures(tmp_path / "pictures"))
     assert read(out / "contact-sheet.png").size == (2 * CELL_PX, 2 * CELL_PX)
 

@@ -1,0 +1,41 @@
+"""One picture to judge many masks by: the first pictures with their cut-outs beneath."""
+
+import io
+import itertools
+from collections.abc import Iterable
+from pathlib import Path
+
+import PIL.Image
+
+from layered_plugin.grids import save_picture
+
+SHEET_PICTURES, SHEET_COLUMNS, CELL_PX = 48, 8, 96
+
+SHEET_GROUND = (208, 208, 208)  # Behind cut-outs.
+
+
+def write_contact_sheet(dest: Path, cutouts: Iterable[bytes]) -> None:
+    """Draw the first pictures with their cut-outs beneath; nothing if there are none.
+
+    Args:
+        dest: The file.
+        cutouts: Encoded; more are not asked for than are shown.
+    """
+    first = list(itertools.islice(cutouts, SHEET_PICTURES))
+    rows = -(-len(first) // SHEET_COLUMNS)
+    if rows == 0:
+        return
+    sheet = PIL.Image.new("RGB", (min(len(first), SHEET_COLUMNS) * CELL_PX, rows * 2 * CELL_PX), "white")
+    for idx, data in enumerate(first):
+        left, top = idx % SHEET_COLUMNS * CELL_PX, idx // SHEET_COLUMNS * 2 * CELL_PX
+        cutout = PIL.Image.open(io.BytesIO(data))
+        enlarge = PIL.Image.Resampling.NEAREST if max(cutout.size) < CELL_PX else PIL.Image.Resampling.LANCZOS
+        scale = CELL_PX / max(cutout.size)
+        size = (max(1, round(cutout.width * scale)), max(1, round(cutout.height * scale)))
+        picture = cutout.convert("RGB").resize(size, enlarge)  # A cut-out keeps the colors that it hides.
+        small = cutout.resize(size, enlarge)
+        sheet.paste(picture, (left, top))
+        ground = PIL.Image.new("RGB", size, SHEET_GROUND)
+        ground.paste(small, mask=small.getchannel("A"))
+        sheet.paste(ground, (left, top + CELL_PX))
+    save_picture(sheet, dest)

@@ -1,0 +1,51 @@
+"""One manifest and contact sheet of what several calls have left in one folder. The work of ``invert.py merge``."""
+
+import re
+from pathlib import Path
+
+from layered_plugin.errors import PictureError
+from layered_plugin.files import atomic_write
+from layered_plugin.runs import CONTACT_SHEET, DOUBTFUL, MANIFEST
+from layered_plugin.segmentation.contact_sheet import write_contact_sheet
+from layered_plugin.segmentation.outputs import join_manifests, read_manifest, result_folder
+from layered_plugin.segmentation.parts import Shard, shard_manifest
+
+_PATTERN = re.compile(r"manifest-\d+-of-(\d+)(\.partial)?\.jsonl")
+
+
+def merge_shards(outdir: str | Path) -> int:
+    """Join the manifests of all shards of a folder, so that it is as one call would have left it.
+
+    Returns:
+        Number of pictures listed.
+
+    Raises:
+        PictureError: There are no shards, one is not finished, or a manifest is damaged.
+    """
+    outdir = Path(outdir)
+    totals = {int(match[1]) for path in outdir.glob("manifest-*") if (match := _PATTERN.fullmatch(path.name))}
+    if len(totals) != 1:
+        raise PictureError(f"{outdir}: holds manifests of {'different numbers of shards' if totals else 'no shard'}")
+    total = totals.pop()
+    own = [outdir / shard_manifest(Shard(number, total), done=True) for number in range(total)]
+    for number, path in enumerate(own):
+        if not path.is_file():
+            raise PictureError(f"{outdir}: shard {number}/{total} is not finished; run it again, then merge")
+    whole = outdir / MANIFEST
+    first = next((entry["name"] for path in own for entry in read_manifest(path)), None)
+    if all(entry["name"] != first for entry in read_manifest(whole)):  # Else a merge was killed while it tidied up.
+        with atomic_write(whole) as file:
+            join_manifests([whole, *own], file)
+    for path in own:
+        path.unlink()
+    sheet_of_folder(outdir)
+    return sum(1 for _entry in read_manifest(whole))
+
+
+def sheet_of_folder(folder: Path) -> None:
+    """Draw the contact sheets of results that are files, those that are still there: a user may tidy up."""
+    for doubtful in (False, True):
+        entries = (entry for entry in read_manifest(folder / MANIFEST) if bool(entry.get("doubtful")) == doubtful)
+        files = (result_folder(folder, entry) / "cutouts" / entry["file"] for entry in entries)
+        write_contact_sheet((folder / DOUBTFUL if doubtful else folder) / CONTACT_SHEET,
+                            (path.read_bytes() for path in files if path.is_file()))

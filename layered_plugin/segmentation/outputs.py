@@ -1,0 +1,182 @@
+"""Where results of segmented pictures go: files in a folder, a zip, or a tar in WebDataset's layout; their manifests.
+
+A manifest has a line of JSON for each picture, written after the picture's files. In a folder it grows with every
+picture, and what it lists is not done again. An archive and its manifest appear under their names when all is there,
+so that one that was interrupted is made anew.
+"""
+
+import io
+import json
+import os
+import tarfile
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, Protocol
+
+from layered_plugin.data.picture_zip import FIXED_TIME
+from layered_plugin.errors import PictureError
+from layered_plugin.files import cut_torn_line
+from layered_plugin.runs import DOUBTFUL, MANIFEST
+
+Entry = dict[str, Any]
+
+# In a tar, a picture's files stand together: its key, a dot, and one of these.
+EXTENSIONS = dict(masks="mask.png", cutouts="cutout.png", backgrounds="background.png", foregrounds="foreground.png",
+                  reconstructions="reconstruction.png")
+
+
+def read_manifest(path: Path) -> Iterator[Entry]:
+    """Entries of a manifest, one at a time; a last line that is not finished is passed over.
+
+    Raises:
+        PictureError: Another line is damaged.
+    """
+    if not path.is_file():
+        return
+    with path.open(errors="replace") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.endswith("\n"):
+                return
+            try:
+                entry = json.loads(line)
+                if not isinstance(entry["name"], str):
+                    raise ValueError(entry["name"])
+                if "failed" not in entry:
+                    entry["file"] = str(entry["file"])
+            except (ValueError, KeyError, TypeError) as err:
+                raise PictureError(f"{path}: line {number} is damaged; remove the file to start over") from err
+            yield entry
+
+
+def result_folder(outdir: Path, entry: Mapping[str, Any]) -> Path:
+    """Where masks/, cutouts/ and so on of a picture are, by its entry in the manifest."""
+    return outdir / DOUBTFUL if entry.get("doubtful") else outdir
+
+
+def say_doubtful(outdir: str | os.PathLike[str]) -> str:
+    """How many results of a folder are doubtful, for the end of a line; nothing if none are."""
+    num = sum(bool(entry.get("doubtful")) for entry in read_manifest(Path(outdir) / MANIFEST))
+    return f", {num} in {DOUBTFUL}/" if num else ""
+
+
+class Output(Protocol):
+    """Takes results one by one; ``close`` when all are there."""
+
+    def listed(self) -> Iterator[str]:
+        """Names of pictures whose results are there already."""
+
+    def add(self, entry: Entry, parts: dict[str, bytes]) -> None:
+        """Write the files of a picture, then its entry, which says as `file` where they are."""
+
+    def fail(self, name: str, reason: str) -> None:
+        """Note that there is no result for a picture."""
+
+    def close(self) -> None:
+        """All is there."""
+
+    def abandon(self) -> None:
+        """Not all is there: leave what the next call can go on with."""
+
+
+class FolderOutput:
+    """masks/NAME.png and so on, and a manifest that grows.
+
+    Args:
+        folder: Made if missing.
+        manifest: Its file.
+    """
+
+    def __init__(self, folder: Path, manifest: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        cut_torn_line(manifest)  # An earlier call was killed while it wrote.
+        self._manifest = manifest.open("ab")
+
+    def listed(self) -> Iterator[str]:
+        for path in sorted(self._folder.glob("manifest*.jsonl")):  # Also of calls that share the work.
+            yield from (entry["name"] for entry in read_manifest(path))
+
+    def add(self, entry: Entry, parts: dict[str, bytes]) -> None:
+        for kind, data in parts.items():
+            path = result_folder(self._folder, entry) / kind / entry["file"]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)  # Whole files are those that the manifest lists.
+        self._manifest.write(_line(entry))
+        self._manifest.flush()
+
+    def fail(self, name: str, reason: str) -> None:
+        """The next call tries again."""
+
+    def close(self) -> None:
+        self._manifest.close()
+
+    abandon = close
+
+
+class ArchiveOutput:
+    """A zip with masks/NAME.png and so on, or a tar in WebDataset's layout, and a manifest beside it.
+
+    In a tar, `a/car.jpg` becomes the sample `a/car`: a/car.mask.png, a/car.cutout.png, a/car.json. What stands behind
+    the first dot of a file is its extension there, so a key's own dots are written %2E.
+
+    Args:
+        path: The archive, ending in .zip or .tar; its manifest has its name with .jsonl.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path, self._manifest_path = path, path.with_suffix(".jsonl")
+        self._partial = [path.with_name(f".{name}.part") for name in (path.name, self._manifest_path.name)]
+        self._file, self._manifest = (partial.open("wb") for partial in self._partial)
+        self._zip = zipfile.ZipFile(self._file, "w", zipfile.ZIP_STORED) if path.suffix == ".zip" else None
+        self._tar = tarfile.open(fileobj=self._file, mode="w") if self._zip is None else None
+
+    def listed(self) -> Iterator[str]:
+        return iter(())
+
+    def add(self, entry: Entry, parts: dict[str, bytes]) -> None:
+        if self._tar is not None:
+            target = PurePosixPath(entry["file"].removesuffix(".png"))
+            key = str(target.with_name(target.name.replace("%", "%25").replace(".", "%2E")))
+            entry = dict(entry, file=key)
+            parts = {EXTENSIONS[kind]: data for kind, data in parts.items()} | dict(json=json.dumps(entry).encode())
+            for extension, data in parts.items():
+                member = tarfile.TarInfo(f"{key}.{extension}")  # Without time and owner: equal input, equal bytes.
+                member.size = len(data)
+                self._tar.addfile(member, io.BytesIO(data))
+        if self._zip is not None:
+            for kind, data in parts.items():
+                name = (result_folder(Path(), entry) / kind / entry["file"]).as_posix()
+                self._zip.writestr(zipfile.ZipInfo(name, FIXED_TIME), data)
+        self._manifest.write(_line(entry))
+
+    def fail(self, name: str, reason: str) -> None:
+        self._manifest.write(_line(dict(name=name, failed=reason)))
+
+    def close(self) -> None:
+        for archive in (self._zip, self._tar):
+            if archive is not None:
+                archive.close()
+        for file in (self._file, self._manifest):
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
+        os.replace(self._partial[0], self._path)
+        os.replace(self._partial[1], self._manifest_path)  # Last: it says that the archive is whole.
+
+    def abandon(self) -> None:
+        for file, partial in zip((self._file, self._manifest), self._partial, strict=True):
+            file.close()
+            partial.unlink(missing_ok=True)
+
+
+def join_manifests(paths: Iterable[Path], out: IO[bytes]) -> None:
+    """Write manifests one behind the other."""
+    for path in paths:
+        for entry in read_manifest(path):
+            out.write(_line(entry))
+
+
+def _line(entry: Entry) -> bytes:
+    return json.dumps(entry).encode() + b"\n"

@@ -1,0 +1,102 @@
+"""The commands ``invert.py segment`` and ``invert.py merge``."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from layered_plugin import runs
+from layered_plugin.command_line import DEVICES, SETTINGS, user_errors, writing
+from layered_plugin.device import usable_cores, use_own_gpu
+from layered_plugin.segmentation.merging import merge_shards
+from layered_plugin.segmentation.outputs import say_doubtful
+from layered_plugin.segmentation.parts import FORMATS, Shard, shard_manifest
+from layered_plugin.segmentation.segment_files import segment_files
+from layered_plugin.segmentation.segmenter import Refinement, Segmenter
+
+
+@click.command("segment", context_settings=SETTINGS)
+@click.option("--model", help="Run of train or distill", required=True, metavar="RUN")
+@click.option("--images", help="Pictures of any size", required=True, metavar="DIR|ZIP|TAR|FILE|PATTERN")
+@click.option("--outdir", help="Folder for the results", required=True, metavar="DIR")
+@click.option("--format", "form", help="What results are written as", type=click.Choice(FORMATS), default="files")
+@click.option("--batch", help="Pictures at a time", type=click.IntRange(min=1), default=64, metavar="INT")
+@click.option("--threshold", help="Opacity that counts as object", default=0.5, metavar="FRAC",
+              type=click.FloatRange(0, 1, min_open=True, max_open=True))
+@click.option("--soft", help="Write opacities, not 0 and 255", type=bool, default=False, metavar="BOOL")
+@click.option("--min-confidence", help="Less goes to doubtful/", type=click.FloatRange(0, 1), default=0, metavar="FRAC")
+@click.option("--sharp", help="Refine masks of large pictures", type=bool, default=True, metavar="BOOL")
+@click.option("--flip", help="Average with the mirrored picture", type=bool, default=False, metavar="BOOL")
+@click.option("--refine", help="Refine each picture's codes", type=click.IntRange(min=0), default=0, metavar="STEPS")
+@click.option("--prior", help="Distilled model that --refine keeps to", metavar="RUN")
+@click.option("--posterior", help="Correct masks pixel by pixel (encoders)", type=bool, default=False, metavar="BOOL")
+@click.option("--device", help="Where to compute", type=DEVICES, default="auto")
+@click.option("--workers", help="Processes that decode and encode  [default: one per core]",
+              type=click.IntRange(min=0), metavar="INT")
+@click.option("--shard", help="Which of N calls that share the work, from 0 on  [default: as torchrun or Slurm says]",
+              metavar="I/N")
+@user_errors()
+def segment(model: str, images: str, outdir: str, device: str, flip: bool, refine: int, posterior: bool,
+            prior: str | None, sharp: bool, workers: int | None, shard: str | None, **opts: Any) -> None:
+    """Segment real pictures: masks, cut-outs, a contact sheet, and with an encoder the layers as well.
+
+    Files go to masks/, cutouts/ (and backgrounds/, foregrounds/, reconstructions/) under the pictures' own names, at
+    their own size; manifest.jsonl has coverage, reconstruction error and confidence (the IoU that the network expects).
+    The same command goes on where it stopped. A picture that can't be read is named, and the exit code is 1.
+
+    For many pictures: each archive of a pattern gets results and a manifest of its own; --format=tar writes shards in
+    WebDataset's layout; --shard divides the work among calls, in the end with the same bytes as one call.
+
+    Examples:
+
+    \b
+    python invert.py segment --model=runs/00001-distill --images=my-cars --outdir=my-masks --min-confidence=0.7
+    python invert.py segment --model=runs/00002-encoder --images=car.jpg --outdir=my-car --refine=100
+
+    \b
+    # An encoder's layers, with masks that keep to the distilled model's.
+    python invert.py segment --model=runs/00002-encoder --images=my-cars --outdir=my-layers --refine=60 \\
+        --prior=runs/00001-distill
+
+    \b
+    # A quarter of many tar shards, to shards again; the other quarters elsewhere.
+    python invert.py segment --model=runs/00001-distill --images='shards/*.tar' --outdir=masks --format=tar --shard=0/4
+    """
+    if Path(images).is_dir() and Path(outdir).resolve().is_relative_to(Path(images).resolve()):
+        raise click.UsageError(f"--outdir={outdir} lies in --images={images}, where its files would be taken for "
+                               "pictures by the next call; choose another folder")
+    part, reason = (Shard.parse(shard), "--shard") if shard is not None else Shard.of_environment()
+    if part.total > 1:
+        click.echo(f"Shard {part.number} of {part.total}, from 0 on, by {reason}", err=True)
+    segmenter = Segmenter.load(model, use_own_gpu(device))
+    refinement = Refinement(flip, refine, posterior, None if prior is None else Segmenter.load(prior, device), sharp)
+    refinement.check(segmenter)
+    with writing("--outdir", outdir):
+        outcome = segment_files(segmenter, images, outdir, refinement=refinement, shard=part,
+                                workers=usable_cores() if workers is None else workers, **opts)
+    for problem in outcome.failed.values():
+        click.echo(f"Error: {problem}", err=True)
+    sheet = Path(outdir) / runs.CONTACT_SHEET
+    click.echo(f"{outcome.done} pictures segmented, {outcome.skipped} were there already, {len(outcome.failed)} "
+               f"failed{say_doubtful(outdir)}: {sheet if sheet.is_file() else outdir}", err=True)
+    if (Path(outdir) / shard_manifest(part, done=True)).is_file():
+        click.echo(f"When all shards are finished: python invert.py merge --outdir={outdir}", err=True)
+    sys.exit(1 if outcome.failed else 0)
+
+
+@click.command("merge", context_settings=SETTINGS)
+@click.option("--outdir", help="Folder that the shards filled", required=True, metavar="DIR")
+@user_errors()
+def merge(outdir: str) -> None:
+    """Join the manifests of all shards of a folder, and draw its contact sheet, as one call would have left them.
+
+    Needed after segment --shard=I/N of a folder, zip or tar to files. Archives have manifests of their own.
+
+    \b
+    Example:
+    python invert.py merge --outdir=my-masks
+    """
+    with writing("--outdir", outdir):
+        num = merge_shards(outdir)
+    click.echo(f"{num} pictures: {Path(outdir) / runs.MANIFEST}", err=True)

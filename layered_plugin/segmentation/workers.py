@@ -1,0 +1,145 @@
+"""What is done with each picture before and after the network, here or in processes of their own.
+
+A task takes and gives bytes and small arrays, and knows no file: whoever runs it reads and writes. A picture is decoded
+once for the network and again to be finished, which costs less than to keep it or to send its pixels.
+"""
+
+import io
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import PIL.Image
+import torch
+
+from layered_plugin.data.files import UNREADABLE
+from layered_plugin.data.pictures import decode, to_rgb, to_square
+from layered_plugin.segmentation.edges import foreground_colors, is_enlarged
+from layered_plugin.segmentation.full_size import Drawn, enlarge
+
+
+class Finish(NamedTuple):
+    """What becomes of a picture and what the network says of it; fields as options of ``invert.py segment``."""
+
+    threshold: float
+    soft: bool
+    min_confidence: float
+    sharp: bool
+
+
+class Finished(NamedTuple):
+    """Results of one picture.
+
+    Fields:
+        parts: Encoded pictures (PNG) by what they are: masks, cutouts; of encoders also layers.
+        entry: For the manifest: width, height, coverage, confidence, whether it is doubtful; of encoders also error.
+    """
+
+    parts: dict[str, bytes]
+    entry: dict[str, Any]
+
+
+def to_squares(contents: Sequence[bytes], resolution: int) -> list[np.ndarray | str]:
+    """Decode pictures for the network: RGB squares [3, R, R], uint8, or why one can't be read."""
+    out: list[np.ndarray | str] = []
+    for data in contents:
+        try:
+            out.append(to_square(to_rgb(decode(io.BytesIO(data))), resolution))
+        except PIL.UnidentifiedImageError:  # Its text names an object in memory.
+            out.append("no picture in a known format")
+        except UNREADABLE as err:
+            out.append(str(err))
+    return out
+
+
+def finish(drawn: Sequence[tuple[bytes, Drawn]], how: Finish) -> list[Finished]:
+    """Bring results to the pictures' own size and encode them.
+
+    Args:
+        drawn: Files of pictures that can be read, and what the network says of each.
+        how: What is wanted.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # Always, since PyTorch interpolates three channels otherwise with more.
+    try:
+        return [_finish(to_rgb(decode(io.BytesIO(data))), one, how) for data, one in drawn]
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _finish(picture: PIL.Image.Image, drawn: Drawn, how: Finish) -> Finished:
+    result = enlarge(drawn, picture, how.sharp)
+    inside = result.mask >= how.threshold
+    opacity = (result.mask * 255).round().astype(np.uint8) if how.soft else inside.astype(np.uint8) * 255
+    alpha = PIL.Image.fromarray(opacity)
+    estimate = how.sharp and is_enlarged(picture.size, drawn.mask.shape[0])  # Of the object's own colors.
+    cutout = PIL.Image.fromarray(foreground_colors(np.asarray(picture), result.mask)) if estimate else picture.copy()
+    cutout.putalpha(alpha)
+    parts = dict(masks=_png(alpha), cutouts=_png(cutout))
+    for name, pixels in dict(backgrounds=result.bg, foregrounds=result.fg, reconstructions=result.composite).items():
+        if pixels is not None:
+            parts[name] = _png(PIL.Image.fromarray(pixels))
+    entry: dict[str, Any] = dict(width=picture.width, height=picture.height, coverage=round(float(inside.mean()), 4),
+                                 confidence=round(result.confidence, 4))
+    if result.confidence < how.min_confidence:
+        entry["doubtful"] = True
+    if result.error is not None:
+        entry["error"] = round(result.error, 3)
+    return Finished(parts, entry)
+
+
+def _png(picture: PIL.Image.Image) -> bytes:
+    data = io.BytesIO()
+    picture.save(data, format="png")
+    return data.getvalue()
+
+
+class Here(Executor):
+    """Runs tasks at once, in this process."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
+        future: Future = Future()
+        future.set_result(fn(*args, **kwargs))
+        return future
+
+
+@contextmanager
+def task_executor(workers: int) -> Iterator[Executor]:
+    """Something to hand tasks to.
+
+    Args:
+        workers: Number of processes; 0 = tasks run here.
+    """
+    if workers == 0:
+        yield Here()
+        return
+    # New processes start from a server that has imported the package, quickly and without any thread of this one.
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(method)
+    if method == "forkserver":
+        context.set_forkserver_preload(["__main__", __name__])
+    pool = ProcessPoolExecutor(workers, context, _start_worker)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    torch.set_num_threads(1)  # There are as many processes as cores.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The main process stops this one.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Do not outlive a main process that was killed; waiting for tasks would never end."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

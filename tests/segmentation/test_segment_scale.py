@@ -1,0 +1,324 @@
+"""Many pictures: worker processes, archives in and out, shards of the work, kills; the bytes are those of one call."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+import zipfile
+
+import numpy as np
+import PIL.Image
+import psutil
+import pytest
+from click.testing import CliRunner
+from tiny_models import make_model, make_pictures, picture, zip_folder
+
+import invert
+from layered_plugin.errors import ArgumentError, PictureError, UserError
+from layered_plugin.segmentation import outputs, parts, segment_files, workers
+from layered_plugin.segmentation.merging import merge_shards
+from layered_plugin.segmentation.outputs import ArchiveOutput, FolderOutput
+from layered_plugin.segmentation.parts import Shard
+from layered_plugin.segmentation.segmenter import Segmenter
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return make_model(tmp_path_factory.mktemp("model") / "distill")
+
+
+@pytest.fixture(scope="module")
+def segmenter(model):
+    return Segmenter.load(model, "cpu")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return make_pictures(tmp_path / "pictures", [f"{idx:02d}.png" for idx in range(11)] + ["sub/a.b.png", "z.png"])
+
+
+@pytest.fixture
+def segment(segmenter):
+    return lambda images, out, **options: segment_files.segment_files(segmenter, images, out, batch=3, **options)
+
+
+def contents(out):
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+def tar_folder(folder, path, mode="w"):
+    with tarfile.open(path, mode) as archive:
+        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+            archive.add(file, file.relative_to(folder).as_posix())
+    return path
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+# Worker processes.
+
+def test_workers_make_the_same_bytes(segment, folder, tmp_path, monkeypatch):
+    (folder / "05.png").write_bytes(b"no picture")
+    expected = segment(folder, tmp_path / "here")
+    monkeypatch.setattr(segment_files, "WORTH_WORKERS", 1)
+    assert segment(folder, tmp_path / "there", workers=2) == expected
+    assert expected.done == 12 and expected.failed.keys() == {"05.png"}
+    assert contents(tmp_path / "here") == contents(tmp_path / "there")
+
+
+def test_few_pictures_start_no_process(segment, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "ProcessPoolExecutor", lambda *_args: pytest.fail("a process was started"))
+    assert segment(folder, tmp_path / "out", workers=2).done == 13
+
+
+def test_worker_that_is_killed_is_an_error_with_a_remedy(segment, folder, tmp_path, monkeypatch):
+    def killed(*_args):
+        raise segment_files.BrokenProcessPool
+    monkeypatch.setattr(workers.Here, "submit", killed)
+    with pytest.raises(UserError, match="worker process was killed.*the same command goes on.*fewer `workers`"):
+        segment(folder, tmp_path / "out")
+
+
+def test_workers_end_with_a_main_process_that_is_killed(model, folder, tmp_path):
+    code = ("import sys, time; from layered_plugin.segmentation import workers\n"
+            "if __name__ == '__main__':\n"
+            "    with workers.task_executor(1) as tasks:\n"
+            "        import os; print(tasks.submit(os.getpid).result(), flush=True); time.sleep(60)\n")
+    (tmp_path / "main.py").write_text(code)
+    env = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path))
+    main = subprocess.Popen([sys.executable, str(tmp_path / "main.py")], stdout=subprocess.PIPE, env=env)
+    worker = psutil.Process(int(main.stdout.readline()))
+    assert worker.is_running()
+    main.kill()
+    main.wait()
+    main.stdout.close()
+    worker.wait(timeout=60)  # Raises if it still runs.
+
+
+# Archives.
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
+def test_an_archive_gives_what_its_folder_gives(segment, folder, tmp_path, kind):
+    segment(folder, tmp_path / "expected")
+    path = tmp_path / f"pictures.{kind}"
+    zip_folder(folder, path) if kind == "zip" else tar_folder(folder, path, "w:gz" if kind == "tar.gz" else "w")
+    segment(path, tmp_path / "out")
+    assert contents(tmp_path / "out") == contents(tmp_path / "expected")
+
+
+@pytest.mark.parametrize("form", ["files", "zip", "tar"])
+def test_each_archive_of_a_pattern_gets_results_and_a_manifest_of_its_own(segment, folder, tmp_path, form):
+    tars = [tar_folder(folder, tmp_path / f"s-{idx}.tar") for idx in range(2)]
+    outcome = segment(tmp_path / "s-*.tar", tmp_path / "out", form=form)
+    assert outcome == (26, 0, {})
+    if form == "files":
+        segment(tars[0], tmp_path / "alone")
+        alone = contents(tmp_path / "alone")
+        del alone["segment.json"]
+        for part in ("s-0", "s-1"):
+            assert contents(tmp_path / "out" / part) == alone
+    else:
+        assert contents(tmp_path / "out").keys() == {"segment.json", f"s-0.{form}", "s-0.jsonl", f"s-1.{form}",
+                                                     "s-1.jsonl"}
+        assert len(lines(tmp_path / "out" / "s-1.jsonl")) == 13
+
+
+def test_zip_holds_what_the_folder_would(segment, folder, tmp_path):
+    segment(folder, tmp_path / "expected")
+    segment(folder, tmp_path / "out", form="zip")
+    with zipfile.ZipFile(tmp_path / "out" / "00000.zip") as archive:
+        found = {name: archive.read(name) for name in archive.namelist()}
+    assert found == {name: data for name, data in contents(tmp_path / "expected").items() if "/" in name}
+    assert (tmp_path / "out" / "00000.jsonl").read_bytes() == (tmp_path / "expected" / "manifest.jsonl").read_bytes()
+
+
+@pytest.mark.filterwarnings("ignore")  # Of the library.
+def test_webdataset_reads_our_tar(segment, folder, tmp_path):
+    wds = pytest.importorskip("webdataset")
+    segment(folder, tmp_path / "expected")
+    segment(folder, tmp_path / "out", form="tar")
+    samples = list(wds.WebDataset(str(tmp_path / "out" / "00000.tar"), shardshuffle=False))
+    assert [sample["__key__"] for sample in samples] == [f"{idx:02d}" for idx in range(11)] + ["sub/a%2Eb", "z"]
+    for sample in samples:
+        entry = json.loads(sample["json"])
+        file = entry["name"]
+        assert sample["mask.png"] == (tmp_path / "expected" / "masks" / file).read_bytes()
+        assert sample["cutout.png"] == (tmp_path / "expected" / "cutouts" / file).read_bytes()
+        with PIL.Image.open(io.BytesIO(sample["mask.png"])) as mask:
+            assert mask.size == (entry["width"], entry["height"])
+            assert entry["coverage"] == pytest.approx((np.asarray(mask) == 255).mean(), abs=1e-4)
+
+
+def test_an_archive_of_results_is_whole_or_not_there(segment, folder, tmp_path, monkeypatch):
+    segment(folder, tmp_path / "expected", form="tar")
+    add, out = ArchiveOutput.add, tmp_path / "out"
+    monkeypatch.setattr(ArchiveOutput, "add", lambda self, entry, data: add(self, entry, data)
+                        if entry["name"] != "07.png" else (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError):
+        segment(folder, out, form="tar")
+    assert contents(out).keys() == {"segment.json"}
+    monkeypatch.setattr(ArchiveOutput, "add", add)
+    assert segment(folder, out, form="tar").done == 13
+    assert contents(out) == contents(tmp_path / "expected")
+    assert segment(folder, out, form="tar") == (0, 13, {})
+
+
+@pytest.mark.parametrize("form", ["zip", "tar"])
+def test_what_failed_is_said_again_of_a_finished_archive(segment, folder, tmp_path, form):
+    (folder / "05.png").write_bytes(b"no picture")
+    first, second = (segment(folder, tmp_path / "out", form=form) for _ in range(2))
+    assert first.failed.keys() == {"05.png"} and "cannot read picture 05.png" in first.failed["05.png"]
+    assert second == (0, 12, first.failed)
+
+
+def test_a_large_folder_goes_to_several_archives(segment, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, "PER_ARCHIVE", 6)
+    segment(folder, tmp_path / "whole", form="tar")
+    assert [len(lines(tmp_path / "whole" / f"0000{idx}.jsonl")) for idx in range(3)] == [6, 6, 1]
+    for number in (1, 0):
+        segment(folder, tmp_path / "shards", form="tar", shard=Shard(number, 2))
+    assert contents(tmp_path / "shards") == contents(tmp_path / "whole")
+
+
+def test_archives_that_would_share_a_place_are_refused(segment, folder, tmp_path):
+    tar_folder(folder, tmp_path / "s.tar")
+    zip_folder(folder, tmp_path / "s.zip")
+    with pytest.raises(PictureError, match=r"s\.tar: differs from .*s\.zip in its suffix or folder alone"):
+        segment(tmp_path / "s.*", tmp_path / "out")
+    with pytest.raises(PictureError, match="no file fits this pattern"):
+        segment(tmp_path / "t.*", tmp_path / "out")
+
+
+# Shards.
+
+@pytest.mark.parametrize("total", [2, 3, 5])
+def test_merged_shards_one_of_them_interrupted_are_what_one_call_makes(segment, folder, tmp_path, monkeypatch, total):
+    segment(folder, tmp_path / "whole")
+    out, add, left = tmp_path / "out", FolderOutput.add, [1]
+
+    def interrupted(self, entry, data):
+        if not left:
+            raise KeyboardInterrupt
+        left.pop()
+        add(self, entry, data)
+
+    monkeypatch.setattr(FolderOutput, "add", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        segment(folder, out, shard=Shard(0, total))
+    with open(out / f"manifest-0-of-{total}.partial.jsonl", "a") as torn:
+        torn.write('{"name": "0')
+    monkeypatch.setattr(FolderOutput, "add", add)
+    with pytest.raises(PictureError, match=f"shard 0/{total} is not finished; run it again"):
+        merge_shards(out)
+    for number in reversed(range(total)):
+        segment(folder, out, shard=Shard(number, total))
+    assert merge_shards(out) == 13
+    assert contents(out) == contents(tmp_path / "whole")
+    assert segment(folder, out) == (0, 13, {})
+
+
+def test_a_merge_that_was_killed_while_it_tidied_up_is_taken_up(segment, folder, tmp_path):
+    for number in range(2):
+        segment(folder, tmp_path / "out", shard=Shard(number, 2))
+    kept = contents(tmp_path / "out")
+    merge_shards(tmp_path / "out")
+    merged = (tmp_path / "out" / "manifest.jsonl").read_bytes()
+    for number in range(2):
+        name = f"manifest-{number}-of-2.jsonl"
+        (tmp_path / "out" / name).write_bytes(kept[name])
+    assert merge_shards(tmp_path / "out") == 13
+    assert (tmp_path / "out" / "manifest.jsonl").read_bytes() == merged
+
+
+def test_nothing_to_merge_is_an_error(tmp_path):
+    with pytest.raises(PictureError, match="holds manifests of no shard"):
+        merge_shards(tmp_path)
+
+
+def test_a_picture_that_was_added_does_not_change_the_others_company(segment, segmenter, folder, tmp_path, monkeypatch):
+    segment(folder, tmp_path / "out")
+    (folder / "10a.png").write_bytes((folder / "10.png").read_bytes())
+    companies, draw = [], Segmenter.draw
+    monkeypatch.setattr(Segmenter, "draw",
+                        lambda self, squares, names, how: companies.append(names) or draw(self, squares, names, how))
+    segment(folder, tmp_path / "out")
+    assert companies == [["09.png", "10.png", "10a.png"]]
+    assert lines(tmp_path / "out" / "manifest.jsonl")[-1]["name"] == "10a.png"
+
+
+@pytest.mark.parametrize("env, expected", [
+    ({}, (0, 1, "")),
+    ({"RANK": "0", "WORLD_SIZE": "1"}, (0, 1, "")),
+    ({"RANK": "3", "WORLD_SIZE": "8"}, (3, 8, "RANK")),
+    ({"SLURM_ARRAY_TASK_ID": "2", "SLURM_ARRAY_TASK_COUNT": "4"}, (2, 4, "SLURM_ARRAY_TASK_ID")),
+    ({"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_COUNT": "3", "SLURM_ARRAY_TASK_MIN": "1",
+      "SLURM_ARRAY_TASK_STEP": "2"}, (2, 3, "SLURM_ARRAY_TASK_ID")),
+])
+def test_shard_by_the_environment(env, expected):
+    shard, reason = Shard.of_environment(env)
+    assert (*shard, reason) == expected
+
+
+def test_an_environment_that_makes_no_sense_is_named():
+    with pytest.raises(ArgumentError, match="`shard` can't be taken from the environment"):
+        Shard.of_environment({"WORLD_SIZE": "two"})
+
+
+# As a user types it.
+
+def run(model, images, out, *args):
+    return CliRunner().invoke(invert.main, ["segment", f"--model={model}", f"--images={images}", f"--outdir={out}",
+                                            "--device=cpu", "--batch=3", *args])
+
+
+@pytest.mark.parametrize("shard", ["2/2", "1", "a/b", "-1/2", "0/0"])
+def test_a_wrong_shard_is_named(model, folder, tmp_path, shard):
+    result = run(model, folder, tmp_path / "out", f"--shard={shard}")
+    assert result.exit_code == 2 and f"--shard must be I/N with I from 0 to N - 1, got {shard}" in result.stderr
+
+
+def test_shards_by_option_and_environment_and_then_merge(model, folder, tmp_path, monkeypatch):
+    run(model, folder, tmp_path / "whole")
+    out = tmp_path / "out"
+    first = run(model, folder, out, "--shard=1/2", "--workers=0")
+    assert first.exit_code == 0 and "Shard 1 of 2, from 0 on, by --shard" in first.stderr
+    assert f"When all shards are finished: python invert.py merge --outdir={out}" in first.stderr
+    early = CliRunner().invoke(invert.main, ["merge", f"--outdir={out}"])
+    assert early.exit_code == 1 and f"Error: {out}: shard 0/2 is not finished; run it again" in early.stderr
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert run(model, folder, out).exit_code == 0
+    merged = CliRunner().invoke(invert.main, ["merge", f"--outdir={out}"])
+    assert merged.exit_code == 0 and f"13 pictures: {out}/manifest.jsonl" in merged.stderr
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_call_that_is_killed_and_given_again_leaves_the_bytes_of_one_call(model, folder, tmp_path):
+    """By SIGKILL, with worker processes; the second call ends the work."""
+    many = tmp_path / "many"
+    many.mkdir()
+    for idx in range(220):
+        picture(17 + idx % 5, 23 - idx % 7, seed=idx).save(many / f"{idx:03d}.png")
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    assert run(model, many, whole, "--workers=0").exit_code == 0
+    root = os.path.dirname(invert.__file__)
+    args = [sys.executable, os.path.join(root, "invert.py"), "segment", f"--model={model}", f"--images={many}",
+            f"--outdir={out}", "--device=cpu", "--batch=3", "--workers=1"]
+    call = subprocess.Popen(args, stderr=subprocess.DEVNULL, env=dict(os.environ, OMP_NUM_THREADS="1"))
+    while call.poll() is None and len(list((out / "masks").glob("*"))) < 20:
+        time.sleep(0.01)
+    call.send_signal(signal.SIGKILL)
+    call.wait()
+    assert 0 < len(lines_so_far(out / "manifest.jsonl")) < 220
+    assert run(model, many, out, "--workers=0").exit_code == 0
+    assert contents(out) == contents(whole)
+
+
+def lines_so_far(path):
+    return list(outputs.read_manifest(path))
