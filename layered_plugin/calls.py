@@ -14,6 +14,7 @@ CALLS = {
     "python -m layered_plugin.export": "layered-export",
     "python -m layered_plugin.projector": "layered-projector",
     "python -m layered_plugin.style_mixing": "layered-style-mixing",
+    "python -m layered_plugin.app": "layered-app",
 }
 
 ROOT = Path(__file__).resolve().parent.parent  # Of the checkout, if it is one.

@@ -48,7 +48,8 @@ each other 3
 
 @pytest.mark.parametrize("name", [
     "train_layered.py", "invert.py", "eval.py",
-    *(f"-m layered_plugin.{name}" for name in ("dataset_tool", "generate", "export", "projector", "style_mixing")),
+    *(f"-m layered_plugin.{name}" for name in (
+        "dataset_tool", "generate", "export", "projector", "style_mixing", "app")),
     *(f"-m benchmarks.{name}" for name in BENCHMARKS),
 ])
 def test_every_help_has_examples_that_are_accepted(name):

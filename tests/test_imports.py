@@ -25,7 +25,7 @@ BELOW: dict[str, set[str]] = {
 # Modules that are commands or parts of them: they may use every room, and click.
 COMMANDS = {*SCRIPTS, *(f"{PACKAGE}.{name}" for name in (
     "commands", "command_line", "dataset_tool", "dataset_options", "generate", "export", "projector",
-    "style_mixing", "demo", "evaluation.commands",
+    "style_mixing", "app", "demo", "evaluation.commands",
     "evaluation.options", "segmentation.commands", "segmentation.segment_command"))}
 
 MAX_MODULE, MAX_FUNCTION, MAX_LOOP = 260, 80, 120
@@ -76,7 +76,7 @@ def test_nothing_uses_benchmarks_or_commands():
     assert [(name, other) for name in PATHS if not name.startswith("benchmarks") for other in imported(name)
             if other.startswith("benchmarks")] == []
     called = {f"{PACKAGE}.{name}" for name in (
-        "dataset_tool", "generate", "export", "projector", "style_mixing", "demo")} | set(SCRIPTS)
+        "dataset_tool", "generate", "export", "projector", "style_mixing", "app", "demo")} | set(SCRIPTS)
     assert [(name, other) for name in PATHS if name not in COMMANDS and not name.startswith("benchmarks")
             for other in imported(name) if other in called] == []
 

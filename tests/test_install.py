@@ -109,7 +109,7 @@ def test_help_of_installed_commands_shows_them_as_they_are_called(scripts, tmp_p
             "sys.argv = ['layered-eval', 'real', '--help']; entry = m.entry_points(name='layered-eval')\n"
             "list(entry)[0].load()()")
     shown = run(scripts / "python", "-c", code, cwd=tmp_path, COLUMNS="100").stdout
-    for name in ("train", "invert", "eval", "data", "generate", "export", "projector", "style-mixing"):
+    for name in ("train", "invert", "eval", "data", "generate", "export", "projector", "style-mixing", "app"):
         assert f"Usage: layered-{name} " in shown
     assert "  layered-train --outdir=runs --data=data/shapes.zip --cfg=demo" in shown
     assert "  layered-eval real --model=" in shown

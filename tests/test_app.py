@@ -1,0 +1,136 @@
+"""layered_plugin.app: what the page computes, and the page itself in a headless browser where there is one."""
+
+import contextlib
+import io
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from click.testing import CliRunner
+from tiny_models import SIDE, make_gan_run, make_model, picture
+
+from layered_plugin import Segmenter, app, trust
+from layered_plugin.model.layers import composite
+from layered_plugin.model.scenes import seed_codes
+from layered_plugin.model.snapshots import load_snapshot
+
+ROOT = Path(__file__).resolve().parents[1]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    return make_gan_run(folder / "00000-gan"), make_model(folder / "00001-distill"), make_model(
+        folder / "00002-encoder", kind="encoder"), make_model(folder / "00003-chunks", kind="chunks")
+
+
+def test_a_picture_gives_mask_cutout_and_confidence(runs):
+    given = picture(30, 40, seed=1)
+    segmenter = Segmenter.load(runs[1], "cpu")
+    mask, cutout, background, text = app.segment(segmenter, given)
+    expected = segmenter([given])[0]
+    assert np.abs(np.asarray(mask) / 255 - expected.mask).max() <= 0.5 / 255 + 1e-6
+    assert cutout.mode == "RGBA" and cutout.getchannel("A").tobytes() == mask.tobytes()
+    assert cutout.convert("RGB").tobytes() == given.tobytes() and background is None
+    assert f"{expected.confidence:.2f}" in text and f"{(expected.mask >= 0.5).mean():.0%}" in text
+    assert app.segment(Segmenter.load(runs[2], "cpu"), given)[2].size == given.size  # An encoder draws the ground.
+    assert app.segment(segmenter, None)[:3] == (None, None, None)
+
+
+def test_scenes_are_those_of_the_seeds_and_their_objects_move(runs):
+    G = load_snapshot(runs[0])["G_ema"]
+    scenes = app.moved_scenes(G, 5, 0, 0)
+    assert [caption for _picture, caption in scenes] == [f"seed {seed}" for seed in range(5, 21)]
+    layers = G.synthesis(seed_codes(G, [7]), noise_mode="const", return_layers=True)
+    expected = (composite(layers) * 127.5 + 128).clamp(0, 255)[0].permute(1, 2, 0).numpy()
+    small = scenes[2][0].resize((SIDE, SIDE), PIL.Image.Resampling.NEAREST)
+    assert np.abs(np.asarray(small) - expected).max() <= 2
+    # Moved out of sight, only the background is left.
+    away = app.moved_scenes(G, 7, SIDE, 0)[0][0].resize((SIDE, SIDE), PIL.Image.Resampling.NEAREST)
+    background = (layers.bg * 127.5 + 128).clamp(0, 255)[0].permute(1, 2, 0).numpy()
+    assert np.abs(np.asarray(away) - background).max() <= 2 and torch.is_tensor(layers.mask)
+
+
+@pytest.mark.parametrize("args, code, text", [
+    ([], 2, "--model and --network"),
+    (["--model={3}"], 2, "--model: encoders of chunks"),
+    (["--model=none"], 1, "--model: none"),
+    (["--network=none"], 1, "--network: none"),
+])
+def test_wrong_values_are_named(runs, monkeypatch, args, code, text):
+    monkeypatch.setattr(app, "check_gradio", lambda: None)
+    result = CliRunner().invoke(app.main, [arg.format(*runs) for arg in args])
+    assert result.exit_code == code and text in result.stderr, result.output
+
+
+def test_page_without_gradio_names_the_extra(runs, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    result = CliRunner().invoke(app.main, [f"--network={runs[0]}"])
+    assert result.exit_code == 1 and "layered-plugin[app]" in result.stderr
+
+
+def test_network_that_a_model_names_is_loaded_only_if_it_was_made_here(runs, capsys):
+    path = str(runs[0] / "network-snapshot-000001.pkl")
+    assert app.own_network(None) is None and app.own_network("gone.pkl") is None
+    trust.trust(trust.pickle_hash(path))
+    assert app.own_network(path) == path
+    (runs[0] / "foreign.pkl").write_bytes(b"made elsewhere")
+    assert app.own_network(str(runs[0] / "foreign.pkl")) is None and "--network=" in capsys.readouterr().err
+
+
+@contextlib.contextmanager
+def served(*args):
+    """Address of the page, in a process of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "layered_plugin.app", f"--port={port}", "--device=cpu", *map(str, args)]
+    env = dict(os.environ, OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
+    process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        for _ in range(600):
+            assert process.poll() is None, process.stdout.read()
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).close()
+                break
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}/"
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+
+
+def test_page_in_a_browser(runs, tmp_path):
+    pytest.importorskip("gradio")
+    playwright = pytest.importorskip("playwright.sync_api")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium")
+    given = picture(30, 40, seed=1)
+    given.save(tmp_path / "car.png")
+    with served(f"--model={runs[1]}", f"--network={runs[0]}") as url, playwright.sync_playwright() as engine:
+        browser = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.set_default_timeout(120_000)
+        page.goto(url)
+        page.locator("#picture input[type=file]").set_input_files(tmp_path / "car.png")
+        shown = page.locator("#mask img").first
+        shown.wait_for()
+        with urllib.request.urlopen(shown.get_attribute("src")) as response:
+            mask = np.asarray(PIL.Image.open(io.BytesIO(response.read())).convert("L")).astype(int)
+        expected = np.asarray(app.segment(Segmenter.load(runs[1], "cpu"), given)[0]).astype(int)
+        assert np.abs(mask - expected).max() <= 1
+        assert "Confidence" in page.locator("#said textarea").input_value()
+        page.get_by_role("tab", name="Scenes").click()
+        page.locator("#draw").click()
+        page.locator("#scenes img").nth(15).wait_for()
+        browser.close()
