@@ -59,7 +59,7 @@ class Ramp(click.ParamType):
 @click.option("--data", help="Training pictures", metavar="ZIP|DIR")
 @click.option("--cond", help="Train on the labels of dataset.json", type=bool, default=False, metavar="BOOL")
 @click.option("--subset", help="Train on only so many pictures", type=click.IntRange(min=1), metavar="INT")
-@click.option("--mirror", help="Mirror the pictures too", type=bool, default=False, metavar="BOOL")
+@click.option("--mirror", help="Mirror them too  [default: below 5000 pictures]", type=bool, metavar="BOOL")
 # Presets, and what overrides them.
 @click.option("--cfg", help="Preset of settings", type=click.Choice(presets.NAMES), default="auto")
 @click.option("--gamma", help="R1 weight  [default: by --cfg]", type=Ramp(), metavar="FLOAT[:END]")
@@ -67,8 +67,8 @@ class Ramp(click.ParamType):
               metavar="KIMG")
 @click.option("--batch", help="Pictures per iteration  [default: by --cfg]", type=click.IntRange(min=1), metavar="INT")
 # What the discriminator sees.
-@click.option("--aug", help="Augmentation: none, adaptive or fixed p", type=click.Choice(["noaug", "ada", "fixed"]),
-              default="ada")
+@click.option("--aug", help="Augmentation  [default: ada; brief presets: see text]",
+              type=click.Choice(["noaug", "ada", "fixed"]))
 @click.option("--p", help="Augmentation probability, with --aug=fixed", type=click.FloatRange(0, 1), metavar="FLOAT")
 @click.option("--target", help="Sign of real logits that ADA aims at  [default: 0.6]", type=click.FloatRange(0, 1),
               metavar="FLOAT")
@@ -153,7 +153,8 @@ class Ramp(click.ParamType):
 def main(ctx: click.Context, outdir: str, dry_run: bool, **opts: Any) -> None:
     """Train a generator that draws background, foreground and mask, from unlabelled pictures.
 
-    Pictures of any size are squeezed to 1.125 times the resolution and cropped at random. The run folder gets
+    Pictures of any size are squeezed to 1.125 times the resolution and cropped at random. Sets below 5,000 pictures are
+    mirrored too. Without --aug, --cfg=demo and varied augment only those, from --kimg=100 on. The run folder gets
     upstream's snapshots, logs and grids, and layersNNNNNN.png: one scene per column, one layer per row.
 
     Examples:

@@ -22,7 +22,7 @@ import click
 import numpy as np
 import safetensors.numpy
 
-TRAIN = ["--cfg=demo", "--resolution=16", "--precision=fp32"]
+TRAIN = ["--cfg=demo", "--resolution=16", "--precision=fp32", "--mirror=0"]
 LENGTH = ["--batch=16", "--kimg=0.48"]  # 30 steps; R1 runs in two of them.
 VARIANTS: dict[str, list[str]] = {
     "default": [],

@@ -59,7 +59,7 @@ def setup_training_config(*, data, gpus, snap, metrics, seed, cond, subset, mirr
         device.check_count(device_name, gpus)
     except ArgumentError as err:
         raise ArgumentError(f"{err}; use fewer processes or `device`=cpu") from err
-    _check_augmentation(aug, p, target, augpipe)
+    mirror, aug = _choose_for_size(cfg, pictures.num, base["kimg"], mirror, aug, (p, target, augpipe))
     metrics = choose_metrics(metrics)
     if gan_loss == "wgan-gp":
         gan_loss_kwargs = dict(class_name="layered_plugin.training.wgan_gp.WganGpLoss", gp_weight=gp_weight,
@@ -215,6 +215,17 @@ def _choose_precision(device_name: str, precision: str, fp32: bool,
     if precision == "bf16":
         block["half_dtype"] = "bfloat16"
     return device_name, dict(num_fp16_res=4, conv_clamp=256), block
+
+
+def _choose_for_size(cfg: str, num: int, kimg: float, mirror: bool | None, aug: str | None,
+                     details: tuple[float | None, float | None, str | None]) -> tuple[bool, str]:
+    """Mirroring and augmentation, said where one of them was left unset; p, target and augpipe must fit."""
+    chosen = presets.choose_for_size(cfg, num, kimg, mirror, aug)
+    if mirror is None or aug is None:
+        print(f"Pictures: {num} ({presets.FEW_PICTURES} or more are no small set), mirrored too: "
+              f"{'yes' if chosen[0] else 'no'}, augmentation: {chosen[1]}", file=sys.stderr)
+    _check_augmentation(chosen[1], *details)
+    return chosen
 
 
 def _check_augmentation(aug: str, p: float | None, target: float | None, augpipe: str | None) -> None:

@@ -23,7 +23,7 @@ UPSTREAM: dict[str, dict[str, Any]] = dict(
 
 _SMALL: dict[str, Any] = dict(  # Minutes on a CPU.
     resolution=32, kimg=24, batch=32, gamma=0.5, lr=0.002, cbase=512, cmax=32, w_dim=128, map_depth=4,
-    mask_min=0.2, mask_size_weight=10, mask_border_weight=1, tick=1, snap=4, aug="noaug")
+    mask_min=0.2, mask_size_weight=10, mask_border_weight=1, tick=1, snap=4)
 
 # Ours: upstream's base, and values for options that the user leaves unset.
 LAYERED: dict[str, dict[str, Any]] = dict(
@@ -34,8 +34,8 @@ LAYERED: dict[str, dict[str, Any]] = dict(
         mask_variety=0.55, mask_border_weight=[1.0, 0.3], range_weight=0.1)),
     # Sections 3 and 4 of the paper, setting (a) of its Table 1; the schedule is growing.SCHEDULE.
     paper=dict(base="auto", options=dict(
-        grow=True, gan_loss="wgan-gp", gp_weight=10.0, drift_weight=0.001, aug="noaug", shift=0.125, crop=True,
-        mask_size_weight=2.0, mask_binary_weight=2.0, mask_border_weight=0.0, bg_jitter=0.0, style_mix=0.9,
+        grow=True, gan_loss="wgan-gp", gp_weight=10.0, drift_weight=0.001, aug="noaug", mirror=False, shift=0.125,
+        crop=True, mask_size_weight=2.0, mask_binary_weight=2.0, mask_border_weight=0.0, bg_jitter=0.0, style_mix=0.9,
         mask_size_over="picture", mask_floor=0.0, mask_max=1.0, mask_variety=0.0, range_weight=0.0,
         generator="separate", mapping="separate", w_dim=512, map_depth=8, cbase=16384, cmax=512)),
     car=dict(base="auto", options=dict(mask_min=0.25)),
@@ -45,6 +45,11 @@ LAYERED: dict[str, dict[str, Any]] = dict(
 )
 
 NAMES = [*UPSTREAM, *LAYERED]
+
+FEW_PICTURES = 5000  # Fewer are a small set.
+
+# ADA's probability rises by 1 in 500 kimg at most: in 24 kimg to 0.05, where it costs time and does next to nothing.
+BRIEF, BRIEF_KIMG = ("demo", "varied"), 100
 
 AUGPIPES = dict(
     blit=dict(xflip=1, rotate90=1, xint=1),
@@ -67,6 +72,24 @@ def preset_options(cfg: str) -> dict[str, Any]:
     if cfg == "cifar":
         return dict(style_mix=0.0)  # As upstream has it.
     return LAYERED[cfg]["options"] if cfg in LAYERED else {}
+
+
+def choose_for_size(cfg: str, num: int, kimg: float, mirror: bool | None, aug: str | None) -> tuple[bool, str]:
+    """``--mirror`` and ``--aug`` where they were left unset: what a discriminator needs that would know a small set.
+
+    Fewer than ``FEW_PICTURES`` are mirrored too. Augmentation is adaptive as upstream's; trainings of ``BRIEF``
+    have it only for a small set, and from ``BRIEF_KIMG`` on.
+
+    Args:
+        cfg: Name out of ``NAMES``.
+        num: Pictures of the data set.
+        kimg: Length of the training.
+        mirror, aug: What was given, by the user or a preset; None = unset.
+    """
+    few = num < FEW_PICTURES
+    if aug is None:
+        aug = "ada" if cfg not in BRIEF or (few and kimg >= BRIEF_KIMG) else "noaug"
+    return few if mirror is None else mirror, aug
 
 
 def base_settings(cfg: str, resolution: int, gpus: int, batch: int | None) -> dict[str, Any]:

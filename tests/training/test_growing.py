@@ -274,7 +274,7 @@ def command(*args):
 
 def test_command_grows_in_one_run_folder(run):
     folder, done = run
-    assert folder.name == "00000-shapes-demo-16px-grow-kimg0.088-batch8-noaug-wgan-gp-shift0.125-seed0"
+    assert folder.name == "00000-shapes-mirror-demo-16px-grow-kimg0.088-batch8-noaug-wgan-gp-shift0.125-seed0"
     assert "Stage 1 of 2: 8x8, batch 16, learning rate 0.002, up to kimg 0.04" in done.stdout
     assert "Stage 2 of 2: 16x16, batch 8, learning rate 0.004, up to kimg 0.088" in done.stdout
     assert (folder / "log.txt").read_text().count("Stage ") == 2

@@ -167,6 +167,40 @@ def test_augmentations_are_upstreams(data):
     assert dry(data, "--aug=noaug")["augment_kwargs"] is None
 
 
+@pytest.mark.parametrize("cfg, num, kimg, expected", [
+    ("auto", 4999, 25000, (True, "ada")), ("auto", 5000, 25000, (False, "ada")), ("car", 10, 1, (True, "ada")),
+    ("demo", 4999, 24, (True, "noaug")), ("demo", 4999, 100, (True, "ada")), ("demo", 5000, 100, (False, "noaug")),
+    ("varied", 2184, 99.9, (True, "noaug")), ("varied", 2184, 200, (True, "ada")),
+])
+def test_small_sets_are_mirrored_and_augmented_where_nothing_was_said(cfg, num, kimg, expected):
+    assert presets.choose_for_size(cfg, num, kimg, None, None) == expected
+    assert presets.choose_for_size(cfg, num, kimg, not expected[0], "fixed") == (not expected[0], "fixed")
+
+
+@pytest.mark.parametrize("args, mirror, aug, said", [
+    ([], True, True, "mirrored too: yes, augmentation: ada"),
+    (["--cfg=demo"], True, False, "mirrored too: yes, augmentation: noaug"),
+    (["--cfg=demo", "--kimg=100"], True, True, "mirrored too: yes, augmentation: ada"),
+    (["--cfg=demo", "--mirror=0"], False, False, "mirrored too: no, augmentation: noaug"),
+    (["--cfg=varied", "--aug=ada"], True, True, "mirrored too: yes, augmentation: ada"),
+    (["--mirror=0", "--aug=noaug"], False, False, None),
+    (["--cfg=paper", "--resolution=16"], False, False, None),
+])
+def test_what_follows_from_the_size_of_the_set_is_said(data, args, mirror, aug, said):
+    result = invoke("--outdir=out", f"--data={data}", "-n", *args)
+    config = json.loads(result.stdout)
+    assert config["training_set_kwargs"]["xflip"] == mirror and (config["augment_kwargs"] is not None) == aug
+    assert f"({presets.FEW_PICTURES} or more are no small set), {said}" in result.stderr if said else \
+        "small set" not in result.stderr
+
+
+def test_size_of_the_set_is_that_of_the_subset(data, monkeypatch):
+    num = dry(data)["training_set_kwargs"]["max_size"]
+    monkeypatch.setattr(presets, "FEW_PICTURES", num)
+    assert not dry(data)["training_set_kwargs"]["xflip"]
+    assert dry(data, f"--subset={num - 1}")["training_set_kwargs"]["xflip"]
+
+
 def test_path_length_is_off_and_warned_about(data):
     assert dry(data)["loss_kwargs"]["pl_weight"] == 0
     result = invoke("--outdir=out", f"--data={data}", "-n", "--pl-weight=2")
@@ -251,7 +285,7 @@ def test_run_resumes_and_goes_on(data, tmp_path):
     done = command(f"--outdir={tmp_path}", f"--data={data}", *TINY)
     assert done.returncode == 0, done.stderr
     (run,) = tmp_path.iterdir()
-    assert run.name.startswith("00000-shapes-demo-16px-")
+    assert run.name.startswith("00000-shapes-mirror-demo-16px-")
     options = json.loads((run / "training_options.json").read_text())
     assert options["run_dir"] == str(run) and options["total_kimg"] == 0.04
     assert options["base"].startswith("bundled (")
