@@ -10,13 +10,14 @@ import torch
 from torch.nn import functional as F
 
 from layered_plugin.errors import ModelError
-from layered_plugin.model.encoder import Codes
+from layered_plugin.model.encoder import Codes, decode
 from layered_plugin.model.layers import Layers, composite
-from layered_plugin.segmentation.reconstruction import Reconstruction
+from layered_plugin.segmentation.reconstruction import Reconstruction, autoencoder_loss
 
 SPACES = ("w", "w+")
 
 CANDIDATES = 128  # Random codes, of which the best is where the descent starts.
+BATCH = 32  # Of these, at a time.
 
 
 class PerceptualDistance:
@@ -92,8 +93,9 @@ def project(reconstruction: Reconstruction, img: torch.Tensor, c: torch.Tensor, 
     with torch.no_grad():
         mapped = G.mapping(z, c.expand(CANDIDATES, -1), truncation_psi=0.7)
         choices = torch.cat([G.mapping.w_avg.expand(1, G.num_ws, -1), mapped])
-        _loss, start = min((evaluate(ws[None]) for ws in choices), key=lambda found: found[1].terms["loss"])
-    code = start.ws[:, :1 if space == "w" else None].clone().requires_grad_()
+        distances = torch.cat([_distances(reconstruction, ws, img, target) for ws in choices.split(BATCH)])
+        start = choices[distances.argmin()]
+    code = start[None, :1 if space == "w" else None].clone().requires_grad_()
     optimizer = torch.optim.Adam([code], lr=lr, betas=(0.9, 0.999))
     for step in range(steps + 1):
         loss, reached = evaluate(code.expand(-1, G.num_ws, -1))
@@ -103,3 +105,12 @@ def project(reconstruction: Reconstruction, img: torch.Tensor, c: torch.Tensor, 
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
+
+
+def _distances(reconstruction: Reconstruction, ws: torch.Tensor, img: torch.Tensor,
+               target: torch.Tensor) -> torch.Tensor:
+    """How far what each of N codes draws is from one picture, by Eq. 7, [N]."""
+    layers = decode(reconstruction.G, Codes(ws, torch.zeros(len(ws), 2, device=ws.device)),
+                    **reconstruction.synthesis_kwargs)
+    l1, feature = autoencoder_loss(composite(layers), img, reconstruction.features, target)
+    return l1 + reconstruction.feature_weight * feature

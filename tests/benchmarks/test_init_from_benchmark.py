@@ -2,9 +2,6 @@
 
 import io
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import legacy
@@ -16,8 +13,6 @@ from training.networks import Generator
 from benchmarks import init_from
 from benchmarks.support.plain_training import networks_of, train
 from layered_plugin.dataset_tool import shapes as shapes_command
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def points(*rows):
@@ -83,7 +78,5 @@ def test_whole_benchmark_with_the_commands_stood_in_for(tmp_path, monkeypatch):
 
 def test_missing_files_are_named(tmp_path):
     (tmp_path / "a.zip").touch()
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.init_from", f"--data={tmp_path / 'a.zip'}", "--masks=no.zip",
-         "--judge=no.pt"], cwd=ROOT, env=dict(os.environ, OMP_NUM_THREADS="1"), text=True, capture_output=True)
-    assert done.returncode == 2 and "no such file: no.zip" in done.stderr
+    result = CliRunner().invoke(init_from.main, [f"--data={tmp_path / 'a.zip'}", "--masks=no.zip", "--judge=no.pt"])
+    assert result.exit_code == 2 and "no such file: no.zip" in result.stderr
