@@ -1,0 +1,161 @@
+"""What segmenting many pictures takes: memory by their number, and time against decoding and encoding alone.
+
+Memory: `invert.py segment` on a tar shard of small pictures that stands under many names, to tar shards again. Time:
+JPEGs of 500 pixels made of a photograph that matplotlib brings along, in turns with a run that decodes and encodes the
+same pictures and does nothing else. Results go to standard output as JSON.
+"""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import matplotlib.cbook
+import numpy as np
+import PIL.Image
+import psutil
+
+from benchmarks.support.provenance import provenance
+from layered_plugin.data.pictures import to_rgb
+from layered_plugin.segmentation.model_file import save_model
+from layered_plugin.segmentation.segment_files import segment_files
+from layered_plugin.segmentation.segmenter import Segmenter
+from layered_plugin.segmentation.train_distilled import make_segmenting_unet
+
+ROOT = Path(__file__).resolve().parent.parent
+
+PER_SHARD = 1000
+
+
+def make_model(folder: Path, resolution: int) -> Path:
+    """A distilled model with random weights."""
+    folder.mkdir()
+    save_model(folder, "distill", dict(unet=make_segmenting_unet(resolution, 0).eval()),
+               dict(resolution=resolution, options={}))
+    return folder
+
+
+def make_photos(folder: Path, num: int) -> Path:
+    """JPEGs of 500x375 and 375x500, of parts of one photograph."""
+    folder.mkdir()
+    photo = PIL.Image.open(matplotlib.cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)).convert("RGB")
+    random = np.random.RandomState(0)
+    for idx in range(num):
+        size = (500, 375) if idx % 2 else (375, 500)
+        width, height = (round(side * random.uniform(0.75, 1)) for side in size)
+        left, top = random.randint(photo.width - width + 1), random.randint(photo.height - height + 1)
+        part = photo.crop((left, top, left + width, top + height)).resize(size, PIL.Image.Resampling.LANCZOS)
+        part.save(folder / f"{idx:05d}.jpg", quality=90)
+    return folder
+
+
+def make_shards(folder: Path, num: int, side: int) -> Path:
+    """One tar of small JPEGs under as many names as it takes."""
+    folder.mkdir()
+    first = folder / "00000.tar"
+    random = np.random.RandomState(0)
+    with tarfile.open(first, "w") as archive:
+        for idx in range(PER_SHARD):
+            data = io.BytesIO()
+            coarse = PIL.Image.fromarray(random.randint(0, 256, [4, 4, 3], dtype=np.uint8))
+            coarse.resize((side, side), PIL.Image.Resampling.BICUBIC).save(data, "jpeg")
+            member = tarfile.TarInfo(f"{idx:06d}.jpg")
+            member.size = len(data.getvalue())
+            archive.addfile(member, io.BytesIO(data.getvalue()))
+    for idx in range(1, num // PER_SHARD):
+        (folder / f"{idx:05d}.tar").symlink_to(first)
+    return folder
+
+
+def memory(num: int, side: int, workers: int) -> dict[str, Any]:
+    """Peak memory of the command and of its workers together, in MB; pages that they share count once."""
+    with tempfile.TemporaryDirectory() as temp:
+        model = make_model(Path(temp) / "model", 32)
+        shards = make_shards(Path(temp) / "shards", num, side)
+        start = time.monotonic()
+        call = psutil.Popen([sys.executable, str(ROOT / "invert.py"), "segment", f"--model={model}",
+                             f"--images={shards}/*.tar", f"--outdir={temp}/out", "--format=tar", "--device=cpu",
+                             f"--workers={workers}"], stderr=subprocess.DEVNULL)
+        peaks = []
+        while call.poll() is None:
+            used = 0
+            for process in [call, *call.children(recursive=True)]:
+                try:
+                    used += process.memory_full_info().pss
+                except psutil.Error:
+                    continue
+            peaks.append(used)
+            time.sleep(1)
+        seconds = time.monotonic() - start
+        listed = sum(1 for path in Path(temp, "out").glob("*.jsonl") for _line in path.open())
+    if call.returncode != 0 or listed != num:
+        raise click.ClickException(f"the command ended with {call.returncode} and {listed} of {num} pictures")
+    return dict(pictures=num, side_px=side, workers=workers, peak_mb=max(peaks) / 1e6, seconds=seconds,
+                first_tenth_peak_mb=max(peaks[:max(1, len(peaks) // 10)]) / 1e6)
+
+
+def alone(source: Path, dest: Path, alpha: Path) -> None:
+    """Decode the pictures and encode masks and cut-outs, those of an earlier run as alpha."""
+    for part in ("masks", "cutouts"):
+        (dest / part).mkdir(parents=True)
+    for path in sorted(source.iterdir()):
+        picture = to_rgb(PIL.Image.open(io.BytesIO(path.read_bytes())))
+        mask = PIL.Image.open(alpha / "masks" / f"{path.stem}.png")
+        picture.putalpha(mask)
+        mask.save(dest / "masks" / f"{path.stem}.png")
+        picture.save(dest / "cutouts" / f"{path.stem}.png")
+
+
+def throughput(num: int, rounds: int, model: str | None) -> dict[str, Any]:
+    """CPU seconds a picture of segmenting and of decoding and encoding alone, in one process each, in turns."""
+    with tempfile.TemporaryDirectory() as temp:
+        segmenter = Segmenter.load(model or make_model(Path(temp) / "model", 32), "cpu")
+        photos = make_photos(Path(temp) / "photos", num)
+        first = Path(temp) / "first"
+        segment_files(segmenter, photos, first)
+        works: dict[str, Callable[[Path], Any]] = dict(
+            segment=lambda dest: segment_files(segmenter, photos, dest), alone=lambda dest: alone(photos, dest, first))
+        cpu: dict[str, list[float]] = {name: [] for name in works}
+        for idx in range(rounds):
+            for name, work in works.items():
+                start = time.process_time()
+                work(Path(temp) / f"{name}{idx}")
+                cpu[name].append((time.process_time() - start) / num)
+    ratios = [quick / slow for quick, slow in zip(cpu["alone"], cpu["segment"], strict=True)]
+    return dict(pictures=num, cpu_ms_per_picture={name: 1e3 * float(np.median(values)) for name, values in cpu.items()},
+                share_of_alone=float(np.median(ratios)), share_min=min(ratios), share_max=max(ratios))
+
+
+@click.command()
+@click.option("--memory", "numbers", help="Numbers of pictures, thousands each", metavar="N,N", default="10000,100000",
+              show_default=True)
+@click.option("--side", help="Side of the small pictures", type=int, default=32, show_default=True, metavar="PX")
+@click.option("--photos", help="JPEGs of 500 pixels for the time, 0 = none", type=int, default=64, show_default=True,
+              metavar="INT")
+@click.option("--rounds", help="Paired rounds", type=int, default=3, show_default=True, metavar="INT")
+@click.option("--model", help="For the time  [default: random weights, whose masks are all edge]", metavar="RUN")
+@click.option("--workers", help="Of the command", type=int, default=2, show_default=True, metavar="INT")
+def main(numbers: str, side: int, photos: int, rounds: int, model: str | None, workers: int) -> None:
+    """Measure memory by the number of pictures, and time against decoding and encoding alone.
+
+    \b
+    Example:
+    python -m benchmarks.segment_scale --memory=10000,100000,1000000
+    """
+    record: dict[str, Any] = dict(cores=os.cpu_count())
+    if photos:
+        record["throughput"] = throughput(photos, rounds, model)
+    record["memory"] = [memory(int(num), side, workers) for num in numbers.split(",") if num]
+    print(json.dumps(dict(record, **provenance("benchmarks.segment_scale")), indent=2))
+
+
+if __name__ == "__main__":
+    main()
