@@ -5,7 +5,7 @@ Section 3.4 of the paper: pictures are resized to 1.125 times the resolution, th
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +14,13 @@ import torch
 from torch.utils.data import Sampler
 from training.dataset import Dataset
 
+from layered_plugin.data import decoded
 from layered_plugin.data.files import UNREADABLE
 from layered_plugin.data.pictures import CROP_MARGIN, PictureSource, random_crop, to_float, to_square
 from layered_plugin.errors import PictureError
 from layered_plugin.progress import progress
 
-CACHE_BYTES = 4 << 30  # Decoded pictures are kept in memory up to this size.
+CACHE_BYTES = 4 << 30  # Decoded pictures that are not shared are kept in memory up to this size.
 
 MAX_UNREADABLE = 16  # So many pictures may become unreadable while they are shown; the next one ends the run.
 
@@ -72,9 +73,11 @@ class PictureDataset(Dataset):
         return to_square(PIL.Image.fromarray(pixels), self._size_px)
 
     def preload(self, verbose: bool = False) -> bool:
-        """Decode every picture once and keep it, if all fit into ``CACHE_BYTES``; finds a bad picture early.
+        """Decode every picture once and keep it; finds a bad picture early.
 
-        Pictures that are in memory already stay as they are.
+        Large data sets are kept in one file that all processes and later runs share (``decoded``); smaller ones, and
+        those for which there is no room, in memory, if all fit into ``CACHE_BYTES``. Pictures that are in memory
+        already stay as they are.
 
         Args:
             verbose: Show progress on stderr.
@@ -85,14 +88,25 @@ class PictureDataset(Dataset):
         if self._cache is not None:
             return True
         shape = [len(self._fnames), *self.image_shape]
-        if np.prod(shape, dtype=np.int64) > CACHE_BYTES:
-            return False
-        cache = np.empty(shape, dtype=np.uint8)
+        num_bytes = np.prod(shape, dtype=np.int64)
         used = sorted({self.get_details(idx)["raw_idx"] for idx in range(len(self))})
-        for raw_idx in progress(used, len(used), "Decoding pictures") if verbose else used:
-            cache[raw_idx] = self._decode(raw_idx)
-        self._cache = cache
-        return True
+
+        def decode(positions: Iterable[int]) -> Iterator[np.ndarray]:
+            shown = progress(positions, len(used), "Decoding pictures") if verbose else positions
+            return (self._decode(raw_idx) for raw_idx in shown)
+
+        if num_bytes >= decoded.SHARED_FROM and self._path.exists():
+            self._cache = decoded.shared_pictures(self._path, self._sizes(), used, len(self._fnames), decode)
+        if self._cache is None and num_bytes <= CACHE_BYTES:
+            cache = np.empty(shape, dtype=np.uint8)
+            for raw_idx, picture in zip(used, decode(used), strict=True):
+                cache[raw_idx] = picture
+            self._cache = cache
+        return self._cache is not None
+
+    def _sizes(self) -> list[int]:
+        """Sides that the pictures are brought to, one after the other."""
+        return [*([] if self._larger is None else self._larger._sizes()), self._size_px]
 
     def _load_raw_image(self, raw_idx: int) -> np.ndarray:
         if self._cache is not None:
