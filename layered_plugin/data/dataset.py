@@ -17,7 +17,7 @@ from training.dataset import Dataset
 from layered_plugin.data import decoded
 from layered_plugin.data.files import UNREADABLE
 from layered_plugin.data.pictures import CROP_MARGIN, PictureSource, random_crop, to_float, to_square
-from layered_plugin.errors import PictureError
+from layered_plugin.errors import ArgumentError, PictureError
 from layered_plugin.progress import progress
 
 CACHE_BYTES = 4 << 30  # Decoded pictures that are not shared are kept in memory up to this size.
@@ -30,13 +30,21 @@ class PictureDataset(Dataset):
 
     A host ``Dataset`` with fewer demands than ``ImageFolderDataset``: sizes and modes may differ from picture to
     picture; non-square ones are squeezed, as in the paper. Labels are read from ``dataset.json`` as upstream has it.
+
+    With ``resolution``, which upstream's ``calc_metrics.py`` adds, each picture is cropped as the training crops it,
+    at a place of its own that its number decides.
     """
 
     def __init__(self,
         path,                       # Folder or zip.
-        size_px         = None,     # Side of the pictures; None = that of the first, which must then be square.
+        size_px         = None,     # Side of the squares; None = resolution, or the first picture's, if it is square.
+        resolution      = None,     # Side of the crops, at most size_px; None = the squares are whole.
         **super_kwargs,             # Arguments for Dataset: max_size, use_labels, xflip, random_seed.
     ):
+        if size_px is None:
+            size_px = resolution
+        elif resolution is not None and resolution > size_px:
+            raise ArgumentError(f"`resolution` must be at most `size_px`={size_px}, got {resolution}")
         self._path = Path(path)
         self._source = PictureSource(path)
         self._fnames = self._source.names
@@ -48,7 +56,8 @@ class PictureDataset(Dataset):
             self._size_px = width
         self.native_size = (width, height)
         self._cache: np.ndarray | None = None
-        raw_shape = [len(self._fnames), 3, self._size_px, self._size_px]
+        self._crop_px = resolution or self._size_px
+        raw_shape = [len(self._fnames), 3, self._crop_px, self._crop_px]
         self._larger: PictureDataset | None = None
         self._unreadable = torch.zeros(1, dtype=torch.int64).share_memory_()  # Of all worker processes.
         self._super_kwargs = super_kwargs
@@ -69,7 +78,7 @@ class PictureDataset(Dataset):
     def _decode(self, raw_idx: int) -> np.ndarray:
         if self._larger is None:
             return to_square(self._source.open(self._fnames[raw_idx]), self._size_px)
-        pixels = self._larger._load_raw_image(raw_idx).transpose(1, 2, 0)  # [H, W, C]
+        pixels = self._larger._square(raw_idx).transpose(1, 2, 0)  # [H, W, C]
         return to_square(PIL.Image.fromarray(pixels), self._size_px)
 
     def preload(self, verbose: bool = False) -> bool:
@@ -87,7 +96,7 @@ class PictureDataset(Dataset):
         """
         if self._cache is not None:
             return True
-        shape = [len(self._fnames), *self.image_shape]
+        shape = [len(self._fnames), 3, self._size_px, self._size_px]
         num_bytes = np.prod(shape, dtype=np.int64)
         used = sorted({self.get_details(idx)["raw_idx"] for idx in range(len(self))})
 
@@ -108,7 +117,8 @@ class PictureDataset(Dataset):
         """Sides that the pictures are brought to, one after the other."""
         return [*([] if self._larger is None else self._larger._sizes()), self._size_px]
 
-    def _load_raw_image(self, raw_idx: int) -> np.ndarray:
+    def _square(self, raw_idx: int) -> np.ndarray:
+        """A picture before the crop, [3, size_px, size_px], uint8; the next one where it can't be read."""
         if self._cache is not None:
             return self._cache[raw_idx]
         while True:
@@ -120,6 +130,14 @@ class PictureDataset(Dataset):
                     raise PictureError(f"{err}; {MAX_UNREADABLE} others were skipped, which is the limit") from err
                 print(f"WARNING: {err}; the next one is shown in its place", file=sys.stderr)
             raw_idx = (raw_idx + 1) % len(self._fnames)
+
+    def _load_raw_image(self, raw_idx: int) -> np.ndarray:
+        square = self._square(raw_idx)
+        if self._crop_px == self._size_px:
+            return square
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(raw_idx)
+            return random_crop(torch.from_numpy(square.copy()).unsqueeze(0), self._crop_px)[0].numpy()
 
     def _load_raw_labels(self) -> np.ndarray | None:
         try:

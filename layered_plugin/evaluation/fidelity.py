@@ -9,12 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
 import torch
 
 from layered_plugin.data.dataset import PictureDataset
 from layered_plugin.data.labels import Labels
-from layered_plugin.data.pictures import random_crop, to_uint8
+from layered_plugin.data.pictures import to_uint8
 from layered_plugin.errors import FidelityError
 from layered_plugin.model.layers import Layers, composite
 from layered_plugin.model.scenes import draw_scenes
@@ -108,17 +107,13 @@ class CroppedPictures(torch.utils.data.Dataset):
     """
 
     def __init__(self, path: str | os.PathLike[str], resolution: int, size_px: int | None = None) -> None:
-        self._pictures = PictureDataset(path=path, size_px=size_px or resolution)
-        self._resolution = resolution
+        self._pictures = PictureDataset(path=path, size_px=size_px, resolution=resolution)
 
     def __len__(self) -> int:
         return len(self._pictures)
 
     def __getitem__(self, idx: int) -> torch.Tensor:
-        img = torch.from_numpy(np.array(self._pictures[idx][0])).unsqueeze(0)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(idx)  # The same crop of the same picture at every call.
-            return random_crop(img, self._resolution)[0]
+        return torch.from_numpy(self._pictures[idx][0])
 
 
 class _Counted(torch.utils.data.Dataset):

@@ -144,9 +144,10 @@ def _save_snapshot(path: Path, run: TrainingState, training_set_kwargs: dict) ->
 
 
 def _evaluate(metrics, snapshot_pkl, G_ema, training_set_kwargs, num_gpus, rank, device) -> None:
-    """Run the official base's metrics on a snapshot."""
+    """Run the official base's metrics on a snapshot; real pictures are cropped to the networks' size, as trained on."""
     from metrics import metric_main
 
+    training_set_kwargs = dict(training_set_kwargs, resolution=G_ema.img_resolution)
     for metric in metrics:
         result = metric_main.calc_metric(metric=metric, G=G_ema, dataset_kwargs=training_set_kwargs,
                                          num_gpus=num_gpus, rank=rank, device=device)

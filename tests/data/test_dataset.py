@@ -125,6 +125,42 @@ def test_labels_are_upstreams(folder, values, shape):
     assert pictures.get_label(2).tolist() == list(expected)
 
 
+@pytest.fixture
+def places(tmp_path):
+    """Six pictures of 18x18 whose red and green tell the column and row."""
+    path = tmp_path / "places"
+    path.mkdir()
+    for idx in range(6):
+        pixels = np.full([18, 18, 3], idx, dtype=np.uint8)
+        pixels[:, :, 0], pixels[:, :, 1] = np.arange(18), np.arange(18)[:, None]
+        PIL.Image.fromarray(pixels).save(path / f"{idx}.png")
+    return path
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_resolution_crops_as_training_does_and_the_same_way_at_every_call(places, in_memory):
+    pictures = PictureDataset(places, size_px=18, resolution=16, xflip=True, max_size=5)
+    if in_memory:
+        assert pictures.preload()
+    assert pictures.resolution == 16 and pictures.image_shape == [3, 16, 16]
+    corners = []
+    for idx in range(5):
+        state, img = torch.get_rng_state(), pictures[idx][0]
+        assert torch.equal(state, torch.get_rng_state())
+        assert img.shape == (3, 16, 16) and (img == pictures[idx][0]).all()
+        corner = tuple(img[:2, 0, 0])
+        assert (img[0] == corner[0] + np.arange(16)).all() and (img[1].T == corner[1] + np.arange(16)).all()
+        assert (pictures[idx + 5][0] == img[:, :, ::-1]).all()
+        corners.append(corner)
+    assert len(set(corners)) > 1
+
+
+def test_resolution_without_a_size_is_that_of_the_pictures_as_upstream_has_it(places):
+    assert PictureDataset(places, resolution=16).image_shape == [3, 16, 16]
+    with pytest.raises(ValueError, match="`resolution` must be at most `size_px`=18, got 20"):
+        PictureDataset(places, size_px=18, resolution=20)
+
+
 def test_missing_label_is_named(folder):
     pictures = PictureDataset(as_zip(folder, labels=[["0.png", 1]]), size_px=8, use_labels=True)
     with pytest.raises(PictureError, match="1.png"):

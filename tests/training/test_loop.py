@@ -4,7 +4,10 @@ import inspect
 import json
 import pickle
 import signal
+import sys
+import types
 
+import dnnlib
 import legacy
 import numpy as np
 import PIL.Image
@@ -238,6 +241,21 @@ def test_non_finite_loss_stops_and_leaves_the_last_files(data, tmp_path, monkeyp
     with pytest.raises(errors.UserError, match=r"Loss/.*not finite in phase Dmain at kimg 0\.0"):
         training_loop(**config(data, run))
     assert all(value.isfinite().all() for value in weights(run, 0).values())
+
+
+def test_metrics_see_real_pictures_cropped_to_the_networks_size(data, tmp_path, monkeypatch):
+    """A stand-in for the official base's metrics, called as upstream's `calc_metrics.py` calls them."""
+    seen = []
+
+    def calc_metric(metric, G, dataset_kwargs, **_options):
+        pictures = dnnlib.util.construct_class_by_name(**dict(dataset_kwargs, max_size=None, xflip=False))
+        seen.append((metric, pictures.resolution, pictures[0][0].shape, G.img_resolution))
+        return dict(metric=metric)
+
+    metric_main = types.SimpleNamespace(calc_metric=calc_metric, report_metric=lambda *_args, **_kwargs: None)
+    monkeypatch.setitem(sys.modules, "metrics", types.SimpleNamespace(metric_main=metric_main))
+    training_loop(**config(data, tmp_path / "run", metrics=["fid50k_full"], network_snapshot_ticks=9))
+    assert seen == [("fid50k_full", 16, (3, 16, 16), 16)] * 2
 
 
 @pytest.mark.parametrize("on_collapse, stops", [("warn", False), ("stop", True)])
