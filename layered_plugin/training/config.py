@@ -50,8 +50,9 @@ def setup_training_config(*, data, gpus, snap, metrics, seed, cond, subset, mirr
     """
     pictures = _probe(data, cond, subset, resolution)
     resolution = pictures.resolution
-    base, batch_gpu, mbstd, stages = _divide_batch(cfg, resolution, gpus, grow, grow_schedule, batch, batch_gpu,
-                                                   dict(kimg=kimg, gamma=gamma, lr=lr, map_depth=map_depth))
+    base, batch_gpu, mbstd, stages = _divide_batch(cfg, resolution, gpus, grow, grow_schedule, batch_gpu,
+                                                   dict(kimg=kimg, batch=batch, gamma=gamma, lr=lr,
+                                                        map_depth=map_depth))
     if mask_overlap_weight > 0 and objects == 1:
         raise ArgumentError(f"`mask_overlap_weight`={mask_overlap_weight:g} needs `objects` of at least 2, got 1")
     device_name, half, block = _choose_precision(device_name, precision, fp32, nhwc)
@@ -167,21 +168,25 @@ def _probe(data: str, cond: bool, subset: int | None, resolution: int | None) ->
     return found
 
 
-def _divide_batch(cfg: str, resolution: int, gpus: int, grow: bool, grow_schedule: str | None, batch: int | None,
+def _divide_batch(cfg: str, resolution: int, gpus: int, grow: bool, grow_schedule: str | None,
                   batch_gpu: int | None, given: dict[str, Any]) -> _Batches:
     """The base configuration; of a growing run, its last stage's. `given`: options that replace its values."""
-    kimg, lr = given["kimg"], given["lr"]
+    kimg, batch, lr = given["kimg"], given["batch"], given["lr"]
+    own_batch = presets.preset_options(cfg).get("batch")  # What gamma and ema are computed from, whatever --batch says.
     if isinstance(lr, list):  # A preset's: stages have one each.
         lr = lr[0]
     stages: list[Any] = []
     if grow_schedule is not None:
         stages = growing.parse_schedule(grow_schedule, resolution, lr)
+        own_batch = stages[-1].batch
     elif grow:
         stages = growing.choose_stages(resolution, kimg, batch, lr)
+        own_batch = own_batch or growing.paper_stage(resolution).batch
     if stages:
-        given = dict(given, kimg=sum(stage.kimg for stage in stages), lr=stages[-1].lr)
-        batch = stages[-1].batch
-    base = presets.base_settings(cfg, resolution, gpus, batch)
+        given = dict(given, kimg=sum(stage.kimg for stage in stages), lr=stages[-1].lr, batch=stages[-1].batch)
+    base = presets.base_settings(cfg, resolution, gpus, own_batch)
+    if batch is not None:
+        base["ref_gpus"] = gpus  # As upstream: a batch that is given is for the processes that there are.
     base.update({key: value for key, value in given.items() if value is not None})
     batch = base["batch"]
     if batch % gpus != 0:

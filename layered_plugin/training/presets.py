@@ -99,10 +99,11 @@ def base_settings(cfg: str, resolution: int, gpus: int, batch: int | None) -> di
         cfg: Name out of ``NAMES``.
         resolution: Of the networks, in pixels.
         gpus: Number of processes.
-        batch: Batch size if the user or the preset gives one, which ``auto`` then computes with; else None.
+        batch: That of a preset or schedule of ours, from which ``auto`` then computes gamma and ema; None = upstream's.
 
     Returns:
-        ref_gpus, kimg, batch, mbstd, fmaps, lr, gamma, ema, ramp, map_depth. ``auto`` follows upstream's heuristic.
+        ref_gpus, kimg, batch, mbstd, fmaps, lr, gamma, ema, ramp, map_depth. ``auto`` follows upstream's heuristic;
+        a batch that the user gives changes none of them, as upstream has it.
     """
     name = LAYERED[cfg]["base"] if cfg in LAYERED else cfg
     settings = dict(UPSTREAM[name])

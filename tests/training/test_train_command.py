@@ -118,6 +118,30 @@ def test_base_configurations_are_upstreams(data, cfg, expected):
     assert found == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("args, batch_gpu, gamma, ema, group", [
+    (["--cfg=auto"], 32, 0.0256, 10, 4),
+    (["--cfg=auto", "--batch=8"], 8, 0.0256, 10, 4),
+    (["--cfg=auto", "--batch=2"], 2, 0.0256, 10, 2),
+    (["--cfg=auto", "--batch=64", "--gpus=2"], 32, 0.0128, 20, 4),  # auto's own batch is 64.
+    (["--cfg=car", "--batch=16"], 16, 0.0256, 10, 4),
+    (["--cfg=stylegan2", "--batch=16"], 16, 10, 10, 4),  # 4 at a time are for 8 GPUs and the preset's own batch.
+    (["--cfg=stylegan2"], 4, 10, 10, 4),
+    (["--cfg=demo"], 32, 0.5, 10, 4),
+    (["--cfg=demo", "--resolution=256"], 32, 0.5, 10, 4),  # The preset's batch; auto's would be 16.
+    (["--cfg=demo", "--batch=8"], 8, 0.5, 10, 4),
+    (["--cfg=auto", "--grow"], 32, 0.0256, 10, 4),
+    (["--cfg=auto", "--grow", "--batch=8"], 8, 0.0256, 10, 4),
+    (["--cfg=auto", "--resolution=32", "--grow"], 64, 0.0002 * 32**2 / 64, 20, 4),
+])
+def test_batch_changes_neither_gamma_nor_the_average(data, args, batch_gpu, gamma, ema, group):
+    """As upstream: `auto` computes both from its own batch, or from that of a preset or schedule of ours."""
+    options = dry(data, "--device=cpu", "--resolution=64", *args)
+    found = dict(batch_gpu=options["batch_gpu"], gamma=options["loss_kwargs"]["r1_gamma"], ema=options["ema_kimg"],
+                 group=options["D_kwargs"]["epilogue_kwargs"]["mbstd_group_size"], kimg=options["total_kimg"])
+    kimg = 24 if "--cfg=demo" in args else {False: 25000, True: found["kimg"]}["--grow" in args]
+    assert found == pytest.approx(dict(batch_gpu=batch_gpu, gamma=gamma, ema=ema, group=group, kimg=kimg))
+
+
 def test_cifar_has_upstreams_discriminator_and_no_style_mixing(data):
     options = dry(data, "--cfg=cifar")
     assert options["D_kwargs"]["architecture"] == "orig" and options["loss_kwargs"]["style_mixing_prob"] == 0
