@@ -75,7 +75,7 @@ class Ramp(click.ParamType):
 @click.option("--augpipe", help="Transforms of the augmentation  [default: bgc]",
               type=click.Choice(list(presets.AUGPIPES)))
 # Where to start.
-@click.option("--resume", help="Go on with a run, or start from a pickle", metavar="latest|RUN|PKL|URL")
+@click.option("--resume", help="Go on with a run, or start from a pickle", metavar="latest|RUN|PKL|URL|NAME")
 @click.option("--init-from", help="Start layers from an ordinary StyleGAN2", metavar="PKL|URL")
 @click.option("--data-changed", help="If a resumed run's pictures changed", type=click.Choice(["refuse", "ok"]),
               default="refuse")
@@ -197,14 +197,15 @@ def main(ctx: click.Context, outdir: str, dry_run: bool, **opts: Any) -> None:
             raise click.UsageError(f"--gpus must be left out or be {world_size} under torchrun, got {opts['gpus']}")
         opts["gpus"] = int(world_size)
     resume = opts["resume"]
-    if resume and resume != "latest" and "://" not in resume:
+    is_local = resume and resume not in ("latest", *presets.RESUME_PKLS) and "://" not in resume
+    if is_local:
         resume = opts["resume"] = str(runs.complete_run(resume))
-    if resume == "latest" or (resume and Path(resume).is_dir()):
+    if resume == "latest" or (is_local and Path(resume).is_dir()):
         desc, config = "", resume_config(resume, outdir, opts, given)
     else:
         if opts["data"] is None:
             raise click.UsageError("--data is needed for a new run")
-        if resume and "://" not in resume and not Path(resume).is_file():
+        if is_local and not Path(resume).is_file():
             raise CheckpointError(f"no such run folder or pickle: {resume}{runs.nearest_runs(resume, outdir)}")
         check_together(opts, given)
         if opts["init_from"]:
@@ -217,8 +218,8 @@ def main(ctx: click.Context, outdir: str, dry_run: bool, **opts: Any) -> None:
             adopt_plain(config, opts["init_from"])
         if not dry_run:
             config["data_fingerprint"] = fingerprint(opts["data"])
-        if resume and not dry_run:
-            trust.trust_named(resume)
+        if config["resume_pkl"] is not None and not dry_run:
+            trust.trust_named(config["resume_pkl"])
         if opts["pl_weight"] > 0:
             click.echo("WARNING: --pl-weight: path-length regularization keeps the layers from emerging", err=True)
     click.echo(json.dumps(dict(base=str(BASE), **config), indent=2), err=not dry_run)

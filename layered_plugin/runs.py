@@ -142,7 +142,7 @@ def make_run_dir(outdir: str, desc: str) -> str:
 def next_desc(run_dir: str, seed: int) -> str:
     """Description of a run that starts anew with another seed: that of its folder, with the seed in it replaced."""
     desc = re.sub(r"^\d+-", "", Path(run_dir).name)
-    changed, found = re.subn(r"-seed\d+(?=(-initfrom|-resumecustom)?$)", f"-seed{seed}", desc)
+    changed, found = re.subn(r"-seed\d+(?=(-initfrom)?(-resume\w+|-noresume)?$)", f"-seed{seed}", desc)
     return changed if found else f"{desc}-seed{seed}"
 
 

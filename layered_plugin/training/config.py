@@ -62,6 +62,7 @@ def setup_training_config(*, data, gpus, snap, metrics, seed, cond, subset, mirr
         raise ArgumentError(f"{err}; use fewer processes or `device`=cpu") from err
     mirror, aug = _choose_for_size(cfg, pictures.num, base["kimg"], mirror, aug, (p, target, augpipe))
     metrics = choose_metrics(metrics)
+    resume_pkl = presets.RESUME_PKLS.get(resume, resume)
     if gan_loss == "wgan-gp":
         gan_loss_kwargs = dict(class_name="layered_plugin.training.wgan_gp.WganGpLoss", gp_weight=gp_weight,
                                drift_weight=drift_weight)
@@ -97,12 +98,12 @@ def setup_training_config(*, data, gpus, snap, metrics, seed, cond, subset, mirr
                          mask_variety=mask_variety, mask_variety_weight=mask_variety_weight, range_weight=range_weight),
         metrics=metrics, random_seed=seed, num_gpus=gpus, device=device_name, resolution=resolution,
         batch_size=base["batch"], batch_gpu=batch_gpu, ema_kimg=base["ema"],
-        ema_rampup=base["ramp"] if not resume else None,
+        ema_rampup=base["ramp"] if resume_pkl is None else None,
         G_reg_interval=4 if pl_weight > 0 else None, D_reg_interval=None if gan_loss == "wgan-gp" else 16,
         augment_p=p if aug == "fixed" else 0, ada_target=None if aug != "ada" else 0.6 if target is None else target,
-        ada_interval=4, ada_kimg=100 if resume else 500,
+        ada_interval=4, ada_kimg=500 if resume_pkl is None else 100,
         total_kimg=base["kimg"], kimg_per_tick=tick, image_snapshot_ticks=snap, network_snapshot_ticks=snap,
-        resume_pkl=resume, init_pkl=init_from, resume_state=None, fade_kimg=None, ramp_kimg=None,
+        resume_pkl=resume_pkl, init_pkl=init_from, resume_state=None, fade_kimg=None, ramp_kimg=None,
         cudnn_benchmark=not nobench, allow_tf32=allow_tf32, on_collapse=on_collapse,
         **(dict(stages=stages) if stages else {}))
     parts = [pictures.name, "cond" if cond else "", f"subset{subset}" if subset else "", "mirror" if mirror else "",
@@ -110,7 +111,7 @@ def setup_training_config(*, data, gpus, snap, metrics, seed, cond, subset, mirr
              f"{resolution}px", "grow" if stages else "", f"kimg{base['kimg']:g}", f"batch{base['batch']}",
              aug if aug != "ada" else "", f"p{p:g}" if p is not None else "",
              gan_loss if gan_loss != "logistic" else "", f"shift{_ramp_name(shift)}", f"seed{seed}",
-             "initfrom" if init_from else "", "resumecustom" if resume else ""]
+             "initfrom" if init_from else "", _resume_name(resume)]
     return "-".join(part for part in parts if part), config
 
 
@@ -148,6 +149,13 @@ def choose_metrics(text: str) -> list[str]:
     if BASE.name == "bundled":
         raise ArgumentError("`metrics` needs the official base (see vendor/README.md); use `metrics`=none")
     return text.split(",")
+
+
+def _resume_name(resume: str | None) -> str:
+    """What a run folder's name says of --resume, as upstream's."""
+    if resume is None or resume == "noresume":
+        return resume or ""
+    return f"resume{resume if resume in presets.RESUME_PKLS else 'custom'}"
 
 
 def _ramp_name(values: float | list[float]) -> str:

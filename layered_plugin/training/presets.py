@@ -51,6 +51,18 @@ FEW_PICTURES = 5000  # Fewer are a small set.
 # ADA's probability rises by 1 in 500 kimg at most: in 24 kimg to 0.05, where it costs time and does next to nothing.
 BRIEF, BRIEF_KIMG = ("demo", "varied"), 100
 
+_SOURCES = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/transfer-learning-source-nets/"
+
+# Upstream's names for --resume, and the network pickle of each.
+RESUME_PKLS: dict[str, str | None] = dict(
+    noresume=None,
+    ffhq256=_SOURCES + "ffhq-res256-mirror-paper256-noaug.pkl",
+    ffhq512=_SOURCES + "ffhq-res512-mirror-stylegan2-noaug.pkl",
+    ffhq1024=_SOURCES + "ffhq-res1024-mirror-stylegan2-noaug.pkl",
+    celebahq256=_SOURCES + "celebahq-res256-mirror-paper256-kimg100000-ada-target0.5.pkl",
+    lsundog256=_SOURCES + "lsundog-res256-paper256-kimg100000-noaug.pkl",
+)
+
 AUGPIPES = dict(
     blit=dict(xflip=1, rotate90=1, xint=1),
     geom=dict(scale=1, rotate=1, aniso=1, xfrac=1),

@@ -250,6 +250,31 @@ def test_precision_follows_the_cpu(data, monkeypatch):
         assert options["D_kwargs"]["num_fp16_res"] == expected
 
 
+SOURCES = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/transfer-learning-source-nets/"
+
+
+@pytest.mark.parametrize("name, file, in_name", [
+    ("noresume", None, "-noresume"),
+    ("ffhq256", "ffhq-res256-mirror-paper256-noaug.pkl", "-resumeffhq256"),
+    ("ffhq512", "ffhq-res512-mirror-stylegan2-noaug.pkl", "-resumeffhq512"),
+    ("ffhq1024", "ffhq-res1024-mirror-stylegan2-noaug.pkl", "-resumeffhq1024"),
+    ("celebahq256", "celebahq-res256-mirror-paper256-kimg100000-ada-target0.5.pkl", "-resumecelebahq256"),
+    ("lsundog256", "lsundog-res256-paper256-kimg100000-noaug.pkl", "-resumelsundog256"),
+    ("https://example.org/mine.pkl", "https://example.org/mine.pkl", "-resumecustom"),
+])
+def test_resume_takes_upstreams_names(data, monkeypatch, name, file, in_name):
+    launched = []
+    monkeypatch.setattr(train_layered, "launch", lambda config, outdir, desc: launched.append((config, desc)))
+    monkeypatch.setattr(train_layered.trust, "trust_named", lambda _pickle: None)  # Would download it.
+    result = invoke("--outdir=out", f"--data={data}", "--device=cpu", f"--resume={name}")
+    assert result.exit_code == 0, result.output
+    ((config, desc),) = launched
+    assert desc.endswith(in_name) and runs.next_desc(f"00000-{desc}", 7) == desc.replace("seed0", "seed7")
+    assert config["resume_pkl"] == (file if file is None or "://" in file else SOURCES + file)
+    transfers = file is not None
+    assert (config["ada_kimg"], config["ema_rampup"]) == ((100, None) if transfers else (500, 0.05))
+
+
 @pytest.mark.parametrize("args, words", [
     (["--batch=9", "--gpus=2"], "--batch must be a multiple of --gpus, got 9 and 2"),
     (["--batch=8", "--batch-gpu=3"], "--batch-gpu must divide --batch / --gpus = 8, got 3"),
