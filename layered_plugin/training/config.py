@@ -61,6 +61,7 @@ def setup_training_config(*, data, gpus, snap, metrics, seed, cond, subset, mirr
     except ArgumentError as err:
         raise ArgumentError(f"{err}; use fewer processes or `device`=cpu") from err
     mirror, aug = _choose_for_size(cfg, pictures.num, base["kimg"], mirror, aug, (p, target, augpipe))
+    _check_filters(augpipe, stages[0]["resolution"] if stages else resolution, bool(stages))
     metrics = choose_metrics(metrics)
     resume_pkl = presets.RESUME_PKLS.get(resume, resume)
     if gan_loss == "wgan-gp":
@@ -250,3 +251,11 @@ def _check_augmentation(aug: str, p: float | None, target: float | None, augpipe
         raise ArgumentError("`augpipe` cannot be given with `aug`=noaug")
     if aug != "ada" and target is not None:
         raise ArgumentError("`target` can only be given with `aug`=ada")
+
+
+def _check_filters(augpipe: str | None, side: int, grows: bool) -> None:
+    """See that the first stage is large enough for the augmentation's filters; `side`: its resolution."""
+    if augpipe is not None and "imgfilter" in presets.AUGPIPES[augpipe] and side < presets.MIN_FILTERED_PX:
+        raise ArgumentError(f"`augpipe`={augpipe} filters pictures of at least {presets.MIN_FILTERED_PX}x"
+                            f"{presets.MIN_FILTERED_PX}, but the run is at {side}x{side}{' first' if grows else ''}; "
+                            f"use `augpipe`=bgc{', or begin at 32x32 with `grow_schedule`' if grows else ''}")

@@ -72,6 +72,7 @@ AUGPIPES = dict(
     cutout=dict(cutout=1),
 )
 
+MIN_FILTERED_PX = 22  # Mirroring by half of the 43 taps of imgfilter takes 21 pixels beside the border's.
 
 for _name, _parts in dict(bg="blit geom", bgc="blit geom color", bgcf="blit geom color filter",
                           bgcfn="blit geom color filter noise",

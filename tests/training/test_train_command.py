@@ -225,6 +225,11 @@ def test_size_of_the_set_is_that_of_the_subset(data, monkeypatch):
     assert dry(data, f"--subset={num - 1}")["training_set_kwargs"]["xflip"]
 
 
+@pytest.mark.parametrize("args", [["--resolution=32"], ["--resolution=64", "--grow-schedule=32:4:16,64:4:16"]])
+def test_filter_is_taken_where_every_stage_is_large_enough(data, args):
+    assert dry(data, "--augpipe=bgcfnc", *args)["augment_kwargs"]["imgfilter"] == 1
+
+
 def test_path_length_is_off_and_warned_about(data):
     assert dry(data)["loss_kwargs"]["pl_weight"] == 0
     result = invoke("--outdir=out", f"--data={data}", "-n", "--pl-weight=2")
@@ -282,6 +287,9 @@ def test_resume_takes_upstreams_names(data, monkeypatch, name, file, in_name):
     (["--p=0.2"], "--p can only be given with --aug=fixed"),
     (["--aug=fixed"], "--aug=fixed needs --p"),
     (["--aug=noaug", "--augpipe=bg"], "--augpipe cannot be given with --aug=noaug"),
+    (["--augpipe=bgcf"], "--augpipe=bgcf filters pictures of at least 22x22, but the run is at 16x16; use"),
+    (["--augpipe=filter", "--resolution=64", "--grow"], "--augpipe=filter filters pictures of at least 22x22, but the "
+                                                        "run is at 8x8 first; use --augpipe=bgc, or begin at 32x32"),
     (["--aug=noaug", "--target=0.5"], "--target can only be given with --aug=ada"),
     (["--fp32=1", "--precision=bf16"], "--fp32=1 contradicts --precision=bf16"),
     (["--device=cpu", "--precision=fp16"], "--precision=fp16 needs --device=cuda"),
