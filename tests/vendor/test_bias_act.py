@@ -76,11 +76,16 @@ def test_first_and_second_gradients(act, clamp):
     assert torch.autograd.gradgradcheck(func, (x, b))
 
 
+GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=GPU)])
 @pytest.mark.parametrize("impl", ["cuda", "ref"])
 @pytest.mark.parametrize("act", [act for act in TABLE if act != "linear"])
-def test_gradient_that_ends_at_the_slope_is_zero_and_not_absent(act, impl):
+def test_gradient_that_ends_at_the_slope_is_zero_and_not_absent(act, impl, device):
     """Adam tells the two apart; R1 and path length ask for such gradients of the last biases of a network."""
-    x, b = torch.randn(2, 3, 4, 4, requires_grad=True), torch.randn(3, requires_grad=True)
+    x = torch.randn(2, 3, 4, 4, device=device, requires_grad=True)
+    b = torch.randn(3, device=device, requires_grad=True)
 
     def gradients(y):
         (slope,) = torch.autograd.grad(y.sum(), x, create_graph=True)

@@ -139,8 +139,8 @@ class _SlopeProduct(torch.autograd.Function):
             return (None,) * 4
         (y,) = ctx.saved_tensors
         grad = grad.contiguous(memory_format=ctx.layout.memory_format)
-        # As the official operations: PyTorch's on the CPU give zeros where the slope changes nowhere, kernels nothing.
-        by_y = no_gradient(y) if ctx.act.index != _LINEAR and y.device.type == "cpu" else None
+        # As PyTorch's operations, on every device: zeros where the slope changes nowhere, for Adam steps on them too.
+        by_y = no_gradient(y) if ctx.act.index != _LINEAR else None
         return _SlopeProduct.apply(grad, y, ctx.layout, ctx.act), by_y, None, None
 
 
