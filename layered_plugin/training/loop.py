@@ -116,7 +116,7 @@ def training_loop(
     all_phases = G_phases + D_phases
     run = TrainingState(G=G, D=D, G_ema=G_ema, G_opt=G_phases[0].opt, D_opt=D_phases[0].opt, pl_mean=loss.pl_mean,
                         augment_pipe=augment_pipe, ada=ada, fade=fade)
-    has_grown = saved is not None and run.unpack(saved, batch_size=batch_size)
+    has_grown = saved is not None and run.unpack(saved, batch_size, rank)
     if saved is not None and run.cur_nimg >= total_kimg * 1000:
         say(f"Already at kimg {run.cur_nimg / 1000:.1f} of {total_kimg}: nothing to do; give a larger --kimg.")
         return None

@@ -20,7 +20,7 @@ class TrainingState:
     G_ema: torch.nn.Module
     G_opt: torch.optim.Optimizer
     D_opt: torch.optim.Optimizer
-    pl_mean: torch.Tensor  # The loss's own tensor, [].
+    pl_mean: torch.Tensor  # The loss's own tensor, []; each process has one.
     augment_pipe: Any  # The base's AugmentPipe, or None.
     ada: AdaSignal | None
     fade: Fade | None = None  # Of a stage of a growing run, but for the first.
@@ -39,13 +39,14 @@ class TrainingState:
         return dict(
             cur_nimg=self.cur_nimg, cur_tick=self.cur_tick, batch_idx=self.batch_idx, batch_size=batch_size,
             G=self.G.state_dict(), D=self.D.state_dict(), G_ema=self.G_ema.state_dict(),
-            G_opt=self.G_opt.state_dict(), D_opt=self.D_opt.state_dict(), pl_mean=self.pl_mean.cpu(),
+            G_opt=self.G_opt.state_dict(), D_opt=self.D_opt.state_dict(),
+            pl_mean=torch.stack(_gather(self.pl_mean.cpu(), num_gpus)),
             augment_p=None if self.augment_pipe is None else float(self.augment_pipe.p),
             ada=None if self.ada is None else [self.ada.count, self.ada.total],
             fromrgb=None if self.fade is None else self.fade.D.fromrgb.state_dict(),
-            rng=_gather_rng(num_gpus, device))
+            rng=_gather(_rng_states(device), num_gpus))
 
-    def unpack(self, saved: dict[str, Any], batch_size: int) -> bool:
+    def unpack(self, saved: dict[str, Any], batch_size: int, rank: int = 0) -> bool:
         """Restore all but the random states (``restore_rng``, as the last thing before the loop).
 
         Returns:
@@ -67,7 +68,8 @@ class TrainingState:
                 self._load(saved)
         except (RuntimeError, ValueError) as err:
             raise CheckpointError(f"the training state does not fit the networks of this configuration: {err}") from err
-        self.pl_mean.copy_(saved["pl_mean"])
+        means = saved["pl_mean"].reshape(-1)
+        self.pl_mean.copy_(means[rank % len(means)])  # Another number of processes share those that there are.
         if self.augment_pipe is not None:
             self.augment_pipe.p.fill_(saved["augment_p"])
         if self.ada is not None:
@@ -109,14 +111,19 @@ def restore_rng(saved: dict[str, Any], rank: int, num_gpus: int, seed: int, devi
         torch.mps.set_rng_state(states["device"])
 
 
-def _gather_rng(num_gpus: int, device: torch.device) -> list[dict[str, torch.Tensor | None]]:
+def _rng_states(device: torch.device) -> dict[str, torch.Tensor | None]:
     state = dict(cpu=torch.get_rng_state(), device=None)
     if device.type == "cuda":
         state["device"] = torch.cuda.get_rng_state(device)
     elif device.type == "mps":
         state["device"] = torch.mps.get_rng_state()
+    return state
+
+
+def _gather(value: Any, num_gpus: int) -> list[Any]:
+    """What every process has, in the order of their ranks."""
     if num_gpus == 1:
-        return [state]
-    states: list[Any] = [None] * num_gpus
-    torch.distributed.all_gather_object(states, state)
-    return states
+        return [value]
+    values: list[Any] = [None] * num_gpus
+    torch.distributed.all_gather_object(values, value)
+    return values

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_loop import config, weights
 from torch.nn.parallel import DistributedDataParallel
+from torch_utils import training_stats
 from training.networks import Discriminator
 
 from layered_plugin import runs
@@ -15,6 +17,7 @@ from layered_plugin.dataset_tool import shapes as shapes_command
 from layered_plugin.model.generator import LayeredGenerator
 from layered_plugin.training import wgan_gp as gan_loss
 from layered_plugin.training.launcher import leave_process
+from layered_plugin.training.loop import training_loop
 from layered_plugin.training.loss import LayeredLoss
 from layered_plugin.training.phases import setup_phases
 
@@ -103,6 +106,35 @@ def test_two_processes_step_to_the_weights_of_one(loss_name, tmp_path, monkeypat
     for name, value in single.items():
         assert torch.equal(ranks[0][name], ranks[1][name]), name
         assert torch.allclose(ranks[0][name], value, rtol=1e-3, atol=1e-4), name
+
+
+def train_through_and_in_two_parts(rank: int, folder: str, data: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/init", rank=rank, world_size=WORLD)
+    training_stats.init_multiprocessing(rank=rank, sync_device=torch.device("cpu"))
+    loss = dict(class_name="layered_plugin.training.loss.LayeredLoss", r1_gamma=0.5, pl_weight=2.0)
+    for name, kimg in (("whole", 0.064), ("parts", 0.032), ("parts", 0.064)):
+        run = Path(folder, name)
+        states = runs.training_states(run)
+        training_loop(**config(data, run, num_gpus=WORLD, rank=rank, batch_gpu=BATCH // WORLD, G_reg_interval=2,
+                               loss_kwargs=loss, total_kimg=kimg, image_snapshot_ticks=None,
+                               resume_state=str(states[-1]) if states else None))
+        torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+    leave_process(0)
+
+
+def test_two_processes_with_path_length_resume_exactly(tmp_path):
+    """Each has a mean path length of its own."""
+    data = tmp_path / "shapes.zip"
+    shapes_command([f"--dest={data}", "--num=40", "--size=18", "--seed=0"], standalone_mode=False)
+    torch.multiprocessing.start_processes(train_through_and_in_two_parts, args=(str(tmp_path), str(data)),
+                                          nprocs=WORLD, start_method="spawn")
+    whole, parts = (weights(tmp_path / name, 0) for name in ("whole", "parts"))
+    for name, value in whole.items():
+        assert torch.equal(value, parts[name]), name
+    means = runs.load_training_state(tmp_path / "parts/training-state-000000.pt")["pl_mean"]
+    assert means[0] != means[1]
 
 
 @pytest.mark.parametrize("launch", ["--gpus", "torchrun"])
