@@ -133,7 +133,6 @@ def training_loop(
     batches = iter(torch.utils.data.DataLoader(training_set, sampler=sampler, batch_size=batch_size // num_gpus,
                                                **data_loader_kwargs))
     feed = Feed(batches, resolution, fade, device, num_gpus, in_memory)
-    all_labels = setup.all_labels(training_set)
     if saved is not None:
         restore_rng(saved, rank, num_gpus, random_seed, device)
 
@@ -158,9 +157,8 @@ def training_loop(
                 maintenance.save()
                 raise
             all_gen_z = torch.randn([len(all_phases), len(real_img), G.z_dim], device=device)
-            picks = torch.randint(len(all_labels), [len(all_phases), len(real_img)])
-            all_gen_c = all_labels[picks].to(device)
-            for phase, gen_z, gen_c in zip(all_phases, all_gen_z, all_gen_c, strict=True):
+            all_gen_c = setup.draw_labels(training_set, len(all_phases) * len(real_img)).to(device)
+            for phase, gen_z, gen_c in zip(all_phases, all_gen_z, all_gen_c.split(len(real_img)), strict=True):
                 if run.batch_idx % phase.interval == 0:
                     phase_start = time.perf_counter()
                     _accumulate(phase, loss, batch_gpu, real_img, real_c, gen_z, gen_c)

@@ -44,11 +44,14 @@ def open_training_set(training_set: Any, training_set_kwargs: dict[str, Any], sa
     return training_set, in_memory
 
 
-def all_labels(training_set) -> torch.Tensor:
-    """Labels to draw from, [num, c_dim]; a single empty one for an unlabelled set."""
-    if training_set.label_dim == 0:
-        return torch.zeros([1, 0])
-    return torch.from_numpy(np.stack([training_set.get_label(idx) for idx in range(len(training_set))]))
+def draw_labels(training_set, num: int) -> torch.Tensor:
+    """Labels of pictures drawn at random, [num, c_dim], on the CPU.
+
+    PyTorch's default generator draws without labels, too: what comes next must not depend on them.
+    """
+    num_labels = len(training_set) if training_set.label_dim > 0 else 1
+    picks = torch.randint(num_labels, [num]).tolist()
+    return torch.from_numpy(np.stack([training_set.get_label(idx) for idx in picks]))
 
 
 def build_networks(G_kwargs: dict[str, Any], D_kwargs: dict[str, Any], shape: dict[str, Any],

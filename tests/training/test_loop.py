@@ -5,6 +5,7 @@ import json
 import pickle
 import signal
 import sys
+import tracemalloc
 import types
 
 import dnnlib
@@ -19,7 +20,7 @@ from layered_plugin import errors, runs
 from layered_plugin.data import dataset
 from layered_plugin.data.picture_zip import PictureZipWriter
 from layered_plugin.dataset_tool import shapes as shapes_command
-from layered_plugin.training import feed, guards
+from layered_plugin.training import feed, guards, setup
 from layered_plugin.training.loop import training_loop
 
 
@@ -289,6 +290,38 @@ def test_abort_fn_ends_the_run_with_its_snapshots(data, tmp_path):
     run = tmp_path / "run"
     assert training_loop(**config(data, run, total_kimg=1000, network_snapshot_ticks=7, abort_fn=lambda: True)) is None
     assert runs.training_states(run)
+
+
+class ManyClasses:
+    """A labelled data set of which nothing but its labels is ever asked for."""
+
+    label_dim = 1000
+
+    def __len__(self):
+        return 1_200_000
+
+    def get_label(self, idx):
+        return (np.arange(self.label_dim) == idx % self.label_dim).astype(np.float32)
+
+
+def test_labels_are_drawn_without_a_table_of_all():
+    expected = torch.randint(1_200_000, [3, 5]).flatten() % 1000
+    torch.manual_seed(0)
+    tracemalloc.start()
+    labels = setup.draw_labels(ManyClasses(), 15)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert labels.shape == (15, 1000) and labels.dtype == torch.float32 and peak < 1 << 20
+    assert torch.equal(labels.argmax(dim=1), expected) and (labels.sum(dim=1) == 1).all()
+
+
+def test_labels_leave_the_random_stream_as_it_is(data):
+    kwargs = config(data, data.parent / "unused")["training_set_kwargs"]
+    torch.randint(1, [6])
+    state = torch.get_rng_state()
+    torch.manual_seed(0)
+    assert setup.draw_labels(dnnlib.util.construct_class_by_name(**kwargs), 6).shape == (6, 0)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_parameters_are_the_hosts_and_ours():
