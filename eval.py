@@ -9,7 +9,7 @@ import click
 
 from layered_plugin.command_line import DEVICES, SETTINGS, user_errors
 from layered_plugin.evaluation import commands
-from layered_plugin.evaluation.options import TEACHERS, teacher_options
+from layered_plugin.evaluation.options import TEACHERS, mask_values_option, teacher_options
 from layered_plugin.report.page import write_report
 
 
@@ -34,6 +34,7 @@ def main() -> None:
 @click.option("--fid-weights", help="Inception weights for --fid", metavar="FILE")
 @click.option("--real", help="Real pictures to compare outlines with", metavar="ZIP|DIR")
 @click.option("--real-masks", help="Their true masks  [default: the teacher's]", metavar="ZIP|DIR")
+@mask_values_option
 @click.option("--real-model", help="Model for their masks, instead", metavar="RUN")
 @click.option("--batch", help="Scenes at a time", type=click.IntRange(min=1), default=32, metavar="INT")
 @click.option("--device", "device_name", help="Where to compute", type=DEVICES, default="auto")
@@ -92,7 +93,8 @@ def generated(**opts: Any) -> None:
 @click.option("--model", "models", help="Trained model; repeat for several seeds", metavar="RUN|FILE", multiple=True,
               required=True)
 @click.option("--data", help="Real pictures", metavar="ZIP|DIR", required=True)
-@click.option("--masks", help="True masks, gray, object from 128 on", metavar="ZIP|DIR")
+@click.option("--masks", help="True masks, or the pictures' transparency", metavar="ZIP|DIR|alpha")
+@mask_values_option
 @click.option("--teacher", "teacher_kind", help="What sees the object, if not --masks",
               type=click.Choice(TEACHERS))
 @teacher_options
@@ -116,7 +118,9 @@ def generated(**opts: Any) -> None:
 def real(**opts: Any) -> None:
     """Score the masks of real pictures, as Table 2 of the paper does, beside simple baselines.
 
-    The truth is true masks (--masks, same names as the pictures but for the suffix) or a teacher's (--teacher). That
+    The truth is true masks (--masks, same names as the pictures but for the suffix) or a teacher's (--teacher).
+    Object is what is opaque, a number above 0 of a coloured palette, or gray from half on; of other masks
+    --mask-values=1,3-5 or 1- says what is. --masks=alpha takes the transparency of the pictures themselves. The truth
     of --teacher=onnx needs no GPU: any network from a picture to the mask of its salient object, IS-Net by default.
     `detected` scores the pictures with an object, `all` every picture, with a zero mask as the truth where there is
     none: there an empty prediction has IoU 1, any other 0. `full_mask_iou` is the score of the full-image mask.
@@ -156,6 +160,7 @@ def real(**opts: Any) -> None:
 @click.option("--masks", help="True masks of --data", metavar="ZIP", required=True)
 @click.option("--test-data", help="Pictures to score on", metavar="ZIP", required=True)
 @click.option("--test-masks", help="True masks of --test-data", metavar="ZIP", required=True)
+@mask_values_option
 @click.option("--dest", help="File for the judge", metavar="PT", required=True)
 @click.option("--steps", help="Optimizer steps", type=click.IntRange(min=1), default=1200, metavar="INT")
 @click.option("--batch", help="Pictures a step", type=click.IntRange(min=1), default=32, metavar="INT")

@@ -63,6 +63,10 @@ class PictureDataset(Dataset):
         self._super_kwargs = super_kwargs
         super().__init__(name=self._path.stem, raw_shape=raw_shape, **super_kwargs)
 
+    def _open(self, fname: str) -> PIL.Image.Image:
+        """To override: a picture as it is to be squeezed."""
+        return self._source.open(fname)
+
     def reduced(self, size_px: int) -> "PictureDataset":
         """The same pictures at a smaller size, antialiased, made from those in memory after ``preload``.
 
@@ -77,7 +81,7 @@ class PictureDataset(Dataset):
 
     def _decode(self, raw_idx: int) -> np.ndarray:
         if self._larger is None:
-            return to_square(self._source.open(self._fnames[raw_idx]), self._size_px)
+            return to_square(self._open(self._fnames[raw_idx]), self._size_px)
         pixels = self._larger._square(raw_idx).transpose(1, 2, 0)  # [H, W, C]
         return to_square(PIL.Image.fromarray(pixels), self._size_px)
 

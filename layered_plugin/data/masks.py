@@ -1,4 +1,7 @@
-"""Masks as arrays: from gray values to object or not, small parts, other sizes."""
+"""Masks as arrays: from files to object or not, small parts, other sizes."""
+
+import math
+import re
 
 import numpy as np
 import PIL.Image
@@ -6,10 +9,98 @@ import torch
 from scipy import ndimage
 
 from layered_plugin.data.pictures import fit_box
+from layered_plugin.errors import ArgumentError, UnusableError
 
 OBJECT_LEVEL = 128  # Gray value from which on a pixel of a mask file is object.
 
 THRESHOLD = 0.5  # Opacity from which on a pixel of a predicted mask is object.
+
+
+Ranges = list[tuple[float, float]]
+
+
+def parse_values(text: str) -> Ranges:
+    """Read which values of a mask file are object: numbers and ranges with commas, such as ``1,3-5`` or ``1-``.
+
+    Returns:
+        First and last value of each range; one without an end ends at infinity.
+
+    Raises:
+        ArgumentError: It is no such list; the text names `mask_values`.
+    """
+    ranges: Ranges = []
+    for part in text.split(","):
+        numbers = re.fullmatch(r"(\d+)(?:(-)(\d*))?", part.strip())
+        if numbers is None:
+            raise ArgumentError(f"`mask_values` must be numbers and ranges such as 1,3-5 or 1-, got {text!r}")
+        first = int(numbers[1])
+        ranges.append((first, first if not numbers[2] else int(numbers[3]) if numbers[3] else math.inf))
+    return ranges
+
+
+def mask_opacity(picture: PIL.Image.Image, values: Ranges | None = None) -> np.ndarray:
+    """Read a mask file as people have them.
+
+    Plain are, in this order: transparency, object where it is opaque; numbers of a palette of colours with black for
+    number 0, object all others; gray of 8 or 16 bits, object from half of the bits' range on.
+
+    Args:
+        picture: The file, decoded in its own mode.
+        values: Values that are object: numbers of a palette, else gray levels; None = as above.
+
+    Returns:
+        Opacity, [H, W], uint8; object from ``OBJECT_LEVEL`` on.
+
+    Raises:
+        UnusableError: It is not plain what is object; the text says why, and what to do.
+    """
+    if values is not None:
+        stored = np.asarray(picture if picture.mode == "P" else _gray_levels(picture))
+        chosen = np.any([(first <= stored) & (stored <= last) for first, last in values], axis=0)
+        return chosen.astype(np.uint8) * 255
+    if picture.has_transparency_data:
+        alpha = np.asarray(picture.convert("RGBA").getchannel("A"))
+        if alpha.min() < 255:
+            return _plain(alpha, "opacities", 255)
+    if picture.mode == "P" and _is_coloured(np.asarray(picture.convert("RGB"))):
+        numbers = np.asarray(picture)
+        if 255 in numbers or picture.getpalette()[:3] != [0, 0, 0]:  # type: ignore[index]
+            raise UnusableError(f"has a palette of colours, numbers {numbers.min()} to {numbers.max()}, but 0 is not "
+                                f"black, or 255 is used, which often means no class; {_REMEDY}")
+        return (numbers > 0).astype(np.uint8) * 255
+    levels = _gray_levels(picture)
+    return _plain(levels, "values", 65535 if levels.max() > 255 else 255)
+
+
+_REMEDY = "say what is object, such as `mask_values`=1-"
+
+
+def _plain(levels: np.ndarray, what: str, largest: int) -> np.ndarray:
+    """Levels of 8 or 16 bits as opacity; not without one of at least half the range, or all of them 0."""
+    if 0 < levels.max() < (largest + 1) // 2:
+        raise UnusableError(f"holds {what} up to {levels.max()} alone, and object is from {(largest + 1) // 2} on; "
+                            f"{_REMEDY}")
+    return (levels >> 8 if largest > 255 else levels).astype(np.uint8)
+
+
+def _gray_levels(picture: PIL.Image.Image) -> np.ndarray:
+    """Gray levels of 8 or 16 bits, whole numbers; 0 and 255 of a picture of one bit."""
+    if picture.mode == "F":
+        levels = np.asarray(picture)
+        if (levels != levels.round()).any():
+            raise UnusableError("holds fractions; save it with whole numbers, such as 0 and 255")
+        return levels.clip(0, 65535).astype(np.int32)
+    if picture.mode.startswith("I"):
+        return np.asarray(picture).clip(0, 65535).astype(np.int32)
+    colors = picture.convert("RGBA").convert("RGB")  # Pillow warns of palettes with transparency otherwise.
+    if _is_coloured(np.asarray(colors)):
+        raise UnusableError("is coloured; save it with a palette, or in gray with 0 and 255")
+    return np.asarray(colors.convert("L"))
+
+
+def _is_coloured(pixels: np.ndarray) -> bool:
+    """Whether any pixel [H, W, 3] is further from gray than lossy compression makes it."""
+    return int(np.ptp(pixels.astype(np.int16), axis=2).max()) > 32
 
 
 def square_mask(mask: np.ndarray, size_px: int, fit: str) -> np.ndarray:

@@ -9,7 +9,7 @@ import os
 import re
 import time
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from layered_plugin.data.pictures import PictureSource, to_rgb
-from layered_plugin.errors import PictureError
+from layered_plugin.errors import PictureError, UnusableError
 from layered_plugin.files import NO_ROOM, disk_full
 
 # The earliest time a zip can hold: a fixed one makes equal input give equal bytes.
@@ -144,12 +144,19 @@ def picture_zips(paths: Mapping[str, str | os.PathLike[str] | None]) -> Iterator
             writer.complete()
 
 
-def read_pairs(pictures: str | os.PathLike[str], masks: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
+def gray_levels(picture: Image.Image) -> np.ndarray:
+    """A file of masks or labels as it is, [H, W], uint8."""
+    return np.asarray(to_rgb(picture).convert("L"))
+
+
+def read_pairs(pictures: str | os.PathLike[str], masks: str | os.PathLike[str],
+               read_mask: Callable[[Image.Image], np.ndarray] = gray_levels) -> tuple[np.ndarray, np.ndarray]:
     """Read pictures and masks of one size into memory.
 
     Args:
         pictures: Zip or folder of pictures.
         masks: Zip or folder of masks with the same file names.
+        read_mask: A decoded mask to [H, W], uint8.
 
     Returns:
         Pictures [N, 3, H, W] and masks [N, H, W], both uint8, in the order of their names.
@@ -164,7 +171,10 @@ def read_pairs(pictures: str | os.PathLike[str], masks: str | os.PathLike[str]) 
             raise PictureError(f"{masks}: file names differ from those of {pictures}")
         for name in picture_source.names:
             picture = np.asarray(to_rgb(picture_source.open(name))).transpose(2, 0, 1)
-            mask = np.asarray(to_rgb(mask_source.open(name)).convert("L"))
+            try:
+                mask = read_mask(mask_source.open(name))
+            except UnusableError as err:
+                raise PictureError(f"{masks}: mask {name} {err}") from err
             if picture.shape[1:] != mask.shape:
                 raise PictureError(f"{masks}: {name} is {list(mask.shape)}, its picture {list(picture.shape[1:])}")
             if all_masks and mask.shape != all_masks[0].shape:

@@ -12,6 +12,7 @@ import numpy as np
 from layered_plugin import runs
 from layered_plugin.command_line import writing
 from layered_plugin.data.labels import labels_of_training
+from layered_plugin.data.masks import Ranges, mask_opacity
 from layered_plugin.data.picture_zip import read_pairs
 from layered_plugin.data.pictures import PictureSource
 from layered_plugin.evaluation import output, scoring
@@ -19,7 +20,7 @@ from layered_plugin.evaluation.fidelity import CroppedPictures, Fidelity
 from layered_plugin.evaluation.judge import check_pairs, save_judge, score_judge, train_judge
 from layered_plugin.evaluation.metrics import mean_and_deviation
 from layered_plugin.evaluation.options import choose_baselines, make_teacher, resolve_device, user_errors
-from layered_plugin.evaluation.teachers import MaskTeacher, Teacher
+from layered_plugin.evaluation.teachers import AlphaTeacher, MaskTeacher, Teacher
 from layered_plugin.evaluation.variety import Comparison
 from layered_plugin.model.snapshots import load_snapshot
 from layered_plugin.segmentation.segmenter import Refinement, Segmenter
@@ -29,8 +30,8 @@ SCENE_SIZE_PX = 128  # The paper enlarges its 64x64 composites for the detector;
 
 def run_generated(*, networks: Sequence[str], snapshot: str, num: int, seed: int, trunc: float, teacher_kind: str,
                   detector_size: int | None, fid: str | None, fid_weights: str | None, real: str | None,
-                  real_masks: str | None, real_model: str | None, batch: int, device_name: str,
-                  **teacher_options: Any) -> None:
+                  real_masks: str | None, real_model: str | None, mask_values: Ranges | None, batch: int,
+                  device_name: str, **teacher_options: Any) -> None:
     """Body of ``eval.py generated``; parameters are its options.
 
     Raises:
@@ -42,6 +43,8 @@ def run_generated(*, networks: Sequence[str], snapshot: str, num: int, seed: int
         raise click.UsageError("--fid-weights can only be given with --fid")
     if real is None and (real_masks is not None or real_model is not None):
         raise click.UsageError("--real-masks and --real-model describe the pictures of --real, which is missing")
+    if mask_values is not None and real_masks is None:
+        raise click.UsageError("--mask-values says what is object in --real-masks, which is missing")
     if real_masks is not None and real_model is not None:
         raise click.UsageError("--real-masks and --real-model are two sources of the same masks; give one")
     with user_errors(data="--fid"):
@@ -57,7 +60,7 @@ def run_generated(*, networks: Sequence[str], snapshot: str, num: int, seed: int
     if real is not None:
         with user_errors(data="--real", model="--real-model"):
             model = None if real_model is None else Segmenter.load(real_model, device)
-            comparison = Comparison(real, real_masks, model)
+            comparison = Comparison(real, real_masks, model, mask_values)
     with user_errors(data="--real" if fid is None else "--fid"):
         records = []
         for nets, folder in zip(snapshots, folders, strict=True):
@@ -108,10 +111,10 @@ def _over_networks(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return spread
 
 
-def run_real(*, models: Sequence[str], data: str, masks: str | None, teacher_kind: str | None,
-             detector_size: int | None, num: int | None, eval_size: str, polarity: str, flip: bool, refine: int,
-             posterior: bool, prior: str | None, sharp: bool, baselines: str, seed: int, batch: int, device_name: str,
-             **teacher_options: Any) -> None:
+def run_real(*, models: Sequence[str], data: str, masks: str | None, mask_values: Ranges | None,
+             teacher_kind: str | None, detector_size: int | None, num: int | None, eval_size: str, polarity: str,
+             flip: bool, refine: int, posterior: bool, prior: str | None, sharp: bool, baselines: str, seed: int,
+             batch: int, device_name: str, **teacher_options: Any) -> None:
     """Body of ``eval.py real``; parameters are its options.
 
     Raises:
@@ -121,6 +124,8 @@ def run_real(*, models: Sequence[str], data: str, masks: str | None, teacher_kin
     device = resolve_device(device_name)
     if (masks is None) == (teacher_kind is None):
         raise click.UsageError("either --masks or --teacher must be given, and not both")
+    if mask_values is not None and masks in (None, "alpha"):
+        raise click.UsageError("--mask-values says what is object in files of --masks, which are missing")
     if masks is not None and (teacher_options["weights"] or teacher_options["class_name"]):
         raise click.UsageError("--weights and --class describe a --teacher; leave them out with --masks")
     if detector_size is not None and teacher_kind != "unet":
@@ -133,8 +138,10 @@ def run_real(*, models: Sequence[str], data: str, masks: str | None, teacher_kin
         _check_models(segmenters, eval_size, refinement)
         size_px = segmenters[0].resolution
         teacher: Teacher
-        if masks is not None:
-            teacher, description = MaskTeacher(masks), dict(kind="masks", path=masks)
+        if masks == "alpha":
+            teacher, description = AlphaTeacher(source), dict(kind="masks", path=masks)
+        elif masks is not None:
+            teacher, description = MaskTeacher(masks, mask_values), dict(kind="masks", path=masks)
             teacher.check_names(source.names, data)
         else:
             teacher, description = make_teacher(str(teacher_kind), size_px=detector_size or size_px, device=device,
@@ -164,8 +171,8 @@ def run_real(*, models: Sequence[str], data: str, masks: str | None, teacher_kin
                 output.write_sheet(examples.worst, segmenter.folder / "real-worst.png")
 
 
-def run_judge(*, data: str, masks: str, test_data: str, test_masks: str, dest: str, steps: int, batch: int, seed: int,
-              device_name: str) -> None:
+def run_judge(*, data: str, masks: str, test_data: str, test_masks: str, mask_values: Ranges | None, dest: str,
+              steps: int, batch: int, seed: int, device_name: str) -> None:
     """Body of ``eval.py judge``; parameters are its options.
 
     Raises:
@@ -173,8 +180,8 @@ def run_judge(*, data: str, masks: str, test_data: str, test_masks: str, dest: s
         click.ClickException: A file can't be used or written.
     """
     device = resolve_device(device_name)
-    pictures, truth = _read_pairs("--data, --masks", data, masks)
-    test_pictures, test_truth = _read_pairs("--test-data, --test-masks", test_data, test_masks)
+    pictures, truth = _read_pairs("--data, --masks", data, masks, mask_values)
+    test_pictures, test_truth = _read_pairs("--test-data, --test-masks", test_data, test_masks, mask_values)
     with writing("--dest", Path(dest).parent):
         Path(dest).parent.mkdir(parents=True, exist_ok=True)
         output.check_writable(Path(dest).parent)
@@ -190,9 +197,9 @@ def run_judge(*, data: str, masks: str, test_data: str, test_masks: str, dest: s
                                **runs.provenance("eval.py"))))
 
 
-def _read_pairs(options: str, pictures: str, masks: str) -> tuple[np.ndarray, np.ndarray]:
+def _read_pairs(options: str, pictures: str, masks: str, values: Ranges | None) -> tuple[np.ndarray, np.ndarray]:
     with user_errors(data=options):
-        pairs = read_pairs(pictures, masks)
+        pairs = read_pairs(pictures, masks, lambda picture: mask_opacity(picture, values))
         check_pairs(*pairs)
     return pairs
 

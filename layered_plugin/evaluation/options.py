@@ -9,6 +9,7 @@ import numpy as np
 
 from layered_plugin import command_line
 from layered_plugin.command_line import several_options
+from layered_plugin.data.masks import Ranges, parse_values
 from layered_plugin.device import choose_device
 from layered_plugin.errors import (
     CheckpointError,
@@ -49,6 +50,11 @@ class Channels(click.ParamType):
 
 TEACHERS = ("maskrcnn", "unet", "onnx")
 
+# What is object in files of true masks.
+mask_values_option = click.option("--mask-values", help="Mask values that are object  [default: plain]",
+                                  metavar="LIST", callback=lambda _ctx, _param, text: None if text is None
+                                  else read_mask_values(text))
+
 # What describes a learnt teacher.
 teacher_options = several_options(
     click.option("--weights", "--teacher-file", "weights", help="Weights of the teacher", metavar="FILE"),
@@ -64,6 +70,12 @@ teacher_options = several_options(
     click.option("--onnx-scale", help="What they are then divided by", type=Channels(zero=False),
                  default=",".join(f"{value:g}" for value in SCALE), metavar="FLOAT[,FLOAT,FLOAT]"),
     click.option("--onnx-cache", help="Folder for its masks  [default: ~/.cache/dnnlib]", metavar="DIR"))
+
+
+def read_mask_values(text: str) -> Ranges:
+    """Resolve ``--mask-values``; click.UsageError if it is no list of numbers and ranges."""
+    with user_errors():
+        return parse_values(text)
 
 
 def make_teacher(kind: str, weights: str | None, class_name: str | None, score_thresh: float, objects: str,

@@ -14,9 +14,9 @@ import numpy as np
 import PIL.Image
 import torch
 
-from layered_plugin.data.masks import OBJECT_LEVEL
-from layered_plugin.data.pictures import PictureSource, to_rgb
-from layered_plugin.errors import PictureError, TeacherError
+from layered_plugin.data.masks import OBJECT_LEVEL, Ranges, mask_opacity
+from layered_plugin.data.pictures import PictureSource
+from layered_plugin.errors import PictureError, TeacherError, UnusableError
 
 OBJECTS = ("union", "one")
 
@@ -40,24 +40,25 @@ class Teacher(Protocol):
 
 
 class MaskTeacher:
-    """True masks: gray files of a folder or zip, object where at least ``OBJECT_LEVEL`` of 8 bits, or half of 16.
+    """True masks: files of a folder or zip, read as ``mask_opacity`` does.
 
     A mask belongs to the picture with the same name, folders included; only the suffix may differ. A mask without
     object pixels counts as no object.
 
     Args:
         path: Folder or zip.
+        values: Values of its files that are object; None = where it is plain.
 
     Raises:
         TeacherError: It can't be read, or two of its files differ in the suffix alone.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], values: Ranges | None = None) -> None:
         try:
             self._source = PictureSource(path)
         except PictureError as err:
             raise TeacherError(str(err)) from err
-        self.path = path
+        self.path, self._values = path, values
         self._by_stem: dict[str, str] = {}
         for name in self._source.names:
             other = self._by_stem.setdefault(_stem(name), name)
@@ -96,16 +97,36 @@ class MaskTeacher:
             raise TeacherError(f"{self.path}: no mask for picture {name}")
         file = self._by_stem[_stem(name)]
         try:
-            values = np.asarray(to_rgb(self._source.open(file)).convert("L"))
+            opacity = mask_opacity(self._source.open(file), self._values)
         except PictureError as err:
             raise TeacherError(str(err)) from err
-        if values.shape != image.shape[:2]:
-            raise TeacherError(f"{self.path}: mask {file} is {values.shape[1]}x{values.shape[0]}, its picture "
+        except UnusableError as err:
+            raise TeacherError(f"{self.path}: mask {file} {err}") from err
+        if opacity.shape != image.shape[:2]:
+            raise TeacherError(f"{self.path}: mask {file} is {opacity.shape[1]}x{opacity.shape[0]}, its picture "
                                f"{image.shape[1]}x{image.shape[0]}")
-        if values.max() == 1:  # Read by the rule, such a mask would be empty without a word.
-            raise TeacherError(f"{self.path}: mask {file} holds only 0 and 1; object pixels must be at least "
-                               f"{OBJECT_LEVEL} (save it with 0 and 255)")
-        return none_if_empty(values >= OBJECT_LEVEL)
+        return none_if_empty(opacity >= OBJECT_LEVEL)
+
+
+class AlphaTeacher:
+    """The transparency of the pictures themselves: object where they are opaque.
+
+    Args:
+        source: The pictures.
+    """
+
+    def __init__(self, source: PictureSource) -> None:
+        self._source = source
+
+    def __call__(self, images: list[np.ndarray], names: list[str]) -> list[np.ndarray | None]:
+        """See ``Teacher``."""
+        return [self._mask(name) for name in names]
+
+    def _mask(self, name: str) -> np.ndarray | None:
+        picture = self._source.open(name)
+        if not picture.has_transparency_data:
+            raise TeacherError(f"alpha: picture {name} of {self._source.path} has no transparency; give its true masks")
+        return none_if_empty(np.asarray(picture.convert("RGBA").getchannel("A")) >= OBJECT_LEVEL)
 
 
 class MaskRCNNTeacher:

@@ -8,12 +8,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import torch
 from torch.nn import functional as F
 
+from layered_plugin.data.dataset import PictureDataset
 from layered_plugin.data.labels import labels_of_training
-from layered_plugin.data.pictures import PictureSource
-from layered_plugin.errors import PictureError
+from layered_plugin.data.masks import Ranges, mask_opacity
+from layered_plugin.data.pictures import CROP_MARGIN, PictureSource
+from layered_plugin.errors import PictureError, UnusableError
 from layered_plugin.evaluation.fidelity import CroppedPictures
 from layered_plugin.evaluation.teachers import MaskTeacher, Teacher
 from layered_plugin.model.mask_variety import compare_masks
@@ -33,13 +36,30 @@ def real_pictures(path: str | os.PathLike[str], resolution: int, num: int, size_
         num: Pictures, at most.
         size_px: Side before the crop; None = 1.125 times the resolution.
     """
-    pictures = CroppedPictures(path, resolution, size_px or round(resolution * 1.125))
+    pictures = CroppedPictures(path, resolution, size_px or round(resolution * CROP_MARGIN))
     return torch.stack([pictures[idx] for idx in range(min(num, len(pictures)))])
 
 
-def real_masks(path: str | os.PathLike[str], resolution: int, num: int, size_px: int | None = None) -> torch.Tensor:
+class _Masks(PictureDataset):
+    """True masks in the place of pictures; `values` as for ``mask_opacity``."""
+
+    def __init__(self, path, size_px: int, resolution: int, values: Ranges | None = None) -> None:
+        self._values = values
+        super().__init__(path, size_px, resolution)
+
+    def _open(self, fname: str) -> PIL.Image.Image:
+        try:
+            return PIL.Image.fromarray(mask_opacity(super()._open(fname), self._values))
+        except UnusableError as err:
+            raise PictureError(f"{self._path}: mask {fname} {err}") from err
+
+
+def real_masks(path: str | os.PathLike[str], resolution: int, num: int, size_px: int | None = None,
+               values: Ranges | None = None) -> torch.Tensor:
     """The first true masks under the same crops as ``real_pictures``, [N, H, W], in [0, 1]."""
-    return real_pictures(path, resolution, num, size_px)[:, 0].float() / 255
+    masks = _Masks(path, size_px or round(resolution * CROP_MARGIN), resolution, values)
+    first = np.stack([masks[idx][0][0] for idx in range(min(num, len(masks)))])
+    return torch.from_numpy(first).float() / 255
 
 
 def masks_by(teacher: Teacher, pictures: torch.Tensor, size_px: int) -> torch.Tensor:
@@ -94,14 +114,15 @@ class Comparison:
         data: Real pictures, folder or zip.
         masks: Their true masks under the same names, folder or zip; None = a model's or a teacher's.
         model: ``Segmenter`` for their masks, if there are no true ones.
+        values: Values of the true masks that are object; None = where it is plain (``mask_opacity``).
 
     Raises:
         PictureError, TeacherError: A file can't be read, or a picture has no mask; the text names it. Or there are
             fewer than ``MIN_REAL`` pictures.
     """
 
-    def __init__(self, data: str, masks: str | None = None, model: Any = None) -> None:
-        self._data, self._masks, self._model = data, masks, model
+    def __init__(self, data: str, masks: str | None = None, model: Any = None, values: Ranges | None = None) -> None:
+        self._data, self._masks, self._model, self._values = data, masks, model, values
         names = PictureSource(data).names
         if len(names) < MIN_REAL:
             raise PictureError(f"{data}: holds {len(names)} pictures; at least {MIN_REAL} are needed")
@@ -126,7 +147,7 @@ class Comparison:
         px, size_px = G_ema.img_resolution, training_set.get("size_px")
         pictures = real_pictures(self._data, px, NUM_COMPARED, size_px)
         if self._masks is not None:
-            masks, source = real_masks(self._masks, px, NUM_COMPARED, size_px), self._masks
+            masks, source = real_masks(self._masks, px, NUM_COMPARED, size_px, self._values), self._masks
         elif self._model is not None:
             masks, source = self._by_model(pictures), str(self._model.folder)
         else:

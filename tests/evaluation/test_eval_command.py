@@ -256,6 +256,29 @@ def test_real_scores_models_and_baselines_alike(model, pairs):
     assert record["polarity"] == "fixed" and record["teacher"]["kind"] == "masks"
 
 
+def test_real_scores_against_transparency_and_values(model, pairs, tmp_path):
+    cut_outs, labels = tmp_path / "cut-outs", tmp_path / "labels"
+    for folder in (cut_outs, labels):
+        folder.mkdir()
+    for file in sorted((tmp_path / "masks").iterdir()):
+        mask = PIL.Image.open(file)
+        picture = PIL.Image.merge("RGB", [mask] * 3)
+        picture.putalpha(mask)
+        picture.save(cut_outs / file.name)
+        mask.point(lambda level: level and 2).save(labels / file.name)
+    args = ["real", f"--model={model}", f"--data={cut_outs}", "--baselines=full"]
+    expected, _ = scored(*args, f"--masks={tmp_path / 'masks'}")
+    for more in (["--masks=alpha"], [f"--masks={labels}", "--mask-values=1-2"]):
+        found, _ = scored(*args, *more)
+        assert found["models"][0]["all"] == expected["models"][0]["all"] and found["num_detected"] == 3
+    refused = invoke(*args, f"--masks={labels}")
+    assert refused.exit_code == 1 and "--masks: " in refused.stderr
+    assert "mask 0.png holds values up to 2 alone" in refused.stderr and "such as --mask-values=1-" in refused.stderr
+    for wrong, words in ((["--masks=alpha", "--mask-values=1"], "which are missing"),
+                         ([f"--masks={labels}", "--mask-values=x"], "--mask-values must be numbers and ranges")):
+        assert words in invoke(*args, *wrong).stderr
+
+
 def test_real_takes_options_on(model, pairs):
     file = model / "model.safetensors"
     record, stderr = scored("real", f"--model={file}", *pairs, "--num=2", "--eval-size=net", "--polarity=oracle",

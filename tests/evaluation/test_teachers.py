@@ -9,11 +9,12 @@ import PIL.Image
 import pytest
 import torch
 
+from layered_plugin.data.pictures import PictureSource
 from layered_plugin.errors import TeacherError
 from layered_plugin.evaluation import judge as judges
 from layered_plugin.evaluation import teachers
 from layered_plugin.evaluation.judge import UNetTeacher, save_judge
-from layered_plugin.evaluation.teachers import MaskRCNNTeacher, MaskTeacher, coco_label, weights_name
+from layered_plugin.evaluation.teachers import AlphaTeacher, MaskRCNNTeacher, MaskTeacher, coco_label, weights_name
 from layered_plugin.model.unet import UNet
 
 
@@ -53,8 +54,26 @@ def test_soft_mask_of_16_bits_is_object_from_half_on(tmp_path):
 
 
 def test_true_mask_without_object_is_no_detection(tmp_path):
-    masks = {"1.png": np.zeros((4, 6), np.uint8), "2.png": np.full((4, 6), 127, np.uint8)}
-    assert MaskTeacher(write_masks(tmp_path / "m", masks))([gray()] * 2, ["1.png", "2.png"]) == [None, None]
+    teacher = MaskTeacher(write_masks(tmp_path / "m", {"1.png": np.zeros((4, 6), np.uint8)}))
+    assert teacher([gray()], ["1.png"]) == [None]
+
+
+def test_values_of_true_masks_can_be_said(tmp_path):
+    path = write_masks(tmp_path / "m", {"1.png": np.array([[0, 1], [2, 3]], np.uint8)})
+    (mask,) = MaskTeacher(path, [(2, 3)])([gray(2, 2)], ["1.png"])
+    assert mask.tolist() == [[False, False], [True, True]]
+
+
+def test_transparency_is_the_truth_of_the_pictures_themselves(tmp_path):
+    alpha = np.array([[0, 127], [128, 255]], np.uint8)
+    for name, matte in (("1.png", alpha), ("2.png", alpha * 0)):
+        PIL.Image.fromarray(np.dstack([gray(2, 2), matte])).save(tmp_path / name)
+    PIL.Image.fromarray(gray(2, 2)).save(tmp_path / "3.png")
+    teacher = AlphaTeacher(PictureSource(tmp_path))
+    mask, empty = teacher([gray(2, 2)] * 2, ["1.png", "2.png"])
+    assert mask.tolist() == [[False, False], [True, True]] and empty is None
+    with pytest.raises(TeacherError, match=r"picture 3\.png of .* has no transparency"):
+        teacher([gray(2, 2)], ["3.png"])
 
 
 def test_names_that_match_pass(tmp_path):
@@ -82,7 +101,7 @@ def test_two_masks_of_one_picture_are_refused(tmp_path):
 
 @pytest.mark.parametrize("mask, words", [
     (np.zeros((6, 4), np.uint8), r"mask 1\.png is 4x6, its picture 6x4"),
-    (np.eye(4, 6, dtype=np.uint8), r"mask 1\.png holds only 0 and 1"),
+    (np.eye(4, 6, dtype=np.uint8), r"mask 1\.png holds values up to 1 alone, and object is from 128 on"),
 ])
 def test_unfit_mask_is_named(tmp_path, mask, words):
     with pytest.raises(TeacherError, match=words):
