@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import click
+import PIL.ImageColor
 
 from layered_plugin import command_line
 from layered_plugin.command_line import several_options, writing
@@ -32,6 +33,15 @@ class Range(click.ParamType):
         if not self.low <= low <= high <= self.high:
             self.fail(f"must be MIN,MAX within {self.low:g} and {self.high:g}, got {value}", param, ctx)
         return low, high
+
+
+def read_color(_ctx: click.Context, param: click.Parameter, text: str) -> str:
+    """A colour by a name or number that Pillow knows, such as gray or #808080."""
+    try:
+        PIL.ImageColor.getrgb(text)
+    except ValueError as err:
+        raise click.BadParameter(f"{text!r} is no colour such as gray or #808080", param=param) from err
+    return text
 
 
 dest_option = click.option("--dest", help="Zip for the pictures", metavar="ZIP", required=True)

@@ -12,11 +12,13 @@ import click
 
 from layered_plugin.command_line import SETTINGS
 from layered_plugin.data import cub_flowers, lsun_folders
+from layered_plugin.data.alpha import alpha_pictures
 from layered_plugin.data.downloads import Archive, write_entries
 from layered_plugin.dataset_options import (
     check_zips,
     dest_option,
     drawing_options,
+    read_color,
     recipe_options,
     result_folder,
     square_options,
@@ -164,6 +166,28 @@ def folders(source: str, dest: str, size: int, fit: str, wanted: tuple[str, ...]
         print("labels: " + ", ".join(f"{number} {name}" for number, name in enumerate(classes)) if labelled
               else f"class {classes[0]}", file=sys.stderr)
         write_entries(entries, len(entries), dest, None, size, fit)
+
+
+@main.command(short_help="Pictures with transparency, as masks")
+@click.option("--source", help="Pictures with transparency", metavar="DIR|ZIP|TAR", required=True)
+@square_options
+@click.option("--masks", help="Zip for the masks, what is opaque", metavar="ZIP")
+@click.option("--backdrop", help="Colour behind what is transparent", metavar="COLOR", default="white",
+              callback=read_color)
+def alpha(source: str, dest: str, size: int, fit: str, masks: str | None, backdrop: str) -> None:
+    """Cut-outs and mattes: put on a colour, so that training sees no hidden ones; their opacity as true masks.
+
+    Every command that is given such pictures as they are puts them on white.
+
+    \b
+    Example:
+    python -m layered_plugin.dataset_tool alpha --source=my-cut-outs --dest=data/things.zip \\
+        --masks=data/things-masks.zip --backdrop=gray
+    """
+    temp_dir = result_folder(source, dest, masks)
+    with user_errors(["--dest", "--masks"]), Archive(source, temp_dir) as archive:
+        entries = alpha_pictures(archive, backdrop)
+        write_entries(entries, len(entries), dest, masks, size, fit)
 
 
 @main.command(short_help="CUB-200-2011, with masks")

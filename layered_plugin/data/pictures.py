@@ -119,15 +119,21 @@ def is_picture_name(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in PIL.Image.registered_extensions() and not hidden
 
 
-def to_rgb(picture: PIL.Image.Image) -> PIL.Image.Image:
-    """A picture of any mode as 8-bit RGB; transparency is dropped, 16-bit gray keeps its upper 8 bits."""
+def to_rgb(picture: PIL.Image.Image, backdrop: str = "white") -> PIL.Image.Image:
+    """A picture of any mode as 8-bit RGB; 16-bit gray keeps its upper 8 bits.
+
+    Args:
+        picture: The picture.
+        backdrop: Colour behind what is transparent, as Pillow names it; hidden colours do not show.
+    """
     if picture.mode.startswith("I"):  # Pillow would clip at 255, and make nearly everything white.
         levels = np.asarray(picture).clip(0, 65535)
         levels = levels >> 8 if levels.max() > 255 else levels
         return PIL.Image.fromarray(levels.astype(np.uint8)).convert("RGB")
-    if picture.mode == "P":  # Pillow warns of palettes with transparency unless they go through RGBA.
-        picture = picture.convert("RGBA")
-    return picture.convert("RGB")
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    picture = picture.convert("RGBA")
+    return PIL.Image.alpha_composite(PIL.Image.new("RGBA", picture.size, backdrop), picture).convert("RGB")
 
 
 class Box(NamedTuple):

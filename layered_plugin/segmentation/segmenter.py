@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 import torch
 
 from layered_plugin.data.pictures import to_float, to_rgb, to_square, to_uint8
@@ -111,8 +112,9 @@ class Segmenter:
         """Segment pictures, all in one batch.
 
         Args:
-            images: PIL pictures of any mode, or arrays [H, W, 3] uint8; sizes may differ. Each is squeezed to the
-                network's square, and its mask brought back to the picture's own size.
+            images: PIL pictures of any mode, which are turned upright as their EXIF orientation says, or arrays
+                [H, W, 3] uint8; sizes may differ. Each is squeezed to the network's square, and its mask brought back
+                to the (upright) picture's own size.
             names: Names of the pictures in the data set; a model of chunks finds its encoder by them.
             refinement: What is done beyond one pass through the network.
 
@@ -220,7 +222,7 @@ class Segmenter:
 
 def _to_picture(image: PIL.Image.Image | np.ndarray) -> PIL.Image.Image:
     if isinstance(image, PIL.Image.Image):
-        return to_rgb(image)
+        return to_rgb(PIL.ImageOps.exif_transpose(image))
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"Expected argument `images` to hold PIL pictures or uint8 arrays [H, W, 3], "
                          f"but got {image.dtype} {list(image.shape)}")

@@ -103,12 +103,23 @@ def test_every_mode_becomes_rgb(mode):
     assert np.asarray(picture).min() >= 254
 
 
-def test_transparency_is_dropped_without_a_warning(tmp_path):
+def test_transparency_shows_the_backdrop_without_a_warning(tmp_path):
     picture = PIL.Image.new("P", (2, 1))
     picture.putpalette([10, 20, 30, 40, 50, 60])
     picture.putpixel((1, 0), 1)
     picture.save(tmp_path / "a.png", transparency=bytes([0, 128]))
-    assert np.asarray(to_rgb(PictureSource(tmp_path).open("a.png"))).tolist() == [[[10, 20, 30], [40, 50, 60]]]
+    picture = PictureSource(tmp_path).open("a.png")
+    assert np.asarray(to_rgb(picture)).tolist() == [[[255, 255, 255], [147, 152, 157]]]
+    assert np.asarray(to_rgb(picture, "#ff0000")).tolist() == [[[255, 0, 0], [147, 25, 30]]]
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_hidden_colours_do_not_show_and_opaque_ones_stay(mode):
+    picture = PIL.Image.new("RGB", (2, 1), (70, 70, 70)).convert(mode)
+    alpha = PIL.Image.new("L", (2, 1))
+    alpha.putpixel((0, 0), 255)
+    picture.putalpha(alpha)
+    assert np.asarray(to_rgb(picture, "black")).tolist() == [[[70] * 3, [0] * 3]]
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.int32])

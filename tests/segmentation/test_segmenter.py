@@ -177,8 +177,19 @@ def test_picture_of_any_mode_is_taken_as_its_rgb(load, mode):
     if mode == "P":  # Bytes of transparency, as in many PNG files.
         one.info["transparency"] = bytes([0, 128] * 128)
     same = one.convert("RGBA").convert("RGB") if mode in ("1", "CMYK") else gray.convert("RGB")
+    if mode == "P":
+        same = PIL.Image.alpha_composite(PIL.Image.new("RGBA", one.size, "white"), one.convert("RGBA")).convert("RGB")
     found = load("distill")([one, same])
     np.testing.assert_array_equal(found[0].mask, found[1].mask)
+
+
+def test_picture_is_turned_upright_as_its_exif_says(load):
+    upright = picture(20, 30)
+    turned = upright.transpose(PIL.Image.Transpose.ROTATE_90)  # Stored so that 6, a quarter turn clockwise, undoes it.
+    turned.getexif()[0x0112] = 6
+    found, expected = load("distill")([turned, upright])
+    assert found.mask.shape == (20, 30)
+    np.testing.assert_array_equal(found.mask, expected.mask)
 
 
 @pytest.mark.parametrize("image", [np.zeros([4, 4]), np.zeros([4, 4], np.uint8), np.zeros([4, 4, 4], np.uint8),
