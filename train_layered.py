@@ -139,6 +139,8 @@ class Ramp(click.ParamType):
 @click.option("--d-lr", help="Of the discriminator  [default: --lr]", type=Ramp(min_open=True), metavar="FLOAT[:END]")
 @click.option("--tick", help="Progress interval", type=click.FloatRange(min=0, min_open=True), default=4.0,
               metavar="KIMG")
+@click.option("--snap-minutes", help="Longest time between snapshots", type=click.FloatRange(min=0, min_open=True),
+              metavar="MINUTES")
 @click.option("--on-collapse", help="If the layers stay collapsed", type=click.Choice(["warn", "stop", "restart"]),
               default="warn")
 @click.option("--gan-loss", help="Adversarial loss", type=click.Choice(["logistic", "wgan-gp"]), default="logistic")

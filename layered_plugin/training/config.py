@@ -36,8 +36,9 @@ def setup_training_config(*, data, gpus, snap, metrics, seed, cond, subset, mirr
                           mask_size_weight, mask_binary_weight, mask_border_weight, mask_overlap_weight, bg_jitter,
                           mask_size_over, mask_floor, mask_max, mask_variety, mask_variety_weight, range_weight, crop,
                           objects, generator, mapping, resolution, device_name, precision, batch_gpu, pl_weight,
-                          style_mix, cbase, cmax, w_dim, map_depth, lr, d_lr, tick, on_collapse, gan_loss, gp_weight,
-                          drift_weight, grow, grow_schedule, init_from) -> tuple[str, dict[str, Any]]:
+                          style_mix, cbase, cmax, w_dim, map_depth, lr, d_lr, tick, snap_minutes, on_collapse,
+                          gan_loss, gp_weight, drift_weight, grow, grow_schedule,
+                          init_from) -> tuple[str, dict[str, Any]]:
     """Turn option values into the parameters of ``training_loop``.
 
     Returns:
@@ -55,21 +56,12 @@ def setup_training_config(*, data, gpus, snap, metrics, seed, cond, subset, mirr
                                                         map_depth=map_depth))
     if mask_overlap_weight > 0 and objects == 1:
         raise ArgumentError(f"`mask_overlap_weight`={mask_overlap_weight:g} needs `objects` of at least 2, got 1")
-    device_name, half, block = _choose_precision(device_name, precision, fp32, nhwc)
-    try:
-        device.check_count(device_name, gpus)
-    except ArgumentError as err:
-        raise ArgumentError(f"{err}; use fewer processes or `device`=cpu") from err
+    device_name, half, block = _choose_precision(device_name, gpus, precision, fp32, nhwc)
     mirror, aug = _choose_for_size(cfg, pictures.num, base["kimg"], mirror, aug, (p, target, augpipe))
     _check_filters(augpipe, stages[0]["resolution"] if stages else resolution, bool(stages))
     metrics = choose_metrics(metrics)
     resume_pkl = presets.RESUME_PKLS.get(resume, resume)
-    if gan_loss == "wgan-gp":
-        gan_loss_kwargs = dict(class_name="layered_plugin.training.wgan_gp.WganGpLoss", gp_weight=gp_weight,
-                               drift_weight=drift_weight)
-    else:
-        gan_loss_kwargs = dict(class_name="layered_plugin.training.loss.LayeredLoss", r1_gamma=base["gamma"])
-
+    gan_loss_kwargs = _gan_loss_kwargs(gan_loss, base["gamma"], gp_weight, drift_weight)
     channels = dict(channel_base=cbase or int(base["fmaps"] * 32768), channel_max=cmax)
     block_D = dict(block, freeze_layers=freezed) if freezed else block
     # Floats: current PyTorch refuses betas that mix them with integers.
@@ -104,7 +96,8 @@ def setup_training_config(*, data, gpus, snap, metrics, seed, cond, subset, mirr
         augment_p=p if aug == "fixed" else 0, ada_target=None if aug != "ada" else 0.6 if target is None else target,
         ada_interval=4, ada_kimg=500 if resume_pkl is None else 100,
         total_kimg=base["kimg"], kimg_per_tick=tick, image_snapshot_ticks=snap, network_snapshot_ticks=snap,
-        resume_pkl=resume_pkl, init_pkl=init_from, resume_state=None, fade_kimg=None, ramp_kimg=None,
+        snapshot_minutes=snap_minutes, resume_pkl=resume_pkl, init_pkl=init_from, resume_state=None, fade_kimg=None,
+        ramp_kimg=None,
         cudnn_benchmark=not nobench, allow_tf32=allow_tf32, on_collapse=on_collapse,
         **(dict(stages=stages) if stages else {}))
     parts = [pictures.name, "cond" if cond else "", f"subset{subset}" if subset else "", "mirror" if mirror else "",
@@ -215,7 +208,7 @@ def _divide_batch(cfg: str, resolution: int, gpus: int, grow: bool, grow_schedul
     return _Batches(base, batch_gpu, mbstd, stages)
 
 
-def _choose_precision(device_name: str, precision: str, fp32: bool,
+def _choose_precision(device_name: str, gpus: int, precision: str, fp32: bool,
                       nhwc: bool) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """Device, and the arguments of networks and blocks that say where half precision begins."""
     if fp32 and precision not in ("auto", "fp32"):
@@ -223,12 +216,24 @@ def _choose_precision(device_name: str, precision: str, fp32: bool,
     device_name = device.choose_device(device_name)
     precision, reason = device.choose_precision("fp32" if fp32 else precision, device_name, BASE.name)
     print(f"Device: {device_name}, precision: {precision} ({reason})", file=sys.stderr)
+    try:
+        device.check_count(device_name, gpus)
+    except ArgumentError as err:
+        raise ArgumentError(f"{err}; use fewer processes or `device`=cpu") from err
     if precision == "fp32":
         return device_name, dict(num_fp16_res=0, conv_clamp=None), {}
     block: dict[str, Any] = dict(fp16_channels_last=nhwc or precision == "bf16")
     if precision == "bf16":
         block["half_dtype"] = "bfloat16"
     return device_name, dict(num_fp16_res=4, conv_clamp=256), block
+
+
+def _gan_loss_kwargs(gan_loss: str, gamma: Any, gp_weight: float, drift_weight: float) -> dict[str, Any]:
+    """Class of the adversarial loss, and the arguments that only it has."""
+    if gan_loss == "wgan-gp":
+        return dict(class_name="layered_plugin.training.wgan_gp.WganGpLoss", gp_weight=gp_weight,
+                    drift_weight=drift_weight)
+    return dict(class_name="layered_plugin.training.loss.LayeredLoss", r1_gamma=gamma)
 
 
 def _choose_for_size(cfg: str, num: int, kimg: float, mirror: bool | None, aug: str | None,

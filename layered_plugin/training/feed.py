@@ -42,7 +42,7 @@ class Feed:
         except PictureError as err:
             # Of a worker process the text is a traceback, whose last line has the error.
             failure = PictureError(str(err).strip().splitlines()[-1].rpartition("PictureError: ")[2])
-        if any_rank(failure is not None, self._voters, self._device):
+        if any_rank([failure is not None], self._voters, self._device)[0]:
             raise failure or PictureError("too many pictures can't be read in another process")
         img, c = (tensor.to(self._device, non_blocking=True) for tensor in (img, c))
         img = to_float(random_crop(img, self._resolution))

@@ -70,6 +70,7 @@ def training_loop(
     kimg_per_tick           = 4,        # Kimg in a tick.
     image_snapshot_ticks    = 50,       # Ticks from grid to grid, None = no grids.
     network_snapshot_ticks  = 50,       # Ticks from snapshot and training state to the next, None = none.
+    snapshot_minutes        = None,     # Most minutes from snapshot to snapshot, whatever the ticks say, None = any.
     metrics                 = [],       # noqa: B006 - Names of metrics for each snapshot (official base only).
     progress_fn             = None,     # Called with (kimg done, total kimg) at the start and at every tick.
 ):
@@ -143,8 +144,8 @@ def training_loop(
         stop = stack.enter_context(signals.StopRequest())
         maintenance = Maintenance(
             run, Path(run_dir), device, num_gpus, rank, batch_size, training_set_kwargs, metrics, total_kimg,
-            kimg_per_tick, image_snapshot_ticks, network_snapshot_ticks, on_collapse, progress_fn, start_time, log,
-            view, variety)
+            kimg_per_tick, image_snapshot_ticks, network_snapshot_ticks, snapshot_minutes, on_collapse, progress_fn,
+            start_time, log, view, variety)
         while True:
             progress = run.cur_nimg / ((ramp_kimg or total_kimg) * 1000)
             loss.set_progress(progress)
@@ -172,11 +173,11 @@ def training_loop(
             if ada is not None and run.batch_idx % ada_interval == 0:
                 ada.adjust(augment_pipe.p, ada_target, batch_size * ada_interval / (ada_kimg * 1000))
 
-            stopping = setup.any_rank(stop.received is not None, num_gpus, device)
+            stopping, overdue = setup.any_rank([stop.received is not None, maintenance.overdue()], num_gpus, device)
             done = run.cur_nimg >= total_kimg * 1000
-            if done or stopping or maintenance.due():
+            if done or stopping or overdue or maintenance.due():
                 done = done or (abort_fn is not None and abort_fn())
-                maintenance.tick(ending=done or stopping)
+                maintenance.tick(ending=done or stopping, save=overdue)
                 if done or stopping:
                     return None if done else (stop.received or "a signal in another process")
 

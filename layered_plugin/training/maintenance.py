@@ -40,6 +40,7 @@ class Maintenance:
     kimg_per_tick: float
     image_snapshot_ticks: int | None
     network_snapshot_ticks: int | None
+    snapshot_minutes: float | None
     on_collapse: str
     progress_fn: Callable[[int, float], None] | None
     start_time: float  # When the training began, before its set-up.
@@ -51,6 +52,7 @@ class Maintenance:
     def __post_init__(self) -> None:
         self._stats = training_stats.Collector(regex=".*")
         self._begin_tick(since=self.start_time)
+        self._saved_at = time.monotonic()
         if self.progress_fn is not None:
             self.progress_fn(self.run.cur_nimg // 1000, self.total_kimg)
 
@@ -63,8 +65,17 @@ class Maintenance:
         shown = self.run.cur_nimg - self._tick_start_nimg
         return self.run.cur_tick == 0 or shown >= self.kimg_per_tick * 1000
 
-    def tick(self, ending: bool) -> None:
+    def overdue(self) -> bool:
+        """Whether the last snapshot of this process is older than it may be, so that a tick comes early."""
+        age = time.monotonic() - self._saved_at
+        return self.snapshot_minutes is not None and age >= self.snapshot_minutes * 60
+
+    def tick(self, ending: bool, save: bool = False) -> None:
         """Do what is due; at the end of a run everything is.
+
+        Args:
+            ending: Is this the last tick?
+            save: Save the networks, due or not?
 
         Raises:
             errors.UserError: A loss was not finite in the tick.
@@ -89,8 +100,9 @@ class Maintenance:
         pictures = {}
         if self.view is not None and _is_due(self.image_snapshot_ticks, number, ending):
             pictures = self._save_pictures(self.view, G_shown)
-        if _is_due(self.network_snapshot_ticks, number, ending):
+        if save or _is_due(self.network_snapshot_ticks, number, ending):
             self._save_networks(G_shown)
+            self._saved_at = time.monotonic()
             if self.variety is not None:
                 stats.update(self.variety(G_shown))
         if self.log is not None:

@@ -14,7 +14,7 @@ from layered_plugin.training.stored_config import read_config
 
 # Options that may change when a run is resumed; the others are the run's own.
 RESUME_OPTIONS = {"outdir", "resume", "dry_run", "kimg", "snap", "tick", "workers", "metrics", "on_collapse",
-                  "gpus", "trust_pickle", "data_changed"}
+                  "snap_minutes", "gpus", "trust_pickle", "data_changed"}
 
 
 def resume_config(resume: str, outdir: str, opts: dict[str, Any], given: set[str]) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def resume_config(resume: str, outdir: str, opts: dict[str, Any], given: set[str
                               "go on where they are, or start a new run") from err
     _check_data(config, opts["data_changed"] == "ok")
     config.update(run_dir=str(run_dir), resume_state=str(runs.training_states(run_dir)[-1]))
-    names = dict(kimg="total_kimg", tick="kimg_per_tick", on_collapse="on_collapse")
+    names = dict(kimg="total_kimg", tick="kimg_per_tick", on_collapse="on_collapse", snap_minutes="snapshot_minutes")
     config.update({names[key]: opts[key] for key in given & names.keys()})
     if "snap" in given:
         config.update(image_snapshot_ticks=opts["snap"], network_snapshot_ticks=opts["snap"])

@@ -143,10 +143,10 @@ def _distribute(module: torch.nn.Module, num_gpus: int, device: torch.device) ->
     return ddp
 
 
-def any_rank(flag: bool, num_gpus: int, device: torch.device) -> bool:
-    """Whether the flag is set in any process, so that all of them stop after the same step."""
+def any_rank(flags: list[bool], num_gpus: int, device: torch.device) -> list[bool]:
+    """Whether each flag is set in any process, so that all of them do the same after the same step."""
     if num_gpus == 1:
-        return flag
-    votes = torch.tensor(int(flag), device=device)
+        return flags
+    votes = torch.tensor(flags, dtype=torch.int32, device=device)
     torch.distributed.all_reduce(votes)
-    return bool(votes)
+    return [bool(vote) for vote in votes.tolist()]

@@ -81,8 +81,8 @@ CONFIG = fields(
          augment_kwargs=maybe(AUGMENTATION), metrics=(list_of(text), []), ema_kimg=WEIGHT, ema_rampup=maybe(WEIGHT),
          G_reg_interval=maybe(COUNT), D_reg_interval=maybe(COUNT), augment_p=SHARE, ada_target=maybe(SHARE),
          ada_interval=COUNT, ada_kimg=WEIGHT, kimg_per_tick=WEIGHT, image_snapshot_ticks=maybe(COUNT),
-         network_snapshot_ticks=maybe(COUNT), resume_pkl=(maybe(text), None), init_pkl=(maybe(text), None),
-         resume_state=(maybe(text), None),
+         network_snapshot_ticks=maybe(COUNT), snapshot_minutes=(maybe(WEIGHT), None), resume_pkl=(maybe(text), None),
+         init_pkl=(maybe(text), None), resume_state=(maybe(text), None),
          fade_kimg=maybe(list_of(WEIGHT, sizes=(2,))), ramp_kimg=maybe(WEIGHT), cudnn_benchmark=flag,
          allow_tf32=flag, on_collapse=(choice("warn", "stop", "restart"), "warn"), stages=list_of(_STAGE)))
 

@@ -292,6 +292,16 @@ def test_abort_fn_ends_the_run_with_its_snapshots(data, tmp_path):
     assert runs.training_states(run)
 
 
+@pytest.mark.parametrize("minutes, num_saved", [(1e-9, 4), (1e9, 0)])
+def test_snapshots_come_in_time_whatever_the_ticks_say(minutes, num_saved, data, tmp_path, monkeypatch):
+    save, saved = runs.save_training_state, []
+    monkeypatch.setattr(runs, "save_training_state", lambda *args: saved.append(save(*args)))
+    run = config(data, tmp_path / "run", total_kimg=0.032, kimg_per_tick=1000, network_snapshot_ticks=None,
+                 image_snapshot_ticks=None, snapshot_minutes=minutes)
+    training_loop(**run)
+    assert len(saved) == num_saved and len(list((tmp_path / "run").glob("network-snapshot-*.pkl"))) == min(num_saved, 1)
+
+
 class ManyClasses:
     """A labelled data set of which nothing but its labels is ever asked for."""
 
@@ -330,5 +340,6 @@ def test_parameters_are_the_hosts_and_ours():
              "batch_size", "batch_gpu", "ema_kimg", "ema_rampup", "G_reg_interval", "D_reg_interval", "augment_p",
              "ada_target", "ada_interval", "ada_kimg", "total_kimg", "kimg_per_tick", "image_snapshot_ticks",
              "network_snapshot_ticks", "resume_pkl", "cudnn_benchmark", "allow_tf32", "abort_fn", "progress_fn"}
-    ours = {"device", "resolution", "resume_state", "on_collapse", "fade_kimg", "ramp_kimg", "training_set"}
+    ours = {"device", "resolution", "resume_state", "on_collapse", "fade_kimg", "ramp_kimg", "training_set",
+            "snapshot_minutes"}
     assert set(inspect.signature(training_loop).parameters) == hosts | ours

@@ -304,6 +304,7 @@ def test_resume_takes_upstreams_names(data, monkeypatch, name, file, in_name):
     (["--mask-size-over=all"], "--mask-size-over"),
     (["--cfg=cars"], "--cfg"),
     (["--kimg=0"], "--kimg"),
+    (["--snap-minutes=0"], "--snap-minutes"),
     (["--gan-loss=wgan-gp", "--gamma=1"], "--gamma is R1's weight, which --gan-loss=wgan-gp has not; see --gp-weight"),
     (["--gp-weight=1"], "--gp-weight needs --gan-loss=wgan-gp"),
     (["--drift-weight=0", "--gan-loss=logistic"], "--drift-weight needs --gan-loss=wgan-gp"),
@@ -371,6 +372,14 @@ def test_beginning_of_a_run_folders_name_is_enough_to_resume(data, tmp_path, nam
     result = invoke(f"--outdir={tmp_path}", f"--resume={tmp_path}/{name}", "-n")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["run_dir"] == str(run)
+
+
+def test_longest_time_between_snapshots_may_change_when_resumed(data, tmp_path):
+    assert dry(data)["snapshot_minutes"] is None and dry(data, "--snap-minutes=10")["snapshot_minutes"] == 10
+    fake_run(data, tmp_path / "00000-shapes", snapshot_minutes=10)
+    args = [f"--outdir={tmp_path}", "--resume=latest", "-n"]
+    assert [json.loads(invoke(*args, *given).stdout)["snapshot_minutes"]
+            for given in ([], ["--snap-minutes=2.5"])] == [10, 2.5]
 
 
 @pytest.mark.parametrize("kept, given", [([], ["--metrics=fid50k_full"]), (["fid50k_full"], [])])
