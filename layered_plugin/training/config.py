@@ -58,7 +58,7 @@ def setup_training_config(*, data, gpus, snap, metrics, seed, cond, subset, mirr
         raise ArgumentError(f"`mask_overlap_weight`={mask_overlap_weight:g} needs `objects` of at least 2, got 1")
     device_name, half, block = _choose_precision(device_name, gpus, precision, fp32, nhwc)
     mirror, aug = _choose_for_size(cfg, pictures.num, base["kimg"], mirror, aug, (p, target, augpipe))
-    _check_filters(augpipe, stages[0]["resolution"] if stages else resolution, bool(stages))
+    presets.check_filters(augpipe, stages[0]["resolution"] if stages else resolution, bool(stages))
     metrics = choose_metrics(metrics)
     resume_pkl = presets.RESUME_PKLS.get(resume, resume)
     gan_loss_kwargs = _gan_loss_kwargs(gan_loss, base["gamma"], gp_weight, drift_weight)
@@ -243,24 +243,5 @@ def _choose_for_size(cfg: str, num: int, kimg: float, mirror: bool | None, aug: 
     if mirror is None or aug is None:
         print(f"Pictures: {num} ({presets.FEW_PICTURES} or more are no small set), mirrored too: "
               f"{'yes' if chosen[0] else 'no'}, augmentation: {chosen[1]}", file=sys.stderr)
-    _check_augmentation(chosen[1], *details)
+    presets.check_augmentation(chosen[1], *details)
     return chosen
-
-
-def _check_augmentation(aug: str, p: float | None, target: float | None, augpipe: str | None) -> None:
-    if p is not None and aug != "fixed":
-        raise ArgumentError("`p` can only be given with `aug`=fixed")
-    if aug == "fixed" and p is None:
-        raise ArgumentError("`aug`=fixed needs `p`")
-    if aug == "noaug" and augpipe is not None:
-        raise ArgumentError("`augpipe` cannot be given with `aug`=noaug")
-    if aug != "ada" and target is not None:
-        raise ArgumentError("`target` can only be given with `aug`=ada")
-
-
-def _check_filters(augpipe: str | None, side: int, grows: bool) -> None:
-    """See that the first stage is large enough for the augmentation's filters; `side`: its resolution."""
-    if augpipe is not None and "imgfilter" in presets.AUGPIPES[augpipe] and side < presets.MIN_FILTERED_PX:
-        raise ArgumentError(f"`augpipe`={augpipe} filters pictures of at least {presets.MIN_FILTERED_PX}x"
-                            f"{presets.MIN_FILTERED_PX}, but the run is at {side}x{side}{' first' if grows else ''}; "
-                            f"use `augpipe`=bgc{', or begin at 32x32 with `grow_schedule`' if grows else ''}")

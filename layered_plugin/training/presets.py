@@ -5,6 +5,8 @@ Base settings are upstream's; the object categories and their eta are the paper'
 
 from typing import Any
 
+from layered_plugin.errors import ArgumentError
+
 # Upstream's base configurations. None = computed from resolution and batch.
 UPSTREAM: dict[str, dict[str, Any]] = dict(
     auto=dict(ref_gpus=None, kimg=25000, batch=None, mbstd=None, fmaps=None, lr=None, gamma=None, ema=None,
@@ -132,3 +134,23 @@ def base_settings(cfg: str, resolution: int, gpus: int, batch: int | None) -> di
         settings["gamma"] = 0.0002 * resolution**2 / settings["batch"]
         settings["ema"] = settings["batch"] * 10 / 32
     return settings
+
+
+def check_augmentation(aug: str, p: float | None, target: float | None, augpipe: str | None) -> None:
+    """Refuse details of an augmentation that it has not (ArgumentError)."""
+    if p is not None and aug != "fixed":
+        raise ArgumentError("`p` can only be given with `aug`=fixed")
+    if aug == "fixed" and p is None:
+        raise ArgumentError("`aug`=fixed needs `p`")
+    if aug == "noaug" and augpipe is not None:
+        raise ArgumentError("`augpipe` cannot be given with `aug`=noaug")
+    if aug != "ada" and target is not None:
+        raise ArgumentError("`target` can only be given with `aug`=ada")
+
+
+def check_filters(augpipe: str | None, side: int, grows: bool) -> None:
+    """Refuse filters where the first stage, of resolution `side`, is too small for them (ArgumentError)."""
+    if augpipe is not None and "imgfilter" in AUGPIPES[augpipe] and side < MIN_FILTERED_PX:
+        raise ArgumentError(f"`augpipe`={augpipe} filters pictures of at least {MIN_FILTERED_PX}x"
+                            f"{MIN_FILTERED_PX}, but the run is at {side}x{side}{' first' if grows else ''}; "
+                            f"use `augpipe`=bgc{', or begin at 32x32 with `grow_schedule`' if grows else ''}")
