@@ -25,8 +25,8 @@ BELOW: dict[str, set[str]] = {
 # Modules that are commands or parts of them: they may use every room, and click.
 COMMANDS = {*SCRIPTS, *(f"{PACKAGE}.{name}" for name in (
     "commands", "command_line", "dataset_tool", "dataset_options", "generate", "export", "projector",
-    "style_mixing", "app", "demo", "evaluation.commands",
-    "evaluation.options", "segmentation.commands", "segmentation.segment_command"))}
+    "style_mixing", "app", "demo", "evaluation.commands", "evaluation.options",
+    "segmentation.commands", "segmentation.segment_command", "training.options"))}
 
 MAX_MODULE, MAX_FUNCTION, MAX_LOOP = 260, 80, 120
 
