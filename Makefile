@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
+JOBS ?= 2
 INSTALLED := $(VENV)/.installed
 
 .PHONY: help demo test install audit clean
@@ -20,10 +21,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED)  # The whole job on built-in pictures; finished steps are not repeated.
 	$(PY) -m layered_plugin.demo
 
-test: $(INSTALLED)  # ruff, mypy, pytest.
+test: $(INSTALLED)  # ruff, mypy, pytest in JOBS=2 processes.
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
-	$(PY) -m pytest
+	$(PY) -m pytest -n $(JOBS) --dist=worksteal
 
 audit:  # Known holes in the versions of constraints.txt, by pip-audit; asks the package index.
 	$(PYTHON) -m venv build/audit
