@@ -8,11 +8,14 @@ import pytest
 import torch
 
 import layered_plugin  # noqa: F401 - activates the base
+from layered_plugin.synthetic.shapes import write_shapes
+from layered_plugin.training import scene_variety
 
 STATE = tempfile.TemporaryDirectory()  # Also of the processes that tests start: the user's own list stays as it is.
 os.environ["XDG_STATE_HOME"] = STATE.name
 
 torch.set_num_threads(1)
+scene_variety.NUM_SCENES, scene_variety.STEPS = 50, 20  # Most runs of the tests have them drawn.
 torch.backends.cudnn.allow_tf32 = False  # PyTorch's default rounds the factors of float32 convolutions on a GPU.
 
 
@@ -20,6 +23,14 @@ torch.backends.cudnn.allow_tf32 = False  # PyTorch's default rounds the factors 
 def _seed() -> None:
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """Two dozen pictures of the built-in data set, for networks of 16x16."""
+    path = tmp_path_factory.mktemp("data") / "shapes.zip"
+    write_shapes(dict(picture=str(path)), 24, 18, 0)
+    return path
 
 
 @pytest.fixture

@@ -4,8 +4,6 @@ import inspect
 import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,7 @@ import PIL.Image
 import pytest
 import torch
 from click.testing import CliRunner
+from shell import call
 from training import networks as base
 
 from layered_plugin import generate
@@ -364,8 +363,7 @@ def test_examples_of_the_help_run(tmp_path, monkeypatch):
 
 def test_module_runs_and_keeps_standard_output_empty(run, tmp_path):
     args = [f"--network={run}", "--seeds=0-1", f"--outdir={tmp_path}", "--device=cpu"]
-    done = subprocess.run([sys.executable, "-m", "layered_plugin.generate", *args], cwd=ROOT, text=True,
-                          capture_output=True, env=dict(os.environ, OMP_NUM_THREADS="1"), timeout=120)
+    done = call("-m", "layered_plugin.generate", *args)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "" and "Scenes: 2/2" in done.stderr and "Warning" not in done.stderr
     assert len(os.listdir(tmp_path / "cutouts")) == 2

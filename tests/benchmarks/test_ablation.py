@@ -2,41 +2,28 @@
 
 import csv
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import PIL.Image
 import pytest
 import torch
 from click.testing import CliRunner
 from command_examples import check_options
+from shell import call_and_stop
 from tiny_models import make_gan_run
 
 import train_layered
 from benchmarks import ablation
 from benchmarks.support.ablation_output import GAP_PX, PAPER, SCENES, csv_text, draw_figure, markdown, table_rows
-from layered_plugin.dataset_tool import shapes as shapes_command
 from layered_plugin.evaluation.judge import save_judge
 from layered_plugin.grids import GAP_PX as ROW_GAP_PX
 from layered_plugin.grids import MARGIN_PX
 from layered_plugin.model.unet import make_unet
 
-ROOT = Path(__file__).resolve().parents[2]
 RECORD = dict(num=2000, data="d.zip", kimg=20.0, base="paper-losses", weights=dict(border=0, size=2),
               command="python x")
-TINY = ["--resolution=16", "--cbase=64", "--cmax=4", "--w-dim=8", "--batch=8", "--tick=0.2", "--snap=1",
+TINY = ["--resolution=16", "--cbase=64", "--cmax=4", "--w-dim=8", "--batch=8", "--tick=0.1", "--snap=10",
         "--device=cpu", "--precision=fp32"]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "shapes.zip"
-    shapes_command([f"--dest={path}", "--num=24", "--size=18", "--seed=0"], standalone_mode=False)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -133,21 +120,14 @@ def test_wrong_options_are_named(option, text):
 
 def test_interrupted_the_same_command_goes_on(tmp_path, data, judge):
     out = tmp_path / "study"
-    args = [sys.executable, "-m", "benchmarks.ablation", f"--data={data}", f"--judge={judge}", "--settings=ba",
-            "--seeds=1", "--kimg=0.4", "--num=16", "--jobs=1", f"--outdir={out}",
-            *(f"--option={option}" for option in TINY)]
-    env = dict(os.environ, OMP_NUM_THREADS="1")
-    process = subprocess.Popen(args, cwd=ROOT, env=env, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not list(out.glob("a-seed0/*/training-state-*.pt")):
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.02)
-    process.terminate()
-    _stdout, said = process.communicate(timeout=120)
-    assert process.returncode == 128 + signal.SIGTERM and "the same command goes on" in said
+    args = [f"--data={data}", f"--judge={judge}", "--settings=ba", "--seeds=1", "--kimg=0.2", "--num=16", "--jobs=1",
+            f"--outdir={out}", *(f"--option={option}" for option in TINY)]
+    code, _output, said = call_and_stop(signal.SIGTERM, out / "a-seed0/*/training-state-*.pt", "-m",
+                                        "benchmarks.ablation", *args)
+    assert code == 128 + signal.SIGTERM and "the same command goes on" in said
     assert not (out / "table1.md").exists() and not (out / "b-seed0").exists()
 
-    done = CliRunner().invoke(ablation.main, args[3:])
+    done = CliRunner().invoke(ablation.main, args)
     assert done.exit_code == 0, done.stderr
     [run_dir] = [path for path in (out / "a-seed0").iterdir() if path.is_dir()]
     commands = [line for line in (run_dir / "log.txt").read_text().splitlines() if line.startswith("Command:")]
@@ -161,6 +141,6 @@ def test_interrupted_the_same_command_goes_on(tmp_path, data, judge):
     with PIL.Image.open(out / "figure3.png") as figure:
         assert figure.width == MARGIN_PX + SCENES * 64
     before = {path: path.stat().st_mtime_ns for path in out.glob("*-seed0/**/*")}
-    again = CliRunner().invoke(ablation.main, args[3:])
+    again = CliRunner().invoke(ablation.main, args)
     assert again.exit_code == 0 and json.loads(again.stdout)["results"] == record["results"]
     assert before == {path: path.stat().st_mtime_ns for path in out.glob("*-seed0/**/*")}

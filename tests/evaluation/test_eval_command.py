@@ -2,18 +2,17 @@
 
 import inspect
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import pytest
+import shell
 import torch
-from click.testing import CliRunner
+from shell import call
 from tiny_models import make_gan_run, write_network
 
 import eval as eval_script
@@ -79,10 +78,7 @@ def pairs(tmp_path):
     return [f"--data={data}", f"--masks={masks}"]
 
 
-def invoke(*args):
-    result = CliRunner().invoke(eval_script.main, [str(arg) for arg in args])
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception  # No traceback.
-    return result
+invoke = partial(shell.invoke, eval_script.main)
 
 
 def scored(*args):
@@ -416,8 +412,7 @@ def test_record_that_can_not_be_written_is_not_lost(model, pairs):
 
 def test_command_line_prints_json_alone(run, judge):
     args = [f"--network={run}", "--teacher=unet", f"--weights={judge}", "--num=4"]
-    done = subprocess.run([sys.executable, "eval.py", "generated", *args], cwd=ROOT, text=True, capture_output=True,
-                          timeout=120, env=dict(os.environ, OMP_NUM_THREADS="1"))
+    done = call("eval.py", "generated", *args)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["command"].startswith("python eval.py generated --network=")
     assert "Batches" in done.stderr

@@ -5,15 +5,15 @@ import os
 import re
 import shlex
 import signal
-import subprocess
-import sys
-import time
+from functools import partial
 from pathlib import Path
 
 import pytest
+import shell
 import torch
 from click.testing import CliRunner
 from command_examples import check_options, find_examples
+from shell import call_and_stop
 from tiny_models import TINY, make_gan_run, make_model, make_pictures, small_resnet
 
 import invert
@@ -53,10 +53,7 @@ def gan(data, tmp_path_factory):
     return next(outdir.iterdir())
 
 
-def invoke(*args):
-    result = CliRunner().invoke(invert.main, [str(arg) for arg in args])
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception  # No traceback.
-    return result
+invoke = partial(shell.invoke, invert.main)
 
 
 def run(*args):
@@ -265,15 +262,9 @@ def test_resumed_run_keeps_its_options(gan, data, tmp_path, stop):
 
 def test_ctrl_c_in_a_terminal(gan, data, tmp_path):
     args = ["distill", "--steps=100000", "--batch=4", "--max-coverage=0.99", "--device=cpu"]
-    process = subprocess.Popen([sys.executable, "invert.py", *args, f"--network={gan}", f"--data={data}",
-                                f"--outdir={tmp_path}"], cwd=ROOT, env=dict(os.environ, OMP_NUM_THREADS="1"),
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.time() + 120
-    while not list(tmp_path.glob("*/stats.jsonl")) and time.time() < deadline:
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
+    code, output, errors = call_and_stop(signal.SIGINT, tmp_path / "*/stats.jsonl", "invert.py", *args,
+                                         f"--network={gan}", f"--data={data}", f"--outdir={tmp_path}")
+    assert code == 130, errors
     assert output == "" and "Traceback" not in errors
     (folder,) = tmp_path.iterdir()
     assert errors.splitlines()[-1] == ("Stopped by SIGINT; all is saved. Go on with: python invert.py distill "

@@ -1,23 +1,13 @@
 """invert.py segment and export as a user types them: messages, exit codes, the same command again, every misfit."""
 
 import json
+from functools import partial
 
 import pytest
-from click.testing import CliRunner
-from tiny_models import make_model, make_pictures, picture, small_resnet, zip_folder
+import shell
+from tiny_models import make_model, make_pictures, picture, zip_folder
 
 import invert
-from layered_plugin.model import encoder
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encoder, "resnet18", small_resnet)
-        for kind in ("distill", "encoder", "chunks"):
-            make_model(folder / kind, kind)
-        yield folder
 
 
 @pytest.fixture
@@ -25,10 +15,7 @@ def pictures(tmp_path):
     return make_pictures(tmp_path / "pictures", ["a.png", "b.png", "c.jpg"])
 
 
-def invoke(*args):
-    result = CliRunner().invoke(invert.main, [str(arg) for arg in args])
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception  # No traceback.
-    return result
+invoke = partial(shell.invoke, invert.main)
 
 
 def segment(model, images, outdir, *args):

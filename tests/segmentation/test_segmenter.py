@@ -4,12 +4,11 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from tiny_models import SIDE, make_model, picture, small_resnet
+from tiny_models import SIDE, make_model, picture
 
 from layered_plugin import device
 from layered_plugin.data.pictures import to_float, to_square, to_uint8
 from layered_plugin.errors import ArgumentError, ModelError
-from layered_plugin.model import encoder
 from layered_plugin.model.encoder import decode
 from layered_plugin.model.layers import composite
 from layered_plugin.model.unet import UNet
@@ -19,16 +18,6 @@ from layered_plugin.segmentation.model_file import fingerprint, load_model, load
 from layered_plugin.segmentation.segmenter import Refinement, Segmenter
 
 KINDS = ["distill", "encoder"]
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encoder, "resnet18", small_resnet)
-        for kind in ("distill", "encoder", "chunks"):
-            make_model(folder / kind, kind)
-        yield folder
 
 
 @pytest.fixture(autouse=True)

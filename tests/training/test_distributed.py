@@ -1,19 +1,18 @@
 """Two CPU processes over gloo: the same step as one process, and a short real run."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from shell import call
 from test_loop import config, weights
+from tiny_models import TINY
 from torch.nn.parallel import DistributedDataParallel
 from torch_utils import training_stats
 from training.networks import Discriminator
 
 from layered_plugin import runs
-from layered_plugin.dataset_tool import shapes as shapes_command
 from layered_plugin.model.generator import LayeredGenerator
 from layered_plugin.training import wgan_gp as gan_loss
 from layered_plugin.training.launcher import leave_process
@@ -21,7 +20,6 @@ from layered_plugin.training.loop import training_loop
 from layered_plugin.training.loss import LayeredLoss
 from layered_plugin.training.phases import setup_phases
 
-ROOT = Path(__file__).resolve().parents[2]
 WORLD, BATCH = 2, 8
 
 
@@ -124,10 +122,8 @@ def train_through_and_in_two_parts(rank: int, folder: str, data: str) -> None:
     leave_process(0)
 
 
-def test_two_processes_with_path_length_resume_exactly(tmp_path):
+def test_two_processes_with_path_length_resume_exactly(data, tmp_path):
     """Each has a mean path length of its own."""
-    data = tmp_path / "shapes.zip"
-    shapes_command([f"--dest={data}", "--num=40", "--size=18", "--seed=0"], standalone_mode=False)
     torch.multiprocessing.start_processes(train_through_and_in_two_parts, args=(str(tmp_path), str(data)),
                                           nprocs=WORLD, start_method="spawn")
     whole, parts = (weights(tmp_path / name, 0) for name in ("whole", "parts"))
@@ -138,18 +134,13 @@ def test_two_processes_with_path_length_resume_exactly(tmp_path):
 
 
 @pytest.mark.parametrize("launch", ["--gpus", "torchrun"])
-def test_short_run_on_two_processes_trains(launch, tmp_path):
-    data, out = tmp_path / "shapes.zip", tmp_path / "out"
-    shapes_command([f"--dest={data}", "--num=24", "--size=18", "--seed=0"], standalone_mode=False)
-    starter = [sys.executable] if launch == "--gpus" else \
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+def test_short_run_on_two_processes_trains(launch, data, tmp_path):
+    starter = [] if launch == "--gpus" else ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     gpus = ["--gpus=2"] if launch == "--gpus" else []
-    done = subprocess.run(
-        [*starter, "train_layered.py", f"--outdir={out}", f"--data={data}", "--cfg=demo", "--resolution=16",
-         "--cbase=64", "--cmax=4", "--w-dim=8", "--batch=8", "--tick=0.016", "--kimg=0.048", "--snap=1",
-         "--device=cpu", "--precision=fp32", "--aug=ada", *gpus], cwd=ROOT, text=True, capture_output=True, timeout=300)
+    done = call(*starter, "train_layered.py", f"--outdir={tmp_path}", f"--data={data}", *TINY, "--kimg=0.048",
+                "--aug=ada", *gpus)
     assert done.returncode == 0, done.stderr
-    (run,) = out.iterdir()
+    (run,) = tmp_path.iterdir()
     assert len(re.findall(r"^tick ", (run / "log.txt").read_text(), re.MULTILINE)) == 4
     state = runs.load_training_state(runs.training_states(run)[-1])
     assert state["cur_nimg"] == 48 and len(state["rng"]) == 2

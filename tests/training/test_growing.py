@@ -2,22 +2,19 @@
 
 import copy
 import json
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
+from functools import partial
 
 import legacy
 import PIL.Image
 import pytest
+import shell
 import torch
-from click.testing import CliRunner
+from shell import call, dry
 from training.networks import Discriminator
 
 import train_layered
 from layered_plugin import errors, runs
-from layered_plugin.dataset_tool import shapes as shapes_command
 from layered_plugin.model.generator import LayeredGenerator
 from layered_plugin.training import growing
 from layered_plugin.training.fading import Fade
@@ -32,28 +29,12 @@ from layered_plugin.training.growing import (
 )
 from layered_plugin.training.state import TrainingState, saved_resolution
 
-ROOT = Path(__file__).resolve().parents[2]
 TINY = ["--cfg=demo", "--resolution=16", "--cbase=64", "--cmax=4", "--w-dim=8", "--map-depth=1", "--tick=0.016",
         "--snap=1", "--device=cpu", "--precision=fp32"]
 SCHEDULE = "--grow-schedule=8:0.04:16,16:0.048:8:0.004"
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "shapes.zip"
-    shapes_command([f"--dest={path}", "--num=24", "--size=18", "--seed=0"], standalone_mode=False)
-    return path
-
-
-def invoke(*args):
-    return CliRunner().invoke(train_layered.main, [str(arg) for arg in args])
-
-
-def dry(data, *args):
-    """Options that a run would have."""
-    result = invoke("--outdir=out", f"--data={data}", "-n", *args)
-    assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)
+invoke = partial(shell.invoke, train_layered.main)
 
 
 def grown(data, run_dir, *args, state=None):
@@ -261,15 +242,10 @@ def test_resumed_growing_run_equals_an_uninterrupted_one_bit_for_bit(cut, data, 
 def run(data, tmp_path_factory):
     """A run of the command over both stages, stopped between a tick of the fade and the end; and its output."""
     outdir = tmp_path_factory.mktemp("out")
-    done = command(f"--outdir={outdir}", f"--data={data}", *TINY, SCHEDULE, "--gan-loss=wgan-gp")
+    done = call("train_layered.py", f"--outdir={outdir}", f"--data={data}", *TINY, SCHEDULE, "--gan-loss=wgan-gp")
     assert done.returncode == 0, done.stderr
     (folder,) = outdir.iterdir()
     return folder, done
-
-
-def command(*args):
-    return subprocess.run([sys.executable, "train_layered.py", *map(str, args)], cwd=ROOT, text=True, timeout=300,
-                          env=dict(os.environ, OMP_NUM_THREADS="1"), capture_output=True)
 
 
 def test_command_grows_in_one_run_folder(run):
@@ -310,7 +286,7 @@ def test_command_goes_on_to_a_greater_length(run):
 
 def test_growing_on_two_processes(data, tmp_path):
     """Each snapshot compares the processes' networks."""
-    done = command(f"--outdir={tmp_path}", f"--data={data}", *TINY, SCHEDULE, "--gpus=2", "--aug=ada")
+    done = call("train_layered.py", f"--outdir={tmp_path}", f"--data={data}", *TINY, SCHEDULE, "--gpus=2", "--aug=ada")
     assert done.returncode == 0, done.stderr
     (folder,) = tmp_path.iterdir()
     state = states(folder)[-1]

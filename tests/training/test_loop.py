@@ -19,16 +19,8 @@ from torch_utils import training_stats
 from layered_plugin import errors, runs
 from layered_plugin.data import dataset
 from layered_plugin.data.picture_zip import PictureZipWriter
-from layered_plugin.dataset_tool import shapes as shapes_command
 from layered_plugin.training import feed, guards, setup
 from layered_plugin.training.loop import training_loop
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "shapes.zip"
-    shapes_command([f"--dest={path}", "--num=40", "--size=18", "--seed=0"], standalone_mode=False)
-    return path
 
 
 def config(data, run_dir, **changes):

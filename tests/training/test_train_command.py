@@ -2,47 +2,25 @@
 
 import inspect
 import json
-import os
 import re
 import shlex
 import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
+from functools import partial
 
 import PIL.Image
 import pytest
+import shell
 import torch
-from click.testing import CliRunner
 from command_examples import check_options, find_examples
+from shell import ROOT, call, call_and_stop, dry
 from tiny_models import TINY, make_plain
 
 import train_layered
 from layered_plugin import device, runs
-from layered_plugin.dataset_tool import shapes as shapes_command
 from layered_plugin.training import config, presets
 from layered_plugin.training.loop import training_loop
 
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "shapes.zip"
-    shapes_command([f"--dest={path}", "--num=24", "--size=18", "--seed=0"], standalone_mode=False)
-    return path
-
-
-def invoke(*args):
-    return CliRunner().invoke(train_layered.main, [str(arg) for arg in args])
-
-
-def dry(data, *args):
-    """Options that a run would have."""
-    result = invoke("--outdir=out", f"--data={data}", "-n", *args)
-    assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)
+invoke = partial(shell.invoke, train_layered.main)
 
 
 def fake_run(data, folder, **changes):
@@ -53,10 +31,7 @@ def fake_run(data, folder, **changes):
     return folder
 
 
-def command(*args, **kwargs):
-    env = dict(os.environ, OMP_NUM_THREADS="1")
-    return subprocess.run([sys.executable, "train_layered.py", *map(str, args)], cwd=ROOT, env=env, text=True,
-                          capture_output=True, timeout=300, **kwargs)
+command = partial(call, "train_layered.py")
 
 
 def test_help_explains_every_option():
@@ -451,17 +426,10 @@ def test_broken_picture_is_named_without_a_traceback(data, tmp_path):
 @pytest.mark.parametrize("gpus", [1, 2])
 def test_sigterm_saves_says_how_to_go_on_and_exits_with_143(data, tmp_path, gpus):
     args = [f"--outdir={tmp_path}", f"--data={data}", *TINY, "--kimg=1000", f"--gpus={gpus}"]
-    process = subprocess.Popen([sys.executable, "train_layered.py", *args], cwd=ROOT, text=True,
-                               env=dict(os.environ, OMP_NUM_THREADS="1"), stdout=subprocess.PIPE,
-                               stderr=subprocess.STDOUT)
-    deadline = time.time() + 120
-    while not list(tmp_path.glob("*/training-state-*.pt")) and time.time() < deadline:
-        time.sleep(0.2)
-    process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 143, output
-    assert "Stopped by SIGTERM; all is saved" in output and "Traceback" not in output
-    go_on = re.search(r"Go on with: python train_layered\.py (.*)$", output, re.MULTILINE)[1]
+    code, output, errors = call_and_stop(signal.SIGTERM, tmp_path / "*/training-state-*.pt", "train_layered.py", *args)
+    assert code == 143, errors
+    assert "Stopped by SIGTERM; all is saved" in output + errors and "Traceback" not in output + errors
+    go_on = re.search(r"Go on with: python train_layered\.py (.*)$", output + errors, re.MULTILINE)[1]
     result = invoke(*shlex.split(go_on), "--kimg=1001", "-n")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["resume_state"].startswith(str(tmp_path))
@@ -473,8 +441,7 @@ def test_collapse_restarts_with_the_next_seed(data, tmp_path):
             "findings = [['the mask is empty']]\n"
             "guards.find_collapse = lambda stats: findings.pop() if findings else []\n"
             "train_layered.main()")
-    done = subprocess.run([sys.executable, "-c", code, f"--outdir={tmp_path}", f"--data={data}", *TINY,
-                           "--on-collapse=restart"], cwd=ROOT, text=True, capture_output=True, timeout=300)
+    done = call("-c", code, f"--outdir={tmp_path}", f"--data={data}", *TINY, "--on-collapse=restart")
     assert done.returncode == 0, done.stderr
     runs = sorted(tmp_path.iterdir())
     seeds = [json.loads((run / "training_options.json").read_text())["random_seed"] for run in runs]
