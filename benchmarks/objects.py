@@ -15,13 +15,13 @@ import numpy as np
 import torch
 
 from benchmarks.support.judged_runs import ASKED_FILE, Shell, check_same, dry_run, write_asked
+from benchmarks.support.object_scores import matched_iou, score_objects
 from benchmarks.support.provenance import provenance
 from layered_plugin.command_line import user_errors
 from layered_plugin.data.picture_zip import read_pairs
 from layered_plugin.data.pictures import to_float
 from layered_plugin.errors import PictureError
 from layered_plugin.evaluation.judge import judge_objects, load_judge, save_judge, train_judge
-from layered_plugin.evaluation.objects import matched_iou, score_objects
 from layered_plugin.files import write_json
 from layered_plugin.model.snapshots import load_snapshot
 from layered_plugin.model.unet import AnyUNet

@@ -13,7 +13,7 @@ import torch
 from layered_plugin.data.masks import OBJECT_LEVEL
 from layered_plugin.data.pictures import to_float
 from layered_plugin.errors import PictureError, TeacherError, UserError
-from layered_plugin.evaluation.metrics import mask_scores
+from layered_plugin.evaluation.metrics import MaskEvaluation
 from layered_plugin.evaluation.teachers import none_if_empty, resized
 from layered_plugin.model.unet import AnyUNet, make_unet
 from layered_plugin.progress import progress
@@ -116,12 +116,18 @@ def score_judge(judge: AnyUNet, pictures: np.ndarray, masks: np.ndarray) -> dict
         masks: Opacities, [N, S, S], uint8; half covered counts as object.
 
     Returns:
-        `size_px`, the side of the middle, and the scores of ``mask_scores``.
+        `size_px`, the side of the middle; `mean_iou`, `pooled_iou`, `pixel_accuracy`, `full_mask_iou`,
+        `pred_coverage`, `target_coverage` and `inverted`, as of ``MaskEvaluation``.
     """
     side = crop_side(pictures.shape[-1])
     pred = judge_masks(judge, center_crop(to_float(torch.from_numpy(pictures)), side)).cpu()
     target = center_crop(torch.from_numpy(masks), side) >= OBJECT_LEVEL
-    return dict(size_px=side, **mask_scores(pred, target))
+    evaluation = MaskEvaluation()
+    for one_pred, one_target in zip(pred.numpy(), target.numpy(), strict=True):
+        evaluation.add(one_pred, one_target)
+    scores = evaluation.result(bootstrap=1)
+    names = ("pooled_iou", "pixel_accuracy", "full_mask_iou", "pred_coverage", "target_coverage", "inverted")
+    return dict(size_px=side, mean_iou=scores["iou"], **{name: scores[name] for name in names})
 
 
 def save_judge(judge: AnyUNet, dest: str | os.PathLike[str]) -> None:

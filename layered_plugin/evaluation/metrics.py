@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from layered_plugin.evaluation.boundary import boundary_f
 
@@ -191,69 +190,3 @@ def mean_and_deviation(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[s
     return {name: dict(mean=float(np.mean(column)), deviation=float(np.std(column)))
             for name, column in columns.items()
             if all(isinstance(value, int | float) and not isinstance(value, bool) for value in column)}
-
-
-def iou(pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Intersection over union of each picture.
-
-    Args:
-        pred: Predicted object pixels, [N, H, W], bool.
-        target: True object pixels, [N, H, W], bool.
-
-    Returns:
-        [N], float64, in [0, 1], on the CPU.
-
-    Raises:
-        ValueError: If either is not bool [N, H, W] or the shapes differ.
-    """
-    return torch.from_numpy(_count(pred, target).iou)
-
-
-def mean_iou(pred: torch.Tensor, target: torch.Tensor) -> float:
-    """Mean over the pictures of `iou`; arguments and errors as there."""
-    return iou(pred, target).mean().item()
-
-
-def pooled_iou(pred: torch.Tensor, target: torch.Tensor) -> float:
-    """Intersection summed over the whole set by the union summed over it; arguments and errors as in `iou`."""
-    return float(_pooled(pred, target).iou)
-
-
-def pixel_accuracy(pred: torch.Tensor, target: torch.Tensor) -> float:
-    """Share of all pixels of the set that are labelled right, in [0, 1]; arguments and errors as in `iou`."""
-    return float(_pooled(pred, target).pixel_accuracy)
-
-
-def full_mask_iou(target: torch.Tensor) -> float:
-    """Mean IoU of predicting object everywhere: the score to beat; argument and errors as in `iou`."""
-    return mean_iou(torch.ones_like(target), target)
-
-
-def mask_scores(pred: torch.Tensor, target: torch.Tensor, oracle_polarity: bool = False) -> dict[str, float | bool]:
-    """Scores of a set of masks that is in memory, without intervals or F-beta; those are `MaskEvaluation`'s.
-
-    Returns:
-        `mean_iou`, `pooled_iou`, `pixel_accuracy`, `full_mask_iou`, `pred_coverage`, `target_coverage` in [0, 1],
-        and whether the prediction was `inverted`; arguments and errors as in `iou` and `MaskEvaluation`.
-    """
-    inverted = oracle_polarity and mean_iou(~pred, target) > mean_iou(pred, target)
-    pred = ~pred if inverted else pred
-    return dict(mean_iou=mean_iou(pred, target), pooled_iou=pooled_iou(pred, target),
-                pixel_accuracy=pixel_accuracy(pred, target), full_mask_iou=full_mask_iou(target),
-                pred_coverage=pred.double().mean().item(), target_coverage=target.double().mean().item(),
-                inverted=inverted)
-
-
-def _pooled(pred: torch.Tensor, target: torch.Tensor) -> Counts:
-    return Counts(*(count.sum() for count in _count(pred, target)))
-
-
-def _count(pred: torch.Tensor, target: torch.Tensor) -> Counts:
-    for name, mask in (("pred", pred), ("target", target)):
-        if mask.dtype != torch.bool or mask.ndim != 3 or mask.numel() == 0:
-            raise ValueError(f"Expected argument `{name}` to be bool [N, H, W] and not empty, "
-                             f"but got {mask.dtype} {list(mask.shape)}")
-    if pred.shape != target.shape:
-        raise ValueError(f"Expected `pred` to have the target's shape {list(target.shape)}, got {list(pred.shape)}")
-    both, num_pred, num_target = (mask.sum(dim=(1, 2)).cpu().numpy() for mask in (pred & target, pred, target))
-    return Counts(both, num_pred, num_target, np.full(len(pred), pred[0].numel()))

@@ -9,12 +9,18 @@ import torch
 from click.testing import CliRunner
 
 import eval as eval_command
+from benchmarks.support.object_scores import matched_iou
 from layered_plugin.data.picture_zip import PictureZipWriter
 from layered_plugin.data.pictures import to_float
 from layered_plugin.errors import PictureError
-from layered_plugin.evaluation.judge import judge_masks, judge_objects, load_judge, save_judge, train_judge
-from layered_plugin.evaluation.metrics import mean_iou
-from layered_plugin.evaluation.objects import matched_iou
+from layered_plugin.evaluation.judge import (
+    judge_masks,
+    judge_objects,
+    load_judge,
+    save_judge,
+    score_judge,
+    train_judge,
+)
 from layered_plugin.model.unet import UNet
 from layered_plugin.segmentation.augment import center_crop, crop_side, disturb, random_crop_flip
 
@@ -37,7 +43,11 @@ def judge() -> UNet:
 def test_training_finds_the_objects_of_unseen_pictures(judge: UNet) -> None:
     pictures, masks = _squares(32, seed=1)
     pred = judge_masks(judge, center_crop(to_float(torch.from_numpy(pictures)), 16))
-    assert mean_iou(pred, center_crop(torch.from_numpy(masks), 16) >= 128) > 0.9
+    target = center_crop(torch.from_numpy(masks), 16) >= 128
+    iou = ((pred & target).sum(dim=(1, 2)) / (pred | target).sum(dim=(1, 2))).mean()
+    scores = score_judge(judge, pictures, masks)
+    assert scores["mean_iou"] == pytest.approx(float(iou)) and iou > 0.9
+    assert scores["pixel_accuracy"] == pytest.approx((pred == target).float().mean().item())
     assert not judge.training
 
 
@@ -157,9 +167,7 @@ def test_command_prints_scores_as_json(tmp_path: Path) -> None:
     assert scores["test_num"] == 8 and scores["size_px"] == 16 and scores["seed"] == 0
     assert scores["full_mask_iou"] == pytest.approx(49 / 256, abs=1e-4)
     assert scores["command"].startswith("python eval.py") and scores["train_seconds"] >= 0
-    judge = load_judge(tmp_path / "j.pt")
-    pred = judge_masks(judge, center_crop(to_float(torch.from_numpy(pictures)), 16))
-    assert scores["mean_iou"] == round(mean_iou(pred, center_crop(torch.from_numpy(masks), 16) >= 128), 4)
+    assert scores["mean_iou"] == round(score_judge(load_judge(tmp_path / "j.pt"), pictures, masks)["mean_iou"], 4)
 
 
 def test_command_names_unreadable_data(tmp_path: Path) -> None:

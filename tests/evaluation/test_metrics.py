@@ -11,95 +11,10 @@ from torchmetrics.classification import BinaryAccuracy, BinaryF1Score, BinaryJac
 from torchmetrics.segmentation import DiceScore
 
 from layered_plugin.evaluation import metrics
-from layered_plugin.evaluation.metrics import (
-    MaskEvaluation,
-    full_mask_iou,
-    iou,
-    mask_scores,
-    mean_and_deviation,
-    mean_iou,
-    pixel_accuracy,
-    pooled_iou,
-)
+from layered_plugin.evaluation.metrics import MaskEvaluation, mean_and_deviation
 
 MEANS = ("iou", "miou", "dice", "pixel_accuracy", "max_fbeta")
 
-
-def _random_masks(num: int = 6, size: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return tuple(torch.rand(num, size, size, generator=generator) < 0.4 for _ in range(2))
-
-
-@pytest.mark.parametrize("pred, target, expected", [
-    ([[1, 1], [0, 0]], [[1, 1], [0, 0]], 1.0),
-    ([[1, 1], [0, 0]], [[0, 0], [1, 1]], 0.0),
-    ([[1, 1], [0, 0]], [[1, 0], [1, 0]], 1 / 3),
-    ([[1, 1], [1, 1]], [[1, 0], [0, 0]], 1 / 4),
-    ([[0, 0], [0, 0]], [[0, 0], [0, 0]], 1.0),
-    ([[1, 0], [0, 0]], [[0, 0], [0, 0]], 0.0),
-    ([[0, 0], [0, 0]], [[1, 0], [0, 0]], 0.0),
-])
-def test_iou_of_hand_made_masks(pred: list, target: list, expected: float) -> None:
-    assert iou(torch.tensor([pred]).bool(), torch.tensor([target]).bool()).tolist() == [pytest.approx(expected)]
-
-
-def test_scores_match_slow_loops() -> None:
-    pred, target = _random_masks()
-    per_picture, both_sum, any_sum, right = [], 0, 0, 0
-    for n in range(len(pred)):
-        pairs = [(bool(pred[n, y, x]), bool(target[n, y, x])) for y in range(5) for x in range(5)]
-        both, either = sum(p and t for p, t in pairs), sum(p or t for p, t in pairs)
-        per_picture.append(both / either)
-        both_sum, any_sum, right = both_sum + both, any_sum + either, right + sum(p == t for p, t in pairs)
-    assert iou(pred, target).tolist() == pytest.approx(per_picture)
-    assert mean_iou(pred, target) == pytest.approx(sum(per_picture) / len(per_picture))
-    assert pooled_iou(pred, target) == pytest.approx(both_sum / any_sum)
-    assert pixel_accuracy(pred, target) == pytest.approx(right / pred.numel())
-
-
-def test_full_mask_scores_the_mean_coverage() -> None:
-    target = _random_masks()[1]
-    assert full_mask_iou(target) == pytest.approx(target.double().mean().item())
-
-
-def test_iou_is_symmetric_and_accuracy_survives_inversion() -> None:
-    pred, target = _random_masks()
-    assert torch.equal(iou(pred, target), iou(target, pred))
-    assert pixel_accuracy(~pred, ~target) == pixel_accuracy(pred, target)
-    assert mean_iou(~pred, ~target) != pytest.approx(mean_iou(pred, target))
-
-
-def test_polarity_is_never_chosen_by_default() -> None:
-    target = _random_masks()[1]
-    assert mask_scores(~target, target)["mean_iou"] == 0
-    assert mask_scores(~target, target)["inverted"] is False
-
-
-def test_oracle_polarity_inverts_the_whole_set_only_when_better() -> None:
-    target = _random_masks()[1]
-    swapped = mask_scores(~target, target, oracle_polarity=True)
-    assert (swapped["mean_iou"], swapped["inverted"]) == (1.0, True)
-    assert mask_scores(target, target, oracle_polarity=True)["inverted"] is False
-
-
-def test_pooled_iou_of_empty_masks_is_one() -> None:
-    empty = torch.zeros(2, 3, 3, dtype=torch.bool)
-    assert pooled_iou(empty, empty) == 1.0
-
-
-@pytest.mark.parametrize("pred, target, text", [
-    (torch.zeros(1, 2, 2), torch.zeros(1, 2, 2).bool(), "`pred` to be bool"),
-    (torch.zeros(1, 2, 2).bool(), torch.zeros(1, 1, 2, 2).bool(), "`target` to be bool"),
-    (torch.zeros(1, 2, 2).bool(), torch.zeros(2, 2, 2).bool(), r"target's shape \[2, 2, 2\]"),
-    (torch.zeros(0, 2, 2).bool(), torch.zeros(0, 2, 2).bool(), "not empty"),
-])
-@pytest.mark.parametrize("score", [iou, mean_iou, pooled_iou, pixel_accuracy, mask_scores])
-def test_wrong_masks_are_refused(score, pred: torch.Tensor, target: torch.Tensor, text: str) -> None:
-    with pytest.raises(ValueError, match=text):
-        score(pred, target)
-
-
-# Streams of pictures.
 
 def soft_pictures(num: int = 40, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
     """Pictures of several sizes with an object each. Predictions lie a quarter above the 8-bit levels, below 1."""
@@ -191,14 +106,6 @@ def test_levels_of_eight_bits_are_reached_by_their_thresholds(levels: np.ndarray
     # A mask from a PNG file, one pixel a level: the threshold of each level but the last parts it from those below.
     pairs = [(levels.reshape(16, 16), np.arange(256).reshape(16, 16) >= k) for k in range(255)]
     assert [evaluate([pair], bootstrap=1)["max_fbeta"] for pair in pairs] == [1] * 255
-
-
-def test_stream_and_set_functions_agree() -> None:
-    pred, target = _random_masks()
-    result = evaluate(zip(pred.numpy(), target.numpy(), strict=True))
-    scores = mask_scores(pred, target)
-    assert scores.pop("mean_iou") == pytest.approx(result["iou"])
-    assert scores == pytest.approx({name: result[name] for name in scores})
 
 
 def test_pooled_and_mean_scores_match_torchmetrics() -> None:
@@ -320,7 +227,7 @@ def test_intervals_are_repeatable_hold_the_score_and_narrow_with_pictures() -> N
 def test_groups_of_pictures_change_no_score_and_hardly_an_interval(ordered: bool, monkeypatch) -> None:
     pairs = [(pred if idx % 2 else 1 - pred, target) for idx, (pred, target) in enumerate(soft_pictures(800))]
     if ordered:
-        pairs.sort(key=lambda pair: float(iou(*(torch.from_numpy(part >= 0.5)[None] for part in pair))))
+        pairs.sort(key=lambda pair: MaskEvaluation().add(*pair)["iou"])
     single = evaluate(pairs, 1000)
     monkeypatch.setattr(metrics, "GROUPS", 400)
     grouped = evaluate(pairs, 1000)

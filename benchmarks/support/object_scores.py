@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 
 from layered_plugin.data.masks import THRESHOLD
 from layered_plugin.evaluation.judge import judge_objects
-from layered_plugin.evaluation.metrics import iou
+from layered_plugin.evaluation.metrics import Counts
 from layered_plugin.model.layers import composite, visible_masks
 from layered_plugin.model.scenes import draw_scenes
 from layered_plugin.model.unet import AnyUNet
@@ -38,8 +38,7 @@ def matched_iou(pred: torch.Tensor, target: torch.Tensor) -> float:
     pred, target = (masks[masks.flatten(1).any(dim=1)] for masks in (pred, target))
     if len(pred) == 0 or len(target) == 0:
         return float(len(pred) == len(target))
-    pairs = iou(pred.repeat_interleave(len(target), dim=0), target.repeat(len(pred), 1, 1))
-    table = pairs.numpy().reshape(len(pred), len(target))
+    table = _iou(pred[:, None], target)  # [K, L]
     return float(table[linear_sum_assignment(table, maximize=True)].sum() / max(table.shape))
 
 
@@ -67,12 +66,18 @@ def score_objects(G_ema: Any, judge: AnyUNet, *, num: int, seed: int, batch: int
         covered_twice = (layers.mask >= THRESHOLD).sum(dim=1) >= 2
         for masks, truths, twice in zip(pred, target, covered_twice, strict=True):
             union = masks.any(dim=0, keepdim=True)
-            rows.append([matched_iou(masks, truths), float(iou(union, truths.any(dim=0, keepdim=True))),
+            rows.append([matched_iou(masks, truths), float(_iou(union[0], truths.any(dim=0))),
                          matched_iou(union, truths), _count(masks), _count(truths), float(twice.float().mean()),
                          *masks.float().mean(dim=[1, 2]).tolist()])
     means = np.mean(rows, axis=0).tolist()
     names = ("matched_iou", "union_iou", "one_mask_iou", "objects", "judge_objects", "overlap")
     return dict(num=num, **dict(zip(names, means, strict=False)), coverage=means[len(names):])
+
+
+def _iou(pred: torch.Tensor, target: torch.Tensor) -> np.ndarray:
+    """IoU of masks [..., H, W], bool, whose shapes broadcast: [...]."""
+    both, num_pred, num_target = (mask.sum(dim=(-2, -1)).numpy() for mask in (pred & target, pred, target))
+    return Counts(both, num_pred, num_target, pred[..., 0, 0].numel()).iou
 
 
 def _count(masks: torch.Tensor) -> int:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from layered_plugin.evaluation.objects import matched_iou, score_objects
+from benchmarks.support.object_scores import matched_iou, score_objects
 from layered_plugin.model.layers import Layers
 
 
