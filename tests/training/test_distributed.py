@@ -21,6 +21,7 @@ from layered_plugin.training.loss import LayeredLoss
 from layered_plugin.training.phases import setup_phases
 
 WORLD, BATCH = 2, 8
+LOSSES = ("logistic", "wgan-gp")
 
 
 def draw_like_rank(rank: int, num: int):
@@ -81,25 +82,30 @@ def step(rank: int, world: int, loss_name: str) -> dict[str, torch.Tensor]:
             for letter, net in (("G", G), ("D", D)) for name, param in net.named_parameters()}
 
 
-def step_and_save(rank: int, folder: str, loss_name: str) -> None:
+def step_and_save(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/init", rank=rank, world_size=WORLD)
-    weights = step(rank, WORLD, loss_name)
-    torch.save(weights, f"{folder}/{rank}.pt")
+    torch.save({name: step(rank, WORLD, name) for name in LOSSES}, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
     leave_process(0)
 
 
-@pytest.mark.parametrize("loss_name", ["logistic", "wgan-gp"])
-def test_two_processes_step_to_the_weights_of_one(loss_name, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Of each of two processes: weights by loss."""
+    folder = tmp_path_factory.mktemp("weights")
+    torch.multiprocessing.start_processes(step_and_save, args=(str(folder),), nprocs=WORLD, start_method="spawn")
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(WORLD)]
+
+
+@pytest.mark.parametrize("loss_name", LOSSES)
+def test_two_processes_step_to_the_weights_of_one(loss_name, weights, monkeypatch):
     import layered_plugin.training.loss as loss_module
 
     # Restored after the test.
     monkeypatch.setattr(loss_module, "random_shift", loss_module.random_shift)
     monkeypatch.setattr(gan_loss, "interpolate", gan_loss.interpolate)
-    torch.multiprocessing.start_processes(step_and_save, args=(str(tmp_path), loss_name), nprocs=WORLD,
-                                          start_method="spawn")
-    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(WORLD)]
+    ranks = [of_rank[loss_name] for of_rank in weights]
     single = step(0, 1, loss_name)
     for name, value in single.items():
         assert torch.equal(ranks[0][name], ranks[1][name]), name
