@@ -291,6 +291,7 @@ def test_growing_on_two_processes(data, tmp_path):
     (folder,) = tmp_path.iterdir()
     state = states(folder)[-1]
     assert state["cur_nimg"] == 88 and len(state["rng"]) == 2 and saved_resolution(state) == 16
+    assert not torch.equal(state["rng"][0]["cpu"], state["rng"][1]["cpu"])
     assert all(value.isfinite().all() for value in state["G_ema"].values())
 
 
