@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_signal_stops_all_processes_after_saving(tmp_path, name, code, to_all):
     data = make_pictures(tmp_path / "pictures", [f"{idx}.png" for idx in range(9)])
     args = ["train", f"--network={make_gan_run(tmp_path / 'gan')}", f"--data={data}", f"--outdir={tmp_path / 'out'}",
-            "--steps=1000", "--chunk-size=3", "--batch=2", "--feature-resolution=8", "--jobs=2", "--device=cpu"]
+            "--steps=200", "--chunk-size=3", "--batch=2", "--feature-resolution=8", "--jobs=2", "--device=cpu"]
     process = subprocess.Popen([sys.executable, "invert.py", *args], cwd=ROOT, stdout=subprocess.PIPE,
                                env=dict(os.environ, OMP_NUM_THREADS="1"), stderr=subprocess.PIPE, text=True,
                                start_new_session=True)

@@ -314,6 +314,7 @@ def test_damaged_labels_are_named(tmp_path, text, words):
     assert f"Error: --data: {tmp_path}: {words}" in result.stderr
 
 
+@pytest.mark.usefixtures("process_as_before")
 def test_run_resumes_and_goes_on(data, tmp_path):
     done = command(f"--outdir={tmp_path}", f"--data={data}", *TINY)
     assert done.returncode == 0, done.stderr
@@ -328,8 +329,8 @@ def test_run_resumes_and_goes_on(data, tmp_path):
                      r"cpumem [\d.]+ +gpumem 0\.00 +augment 0\.000 mask [\d.]+ img/s [\d.]+ +eta 0s$", log, re.M)
     assert f"{run}/layers" in log
 
-    again = command(f"--outdir={tmp_path}", "--resume=latest", "--kimg=0.08")
-    assert again.returncode == 0, again.stderr
+    again = invoke(f"--outdir={tmp_path}", "--resume=latest", "--kimg=0.08")
+    assert again.exit_code == 0, again.output
     assert "from kimg 0.0" in again.stdout
     stats = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
     kimg = [round(line["Progress/kimg"]["mean"], 3) for line in stats]
@@ -436,7 +437,8 @@ def test_sigterm_saves_says_how_to_go_on_and_exits_with_143(data, tmp_path, gpus
 
 
 def test_collapse_restarts_with_the_next_seed(data, tmp_path):
-    code = ("import train_layered; from layered_plugin.training import guards\n"
+    code = ("import train_layered; from layered_plugin.training import guards, scene_variety\n"
+            "scene_variety.NUM_SCENES = 50\n"
             "guards.CollapseWatch.__init__.__defaults__ = (0.0, 0.0)\n"
             "findings = [['the mask is empty']]\n"
             "guards.find_collapse = lambda stats: findings.pop() if findings else []\n"
