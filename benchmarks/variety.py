@@ -22,6 +22,7 @@ import torch
 
 from benchmarks.support.judged_runs import Shell
 from benchmarks.support.provenance import provenance
+from layered_plugin.errors import UserError
 from layered_plugin.evaluation.variety import NUM_COMPARED, real_masks, real_pictures, score_variety
 from layered_plugin.files import atomic_write
 from layered_plugin.model.scenes import collect_scenes
@@ -86,7 +87,17 @@ def measure_speed(trial: Trial, data: str, resolution: int, shell: Shell) -> flo
     folder.mkdir(parents=True)
     args = train_args(trial, data, resolution, PILOT_KIMG, folder)
     shell.call([*args, "--tick=0.1"], folder / "log", on_line)
+    if not seconds:
+        raise click.ClickException(f"{folder / 'log'}: the training was too short to measure its speed")
     return 1000 / statistics.median(seconds)
+
+
+def only_run(outdir: Path) -> Path:
+    """The one run folder that a command has made."""
+    found = list(outdir.glob("[0-9]*-*"))
+    if len(found) != 1:
+        raise click.ClickException(f"{outdir}: expected one run folder, found {len(found)}")
+    return found[0]
 
 
 def train_and_score(trial: Trial, speed: float, seconds: float, files: dict[str, str | None], resolution: int,
@@ -97,7 +108,7 @@ def train_and_score(trial: Trial, speed: float, seconds: float, files: dict[str,
     args = train_args(trial, str(files["data"]), resolution, kimg, trial.folder)
     shell.call(args, trial.folder / "train.log")
     minutes = (time.monotonic() - start) / 60
-    run_dir = next(trial.folder.glob("[0-9]*-*"))
+    run_dir = only_run(trial.folder)
     snapshot = load_snapshot(run_dir)
     scenes = collect_scenes(snapshot["G_ema"], NUM_COMPARED, seed=1)
     real = real_pictures(str(files["data"]), resolution, NUM_COMPARED)
@@ -120,7 +131,7 @@ def _teach(trial: Trial, run_dir: Path, files: dict[str, str | None], steps: int
     log = trial.folder / "distill.log"
     shell.call(["invert.py", "distill", f"--network={run_dir}", f"--outdir={trial.folder}/distilled",
                 f"--steps={steps}", "--adapt=0", "--vary-shape=0"], log)
-    model = next((trial.folder / "distilled").glob("[0-9]*-*"))
+    model = only_run(trial.folder / "distilled")
     record = shell.call(["eval.py", "real", f"--model={model}", f"--data={files['test_data']}",
                          f"--masks={files['test_masks']}", "--baselines=none"], log)
     return json.loads(record)["models"][0]["detected"]["iou"]
@@ -141,11 +152,11 @@ def table(results: list[dict[str, Any]]) -> str:
 
 
 def side_by_side(trials: list[Trial], work: Callable[[Trial], Any]) -> list[Any]:
-    """Do the same with all trials at once; a failure is a result of None, and named."""
+    """Do the same with all trials at once; a failure that a user can mend is a result of None, and named."""
     def attempt(trial: Trial) -> Any:
         try:
             return work(trial)
-        except (click.ClickException, StopIteration, statistics.StatisticsError, ValueError) as err:
+        except (click.ClickException, UserError) as err:
             click.echo(f"{trial.name}: {err}", err=True)
             return None
 
