@@ -45,16 +45,16 @@ def read_plain(path: str) -> Plain:
             source = legacy.load_network_pkl(file)
     except (OSError, EOFError, ImportError, AttributeError, KeyError, ValueError, AssertionError, TypeError,
             pickle.UnpicklingError) as err:
-        raise CheckpointError(f"`init_from`: {path} is no readable network pickle: {err!r}") from err
+        raise CheckpointError(f"{path} is no readable network pickle: {err!r}") from err
     G, D = source["G_ema"], source["D"]
     if is_layered(G):
-        raise CheckpointError(f"`init_from`: {path} draws layers already; go on from it with `resume`")
+        raise CheckpointError(f"{path} draws layers already; go on from it with `resume`")
     for net, wanted in ((G, ("mapping.fc0.weight", "synthesis.b4.const")), (D, ("b4.out.weight",))):
         names = {name for name, _ in misc.named_params_and_buffers(net)}
         if not names.issuperset(wanted) or not hasattr(net, "init_kwargs"):
-            raise CheckpointError(f"`init_from`: {path}: its {type(net).__name__} is not StyleGAN2's")
+            raise CheckpointError(f"{path}: its {type(net).__name__} is not StyleGAN2's")
     if G.img_channels != 3:
-        raise CheckpointError(f"`init_from`: {path}: pictures have {G.img_channels} channels; 3 are needed")
+        raise CheckpointError(f"{path}: pictures have {G.img_channels} channels; 3 are needed")
     return Plain(G, D, path)
 
 
@@ -70,7 +70,7 @@ def plain_options(path: str, opts: dict[str, Any], given: set[str]) -> dict[str,
         ArgumentError: The user set one to something else, or asks for what an ordinary start does not allow.
         CheckpointError: As for ``read_plain``.
     """
-    if opts["resume"]:
+    if opts["resume"] not in (None, "noresume"):
         raise ArgumentError("`init_from` can't be given with `resume`: both say where the networks start")
     if opts["grow"] or opts["grow_schedule"] is not None:
         raise ArgumentError("`init_from` starts at the full resolution; leave `grow` out, or add --no-grow")

@@ -15,7 +15,7 @@ from layered_plugin.errors import CheckpointError
 from layered_plugin.model.generator import LayeredGenerator
 from layered_plugin.model.layers import composite
 from layered_plugin.model.snapshots import load_snapshot
-from layered_plugin.training import init_from
+from layered_plugin.training import init_from, presets
 from layered_plugin.training.init_from import mask_rows, plain_options, read_plain, start_from_plain
 
 SYNTHESIS = dict(channel_base=64, channel_max=8)  # Of ``make_plain``.
@@ -115,8 +115,16 @@ def test_pickles_that_cannot_serve_are_named(data, tmp_path):
     for path, text in [(grey, "1 channels"), (layered_pkl, "draws layers already"), (tmp_path / "none.pkl", "No such"),
                        (tmp_path / "text.pkl", "no readable network pickle")]:
         result = invoke(data, path, "-n")
-        assert result.exit_code == 1 and "--init-from" in result.stderr and str(path) in result.stderr
-        assert text in result.stderr and "Traceback" not in result.stderr
+        assert result.exit_code == 1 and f"Error: --init-from: {path}" in result.stderr and text in result.stderr
+    result = invoke(data, tmp_path / "none.pkl")
+    assert result.exit_code == 1 and f"Error: --init-from: {tmp_path / 'none.pkl'}" in result.stderr
+
+
+def test_upstreams_names_stand_for_its_pickles(data, tmp_path, monkeypatch):
+    make_plain(tmp_path / "plain.pkl")
+    monkeypatch.setitem(presets.RESUME_PKLS, "ffhq256", str(tmp_path / "plain.pkl"))
+    result = invoke(data, "ffhq256", "-n", "--resume=noresume")
+    assert result.exit_code == 0 and json.loads(result.stdout)["init_pkl"] == str(tmp_path / "plain.pkl")
 
 
 def test_labels_of_another_number_are_refused(tmp_path):
