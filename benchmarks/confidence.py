@@ -14,11 +14,11 @@ from benchmarks.support.provenance import provenance
 from layered_plugin import Segmenter
 from layered_plugin.command_line import user_errors
 from layered_plugin.data.masks import THRESHOLD
-from layered_plugin.data.pictures import PictureSource, to_rgb, to_square
+from layered_plugin.data.pictures import PictureSource, to_rgb
 from layered_plugin.errors import ModelError, PictureError, TeacherError
 from layered_plugin.evaluation.teachers import MaskTeacher
 from layered_plugin.progress import progress
-from layered_plugin.segmentation.full_size import Drawn, enlarge, expected_iou
+from layered_plugin.segmentation.full_size import Drawn, enlarge, expected_iou, shrink
 
 SHIFT = 0.1  # Of the side, both ways at once.
 
@@ -74,13 +74,14 @@ def measures(drawn: Sequence[Drawn], views: dict[str, np.ndarray]) -> dict[str, 
     return found
 
 
-def true_ious(drawn: Sequence[Drawn], source: PictureSource, names: Sequence[str], teacher: MaskTeacher) -> np.ndarray:
+def true_ious(drawn: Sequence[Drawn], source: PictureSource, names: Sequence[str], teacher: MaskTeacher,
+              letterbox: bool) -> np.ndarray:
     """IoU of each mask at its picture's own size, [N]."""
     ious = []
     for one, name in zip(drawn, progress(names, len(names), "Scored"), strict=True):
         picture = to_rgb(source.open(name))
         (truth,) = teacher([np.asarray(picture)], [name])
-        mask = enlarge(one, picture, sharp=True).mask >= THRESHOLD
+        mask = enlarge(one, picture, sharp=True, letterbox=letterbox).mask >= THRESHOLD
         truth = np.zeros(mask.shape, bool) if truth is None else truth
         union = (mask | truth).sum()
         ious.append((mask & truth).sum() / union if union else 1.0)
@@ -103,13 +104,13 @@ def main(model: str, data: str, masks: str, num: int | None) -> None:
     """
     segmenter, source, teacher = Segmenter.load(model, "cpu"), PictureSource(data), MaskTeacher(masks)
     names = source.names[:num]
-    squares = np.stack([to_square(to_rgb(source.open(name)), segmenter.resolution) for name in names])
+    squares = np.stack([shrink(source.open(name), segmenter.resolution, segmenter.letterbox) for name in names])
     drawn = draw(segmenter, squares, names)
     views = {}
     for view, (there, back) in VIEWS.items():
         seen = draw(segmenter, np.ascontiguousarray(there(squares)), names)
         views[view] = np.stack([back(one.mask) for one in seen])
-    ious = true_ious(drawn, source, names, teacher)
+    ious = true_ious(drawn, source, names, teacher, segmenter.letterbox)
     rows = {name: dict(passes=passes, spearman=round(float(spearmanr(values, ious).statistic), 4))
             for name, (passes, values) in measures(drawn, views).items()}
     lines = ["| measure | passes | Spearman |", "|---|---|---|",

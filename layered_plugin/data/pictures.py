@@ -202,6 +202,28 @@ def to_square(picture: PIL.Image.Image, size_px: int) -> np.ndarray:
     return square_picture(picture, size_px, "squeeze").transpose(2, 0, 1)  # [C, H, W]
 
 
+def inner_box(size: tuple[int, int], size_px: int) -> Box:
+    """Where a picture of this width and height lies in a square of side size_px if it keeps its proportions.
+
+    Its longer side is the square's, and it lies in the middle.
+    """
+    width, height = (max(1, round(side * size_px / max(size))) for side in size)
+    left, top = (size_px - width) // 2, (size_px - height) // 2
+    return Box(left, top, left + width, top + height)
+
+
+def to_letterbox(picture: PIL.Image.Image, size_px: int) -> np.ndarray:
+    """Fit a picture of any mode and size into a square in its own proportions, RGB [3, size_px, size_px], uint8.
+
+    It lies in ``inner_box``; beside it, the pixels of its border go on to the square's.
+    """
+    box = inner_box(picture.size, size_px)
+    inside = (box.right - box.left, box.bottom - box.top)
+    small = np.asarray(to_rgb(picture).resize(inside, PIL.Image.Resampling.LANCZOS))
+    margins = [(box.top, size_px - box.bottom), (box.left, size_px - box.right), (0, 0)]
+    return np.pad(small, margins, mode="edge").transpose(2, 0, 1)  # [C, H, W]
+
+
 def random_crop(img: torch.Tensor, size_px: int) -> torch.Tensor:
     """Crop each image at a place of its own.
 

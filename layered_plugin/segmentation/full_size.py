@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from layered_plugin.data.masks import THRESHOLD
+from layered_plugin.data.pictures import inner_box, to_letterbox, to_square
 from layered_plugin.segmentation.edges import is_enlarged, sharpen_mask
 
 
@@ -53,16 +54,31 @@ class Segmentation(NamedTuple):
     error: float | None = None
 
 
-def enlarge(drawn: Drawn, picture: PIL.Image.Image, sharp: bool) -> Segmentation:
+def shrink(picture: PIL.Image.Image, resolution: int, letterbox: bool) -> np.ndarray:
+    """The square that a network is shown of a picture, [3, R, R], uint8.
+
+    Args:
+        picture: The picture, of any mode and size.
+        resolution: R.
+        letterbox: Keep its proportions (`to_letterbox`), or squeeze it?
+    """
+    return to_letterbox(picture, resolution) if letterbox else to_square(picture, resolution)
+
+
+def enlarge(drawn: Drawn, picture: PIL.Image.Image, sharp: bool, letterbox: bool = False) -> Segmentation:
     """Bring a network's result to the picture's own size.
 
     Args:
         drawn: The result.
         picture: The picture, RGB.
         sharp: Refine the mask of a picture much larger than the network with the picture as guide (`edges`)?
+        letterbox: Did the network see it in its own proportions (`shrink`)? Of masks alone.
     """
-    size = (picture.height, picture.width)
-    if sharp and is_enlarged(picture.size, drawn.mask.shape[0]):
+    size, resolution = (picture.height, picture.width), drawn.mask.shape[0]
+    if letterbox:
+        box = inner_box(picture.size, resolution)
+        drawn = Drawn(np.ascontiguousarray(drawn.mask[box.top:box.bottom, box.left:box.right]))
+    if sharp and is_enlarged(picture.size, resolution):
         mask = sharpen_mask(np.asarray(picture), drawn.mask)
     else:
         mask = _stretch(drawn.mask[None], size)[0].clamp(0, 1).numpy()

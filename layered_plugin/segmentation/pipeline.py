@@ -77,7 +77,7 @@ class Pipeline:
         group = _Group(items, [item for item in items if isinstance(item.content, bytes)])
         group.failed = {item.name: item.content for item in items if isinstance(item.content, str)}
         contents = [item.content for item in group.readable]
-        group.squares = [self.tasks.submit(to_squares, part, self.segmenter.resolution)
+        group.squares = [self.tasks.submit(to_squares, part, self.segmenter.resolution, self.segmenter.letterbox)
                          for part in self._shares(contents)]
         return group
 

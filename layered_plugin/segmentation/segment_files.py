@@ -97,7 +97,8 @@ def segment_files(segmenter: Segmenter, images: str | os.PathLike[str], outdir: 
         UserError: A worker was killed.
     """
     outdir = Path(outdir)
-    job = Job(segmenter, refinement, Finish(threshold, soft, min_confidence, refinement.sharp), batch, workers)
+    how = Finish(threshold, soft, min_confidence, refinement.sharp, segmenter.letterbox)
+    job = Job(segmenter, refinement, how, batch, workers)
     settings = dict(model=str(segmenter.folder.resolve()), threshold=threshold, soft=soft,
                     min_confidence=min_confidence, **refinement.record())
     if is_pattern(str(images)):

@@ -16,14 +16,14 @@ import PIL.Image
 import PIL.ImageOps
 import torch
 
-from layered_plugin.data.pictures import to_float, to_rgb, to_square, to_uint8
+from layered_plugin.data.pictures import to_float, to_rgb, to_uint8
 from layered_plugin.device import choose_device, fast_half, must_fp32
 from layered_plugin.errors import ArgumentError, ModelError
 from layered_plugin.model.encoder import Codes, Encoder, decode
 from layered_plugin.model.layers import Layers, composite
 from layered_plugin.model.unet import fold_batch_norm
 from layered_plugin.runs import find_model
-from layered_plugin.segmentation.full_size import Drawn, Segmentation, enlarge
+from layered_plugin.segmentation.full_size import Drawn, Segmentation, enlarge, shrink
 from layered_plugin.segmentation.model_file import fill, load_model, load_tensors
 from layered_plugin.segmentation.reconstruction import Reconstruction, posterior_mask, refine_codes
 
@@ -88,6 +88,7 @@ class Segmenter:
         self._chunks: list[dict[str, Any]] = meta.get("chunks", [])
         self._chunk_of = {name: idx for idx, chunk in enumerate(self._chunks) for name in chunk["names"]}
         self._loaded_chunk: int | None = None
+        self.letterbox = self.kind == "distill"  # An encoder reconstructs what it learnt from: squeezed pictures.
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], device: str = "auto") -> "Segmenter":
@@ -113,8 +114,8 @@ class Segmenter:
 
         Args:
             images: PIL pictures of any mode, which are turned upright as their EXIF orientation says, or arrays
-                [H, W, 3] uint8; sizes may differ. Each is squeezed to the network's square, and its mask brought back
-                to the (upright) picture's own size.
+                [H, W, 3] uint8; sizes may differ. Each is brought to the network's square, and its mask back to the
+                (upright) picture's own size.
             names: Names of the pictures in the data set; a model of chunks finds its encoder by them.
             refinement: What is done beyond one pass through the network.
 
@@ -128,16 +129,17 @@ class Segmenter:
         if names is not None and len(names) != len(images):
             raise ValueError(f"Expected argument `names` to have as many entries as `images`, "
                              f"but got {len(names)} and {len(images)}")
-        squares = np.stack([to_square(picture, self.resolution) for picture in pictures])
+        squares = np.stack([shrink(picture, self.resolution, self.letterbox) for picture in pictures])
         drawn = self.draw(squares, names, refinement)
-        return [enlarge(one, picture, refinement.sharp) for one, picture in zip(drawn, pictures, strict=True)]
+        return [enlarge(one, picture, refinement.sharp, self.letterbox)
+                for one, picture in zip(drawn, pictures, strict=True)]
 
     def draw(self, squares: np.ndarray, names: Sequence[str] | None = None,
              refinement: Refinement = PLAIN) -> list[Drawn]:
         """What the network says of pictures, at its own resolution: the part of segmenting that is worth a GPU.
 
         Args:
-            squares: Pictures squeezed to the network's square, [N, 3, R, R], uint8.
+            squares: Pictures brought to the network's square (`shrink`), [N, 3, R, R], uint8.
             names: As for a call.
             refinement: As for a call; `sharp` plays no part yet.
 

@@ -19,9 +19,9 @@ import PIL.Image
 import torch
 
 from layered_plugin.data.files import UNREADABLE
-from layered_plugin.data.pictures import decode, to_rgb, to_square
+from layered_plugin.data.pictures import decode, to_rgb
 from layered_plugin.segmentation.edges import foreground_colors, is_enlarged
-from layered_plugin.segmentation.full_size import Drawn, enlarge
+from layered_plugin.segmentation.full_size import Drawn, enlarge, shrink
 
 
 class Finish(NamedTuple):
@@ -31,6 +31,7 @@ class Finish(NamedTuple):
     soft: bool
     min_confidence: float
     sharp: bool
+    letterbox: bool
 
 
 class Finished(NamedTuple):
@@ -45,12 +46,12 @@ class Finished(NamedTuple):
     entry: dict[str, Any]
 
 
-def to_squares(contents: Sequence[bytes], resolution: int) -> list[np.ndarray | str]:
+def to_squares(contents: Sequence[bytes], resolution: int, letterbox: bool) -> list[np.ndarray | str]:
     """Decode pictures for the network: RGB squares [3, R, R], uint8, or why one can't be read."""
     out: list[np.ndarray | str] = []
     for data in contents:
         try:
-            out.append(to_square(to_rgb(decode(io.BytesIO(data))), resolution))
+            out.append(shrink(decode(io.BytesIO(data)), resolution, letterbox))
         except PIL.UnidentifiedImageError:  # Its text names an object in memory.
             out.append("no picture in a known format")
         except UNREADABLE as err:
@@ -74,7 +75,7 @@ def finish(drawn: Sequence[tuple[bytes, Drawn]], how: Finish) -> list[Finished]:
 
 
 def _finish(picture: PIL.Image.Image, drawn: Drawn, how: Finish) -> Finished:
-    result = enlarge(drawn, picture, how.sharp)
+    result = enlarge(drawn, picture, how.sharp, how.letterbox)
     inside = result.mask >= how.threshold
     opacity = (result.mask * 255).round().astype(np.uint8) if how.soft else inside.astype(np.uint8) * 255
     alpha = PIL.Image.fromarray(opacity)

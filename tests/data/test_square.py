@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layered_plugin.data.masks import square_mask
-from layered_plugin.data.pictures import box_about, square_picture
+from layered_plugin.data.pictures import box_about, inner_box, square_picture, to_letterbox
 
 
 @settings(max_examples=200, deadline=None)
@@ -76,3 +76,18 @@ def test_any_mode_becomes_rgb_and_other_fits_are_refused():
     assert square_picture(PIL.Image.new("LA", (5, 9)), 4, "squeeze").shape == (4, 4, 3)
     with pytest.raises(ValueError, match="`fit` to be one of squeeze, crop, but got 'stretch'"):
         square_picture(PIL.Image.new("RGB", (5, 9)), 4, "stretch")
+
+
+@pytest.mark.parametrize("size, expected", [((400, 533), (4, 0, 28, 32)), ((533, 400), (0, 4, 32, 28)),
+                                            ((7, 7), (0, 0, 32, 32)), ((1000, 3), (0, 15, 32, 16)),
+                                            ((64, 62), (0, 0, 32, 31))])
+def test_picture_keeps_its_proportions_in_the_middle_of_a_square(size, expected):
+    assert inner_box(size, 32) == expected
+
+
+def test_border_of_a_letterbox_goes_on_to_the_squares():
+    colors = np.array([[10, 200], [90, 30], [60, 120], [250, 0]], np.uint8)  # 4 high, 2 wide.
+    out = to_letterbox(PIL.Image.fromarray(colors), 4)
+    assert out.shape == (3, 4, 4) and out.dtype == np.uint8
+    np.testing.assert_array_equal(out[0], colors[:, [0, 0, 1, 1]])
+    np.testing.assert_array_equal(out[0], out[2])

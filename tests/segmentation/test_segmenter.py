@@ -7,13 +7,13 @@ import torch
 from tiny_models import SIDE, make_model, picture
 
 from layered_plugin import device
-from layered_plugin.data.pictures import to_float, to_square, to_uint8
+from layered_plugin.data.pictures import inner_box, to_float, to_square, to_uint8
 from layered_plugin.errors import ArgumentError, ModelError
 from layered_plugin.model.encoder import decode
 from layered_plugin.model.layers import composite
 from layered_plugin.model.unet import UNet
 from layered_plugin.segmentation.edges import sharpen_mask
-from layered_plugin.segmentation.full_size import enlarge
+from layered_plugin.segmentation.full_size import enlarge, shrink
 from layered_plugin.segmentation.model_file import fingerprint, load_model, load_tensors, save_model
 from layered_plugin.segmentation.segmenter import Refinement, Segmenter
 
@@ -39,11 +39,11 @@ def as_input(*pictures):
 @pytest.mark.parametrize("sharp", [True, False])
 def test_a_call_is_the_network_at_its_own_size_and_then_each_picture_by_itself(load, kind, sharp):
     pictures, segmenter = [picture(17, 23), picture(40, 33, seed=1)], load(kind)
-    drawn = segmenter.draw(np.stack([to_square(one, SIDE) for one in pictures]))
+    drawn = segmenter.draw(np.stack([shrink(one, SIDE, kind == "distill") for one in pictures]))
     assert [one.mask.shape for one in drawn] == [(SIDE, SIDE)] * 2
     for one, full, by_call in zip(drawn, pictures, segmenter(pictures, refinement=Refinement(sharp=sharp)),
                                   strict=True):
-        for expected, found in zip(by_call, enlarge(one, full, sharp), strict=True):
+        for expected, found in zip(by_call, enlarge(one, full, sharp, kind == "distill"), strict=True):
             np.testing.assert_array_equal(expected, found)
 
 
@@ -90,9 +90,27 @@ def test_model_of_three_resolutions_is_still_read(tmp_path):
 def test_mask_of_a_larger_picture_is_stretched_bilinearly(load):
     large = picture(3 * SIDE, 2 * SIDE)
     segmenter = load("distill")
+    segmenter.letterbox = False
     (small,) = segmenter([PIL.Image.fromarray(to_square(large, SIDE).transpose(1, 2, 0))])
     (found,) = segmenter([large], refinement=Refinement(sharp=False))
     expected = PIL.Image.fromarray(small.mask).resize((2 * SIDE, 3 * SIDE), PIL.Image.Resampling.BILINEAR)
+    np.testing.assert_allclose(found.mask, np.asarray(expected), atol=1e-5)
+
+
+@pytest.mark.parametrize("height, width", [(24, 16), (16, 24), (40, 30)])
+def test_distilled_model_sees_a_picture_in_its_own_proportions(load, height, width):
+    large, segmenter = picture(height, width), load("distill")
+    box = inner_box((width, height), SIDE)
+    small = large.resize((box.right - box.left, box.bottom - box.top), PIL.Image.Resampling.LANCZOS)
+    square = np.zeros([SIDE, SIDE, 3], np.uint8)
+    for row in range(SIDE):
+        for column in range(SIDE):  # The nearest pixel of the picture.
+            nearest = min(max(column, box.left), box.right - 1), min(max(row, box.top), box.bottom - 1)
+            square[row, column] = small.getpixel((nearest[0] - box.left, nearest[1] - box.top))
+    (within,) = segmenter([square])
+    (found,) = segmenter([large], refinement=Refinement(sharp=False))
+    cut = PIL.Image.fromarray(within.mask[box.top:box.bottom, box.left:box.right])
+    expected = cut.resize((width, height), PIL.Image.Resampling.BILINEAR)
     np.testing.assert_allclose(found.mask, np.asarray(expected), atol=1e-5)
 
 
