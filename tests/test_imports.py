@@ -5,6 +5,7 @@ import graphlib
 from pathlib import Path
 
 import pytest
+from code_size import measure
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "layered_plugin"
@@ -103,26 +104,14 @@ VENDOR = ROOT / "vendor/stylegan2_compat"
 LONG_MODULES = {VENDOR / "training/networks.py", VENDOR / "training/augment.py"}
 
 
-def functions(tree: ast.AST) -> list[ast.FunctionDef]:
-    return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
-
-
-def length(node: ast.FunctionDef) -> int:
-    """Lines of a function; of the training loop those below its parameters and docstring."""
-    return (node.end_lineno or 0) - (node.body[1] if node.name == "training_loop" else node).lineno + 1
-
-
 def test_modules_are_short():
-    paths = {*PATHS.values(), *VENDOR.rglob("*.py")} - LONG_MODULES
-    names = {path: name for name, path in PATHS.items()}
-    lines = {names.get(path, path.name): len(path.read_text().splitlines()) for path in paths}
-    assert {name: num for name, num in lines.items() if num > MAX_MODULE} == {}
+    _, modules = measure({*PATHS.values(), *VENDOR.rglob("*.py")} - LONG_MODULES, ROOT)
+    assert [name for lines, name in modules if lines > MAX_MODULE] == [] and len(modules) > 100
 
 
 def test_functions_are_short():
-    wrong = {f"{name}.{node.name}": length(node) for name, tree in TREES.items() for node in functions(tree)
-             if length(node) > (MAX_LOOP if node.name == "training_loop" else MAX_FUNCTION)}
-    wrong |= {f"{path.name}: {node.name}": length(node) for path in VENDOR.rglob("*.py")
-              for node in functions(ast.parse(path.read_text()))
-              if length(node) > MAX_FUNCTION and node.name != "__init__"}
-    assert wrong == {}
+    limits = {"training_loop": MAX_LOOP}
+    for paths in (PATHS.values(), VENDOR.rglob("*.py")):
+        functions, _ = measure(paths, ROOT)
+        assert [(lines, name) for lines, name in functions
+                if lines > limits.get(name.split()[-1], MAX_FUNCTION)] == [] and len(functions) > 100

@@ -13,10 +13,11 @@ from torch_utils import training_stats
 from training.loss import StyleGAN2Loss
 
 from layered_plugin import device as devices
-from layered_plugin.data.dataset import PictureDataset, ResumableSampler
+from layered_plugin.data.dataset import PictureDataset
 from layered_plugin.data.pictures import CROP_MARGIN, random_crop, to_float
 from layered_plugin.model.snapshots import save_network_pkl
 from layered_plugin.training import phases, setup
+from layered_plugin.training.feed import endless_batches
 
 BATCH = 32
 EVERY = 16  # Iterations from R1 to R1.
@@ -48,17 +49,13 @@ def train(data: str, pkl: Path, kimg: float, seed: int, resolution: int, kwargs:
     Returns:
         Seconds that it took.
     """
-    device = torch.device("cpu")
-    torch.manual_seed(seed)
+    device = setup.prepare_process("cpu", seed, cudnn_benchmark=False, allow_tf32=False)
     pictures = PictureDataset(path=data, size_px=round(resolution * CROP_MARGIN))
-    pictures.preload(verbose=False)
-    shape = dict(c_dim=0, img_resolution=resolution, img_channels=3)
-    G, D, G_ema = setup.build_networks(kwargs["G"], kwargs["D"], shape, device)
+    G, D, G_ema = setup.build_networks(kwargs["G"], kwargs["D"], pictures, resolution, device)
     loss = StyleGAN2Loss(device=device, G_mapping=G.mapping, G_synthesis=G.synthesis, D=D, r1_gamma=0.5, pl_weight=0)
     opt = dict(class_name="torch.optim.Adam", lr=0.002, betas=[0.0, 0.99], eps=1e-8, fused=True)
     steps = phases.setup_phases("G", G, opt, None) + phases.setup_phases("D", D, opt, EVERY)
-    sampler = ResumableSampler(len(pictures), start=0, rank=0, num_replicas=1, seed=seed)
-    batches = iter(torch.utils.data.DataLoader(pictures, sampler=sampler, batch_size=BATCH))
+    batches = endless_batches(pictures, {}, BATCH, 0, 0, 1, seed)
     stats = training_stats.Collector(regex="Loss/.*")
     start = time.perf_counter()
     for idx in range(round(kimg * 1000 / BATCH)):
@@ -98,7 +95,6 @@ def main(data: str, pkl: str, kimg: float, seed: int, resolution: int, cbase: in
     python -m benchmarks.support.plain_training --data=data/plants-lit.zip --pkl=runs/plain.pkl --kimg=60
     """
     torch.set_num_threads(1)
-    setup.choose_backends(cudnn_benchmark=False, allow_tf32=False)
     half = devices.choose_precision("auto", "cpu", "bundled")[0] == "bf16"
     seconds = train(data, Path(pkl), kimg, seed, resolution, networks_of(resolution, cbase, cmax, 128, 4, half))
     click.echo(f"{pkl}: {kimg:g} kimg in {seconds / 60:.1f} minutes")

@@ -1,31 +1,51 @@
 """Real pictures for the training loop, batch after batch; all processes stop together when one has none."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
+from layered_plugin.data.dataset import ResumableSampler
 from layered_plugin.data.pictures import random_crop, to_float
 from layered_plugin.errors import PictureError
 from layered_plugin.training.fading import Fade
 from layered_plugin.training.setup import any_rank
 
 
-class Feed:
-    """Batches of a data loader on the device, cropped at random and faded as the networks are.
+def endless_batches(training_set: Any, data_loader_kwargs: dict[str, Any], batch_size: int, start: int, rank: int,
+                    num_gpus: int, seed: int) -> Iterator[list[torch.Tensor]]:
+    """A process's part of each batch, uint8 pictures [N, C, H, W] and labels [N, c_dim].
 
     Args:
-        batches: Of the data loader: uint8 pictures [N, C, H, W], labels [N, c_dim].
+        training_set: The pictures; those in memory need no worker processes.
+        data_loader_kwargs: Arguments of torch.utils.data.DataLoader.
+        batch_size: Of all processes.
+        start: Position in the endless order, in pictures.
+        rank, num_gpus: Which process of how many.
+        seed: Of the order.
+    """
+    if training_set.preload():
+        data_loader_kwargs = dict(pin_memory=data_loader_kwargs.get("pin_memory", False), num_workers=0)
+    sampler = ResumableSampler(len(training_set), start=start, rank=rank, num_replicas=num_gpus, seed=seed)
+    return iter(torch.utils.data.DataLoader(training_set, sampler=sampler, batch_size=batch_size // num_gpus,
+                                            **data_loader_kwargs))
+
+
+class Feed:
+    """Batches on the device, cropped at random and faded as the networks are.
+
+    Args:
+        training_set, data_loader_kwargs, batch_size, start, rank, num_gpus, seed: As of ``endless_batches``.
         resolution: Of the networks.
         fade: Of a stage of a growing run, or None.
         device: Where the batches go.
-        num_gpus: Number of processes.
-        in_memory: Are all pictures decoded, so that none can be unreadable?
     """
 
-    def __init__(self, batches: Iterator[list[torch.Tensor]], resolution: int, fade: Fade | None,
-                 device: torch.device, num_gpus: int, in_memory: bool):
-        self._batches, self._resolution, self._fade, self._device = batches, resolution, fade, device
-        self._voters = 1 if in_memory else num_gpus
+    def __init__(self, training_set: Any, data_loader_kwargs: dict[str, Any], resolution: int, fade: Fade | None,
+                 device: torch.device, batch_size: int, start: int, rank: int, num_gpus: int, seed: int):
+        self._batches = endless_batches(training_set, data_loader_kwargs, batch_size, start, rank, num_gpus, seed)
+        self._resolution, self._fade, self._device = resolution, fade, device
+        self._voters = 1 if training_set.preload() else num_gpus  # In memory no picture can be unreadable.
 
     def next(self, cur_nimg: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Pictures [N, C, H, W] in [-1, 1] and labels [N, c_dim].

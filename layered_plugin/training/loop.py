@@ -3,25 +3,19 @@
 Parameters, files and statistics are the host's; docs/training.md says what differs and why.
 """
 
-import contextlib
 import time
 from pathlib import Path
+from typing import Any
 
-import dnnlib
 import torch
 from torch_utils import training_stats
 
-from layered_plugin import grids, runs, signals
+from layered_plugin import runs, signals
 from layered_plugin.base import BASE
-from layered_plugin.data.dataset import ResumableSampler
-from layered_plugin.errors import PictureError
 from layered_plugin.training import guards, phases, setup
 from layered_plugin.training.feed import Feed
 from layered_plugin.training.init_from import start_from_plain
 from layered_plugin.training.maintenance import Maintenance
-from layered_plugin.training.run_log import RunLog
-from layered_plugin.training.sample_view import SampleView
-from layered_plugin.training.scene_variety import SceneVariety
 from layered_plugin.training.state import TrainingState, restore_rng
 
 
@@ -86,35 +80,25 @@ def training_loop(
         errors.CheckpointError: resume_state is damaged or does not fit this configuration.
     """
     start_time = time.time()
-    device = torch.device(device)
-    torch.manual_seed(random_seed * num_gpus + rank)
-    setup.choose_backends(cudnn_benchmark, allow_tf32)
+    device = setup.prepare_process(device, random_seed * num_gpus + rank, cudnn_benchmark, allow_tf32)
     say = print if rank == 0 else setup.say_nothing
     saved = None if resume_state is None else runs.load_training_state(resume_state)
 
     # The pictures, the networks, and what stands around them while they learn.
     say(f"StyleGAN2-ADA base: {BASE}")
-    training_set, in_memory = setup.open_training_set(training_set, training_set_kwargs, say)
-    if in_memory:  # They need no worker processes.
-        data_loader_kwargs = dict(pin_memory=data_loader_kwargs.get("pin_memory", False), num_workers=0)
-    shape = dict(c_dim=training_set.label_dim, img_resolution=resolution, img_channels=training_set.num_channels)
-    G, D, G_ema = setup.build_networks(G_kwargs, D_kwargs, shape, device)
-    if resume_pkl is not None and saved is None:
-        setup.transfer(resume_pkl, dict(G=G, D=D, G_ema=G_ema), say)
-    if init_pkl is not None and saved is None:
-        start_from_plain(init_pkl, G, D, G_ema, loss_kwargs.get("mask_min", 0.25), batch_gpu, say)
+    training_set = setup.open_training_set(training_set, training_set_kwargs, say)
+    G, D, G_ema = setup.build_networks(G_kwargs, D_kwargs, training_set, resolution, device)
+    if saved is None:
+        _start_from(resume_pkl, init_pkl, G, D, G_ema, loss_kwargs, batch_gpu, say)
     if rank == 0:
         setup.summarize_networks(G_ema, D, batch_gpu, device)
-    augment_pipe = setup.build_augmentation(augment_kwargs, augment_p, ada_target is not None, device)
-    ada = phases.AdaSignal() if augment_pipe is not None and ada_target is not None else None
-    fade = setup.build_fade(G, D, D_kwargs, shape, fade_kimg, device)
-    modules = setup.distribute(G, D, G_ema, fade, num_gpus, device)
+    augment_pipe, ada = setup.build_augmentation(augment_kwargs, augment_p, ada_target, device)
+    fade = setup.build_fade(G, D, D_kwargs, fade_kimg, device)
 
     # The loss, who takes steps on it, and where the run stands.
-    loss = dnnlib.util.construct_class_by_name(device=device, augment_pipe=augment_pipe, **modules, **loss_kwargs)
+    loss = setup.build_loss(loss_kwargs, G, D, G_ema, augment_pipe, fade, num_gpus, device)
     G_phases = phases.setup_phases("G", G, G_opt_kwargs, G_reg_interval)
     D_phases = phases.setup_phases("D", D if fade is None else fade.D, D_opt_kwargs, D_reg_interval)
-    all_phases = G_phases + D_phases
     run = TrainingState(G=G, D=D, G_ema=G_ema, G_opt=G_phases[0].opt, D_opt=D_phases[0].opt, pl_mean=loss.pl_mean,
                         augment_pipe=augment_pipe, ada=ada, fade=fade)
     has_grown = saved is not None and run.unpack(saved, batch_size, rank)
@@ -123,53 +107,28 @@ def training_loop(
         return None
 
     # What is looked at, and in which order pictures come; the random states are set last.
-    view = SampleView(G_ema, training_set, random_seed, round(loss.shift * resolution)) if rank == 0 else None
-    variety = SceneVariety(training_set, resolution, random_seed) if rank == 0 else None
-    if view is not None and (saved is None or has_grown):
-        grids.save_picture(view.reals(), Path(run_dir) / "reals.png")
-        if saved is None:
-            grids.save_picture(view.fakes(G_ema), Path(run_dir) / "fakes_init.png")
-    sampler = ResumableSampler(len(training_set), start=run.cur_nimg, rank=rank, num_replicas=num_gpus,
-                               seed=random_seed)
-    batches = iter(torch.utils.data.DataLoader(training_set, sampler=sampler, batch_size=batch_size // num_gpus,
-                                               **data_loader_kwargs))
-    feed = Feed(batches, resolution, fade, device, num_gpus, in_memory)
+    maintenance = Maintenance(
+        run, training_set, round(loss.shift * resolution), Path(run_dir), device, num_gpus, rank, random_seed,
+        batch_size, training_set_kwargs, metrics, total_kimg, kimg_per_tick, image_snapshot_ticks,
+        network_snapshot_ticks, snapshot_minutes, on_collapse, progress_fn, start_time)
+    if saved is None or has_grown:
+        maintenance.save_first_pictures(new=saved is None)
+    feed = Feed(training_set, data_loader_kwargs, resolution, fade, device, batch_size, run.cur_nimg, rank, num_gpus,
+                random_seed)
     if saved is not None:
         restore_rng(saved, rank, num_gpus, random_seed, device)
 
     say(f"Training for {total_kimg} kimg, from kimg {run.cur_nimg / 1000:.1f}...")
     loss_stats = training_stats.Collector(regex="Loss/.*", keep_previous=False)
-    with contextlib.ExitStack() as stack:
-        log = stack.enter_context(RunLog(run_dir, total_kimg, run.cur_nimg)) if rank == 0 else None
-        stop = stack.enter_context(signals.StopRequest())
-        maintenance = Maintenance(
-            run, Path(run_dir), device, num_gpus, rank, batch_size, training_set_kwargs, metrics, total_kimg,
-            kimg_per_tick, image_snapshot_ticks, network_snapshot_ticks, snapshot_minutes, on_collapse, progress_fn,
-            start_time, log, view, variety)
+    with signals.StopRequest() as stop, maintenance:
         while True:
             progress = run.cur_nimg / ((ramp_kimg or total_kimg) * 1000)
             loss.set_progress(progress)
             phases.set_learning_rate(G_phases, G_opt_kwargs["lr"], progress)
             phases.set_learning_rate(D_phases, D_opt_kwargs["lr"], progress)
-
-            try:
-                real_img, real_c = feed.next(run.cur_nimg)
-            except PictureError:
-                maintenance.save()
-                raise
-            all_gen_z = torch.randn([len(all_phases), len(real_img), G.z_dim], device=device)
-            all_gen_c = setup.draw_labels(training_set, len(all_phases) * len(real_img)).to(device)
-            for phase, gen_z, gen_c in zip(all_phases, all_gen_z, all_gen_c.split(len(real_img)), strict=True):
-                if run.batch_idx % phase.interval == 0:
-                    phase_start = time.perf_counter()
-                    _accumulate(phase, loss, batch_gpu, real_img, real_c, gen_z, gen_c)
-                    _take_step(phase, loss_stats, run.cur_nimg / 1000)
-                    training_stats.report0(f"Timing/{phase.name}", (time.perf_counter() - phase_start) * 1000)
+            _run_phases(G_phases + D_phases, run, loss, loss_stats, batch_gpu, *feed.next(run.cur_nimg), training_set)
             phases.update_ema(G, G_ema, batch_size, run.cur_nimg, ema_kimg, ema_rampup)
-            run.cur_nimg += batch_size
-            run.batch_idx += 1
-            if log is not None:
-                log.advance(batch_size)
+            maintenance.count_batch()
             if ada is not None and run.batch_idx % ada_interval == 0:
                 ada.adjust(augment_pipe.p, ada_target, batch_size * ada_interval / (ada_kimg * 1000))
 
@@ -180,6 +139,29 @@ def training_loop(
                 maintenance.tick(ending=done or stopping, save=overdue)
                 if done or stopping:
                     return None if done else (stop.received or "a signal in another process")
+
+
+def _start_from(resume_pkl: str | None, init_pkl: str | None, G, D, G_ema, loss_kwargs: dict[str, Any], batch: int,
+                say) -> None:
+    """Give new networks the weights of a pickle, if there is one."""
+    if resume_pkl is not None:
+        setup.transfer(resume_pkl, dict(G=G, D=D, G_ema=G_ema), say)
+    if init_pkl is not None:
+        start_from_plain(init_pkl, G, D, G_ema, loss_kwargs.get("mask_min", 0.25), batch, say)
+
+
+def _run_phases(all_phases: list[phases.Phase], run: TrainingState, loss, loss_stats: training_stats.Collector,
+                batch_gpu: int, real_img: torch.Tensor, real_c: torch.Tensor, training_set) -> None:
+    """Draw latents and labels for each phase, and take the step of those that are due."""
+    num, device = len(real_img), real_img.device
+    all_gen_z = torch.randn([len(all_phases), num, run.G.z_dim], device=device)
+    all_gen_c = setup.draw_labels(training_set, len(all_phases) * num).to(device)
+    for phase, gen_z, gen_c in zip(all_phases, all_gen_z, all_gen_c.split(num), strict=True):
+        if run.batch_idx % phase.interval == 0:
+            start_time = time.perf_counter()
+            _accumulate(phase, loss, batch_gpu, real_img, real_c, gen_z, gen_c)
+            _take_step(phase, loss_stats, run.cur_nimg / 1000)
+            training_stats.report0(f"Timing/{phase.name}", (time.perf_counter() - start_time) * 1000)
 
 
 def _accumulate(phase: phases.Phase, loss, batch_gpu: int, real_img: torch.Tensor, real_c: torch.Tensor,

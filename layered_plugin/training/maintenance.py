@@ -25,14 +25,18 @@ from layered_plugin.training.state import TrainingState
 class Maintenance:
     """The tasks of a tick, in one process; all processes tick together.
 
-    Everything that is written is whole or absent. Only rank 0 has a log and a view, and writes.
+    Everything that is written is whole or absent. Only rank 0 has a log and a view, and writes. The first tick
+    begins when it is entered.
     """
 
     run: TrainingState
+    training_set: Any
+    shift_px: int  # Largest shift of the shown scenes.
     run_dir: Path
     device: torch.device
     num_gpus: int
     rank: int
+    random_seed: int
     batch_size: int
     training_set_kwargs: dict[str, Any]
     metrics: list[str]
@@ -44,21 +48,46 @@ class Maintenance:
     on_collapse: str
     progress_fn: Callable[[int, float], None] | None
     start_time: float  # When the training began, before its set-up.
-    log: RunLog | None
-    view: SampleView | None
-    variety: SceneVariety | None
+    log: RunLog | None = None
     watch: guards.CollapseWatch = field(default_factory=guards.CollapseWatch)
 
     def __post_init__(self) -> None:
+        G, seed = self.run.G_ema, self.random_seed
+        self.view = SampleView(G, self.training_set, seed, self.shift_px) if self.rank == 0 else None
+        self.variety = SceneVariety(self.training_set, G.img_resolution, seed) if self.rank == 0 else None
+
+    def __enter__(self) -> None:
+        if self.rank == 0:
+            self.log = RunLog(self.run_dir, self.total_kimg, self.run.cur_nimg)
         self._stats = training_stats.Collector(regex=".*")
         self._begin_tick(since=self.start_time)
         self._saved_at = time.monotonic()
         if self.progress_fn is not None:
             self.progress_fn(self.run.cur_nimg // 1000, self.total_kimg)
 
+    def __exit__(self, kind: type[BaseException] | None, *_exc: object) -> None:
+        if kind is not None and issubclass(kind, errors.PictureError):  # What was learnt before is worth keeping.
+            self.save()
+        if self.log is not None:
+            self.log.close()
+
     def _begin_tick(self, since: float) -> None:
         self._tick_start_nimg, self._tick_start_time = self.run.cur_nimg, time.time()
         self._maintenance_sec = self._tick_start_time - since
+
+    def save_first_pictures(self, new: bool) -> None:
+        """Grid of real pictures; of a new run, another of what it draws before it learns."""
+        if self.view is not None:
+            grids.save_picture(self.view.reals(), self.run_dir / "reals.png")
+            if new:
+                grids.save_picture(self.view.fakes(self.run.G_ema), self.run_dir / "fakes_init.png")
+
+    def count_batch(self) -> None:
+        """Note that a batch has been learnt from, and move the bar on."""
+        self.run.cur_nimg += self.batch_size
+        self.run.batch_idx += 1
+        if self.log is not None:
+            self.log.advance(self.batch_size)
 
     def due(self) -> bool:
         """Whether a tick's pictures have been shown; the first step makes a tick by itself, as the host has it."""

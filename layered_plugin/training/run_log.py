@@ -89,10 +89,8 @@ class RunLog:
                 self.events.add_image(name, pixels, global_step=int(step_kimg), dataformats="HWC")
             self.events.flush()
 
-    def __enter__(self) -> "RunLog":
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
+    def close(self) -> None:
+        """Take the bar away, close the files."""
         self.bar.close()
         self.jsonl.close()
         if self.events is not None:

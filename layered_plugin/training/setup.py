@@ -16,32 +16,31 @@ from torch_utils import misc
 from layered_plugin import errors
 from layered_plugin.device import tune_cpu
 from layered_plugin.training.fading import Fade
+from layered_plugin.training.phases import AdaSignal
 
 
 def say_nothing(*_args, **_kwargs) -> None:
     """What ranks above 0 print."""
 
 
-def choose_backends(cudnn_benchmark: bool, allow_tf32: bool) -> None:
-    """Set PyTorch's switches for the whole process; denormals are flushed on a CPU."""
+def prepare_process(device: str, seed: int, cudnn_benchmark: bool, allow_tf32: bool) -> torch.device:
+    """Seed PyTorch and set its switches for the whole process; denormals are flushed on a CPU."""
+    torch.manual_seed(seed)
     tune_cpu()
     torch.backends.cudnn.benchmark = cudnn_benchmark
     torch.backends.cuda.matmul.allow_tf32 = allow_tf32
     torch.backends.cudnn.allow_tf32 = allow_tf32
+    return torch.device(device)
 
 
-def open_training_set(training_set: Any, training_set_kwargs: dict[str, Any], say) -> tuple[Any, bool]:
-    """Open the pictures, and decode them into memory if they fit.
-
-    Returns:
-        The training set, and whether all its pictures are in memory.
-    """
+def open_training_set(training_set: Any, training_set_kwargs: dict[str, Any], say) -> Any:
+    """Open the pictures if they aren't yet, and decode them into memory if they fit."""
     if training_set is None:
         training_set = dnnlib.util.construct_class_by_name(**training_set_kwargs)
     in_memory = training_set.preload(verbose=say is print)
     say(f"Pictures: {len(training_set)}  shape: {training_set.image_shape}  label: {training_set.label_shape}  "
         f"in memory: {'yes' if in_memory else 'no'}")
-    return training_set, in_memory
+    return training_set
 
 
 def draw_labels(training_set, num: int) -> torch.Tensor:
@@ -54,16 +53,18 @@ def draw_labels(training_set, num: int) -> torch.Tensor:
     return torch.from_numpy(np.stack([training_set.get_label(idx) for idx in picks]))
 
 
-def build_networks(G_kwargs: dict[str, Any], D_kwargs: dict[str, Any], shape: dict[str, Any],
+def build_networks(G_kwargs: dict[str, Any], D_kwargs: dict[str, Any], training_set: Any, resolution: int,
                    device: torch.device) -> tuple[Any, torch.nn.Module, torch.nn.Module]:
-    """G, D and G_ema, a copy of G, on the device.
+    """G, D and G_ema, a copy of G, on the device, for the pictures' channels and labels.
 
     Args:
         G_kwargs: class_name and arguments of the generator.
         D_kwargs: The same of the discriminator.
-        shape: c_dim, img_resolution and img_channels, of both.
+        training_set: Pictures and labels.
+        resolution: Of the networks.
         device: Where they are to be.
     """
+    shape = dict(c_dim=training_set.label_dim, img_resolution=resolution, img_channels=training_set.num_channels)
     G, D = (dnnlib.util.construct_class_by_name(**kwargs, **shape).train().requires_grad_(False).to(device)
             for kwargs in (G_kwargs, D_kwargs))
     return G, D, copy.deepcopy(G).eval()
@@ -98,34 +99,36 @@ def transfer(resume_pkl: str, modules: dict[str, torch.nn.Module], say) -> None:
         say(f"{name}: {sum(key in known for key in wanted)} of {len(wanted)} tensors found in the pickle")
 
 
-def build_augmentation(augment_kwargs: dict[str, Any] | None, p: float, adaptive: bool, device: torch.device) -> Any:
-    """The augmentation pipeline at probability p; None where it would never do anything."""
-    if augment_kwargs is None or not (p > 0 or adaptive):
-        return None
+def build_augmentation(augment_kwargs: dict[str, Any] | None, p: float, ada_target: float | None,
+                       device: torch.device) -> tuple[Any, AdaSignal | None]:
+    """The augmentation pipeline at probability p, and what steers p; None where it would never do anything."""
+    if augment_kwargs is None or not (p > 0 or ada_target is not None):
+        return None, None
     augment_pipe = dnnlib.util.construct_class_by_name(**augment_kwargs).train().requires_grad_(False).to(device)
     augment_pipe.p.fill_(p)
-    return augment_pipe
+    return augment_pipe, None if ada_target is None else AdaSignal()
 
 
-def build_fade(G: Any, D: torch.nn.Module, D_kwargs: dict[str, Any], shape: dict[str, Any],
-               fade_kimg: list[float] | None, device: torch.device) -> Fade | None:
+def build_fade(G: Any, D: torch.nn.Module, D_kwargs: dict[str, Any], fade_kimg: list[float] | None,
+               device: torch.device) -> Fade | None:
     """What fades in the highest blocks of G and D, around them; None without ``fade_kimg``."""
     if fade_kimg is None:
         return None
-    smaller = dict(shape, img_resolution=shape["img_resolution"] // 2)
+    smaller = dict(c_dim=G.c_dim, img_resolution=G.img_resolution // 2, img_channels=G.img_channels)
     smaller_D = dnnlib.util.construct_class_by_name(**D_kwargs, **smaller)
     return Fade(G, D, smaller_D.train().requires_grad_(False).to(device), *fade_kimg)
 
 
-def distribute(G: Any, D: torch.nn.Module, G_ema: torch.nn.Module, fade: Fade | None, num_gpus: int,
-               device: torch.device) -> dict[str, Any]:
-    """The modules that the loss takes, for one process or many; all start from rank 0's weights and buffers."""
+def build_loss(loss_kwargs: dict[str, Any], G: Any, D: torch.nn.Module, G_ema: torch.nn.Module, augment_pipe: Any,
+               fade: Fade | None, num_gpus: int, device: torch.device) -> Any:
+    """The loss on the networks, for one process or many; all start from rank 0's weights and buffers."""
     if num_gpus > 1:
         for tensor in [tensor for module in (G, D, G_ema) for tensor in misc.params_and_buffers(module)]:
             torch.distributed.broadcast(tensor.detach(), src=0)
     modules = dict(G_mapping=G.mapping, G_synthesis=G.synthesis if fade is None else fade.synthesis,
                    D=D if fade is None else fade.D)
-    return {name: _distribute(module, num_gpus, device) for name, module in modules.items()}
+    modules = {name: _distribute(module, num_gpus, device) for name, module in modules.items()}
+    return dnnlib.util.construct_class_by_name(device=device, augment_pipe=augment_pipe, **modules, **loss_kwargs)
 
 
 def _distribute(module: torch.nn.Module, num_gpus: int, device: torch.device) -> torch.nn.Module:

@@ -15,9 +15,9 @@ from layered_plugin.training.phases import AdaSignal
 class TrainingState:
     """What changes while a run trains."""
 
-    G: torch.nn.Module
+    G: Any
     D: torch.nn.Module
-    G_ema: torch.nn.Module
+    G_ema: Any
     G_opt: torch.optim.Optimizer
     D_opt: torch.optim.Optimizer
     pl_mean: torch.Tensor  # The loss's own tensor, []; each process has one.
