@@ -5,7 +5,6 @@ of ``invert.py segment``; what a call has to do is said by ``parts``, what becom
 results go by ``outputs``.
 """
 
-import json
 import os
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
@@ -18,6 +17,7 @@ from layered_plugin.data.files import UNREADABLE
 from layered_plugin.data.pictures import PictureSource
 from layered_plugin.errors import ModelError, PictureError, UserError
 from layered_plugin.files import write_json
+from layered_plugin.json_files import check_fields, fields, flag, maybe, number, read_json, text
 from layered_plugin.progress import progress
 from layered_plugin.runs import MANIFEST
 from layered_plugin.segmentation.merging import sheet_of_folder
@@ -37,6 +37,11 @@ from layered_plugin.segmentation.segmenter import PLAIN, Refinement, Segmenter
 from layered_plugin.segmentation.workers import Finish, task_executor
 
 SETTINGS = "segment.json"
+
+# What an earlier version may not have written has its default.
+SETTINGS_RULE = fields(dict(model=text, threshold=number(0, 1), soft=flag), dict(
+    flip=(flag, PLAIN.flip), refine=(number(0, 10**9, whole=True), PLAIN.refine), posterior=(flag, PLAIN.posterior),
+    sharp=(flag, PLAIN.sharp), prior=(maybe(text), None), min_confidence=(number(0, 1), 0.0)))
 
 GROUP_BYTES = 16 << 20  # A group of pictures ends early once its files have so many.
 
@@ -117,8 +122,8 @@ def _segment_parts(job: Job, settings: dict[str, Any], parts: list[Part], outdir
     outdir.mkdir(parents=True, exist_ok=True)
     _check_settings(outdir / SETTINGS, settings, _has_results(outdir))
     total = Outcome(0, 0, {})
-    for number, part in enumerate(parts, start=1):
-        label = "Pictures" if len(parts) == 1 else f"Part {number} of {len(parts)}"
+    for count, part in enumerate(parts, start=1):
+        label = "Pictures" if len(parts) == 1 else f"Part {count} of {len(parts)}"
         done, skipped, failed = _segment_part(job, part, listing, label)
         total = Outcome(total.done + done, total.skipped + skipped, {**total.failed, **failed})
     if total.done == 0 and total.failed and not _has_results(outdir):
@@ -136,11 +141,8 @@ def _check_settings(path: Path, settings: dict[str, Any], has_results: bool) -> 
     if not has_results or not path.is_file():
         write_json(path, settings)
         return
-    try:
-        earlier = json.loads(path.read_text())
-        differing = [name for name in settings if earlier[name] != settings[name]]
-    except (ValueError, KeyError, TypeError) as err:
-        raise PictureError(f"{path}: damaged; choose another `outdir`, or remove this one") from err
+    earlier = check_fields(read_json(path, PictureError), SETTINGS_RULE, path, PictureError)
+    differing = [name for name in settings if earlier[name] != settings[name]]
     if differing:
         name = differing[0]
         raise ModelError(f"{path.parent}: holds results with {name} = {earlier[name]}, not {settings[name]}; choose "
