@@ -34,7 +34,7 @@ from layered_plugin.segmentation.segmenter import Refinement, Segmenter
 @click.option("--device", help="Where to compute", type=DEVICES, default="auto")
 @click.option("--workers", help="Processes that decode and encode  [default: one per core]",
               type=click.IntRange(min=0), metavar="INT")
-@click.option("--shard", help="Which of N calls that share the work, from 0 on  [default: as torchrun or Slurm says]",
+@click.option("--shard", help="Which of N calls this is, from 0 on  [default: as torchrun or Slurm says]",
               metavar="I/N")
 @user_errors()
 def segment(model: str, images: str, outdir: str, device: str, flip: bool, refine: int, posterior: bool,

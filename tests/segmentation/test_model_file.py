@@ -71,7 +71,7 @@ def test_models_give_the_same_results_in_a_fresh_process(tmp_path):
     expected = [part for folder in folders for result in Segmenter.load(folder, "cpu")(pictures, ["a.png", "c.png"])
                 for part in result if part is not None]
     with np.load(tmp_path / "out.npz") as found:
-        assert len(found.files) == len(expected) == 2 * (1 + 5 + 5)
+        assert len(found.files) == len(expected) == 2 * (2 + 6 + 6)
         for name, part in zip(found.files, expected, strict=True):
             np.testing.assert_array_equal(found[name], part)
 
