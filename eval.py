@@ -7,13 +7,13 @@ from typing import Any
 
 import click
 
-from layered_plugin.command_line import DEVICES, SETTINGS, user_errors
+from layered_plugin.command_line import DEVICES, SEED, SETTINGS, CheckedGroup, Number, Whole, user_errors
 from layered_plugin.evaluation import commands
 from layered_plugin.evaluation.options import TEACHERS, mask_values_option, teacher_options
 from layered_plugin.report.page import write_report
 
 
-@click.group(context_settings=SETTINGS)
+@click.group(cls=CheckedGroup, context_settings=SETTINGS)
 def main() -> None:
     """Score masks against what stands for the truth; JSON on stdout, a table on stderr."""
 
@@ -22,21 +22,21 @@ def main() -> None:
 @click.option("--network", "networks", help="Trained generator; repeat for several seeds", metavar="RUN|PKL|URL",
               multiple=True, required=True)
 @click.option("--snapshot", help="Which of a run's", default="best", metavar="best|latest|KIMG")
-@click.option("--num", help="Scenes", type=click.IntRange(min=1), default=10000, metavar="INT")
-@click.option("--seed", help="Random seed", type=click.IntRange(min=0), default=0, metavar="INT")
-@click.option("--trunc", help="Truncation psi", type=float, default=1.0, metavar="FLOAT")
+@click.option("--num", help="Scenes", type=Whole(min=1), default=10000, metavar="INT")
+@click.option("--seed", help="Random seed", type=SEED, default=0, metavar="INT")
+@click.option("--trunc", help="Truncation psi", type=Number(-10, 10), default=1.0, metavar="FLOAT")
 @click.option("--teacher", "teacher_kind", help="What sees the object", type=click.Choice(TEACHERS),
               default="maskrcnn")
 @teacher_options
 @click.option("--detector-size", help="Of what the teacher sees  [default: 128, U-Net: own]",
-              type=click.IntRange(min=8), metavar="PX")
+              type=Whole(8, 4096), metavar="PX")
 @click.option("--fid", help="Real pictures for FID and KID", metavar="ZIP|DIR")
 @click.option("--fid-weights", help="Inception weights for --fid", metavar="FILE")
 @click.option("--real", help="Real pictures to compare outlines with", metavar="ZIP|DIR")
 @click.option("--real-masks", help="Their true masks  [default: the teacher's]", metavar="ZIP|DIR")
 @mask_values_option
 @click.option("--real-model", help="Model for their masks, instead", metavar="RUN")
-@click.option("--batch", help="Scenes at a time", type=click.IntRange(min=1), default=32, metavar="INT")
+@click.option("--batch", help="Scenes at a time", type=Whole(1, 2**16), default=32, metavar="INT")
 @click.option("--device", "device_name", help="Where to compute", type=DEVICES, default="auto")
 def generated(**opts: Any) -> None:
     """Score the masks of generated scenes, as Table 1 of the paper does.
@@ -98,22 +98,22 @@ def generated(**opts: Any) -> None:
 @click.option("--teacher", "teacher_kind", help="What sees the object, if not --masks",
               type=click.Choice(TEACHERS))
 @teacher_options
-@click.option("--detector-size", help="Of what a U-Net sees  [default: the model's]", type=click.IntRange(min=8),
+@click.option("--detector-size", help="Of what a U-Net sees  [default: the model's]", type=Whole(8, 4096),
               metavar="PX")
-@click.option("--num", help="Only the first pictures  [default: all]", type=click.IntRange(min=1), metavar="INT")
+@click.option("--num", help="Only the first pictures  [default: all]", type=Whole(min=1), metavar="INT")
 @click.option("--eval-size", help="Score at the picture's or network's size", type=click.Choice(["gt", "net"]),
               default="gt")
 @click.option("--polarity", help="May the truth swap object and ground?", type=click.Choice(["fixed", "oracle"]),
               default="fixed")
 @click.option("--sharp", help="Refine masks of large pictures", type=bool, default=True, metavar="BOOL")
 @click.option("--flip", help="Average with the mirrored picture", type=bool, default=False, metavar="BOOL")
-@click.option("--refine", help="Steps on each picture's codes (encoders)", type=click.IntRange(min=0), default=0,
+@click.option("--refine", help="Steps on each picture's codes (encoders)", type=Whole(min=0), default=0,
               metavar="STEPS")
 @click.option("--posterior", help="Correct masks pixel by pixel (encoders)", type=bool, default=False, metavar="BOOL")
 @click.option("--prior", help="Distilled model that --refine keeps to", metavar="RUN")
 @click.option("--baselines", help="none, all, installed, or names", default="installed", metavar="LIST")
-@click.option("--seed", help="Seed of the bootstrap", type=click.IntRange(min=0), default=0, metavar="INT")
-@click.option("--batch", help="Pictures at a time, at most", type=click.IntRange(min=1), default=100, metavar="INT")
+@click.option("--seed", help="Seed of the bootstrap", type=SEED, default=0, metavar="INT")
+@click.option("--batch", help="Pictures at a time, at most", type=Whole(1, 2**16), default=100, metavar="INT")
 @click.option("--device", "device_name", help="Where to compute", type=DEVICES, default="auto")
 def real(**opts: Any) -> None:
     """Score the masks of real pictures, as Table 2 of the paper does, beside simple baselines.
@@ -162,9 +162,9 @@ def real(**opts: Any) -> None:
 @click.option("--test-masks", help="True masks of --test-data", metavar="ZIP", required=True)
 @mask_values_option
 @click.option("--dest", help="File for the judge", metavar="PT", required=True)
-@click.option("--steps", help="Optimizer steps", type=click.IntRange(min=1), default=1200, metavar="INT")
-@click.option("--batch", help="Pictures a step", type=click.IntRange(min=1), default=32, metavar="INT")
-@click.option("--seed", help="Random seed", type=click.IntRange(min=0), default=0, metavar="INT")
+@click.option("--steps", help="Optimizer steps", type=Whole(min=1), default=1200, metavar="INT")
+@click.option("--batch", help="Pictures a step", type=Whole(1, 2**16), default=32, metavar="INT")
+@click.option("--seed", help="Random seed", type=SEED, default=0, metavar="INT")
 @click.option("--device", "device_name", help="Where to compute", type=DEVICES, default="auto")
 def judge(**opts: Any) -> None:
     """Train a judge and score it: a U-Net that learns from true masks where the object is.

@@ -10,17 +10,27 @@ import click
 from click.core import ParameterSource
 
 from layered_plugin import runs
-from layered_plugin.command_line import DEVICES, SETTINGS, several_options, user_errors, writing
+from layered_plugin.command_line import (
+    DEVICES,
+    SEED,
+    SETTINGS,
+    CheckedGroup,
+    Number,
+    Whole,
+    several_options,
+    user_errors,
+    writing,
+)
 from layered_plugin.segmentation.commands import run_training
 from layered_plugin.segmentation.onnx_export import export_onnx
 from layered_plugin.segmentation.segment_command import merge, segment
 from layered_plugin.segmentation.train_distilled import train_distilled
 from layered_plugin.segmentation.train_encoder import train_encoder
 
-COUNT, WEIGHT = click.IntRange(min=1), click.FloatRange(min=0)
+COUNT, WEIGHT = Whole(min=1), Number(min=0)
 
 
-@click.group(context_settings=SETTINGS)
+@click.group(cls=CheckedGroup, context_settings=SETTINGS)
 def main() -> None:
     """From a trained generator to masks of real pictures.
 
@@ -38,7 +48,7 @@ common_options = several_options(
     click.option("--outdir", help="Folder for the results", required=True, metavar="DIR"),
     click.option("--network", help="Layered generator", metavar="RUN|PKL|URL"),
     click.option("--snapshot", help="Which of a run's", default="best", metavar="best|latest|KIMG"),
-    click.option("--seed", help="Random seed", type=click.IntRange(min=0), default=0, metavar="INT"),
+    click.option("--seed", help="Random seed", type=SEED, default=0, metavar="INT"),
     click.option("--device", help="Where to train", type=DEVICES, default="auto"),
     click.option("--resume", help="Go on with a run", metavar="latest|RUN"),
     click.option("--data-changed", help="If a resumed run's pictures changed", type=click.Choice(["refuse", "ok"]),
@@ -52,14 +62,14 @@ common_options = several_options(
 @click.option("--data", help="Real pictures", metavar="ZIP|DIR")
 @click.option("--mode", help="One encoder, or one per chunk", type=click.Choice(["chunks", "dataset"]),
               default="chunks")
-@click.option("--chunk-size", help="Pictures per chunk", type=click.IntRange(min=2), default=100, metavar="INT")
-@click.option("--num", help="Only the first N pictures (chunks)", type=click.IntRange(min=2), metavar="INT")
-@click.option("--jobs", help="Chunks trained side by side", type=COUNT, default=1, metavar="INT")
+@click.option("--chunk-size", help="Pictures per chunk", type=Whole(min=2), default=100, metavar="INT")
+@click.option("--num", help="Only the first N pictures (chunks)", type=Whole(min=2), metavar="INT")
+@click.option("--jobs", help="Chunks trained side by side", type=Whole(1, 1024), default=1, metavar="INT")
 @click.option("--steps", help="Steps on real pictures, per encoder", type=COUNT, default=1000, metavar="INT")
-@click.option("--batch", help="Pictures a step", type=click.IntRange(min=2), default=32, metavar="INT")
-@click.option("--lr", help="Learning rate of Adam", type=click.FloatRange(min=0, min_open=True), default=1e-4,
+@click.option("--batch", help="Pictures a step", type=Whole(2, 2**16), default=32, metavar="INT")
+@click.option("--lr", help="Learning rate of Adam", type=Number(min=0, min_open=True), default=1e-4,
               metavar="FLOAT")
-@click.option("--feature-resolution", help="Side of D's feature maps (eq. 7)", type=click.IntRange(min=4), default=16,
+@click.option("--feature-resolution", help="Side of D's feature maps (eq. 7)", type=Whole(min=4), default=16,
               metavar="PX")
 @click.option("--feature-weight", help="Weight of D's features (eq. 7)", type=WEIGHT, default=1.0, metavar="FLOAT")
 @click.option("--from-mean", help="Add the codes to the mean w", type=bool, default=True, metavar="BOOL")
@@ -67,9 +77,9 @@ common_options = several_options(
 @click.option("--mask-border-weight", help="Weight of the mask along the border", type=WEIGHT,
               default=0.0, metavar="FLOAT")
 @click.option("--mask-area-weight", help="Weight of the mean mask", type=WEIGHT, default=0.0, metavar="FLOAT")
-@click.option("--max-shift", help="Largest shift that E may apply, 0 = none", type=click.FloatRange(0, 0.5),
+@click.option("--max-shift", help="Largest shift that E may apply, 0 = none", type=Number(0, 0.5),
               default=0.2, metavar="FRAC")
-@click.option("--pretrain", help="Steps on generated pictures (dataset)", type=click.IntRange(min=0), default=0,
+@click.option("--pretrain", help="Steps on generated pictures (dataset)", type=Whole(min=0), default=0,
               metavar="INT")
 @click.option("--init", help="Start from this encoder of a data set", metavar="RUN")
 @click.pass_context
@@ -105,16 +115,16 @@ def train(ctx: click.Context, **opts: Any) -> None:
 @common_options
 @click.option("--data", help="Real pictures to adapt to, unlabelled", metavar="ZIP|DIR")
 @click.option("--steps", help="Steps on generated pairs", type=COUNT, default=600, metavar="INT")
-@click.option("--adapt", help="Steps on real pictures too, with --data", type=click.IntRange(min=0), default=1200,
+@click.option("--adapt", help="Steps on real pictures too, with --data", type=Whole(min=0), default=1200,
               metavar="INT")
-@click.option("--batch", help="Pictures a step", type=click.IntRange(min=4), default=64, metavar="INT")
-@click.option("--shift", help="Largest shift of generated objects", type=click.FloatRange(0, 0.5), default=0.125,
+@click.option("--batch", help="Pictures a step", type=Whole(4, 2**16), default=64, metavar="INT")
+@click.option("--shift", help="Largest shift of generated objects", type=Number(0, 0.5), default=0.125,
               metavar="FRAC")
-@click.option("--vary-shape", help="Share of objects with a bent outline", type=click.FloatRange(0, 1), default=0.6,
+@click.option("--vary-shape", help="Share of objects with a bent outline", type=Number(0, 1), default=0.6,
               metavar="FRAC")
-@click.option("--min-coverage", help="Objects smaller than this are left out", type=click.FloatRange(0, 1),
+@click.option("--min-coverage", help="Objects smaller than this are left out", type=Number(0, 1),
               default=0.02, metavar="FRAC")
-@click.option("--max-coverage", help="Objects larger than this are left out", type=click.FloatRange(0, 1),
+@click.option("--max-coverage", help="Objects larger than this are left out", type=Number(0, 1),
               default=0.7, metavar="FRAC")
 @click.pass_context
 @user_errors()

@@ -13,7 +13,7 @@ from click.core import ParameterSource
 
 from layered_plugin import runs, trust
 from layered_plugin.base import BASE
-from layered_plugin.command_line import SETTINGS, user_errors
+from layered_plugin.command_line import SETTINGS, CheckedCommand, user_errors
 from layered_plugin.data.fingerprint import fingerprint
 from layered_plugin.errors import CheckpointError, PictureError
 from layered_plugin.training import options, presets
@@ -51,7 +51,7 @@ def new_config(outdir: str, dry_run: bool, is_local: bool, opts: dict[str, Any],
     return desc, config
 
 
-@click.command(context_settings=SETTINGS)
+@click.command(cls=CheckedCommand, context_settings=SETTINGS)
 @options.run_options
 @options.data_options
 @options.preset_options

@@ -12,7 +12,7 @@ import PIL.Image
 import torch
 
 from layered_plugin import trust
-from layered_plugin.command_line import DEVICES, SETTINGS, user_errors
+from layered_plugin.command_line import DEVICES, SETTINGS, CheckedCommand, Whole, user_errors
 from layered_plugin.data.masks import THRESHOLD
 from layered_plugin.data.pictures import to_rgb, to_uint8
 from layered_plugin.device import choose_device
@@ -27,12 +27,12 @@ NUM_SCENES = 16  # Of the gallery at a time.
 CELL_PX = 128  # Least side of a scene as shown.
 
 
-@click.command(context_settings=SETTINGS)
+@click.command(cls=CheckedCommand, context_settings=SETTINGS)
 @click.option("--model", help="Run of invert.py train or distill", metavar="RUN")
 @click.option("--network", help="Layered generator  [default: the model's]", metavar="RUN|PKL|URL|DIR")
 @click.option("--snapshot", help="Which of a run's", default="best", metavar="best|latest|KIMG")
 @click.option("--host", help="Address to listen at; 0.0.0.0 = all", default="127.0.0.1", metavar="ADDRESS")
-@click.option("--port", help="Port to listen at", type=click.IntRange(1, 65535), default=7860, metavar="INT")
+@click.option("--port", help="Port to listen at", type=Whole(1, 65535), default=7860, metavar="INT")
 @click.option("--open/--no-open", "open_browser", help="Open the page in a browser", default=False)
 @click.option("--device", help="Where to compute", type=DEVICES, default="auto")
 @user_errors({ModelError: "--model", CheckpointError: "--network"})

@@ -1,18 +1,84 @@
 """What the commands share: how they show help, which devices they offer, and errors in one line."""
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import click
 
-from layered_plugin.errors import ArgumentError, UserError, with_options
+from layered_plugin.errors import ArgumentError, UserError, one_line, with_options
 from layered_plugin.files import NO_ROOM
 
 SETTINGS = dict(show_default=True, max_content_width=100)
 
 DEVICES = click.Choice(["auto", "cpu", "cuda", "mps"])
+
+LARGEST = 10**9  # Of any number that has no bound of its own: beyond it are slips of the keyboard.
+
+NAME_BYTES = 255  # Of a file or folder, on every system in use.
+
+# Metavars of options that name files.
+FILES = {"DIR", "ZIP", "RUN", "PKL", "FILE", "PT", "HTML", "NPZ", "PNG", "JSONL", "ONNX", "TAR", "PATH", "JSON"}
+
+
+class Number(click.FloatRange):
+    """A number within bounds; not NaN, not infinite, and of a size that means something."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not abs(number) <= LARGEST:
+            self.fail(f"{str(value)[:20]!r} is no finite number up to {LARGEST:g}", param, ctx)
+        return number
+
+
+class Whole(click.IntRange):
+    """A whole number within bounds, and of a size that means something."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str) and len(value) > 30:  # Python itself refuses to read some thousand digits.
+            self.fail(f"{value[:12]}... is no whole number up to {LARGEST}", param, ctx)
+        number = super().convert(value, param, ctx)
+        if (self.max is None and number > LARGEST) or (self.min is None and number < -LARGEST):
+            self.fail(f"{number} is no whole number up to {LARGEST}", param, ctx)
+        return number
+
+
+SEED = Whole(0, 2**31 - 1)  # NumPy takes twice as many, of which restarts and self-training use some.
+
+
+class CheckedCommand(click.Command):
+    """Refuses texts that are empty or can't name a file, whatever the option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        rest = super().parse_args(ctx, args)
+        for param in self.params:
+            given = ctx.params.get(str(param.name))
+            for text in given if isinstance(given, tuple) else (given,):
+                if isinstance(text, str):
+                    _check_text(text, param, ctx)
+        return rest
+
+
+class CheckedGroup(click.Group):
+    """Commands in the order in which they are defined."""
+
+    command_class = CheckedCommand
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+def _check_text(text: str, param: click.Parameter, ctx: click.Context) -> None:
+    if not text.strip():
+        raise click.BadParameter("must not be empty", ctx, param)
+    if "\0" in text:
+        raise click.BadParameter("must not hold a NUL", ctx, param)
+    names_files = FILES.intersection(re.split(r"\W", param.metavar or "")) and "://" not in text
+    if names_files and (len(os.fsencode(text)) > 4000
+                        or any(len(os.fsencode(part)) > NAME_BYTES for part in text.split("/"))):
+        raise click.BadParameter(f"names of files have at most {NAME_BYTES} bytes, got {text[:20]!r}...", ctx, param)
 
 
 Command = Callable[..., Any]
@@ -44,7 +110,7 @@ def user_errors(options: Mapping[type[UserError], str] | None = None) -> Iterato
         raise click.UsageError(with_options(str(err), _own_options())) from err
     except UserError as err:
         option = next((name for kind, name in (options or {}).items() if isinstance(err, kind)), None)
-        text = with_options(str(err), _own_options())
+        text = one_line(with_options(str(err), _own_options()))
         raise click.ClickException(text if option is None else f"{option}: {text}") from err
     except OSError as err:
         raise click.ClickException(f"{err}{_remedy(err)}") from err

@@ -8,7 +8,7 @@ import click
 import PIL.ImageColor
 
 from layered_plugin import command_line
-from layered_plugin.command_line import several_options, writing
+from layered_plugin.command_line import SEED, Number, Whole, several_options, writing
 from layered_plugin.data.pictures import FITS
 from layered_plugin.errors import CrowdedError, ImpossibleRecipeError, PictureError
 from layered_plugin.synthetic.occlusion import MAX_OBJECTS
@@ -49,31 +49,31 @@ dest_option = click.option("--dest", help="Zip for the pictures", metavar="ZIP",
 square_options = several_options(
     dest_option,
     click.option("--size", help="Side of the pictures, 1.125 x resolution", metavar="PX", default=72,
-                 type=click.IntRange(min=8)),
+                 type=Whole(8, 8192)),
     click.option("--fit", help="Squeeze to a square, or crop the middle", type=click.Choice(FITS), default="squeeze"))
 
 drawing_options = several_options(
     click.option("--labels", help="Zip for the label pictures", metavar="ZIP"),
-    click.option("--objects", help="Objects per picture (K)", metavar="INT", type=click.IntRange(1, MAX_OBJECTS),
+    click.option("--objects", help="Objects per picture (K)", metavar="INT", type=Whole(1, MAX_OBJECTS),
                  default=1),
-    click.option("--num", help="Number of pictures", metavar="INT", type=click.IntRange(min=1), default=20000),
-    click.option("--size", help="Side of the pictures", metavar="PX", type=click.IntRange(min=8), default=36),
-    click.option("--seed", help="Random seed", metavar="INT", type=click.IntRange(min=0), default=0))
+    click.option("--num", help="Number of pictures", metavar="INT", type=Whole(min=1), default=20000),
+    click.option("--size", help="Side of the pictures", metavar="PX", type=Whole(8, 8192), default=36),
+    click.option("--seed", help="Random seed", metavar="INT", type=SEED, default=0))
 
 # What of a Recipe a preset sets and an option replaces.
 recipe_options = several_options(
     click.option("--scale", help="Largest side of the cut-out", metavar="FRAC,FRAC", type=Range(0.01, 2)),
-    click.option("--rotation", help="Largest angle to either side", metavar="DEG", type=click.FloatRange(0, 180)),
-    click.option("--flip", help="Probability of mirroring", metavar="FRAC", type=click.FloatRange(0, 1)),
-    click.option("--jitter", help="Largest displacement", metavar="FRAC", type=click.FloatRange(0, 0.5)),
+    click.option("--rotation", help="Largest angle to either side", metavar="DEG", type=Number(0, 180)),
+    click.option("--flip", help="Probability of mirroring", metavar="FRAC", type=Number(0, 1)),
+    click.option("--jitter", help="Largest displacement", metavar="FRAC", type=Number(0, 0.5)),
     click.option("--crop", help="Crop of the photograph's shorter side", metavar="FRAC,FRAC", type=Range(0.01, 1)),
-    click.option("--min-coverage", help="Smallest object share", metavar="FRAC", type=click.FloatRange(0, 1)),
-    click.option("--shadow-blur", help="Blur of the contact shadow", metavar="FRAC", type=click.FloatRange(0.005, 0.5)),
+    click.option("--min-coverage", help="Smallest object share", metavar="FRAC", type=Number(0, 1)),
+    click.option("--shadow-blur", help="Blur of the contact shadow", metavar="FRAC", type=Number(0.005, 0.5)),
     click.option("--shadow-offset", help="Shadow's displacement down", metavar="FRAC",
-                 type=click.FloatRange(-0.5, 0.5)),
-    click.option("--shadow-strength", help="Light the shadow takes", metavar="FRAC", type=click.FloatRange(0, 1)),
+                 type=Number(-0.5, 0.5)),
+    click.option("--shadow-strength", help="Light the shadow takes", metavar="FRAC", type=Number(0, 1)),
     click.option("--tint", help="Factor of each colour channel", metavar="X,X", type=Range(0, 4)),
-    click.option("--light", help="Change of light from edge to edge", metavar="FRAC", type=click.FloatRange(0, 1.5)))
+    click.option("--light", help="Change of light from edge to edge", metavar="FRAC", type=Number(0, 1.5)))
 
 
 def check_zips(paths: Mapping[str, str | None]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from layered_plugin.command_line import SETTINGS
+from layered_plugin.command_line import SETTINGS, CheckedGroup, Number, Whole
 from layered_plugin.data import cub_flowers, lsun_folders
 from layered_plugin.data.alpha import alpha_pictures
 from layered_plugin.data.downloads import Archive, write_entries
@@ -30,14 +30,7 @@ from layered_plugin.synthetic.material import load_all, prepare_background, prep
 from layered_plugin.synthetic.shapes import write_shapes
 
 
-class Group(click.Group):
-    """Lists its commands in the order of this file."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
-
-
-@click.group(cls=Group, context_settings=SETTINGS)
+@click.group(cls=CheckedGroup, context_settings=SETTINGS)
 def main() -> None:
     """Make a data set: a zip of squares with `dataset.json`, and a zip of masks where there are any.
 
@@ -76,8 +69,8 @@ def shapes(dest: str, masks: str | None, labels: str | None, objects: int, num: 
 @click.option("--masks", help="Zip for the true masks", metavar="ZIP", required=True)
 @drawing_options
 @click.option("--manifest", help="Records, one a picture  [default: DEST-manifest.jsonl]", metavar="JSONL")
-@click.option("--jobs", help="Worker processes", metavar="INT", type=click.IntRange(min=1), default=1)
-@click.option("--holdout", help="Keep every n-th cut-out for testing", metavar="INT", type=click.IntRange(min=2))
+@click.option("--jobs", help="Worker processes", metavar="INT", type=Whole(min=1), default=1)
+@click.option("--holdout", help="Keep every n-th cut-out for testing", metavar="INT", type=Whole(min=2))
 @click.option("--split", help="Cut-outs to use with --holdout", type=click.Choice(["train", "test"]), default="train")
 @click.option("--preset", help="Values of the options below", type=click.Choice(list(PRESETS)), default="plants")
 @recipe_options
@@ -126,7 +119,7 @@ def composites(
 @click.option("--source", help="Folder with data.mdb, or its zip", metavar="DIR|ZIP", required=True)
 @square_options
 @click.option("--num", help="Only the first entries of the database", metavar="INT", default=100000,
-              type=click.IntRange(min=1))
+              type=Whole(min=1))
 def lsun(source: str, dest: str, size: int, fit: str, num: int) -> None:
     """LSUN: the first pictures of a category, in the order of the database, as in the paper.
 
@@ -197,7 +190,7 @@ def alpha(source: str, dest: str, size: int, fit: str, masks: str | None, backdr
 @click.option("--split", help="Pictures to take", type=click.Choice(["train", "test", "all"]), default="all")
 @click.option("--crop-box", help="Crop squares about the bounding boxes", is_flag=True)
 @click.option("--margin", help="Space about the box, of its longer side", metavar="FRAC", default=0.25,
-              type=click.FloatRange(0, 2))
+              type=Number(0, 2))
 @click.pass_context
 def cub(ctx: click.Context, source: str, dest: str, size: int, fit: str, masks: str | None, split: str,
         crop_box: bool, margin: float) -> None:

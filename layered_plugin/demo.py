@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 
 from layered_plugin.calls import as_typed
+from layered_plugin.command_line import CheckedCommand, Number, Whole
 from layered_plugin.runs import MODEL_FILE, last_kimg, or_go_on
 
 DATA = Path("data")
@@ -60,11 +61,11 @@ def learn(outdir: Path, kind: str, title: str, command: list[str], always: Seque
     return finished()[-1]
 
 
-@click.command()
+@click.command(cls=CheckedCommand)
 @click.option("--outdir", help="Where the runs go", metavar="DIR", default="runs/demo", show_default=True)
-@click.option("--kimg", help="Length of the generator's training", metavar="KIMG", type=float, default=24.0,
-              show_default=True)
-@click.option("--steps", help="Steps of each stage that follows", metavar="INT", type=click.IntRange(min=1),
+@click.option("--kimg", help="Length of the generator's training", metavar="KIMG", type=Number(0, min_open=True),
+              default=24.0, show_default=True)
+@click.option("--steps", help="Steps of each stage that follows", metavar="INT", type=Whole(min=1),
               default=250, show_default=True)
 def main(outdir: str, kimg: float, steps: int) -> None:
     """Draw pictures, train the layered GAN, learn to segment, evaluate, write the report.

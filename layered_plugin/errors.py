@@ -66,6 +66,12 @@ class UnusableError(UserError):
     """Reason why a file cannot serve."""
 
 
+def one_line(error: BaseException | str, width: int = 1000) -> str:
+    """Text of an error of whatever kind as one line, cut to a width; of one without text, its kind."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= width else f"{text[:width - 4]} ..."
+
+
 def with_options(text: str, options: Mapping[str, str] | None = None) -> str:
     """A text with the options of a command in place of arguments: `batch_gpu` becomes --batch-gpu.
 

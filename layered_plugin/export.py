@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from layered_plugin.command_line import SETTINGS, several_options, user_errors, writing
+from layered_plugin.command_line import SETTINGS, CheckedGroup, Number, Whole, several_options, user_errors, writing
 from layered_plugin.errors import CheckpointError
 from layered_plugin.generate import parse_seeds
 from layered_plugin.model.open_raster import scene_layers, write_open_raster
@@ -26,7 +26,7 @@ network_options = several_options(
 named = user_errors({CheckpointError: "--network"})
 
 
-@click.group(context_settings=SETTINGS)
+@click.group(cls=CheckedGroup, context_settings=SETTINGS)
 def main() -> None:
     """Hand a trained generator, or scenes of it, to other programs.
 
@@ -60,7 +60,7 @@ def background(network: str, snapshot: str, dest: str) -> None:
 
 @main.command("foreground", context_settings=SETTINGS)
 @network_options
-@click.option("--object", "number", help="Which object, from back to front", type=click.IntRange(min=1), default=1,
+@click.option("--object", "number", help="Which object, from back to front", type=Whole(min=1), default=1,
               metavar="INT")
 @click.option("--dest", help="Pickle to write", required=True, metavar="PKL")
 @named
@@ -108,8 +108,8 @@ def generator(network: str, snapshot: str, dest: str) -> None:
 @main.command("scenes", context_settings=SETTINGS)
 @network_options
 @click.option("--seeds", help="Scenes to draw, such as 0,3,5-9", required=True, metavar="LIST")
-@click.option("--trunc", help="Truncation psi, 1 = none", type=float, default=1.0, metavar="FLOAT")
-@click.option("--class", "class_idx", help="Class, for a conditional network", type=int, metavar="INT")
+@click.option("--trunc", help="Truncation psi, 1 = none", type=Number(-10, 10), default=1.0, metavar="FLOAT")
+@click.option("--class", "class_idx", help="Class, for a conditional network", type=Whole(min=0), metavar="INT")
 @click.option("--outdir", help="Folder for the .ora files", required=True, metavar="DIR")
 @named
 def scenes(network: str, snapshot: str, seeds: str, trunc: float, class_idx: int | None, outdir: str) -> None:
@@ -123,8 +123,7 @@ def scenes(network: str, snapshot: str, seeds: str, trunc: float, class_idx: int
     """
     numbers = parse_seeds(seeds)
     G = load_snapshot(network, choice=snapshot)["G_ema"]
-    if class_idx is not None and not one_hot(G, class_idx):
-        click.echo("WARNING: --class is ignored: the network is unconditional", err=True)
+    one_hot(G, class_idx)
     parts = [numbers[start:start + BATCH] for start in range(0, len(numbers), BATCH)]
     drawn = (scene for part in parts for scene in to_pictures(
         draw_layers(G, seed_codes(G, part, class_idx, trunc), noise_seeds=part, batch=BATCH)))

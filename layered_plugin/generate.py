@@ -15,7 +15,7 @@ import click
 import numpy as np
 import torch
 
-from layered_plugin.command_line import DEVICES, SETTINGS, user_errors, writing
+from layered_plugin.command_line import DEVICES, SETTINGS, CheckedCommand, Number, Whole, user_errors, writing
 from layered_plugin.dataset_options import check_zips
 from layered_plugin.device import choose_device
 from layered_plugin.errors import ArgumentError, CheckpointError, UserError
@@ -31,16 +31,20 @@ SHEET_SCENES = 16  # Columns of a sheet; more are too wide to read at a glance.
 
 MAX_SEED = 2**32 - 1  # NumPy's.
 
+MAX_SCENES = 10**7  # Of one range.
+
 
 def parse_seeds(text: str, name: str = "seeds") -> list[int]:
     """Numbers and ranges, such as `0,3,5-9`, in the order given, each once; ArgumentError for another text."""
     seeds: list[int] = []
     for part in text.split(","):
-        found = re.fullmatch(r"\s*([0-9]+)(?:-([0-9]+))?\s*", part)
+        found = re.fullmatch(r"\s*([0-9]{1,10})(?:-([0-9]{1,10}))?\s*", part)
         first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, -1)
         if not first <= last <= MAX_SEED:
             raise ArgumentError(f"`{name}` must be numbers and rising ranges such as 0,3,5-9, up to {MAX_SEED}, "
-                                f"got {text!r}")
+                                f"got {text[:40]!r}")
+        if last - first >= MAX_SCENES:
+            raise ArgumentError(f"`{name}` must be ranges of at most {MAX_SCENES} numbers, got {text[:40]!r}")
         seeds.extend(range(first, last + 1))
     return list(dict.fromkeys(seeds))
 
@@ -58,19 +62,19 @@ def read_codes(path: str | os.PathLike[str], G: Any) -> torch.Tensor:
     return torch.from_numpy(w.astype(np.float32)).to(G.mapping.w_avg.device)
 
 
-@click.command(context_settings=SETTINGS)
+@click.command(cls=CheckedCommand, context_settings=SETTINGS)
 @click.option("--network", help="Layered generator", required=True, metavar="RUN|PKL|URL")
 @click.option("--snapshot", help="Which of a run's", default="best", metavar="best|latest|KIMG")
 @click.option("--seeds", help="Scenes to draw, such as 0,3,5-9", metavar="LIST")
-@click.option("--trunc", help="Truncation psi, 1 = none", type=float, default=1.0, metavar="FLOAT")
-@click.option("--class", "class_idx", help="Class, for a conditional network", type=int, metavar="INT")
+@click.option("--trunc", help="Truncation psi, 1 = none", type=Number(-10, 10), default=1.0, metavar="FLOAT")
+@click.option("--class", "class_idx", help="Class, for a conditional network", type=Whole(min=0), metavar="INT")
 @click.option("--noise-mode", help="Noise of the pictures", type=click.Choice(NOISE_MODES), default="const")
 @click.option("--projected-w", help="Codes to draw instead of seeds", metavar="NPZ")
 @click.option("--outdir", help="Folder for pictures of every kind", metavar="DIR")
 @click.option("--zip", "zip_path", help="Data set of the composites", metavar="ZIP")
 @click.option("--masks-zip", help="Its masks, by default NAME-masks.zip", metavar="ZIP")
 @click.option("--grid", help=f"Sheet of the first {SHEET_SCENES} scenes", metavar="PNG")
-@click.option("--batch", help="Scenes at a time", type=click.IntRange(min=1), default=32, metavar="INT")
+@click.option("--batch", help="Scenes at a time", type=Whole(1, 2**16), default=32, metavar="INT")
 @click.option("--device", help="Where to draw", type=DEVICES, default="auto")
 @user_errors({CheckpointError: "--network"})
 def main(network: str, snapshot: str, seeds: str | None, trunc: float, class_idx: int | None, noise_mode: str,
@@ -125,8 +129,6 @@ def _choose_codes(network: str, snapshot: str, seeds: str | None, trunc: float, 
         ws = read_codes(projected_w, G)
         return G, list(range(len(ws))), ws.__getitem__, []
     label = one_hot(G, class_idx)
-    if class_idx is not None and not label:
-        click.echo("WARNING: --class is ignored: the network is unconditional", err=True)
     return G, numbers, partial(seed_codes, G, class_idx=class_idx, truncation_psi=trunc), label
 
 

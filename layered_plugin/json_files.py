@@ -14,6 +14,8 @@ from layered_plugin.errors import CheckpointError, UserError
 
 MAX_BYTES = 64 << 20  # Of what a command writes about a run.
 
+MAX_NUMBER = 10**12  # Of what has no bound of its own.
+
 Rule = Callable[[Any, str], Any]
 
 
@@ -38,9 +40,9 @@ def parse_json(content: bytes | str, where: str | os.PathLike[str], kind: type[U
     try:
         return json.loads(content, parse_constant=refuse)
     except RecursionError:
-        raise kind(f"{where}: not readable: nested too deep") from None
+        raise kind(f"{where}: damaged: nested too deep") from None
     except ValueError as err:
-        raise kind(f"{where}: not readable: {err}") from err
+        raise kind(f"{where}: damaged: {err}") from err
 
 
 def read_json(path: str | os.PathLike[str], kind: type[UserError] = CheckpointError,
@@ -77,14 +79,14 @@ def check_fields(data: Any, rule: Rule, where: str | os.PathLike[str],
         raise kind(f"{where}: {err}") from None
 
 
-def number(low: float = -math.inf, high: float = math.inf, whole: bool = False) -> Rule:
-    """A finite number within bounds; true and false are none."""
+def number(low: float = -MAX_NUMBER, high: float = MAX_NUMBER, whole: bool = False) -> Rule:
+    """A number within bounds; true and false are none."""
     kinds = (int,) if whole else (int, float)
 
     def rule(value: Any, key: str) -> Any:
         if type(value) not in kinds or not math.isfinite(value) or not low <= value <= high:
-            bounds = f" from {low:g} to {high:g}" if math.isfinite(high) else f" of at least {low:g}"
-            what = ("a whole number" if whole else "a number") + (bounds if math.isfinite(low) else "")
+            bounds = f" from {low:g} to {high:g}" if high < MAX_NUMBER else f" of at least {low:g}"
+            what = ("a whole number" if whole else "a number") + (bounds if low > -MAX_NUMBER else "")
             raise _wrong(key, what, value)
         return value
     return rule
@@ -101,6 +103,13 @@ def text(value: Any, key: str) -> Any:
     """Text that is not empty."""
     if not isinstance(value, str) or not value or "\0" in value:
         raise _wrong(key, "text", value)
+    return value
+
+
+def anything(value: Any, key: str) -> Any:
+    """An object with any keys, for others to check."""
+    if not isinstance(value, dict):
+        raise _wrong(key, "an object", value)
     return value
 
 

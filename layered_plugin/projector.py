@@ -14,7 +14,7 @@ import PIL.Image
 import torch
 
 from layered_plugin import video
-from layered_plugin.command_line import DEVICES, SETTINGS, user_errors, writing
+from layered_plugin.command_line import DEVICES, SEED, SETTINGS, CheckedCommand, Number, Whole, user_errors, writing
 from layered_plugin.data.pictures import decode, to_float, to_square
 from layered_plugin.device import choose_device, must_fp32, tune_cpu
 from layered_plugin.errors import CheckpointError, ModelError, PictureError
@@ -31,25 +31,25 @@ FILES = {"composites": "proj", "masks": "mask", "cutouts": "cutout", "background
          "foregrounds": "foreground"}
 
 
-@click.command(context_settings=SETTINGS)
+@click.command(cls=CheckedCommand, context_settings=SETTINGS)
 @click.option("--network", help="Layered generator", required=True, metavar="RUN|PKL|URL|DIR")
 @click.option("--snapshot", help="Which of a run's", default="best", metavar="best|latest|KIMG")
 @click.option("--target", help="Picture to draw again", required=True, metavar="FILE")
-@click.option("--num-steps", help="Steps", type=click.IntRange(min=1), default=1000, metavar="INT")
-@click.option("--seed", help="Of the codes to start among", type=click.IntRange(min=0), default=303, metavar="INT")
+@click.option("--num-steps", help="Steps", type=Whole(1, 10**6), default=1000, metavar="INT")
+@click.option("--seed", help="Of the codes to start among", type=SEED, default=303, metavar="INT")
 @click.option("--save-video", help="Write proj.mp4  [default: if it can be]", type=bool, metavar="BOOL")
 @click.option("--outdir", help="Folder for the results", required=True, metavar="DIR")
 @click.option("--space", help="One code per part, or one per layer", type=click.Choice(SPACES), default="w")
-@click.option("--lr", help="Learning rate at the start", type=click.FloatRange(min=0, min_open=True), default=0.05,
+@click.option("--lr", help="Learning rate at the start", type=Number(min=0, min_open=True), default=0.05,
               metavar="FLOAT")
 @click.option("--feature-resolution", help="Side of D's features  [default: 16, or half]", metavar="PX",
-              type=click.IntRange(min=4))
-@click.option("--feature-weight", help="Weight of D's features", type=click.FloatRange(min=0), default=1.0,
+              type=Whole(min=4))
+@click.option("--feature-weight", help="Weight of D's features", type=Number(min=0), default=1.0,
               metavar="FLOAT")
 @click.option("--vgg", help="Upstream's vgg16.pt, to add LPIPS", metavar="PT")
-@click.option("--perceptual-weight", help="Weight of LPIPS", type=click.FloatRange(min=0), default=1.0,
+@click.option("--perceptual-weight", help="Weight of LPIPS", type=Number(min=0), default=1.0,
               metavar="FLOAT")
-@click.option("--class", "class_idx", help="Class, for a conditional network", type=int, metavar="INT")
+@click.option("--class", "class_idx", help="Class, for a conditional network", type=Whole(min=0), metavar="INT")
 @click.option("--device", help="Where to compute", type=DEVICES, default="auto")
 @user_errors({CheckpointError: "--network", PictureError: "--target", ModelError: "--vgg"})
 def main(network: str, snapshot: str, target: str, num_steps: int, seed: int, save_video: bool | None, outdir: str,

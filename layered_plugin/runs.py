@@ -6,7 +6,6 @@ A training state is a plain dict that ``torch.load(weights_only=True)`` reads; p
 import difflib
 import itertools
 import os
-import pickle
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ import torch.distributed
 
 from layered_plugin.base import BASE
 from layered_plugin.calls import typed_command
-from layered_plugin.errors import CheckpointError, ModelError
+from layered_plugin.errors import CheckpointError, ModelError, one_line
 from layered_plugin.files import write_json
 from layered_plugin.json_files import read_json
 from layered_plugin.tensor_files import save_state
@@ -66,9 +65,12 @@ def load_training_state(path: str | os.PathLike, map_location: Any = "cpu") -> d
     if not zipfile.is_zipfile(path):
         raise CheckpointError(f"{path}: missing, damaged, or no training state")
     try:
-        return torch.load(path, map_location=map_location, weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError) as err:
-        raise CheckpointError(f"{path}: not a readable training state: {err}") from err
+        state = torch.load(path, map_location=map_location, weights_only=True)
+    except Exception as err:  # Of a damaged one PyTorch and zipfile say so in many ways.
+        raise CheckpointError(f"{path}: not a readable training state: {one_line(err, 200)}") from err
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path}: damaged: holds no training state")
+    return state
 
 
 def training_states(run_dir: str | os.PathLike) -> list[Path]:
@@ -137,6 +139,11 @@ def make_run_dir(outdir: str, desc: str) -> str:
     run_dir = parent / f"{max(numbers, default=-1) + 1:05d}-{desc}"
     run_dir.mkdir()
     return str(run_dir)
+
+
+def short_name(name: str) -> str:
+    """The beginning of a data set's name, so that with all else in it a run folder's name is no longer than allowed."""
+    return name.encode(errors="replace")[:100].decode(errors="ignore")
 
 
 def next_desc(run_dir: str, seed: int) -> str:

@@ -10,7 +10,7 @@ import click
 import PIL.Image
 import torch
 
-from layered_plugin.command_line import DEVICES, SETTINGS, user_errors, writing
+from layered_plugin.command_line import DEVICES, SETTINGS, CheckedCommand, Number, Whole, user_errors, writing
 from layered_plugin.device import choose_device
 from layered_plugin.errors import ArgumentError, CheckpointError
 from layered_plugin.generate import NOISE_MODES, parse_seeds
@@ -23,15 +23,15 @@ PARTS = ("all", "background", "foreground")
 STYLES = "0-6"
 
 
-@click.command(context_settings=SETTINGS)
+@click.command(cls=CheckedCommand, context_settings=SETTINGS)
 @click.option("--network", help="Layered generator", required=True, metavar="RUN|PKL|URL|DIR")
 @click.option("--snapshot", help="Which of a run's", default="best", metavar="best|latest|KIMG")
 @click.option("--rows", help="Seeds of the rows", required=True, metavar="LIST")
 @click.option("--cols", help="Seeds of the columns", required=True, metavar="LIST")
 @click.option("--styles", help="Layers that get the column's styles", default=STYLES, metavar="LIST")
 @click.option("--part", help="Whose styles are mixed", type=click.Choice(PARTS), default="all")
-@click.option("--trunc", help="Truncation psi, 1 = none", type=float, default=1.0, metavar="FLOAT")
-@click.option("--class", "class_idx", help="Class, for a conditional network", type=int, metavar="INT")
+@click.option("--trunc", help="Truncation psi, 1 = none", type=Number(-10, 10), default=1.0, metavar="FLOAT")
+@click.option("--class", "class_idx", help="Class, for a conditional network", type=Whole(min=0), metavar="INT")
 @click.option("--noise-mode", help="Noise of the pictures", type=click.Choice(NOISE_MODES), default="const")
 @click.option("--outdir", help="Folder for the results", required=True, metavar="DIR")
 @click.option("--device", help="Where to draw", type=DEVICES, default="auto")

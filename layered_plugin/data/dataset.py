@@ -3,7 +3,6 @@
 Section 3.4 of the paper: pictures are resized to 1.125 times the resolution, then cropped at random.
 """
 
-import json
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -18,9 +17,12 @@ from layered_plugin.data import decoded
 from layered_plugin.data.files import UNREADABLE
 from layered_plugin.data.pictures import CROP_MARGIN, PictureSource, random_crop, to_float, to_square
 from layered_plugin.errors import ArgumentError, PictureError
+from layered_plugin.json_files import parse_json
 from layered_plugin.progress import progress
 
 CACHE_BYTES = 4 << 30  # Decoded pictures that are not shared are kept in memory up to this size.
+
+MAX_CLASSES = 100_000  # A label is as long as there are classes.
 
 MAX_UNREADABLE = 16  # So many pictures may become unreadable while they are shown; the next one ends the run.
 
@@ -150,8 +152,9 @@ class PictureDataset(Dataset):
             return None
         except UNREADABLE as err:
             raise PictureError(f"{self._path}: dataset.json: damaged: {err}") from err
+        content = parse_json(text, f"{self._path}: dataset.json", PictureError)
         try:
-            labels = json.loads(text).get("labels")
+            labels = content.get("labels")
             if labels is None:
                 return None
             by_name = dict(labels)
@@ -163,11 +166,15 @@ class PictureDataset(Dataset):
         rule = "labels must be class indices from 0 on, or lists of numbers, all of one length"
         try:
             values = np.array([by_name[fname] for fname in self._fnames])
+            if values.ndim == 1 and values.dtype.kind != "i":  # Of true, 1.5 and "1" no class can be made.
+                raise ValueError(values.dtype)
             values = values.astype({1: np.int64, 2: np.float32}[values.ndim])
         except (ValueError, TypeError, KeyError, OverflowError) as err:
             raise PictureError(f"{self._path}: dataset.json: {rule}") from err
         if not np.isfinite(values).all() or (values.ndim == 1 and values.min() < 0):
             raise PictureError(f"{self._path}: dataset.json: {rule}")
+        if max(values.max() + 1 if values.ndim == 1 else 0, *values.shape[1:], 0) > MAX_CLASSES:
+            raise PictureError(f"{self._path}: dataset.json: more than {MAX_CLASSES} classes, or numbers in a label")
         return values
 
     def close(self) -> None:

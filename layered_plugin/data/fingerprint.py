@@ -12,7 +12,7 @@ from layered_plugin.data.pictures import PictureSource
 from layered_plugin.errors import PictureError
 from layered_plugin.json_files import fields, number, text
 
-FINGERPRINT = fields(dict(num=number(1, whole=True), bytes=number(0, whole=True), names=text, contents=text))
+FINGERPRINT = fields(dict(num=number(1, whole=True), bytes=number(0, 2**63, whole=True), names=text, contents=text))
 
 
 def fingerprint(path: str | os.PathLike[str]) -> dict[str, Any]:

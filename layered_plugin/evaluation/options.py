@@ -8,7 +8,7 @@ import click
 import numpy as np
 
 from layered_plugin import command_line
-from layered_plugin.command_line import several_options
+from layered_plugin.command_line import Number, Whole, several_options
 from layered_plugin.data.masks import Ranges, parse_values
 from layered_plugin.device import choose_device
 from layered_plugin.errors import (
@@ -59,12 +59,12 @@ mask_values_option = click.option("--mask-values", help="Mask values that are ob
 teacher_options = several_options(
     click.option("--weights", "--teacher-file", "weights", help="Weights of the teacher", metavar="FILE"),
     click.option("--class", "class_name", help="COCO class for Mask R-CNN", metavar="NAME"),
-    click.option("--score-thresh", help="Least score of a detection", type=click.FloatRange(0, 1), default=0.5,
+    click.option("--score-thresh", help="Least score of a detection", type=Number(0, 1), default=0.5,
                  metavar="FRAC"),
     click.option("--objects", help="All detected objects, or the largest", type=click.Choice(OBJECTS),
                  default="union"),
     click.option("--onnx-size", help="Side of what an ONNX network sees  [default: its own, or 1024]",
-                 type=click.IntRange(min=8), metavar="PX"),
+                 type=Whole(8, 8192), metavar="PX"),
     click.option("--onnx-mean", help="Taken from its input's levels, 0 to 255", type=Channels(zero=True),
                  default=",".join(f"{value:g}" for value in MEAN), metavar="FLOAT[,FLOAT,FLOAT]"),
     click.option("--onnx-scale", help="What they are then divided by", type=Channels(zero=False),

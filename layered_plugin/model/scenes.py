@@ -22,7 +22,14 @@ Scene = dict[str, np.ndarray]  # Folder to picture.
 
 
 def one_hot(G: Any, class_idx: int | None) -> list[float]:
-    """Label of a class, c_dim numbers; ArgumentError if the network has classes, but not this one (None = no class)."""
+    """Label of a class, c_dim numbers; ArgumentError if the network has classes but not this one, or none at all.
+
+    Args:
+        G: Generator.
+        class_idx: The class, None = none is asked for.
+    """
+    if G.c_dim == 0 and class_idx is not None:
+        raise ArgumentError(f"`class_idx`={class_idx} can't be given: this network has no classes")
     if G.c_dim > 0 and class_idx not in range(G.c_dim):
         got = "none" if class_idx is None else class_idx
         raise ArgumentError(f"`class_idx` must be from 0 to {G.c_dim - 1} for this conditional network, got {got}")

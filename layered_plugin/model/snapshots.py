@@ -16,7 +16,7 @@ import legacy
 import torch
 
 from layered_plugin import trust
-from layered_plugin.errors import CheckpointError, ModelError
+from layered_plugin.errors import CheckpointError, ModelError, one_line
 from layered_plugin.files import write_watched
 from layered_plugin.model.weights_file import GENERATOR_FILE, load_generator
 from layered_plugin.runs import STATS_FILE, complete_run, nearest_runs
@@ -120,7 +120,7 @@ def _read(path: str) -> dict[str, Any]:
         with dnnlib.util.open_url(path) as file:
             return legacy.load_network_pkl(file)
     except Exception as err:  # A pickle is a program, a damaged one may fail in any way.
-        raise CheckpointError(f"{path}: not a readable network snapshot: {err}") from err
+        raise CheckpointError(f"{path}: not a readable network snapshot: {one_line(err, 200)}") from err
 
 
 def is_layered(G: torch.nn.Module) -> bool:

@@ -1,6 +1,5 @@
 """Networks as files without code: weights in safetensors, how they are built in JSON."""
 
-import json
 import os
 import textwrap
 from collections.abc import Mapping
@@ -12,13 +11,19 @@ import torch
 from safetensors import SafetensorError
 from training.networks import Discriminator
 
-from layered_plugin.errors import ModelError
+from layered_plugin.errors import ModelError, one_line
 from layered_plugin.files import atomic_write, write_json
+from layered_plugin.json_files import anything, check_fields, fields, maybe, number, read_json, text
 from layered_plugin.model.generator import LayeredGenerator
+from layered_plugin.model.network_rules import NETWORKS
 
 GENERATOR_FILE, WEIGHTS_FILE = "generator.json", "generator.safetensors"
 
 FORMAT = 1
+
+GENERATOR = fields(
+    dict(format=number(whole=True), networks=fields(dict(G_ema=NETWORKS["G_ema"], D=NETWORKS["D"]))),
+    dict(kind=text, training_set_kwargs=(maybe(anything), None)))
 
 
 def save_tensors(path: str | os.PathLike[str], networks: Mapping[str, torch.nn.Module]) -> None:
@@ -81,14 +86,14 @@ def load_generator(folder: str | os.PathLike[str]) -> dict[str, Any]:
         ModelError: A file is missing or damaged, or they don't belong together; the text names it.
     """
     path = Path(folder) / GENERATOR_FILE
+    meta = check_fields(read_json(path, ModelError), GENERATOR, path, ModelError)
+    if meta["format"] != FORMAT:
+        raise ModelError(f"{path}: not a readable generator: format {meta['format']}, not {FORMAT}")
     try:
-        meta = json.loads(path.read_text())
-        if meta["format"] != FORMAT:
-            raise ValueError(f"format {meta['format']}, not {FORMAT}")
         networks = {name: maker(**meta["networks"][name])
                     for name, maker in dict(G_ema=LayeredGenerator, D=Discriminator).items()}
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, AssertionError) as err:
-        raise ModelError(f"{path}: not a readable generator: {err!r}") from err
+    except (ValueError, KeyError, TypeError, RuntimeError, AssertionError, ArithmeticError) as err:
+        raise ModelError(f"{path}: not a readable generator: {one_line(err, 200)}") from err
     file = Path(folder) / WEIGHTS_FILE
     tensors = load_tensors(file)
     for name, net in networks.items():

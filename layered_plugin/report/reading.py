@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import PIL.Image
 
+from layered_plugin import json_files
 from layered_plugin.data.files import UNREADABLE
 from layered_plugin.errors import UserError
 from layered_plugin.runs import GAN_FILE, LOG_FILE, MODEL_FILE, MODEL_FILES, STATS_FILE
@@ -66,13 +67,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         UserError: It can't be read, or holds no object.
     """
-    try:
-        data = json.loads(path.read_text())
-    except (OSError, ValueError) as err:
-        raise UserError(f"{path}: not readable as JSON: {err}") from err
-    if not isinstance(data, dict):
-        raise UserError(f"{path}: holds no JSON object")
-    return data
+    return json_files.read_json(path, UserError)
 
 
 def read_lines(path: Path, parse: Callable[[dict[str, Any]], Any]) -> list[Any]:
@@ -91,7 +86,7 @@ def read_lines(path: Path, parse: Callable[[dict[str, Any]], Any]) -> list[Any]:
     for number, line in enumerate(lines, start=1):
         try:
             parsed.append(parse(json.loads(line)))
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as err:
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as err:
             what = f"lacks {err}" if isinstance(err, KeyError) else f"is damaged ({err})"
             raise UserError(f"{path}: line {number} {what}; remove that line") from err
     return parsed

@@ -1,6 +1,5 @@
 """The work of invert.py train and distill: a run folder that is started, or gone on with; what its files may hold."""
 
-import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +10,11 @@ from click.core import ParameterSource
 
 from layered_plugin import runs, trust
 from layered_plugin.calls import go_on_command
-from layered_plugin.command_line import writing
+from layered_plugin.command_line import LARGEST, writing
 from layered_plugin.data.dataset import PictureDataset
 from layered_plugin.data.fingerprint import FINGERPRINT, fingerprint, what_changed
 from layered_plugin.device import choose_device
-from layered_plugin.errors import CheckpointError, DiskFullError, UserError
+from layered_plugin.errors import CheckpointError, DiskFullError, PictureError, UserError
 from layered_plugin.files import remove_leftovers
 from layered_plugin.json_files import Rule, check_fields, choice, fields, flag, maybe, number, text
 from layered_plugin.model.snapshots import find_snapshot
@@ -53,7 +52,7 @@ def run_training(ctx: click.Context, command: str, opts: dict[str, Any], desc: s
             record["network_sha256"] = trust.trust_named(options["network"])
             if options["data"] is not None:
                 record["data_fingerprint"] = fingerprint(options["data"])
-            data = Path(options["data"] or options["network"]).stem
+            data = runs.short_name(Path(options["data"] or options["network"]).stem)
             name = f"{desc}-{data}-steps{options['steps']}-seed{options['seed']}"
             with writing("--outdir", opts["outdir"]):
                 run_dir = new_dir = runs.start_run(opts["outdir"], name, record)
@@ -107,16 +106,20 @@ def _go_on(ctx: click.Context, command: str, opts: dict[str, Any]) -> tuple[Path
     options.update({name: opts[name] for name in given if name in ("device", "jobs")})
     options["device"] = choose_device(options["device"])
     if not (run_dir / runs.MODEL_FILE).is_file():
-        _check_data(options, record, opts["data_changed"] == "ok")
+        _check_data(options, record, opts["data_changed"] == "ok", path)
         trust.check_pickle(options["network"], record.get("network_sha256"), opts["trust_pickle"], path)
     return run_dir, record
 
 
-def _check_data(options: dict[str, Any], record: dict[str, Any], may_change: bool) -> None:
+def _check_data(options: dict[str, Any], record: dict[str, Any], may_change: bool, path: Path) -> None:
     """See that the pictures are those that the run began with; a chunk's are bound to its encoder."""
-    if options["data"] is None or "data_fingerprint" not in record:
+    if options["data"] is None:
         return
-    changed = what_changed(record["data_fingerprint"], fingerprint(options["data"]))
+    try:
+        now = fingerprint(options["data"])
+    except PictureError as err:
+        raise CheckpointError(f"{path}: its data: {err}") from err
+    changed = what_changed(record.get("data_fingerprint", now), now)
     if changed is None:
         return
     if options.get("mode") == "chunks":
@@ -144,7 +147,7 @@ def _option_rule(param: click.Parameter, default: Any) -> Rule:
         rule = choice(*param.type.choices)
     elif isinstance(param.type, click.IntRange | click.FloatRange):
         low, high = param.type.min, param.type.max
-        rule = number(-math.inf if low is None else low, math.inf if high is None else high,
+        rule = number(-LARGEST if low is None else low, LARGEST if high is None else high,
                       whole=isinstance(param.type, click.IntRange))
     elif param.type is click.BOOL:
         rule = flag

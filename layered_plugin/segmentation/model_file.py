@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from training.networks import Discriminator
 
-from layered_plugin.errors import ModelError
+from layered_plugin.errors import ModelError, one_line
 from layered_plugin.files import write_json
+from layered_plugin.json_files import anything, check_fields, choice, fields, list_of, maybe, number, read_json, text
+from layered_plugin.model import network_rules as check
 from layered_plugin.model.encoder import Encoder
 from layered_plugin.model.generator import LayeredGenerator
 from layered_plugin.model.unet import FastUNet, UNet, make_unet
@@ -26,6 +28,8 @@ FORMAT = 1
 KINDS = ("encoder", "chunks", "distill")
 
 NETWORKS = {"encoder": {"E", "G", "D"}, "chunks": {"E", "G", "D"}, "distill": {"unet"}}
+
+ORIGIN = ("invert", "command", "date", "base", "torch", "generator", "network_sha256")  # Where a model is from.
 
 MAKERS: dict[str, Callable[..., torch.nn.Module]] = {"E": Encoder, "G": LayeredGenerator, "D": Discriminator,
                                                     "unet": make_unet}
@@ -66,23 +70,25 @@ def read_meta(folder: str | os.PathLike[str]) -> dict[str, Any]:
         ModelError: It is missing, damaged, or of another format.
     """
     path = Path(folder) / MODEL_FILE
-    try:
-        meta = json.loads(path.read_text())
-    except (OSError, ValueError) as err:
-        raise ModelError(f"{path}: not a readable model description: {err}") from err
-    if not isinstance(meta, dict) or meta.get("format") != FORMAT or meta.get("kind") not in KINDS:
+    meta = read_json(path, ModelError)
+    if meta.get("format") != FORMAT or meta.get("kind") not in KINDS:
         raise ModelError(f"{path}: not a model of this version of invert.py")
-    if not _is_whole(meta):
-        raise ModelError(f"{path}: damaged: entries are missing or of the wrong type; train the model anew")
+    networks = {name: check.NETWORKS[name] for name in NETWORKS[meta["kind"]]}
+    chunks = list_of(fields(dict(file=_plain_name, names=list_of(text))))
+    required = dict(format=number(whole=True), kind=text, resolution=check.SIDE, networks=fields(networks))
+    required |= dict(chunks=chunks) if meta["kind"] == "chunks" else {}
+    optional = dict(options=maybe(anything), chunks=chunks, data_fingerprint=anything, **dict.fromkeys(ORIGIN, text))
+    check_fields(meta, fields(required, optional), path, ModelError)
     return meta
 
 
-def _is_whole(meta: dict[str, Any]) -> bool:
-    networks, options, chunks = (meta.get(key) for key in ("networks", "options", "chunks"))
-    return (isinstance(networks, dict) and set(networks) == NETWORKS[meta["kind"]]
-            and isinstance(meta.get("resolution"), int) and (options is None or isinstance(options, dict))
-            and (meta["kind"] != "chunks" or isinstance(chunks, list)
-                 and all(isinstance(chunk, dict) and {"file", "names"} <= set(chunk) for chunk in chunks)))
+def _other_base(err: Exception) -> str:
+    """What to do where a network needs an argument that only one of the two bases has."""
+    return "; it was trained on the bundled base: unset STYLEGAN2_ADA_PYTORCH" if "half_dtype" in str(err) else ""
+
+
+def _plain_name(value: Any, key: str) -> Any:
+    return choice(os.path.basename(value))(value, key) if isinstance(value, str) and value else text(value, key)
 
 
 def start_from(E: Encoder, G: torch.nn.Module, run: str | os.PathLike[str]) -> None:
@@ -125,7 +131,8 @@ def load_model(path: str | os.PathLike[str], device: torch.device | str = "cpu"
         try:
             net = MAKERS[name](**config)
         except (KeyError, TypeError, ValueError, RuntimeError, AssertionError, ArithmeticError) as err:
-            raise ModelError(f"{folder / 'model.json'}: can't build network {name}: {err}") from err
+            raise ModelError(f"{folder / 'model.json'}: can't build network {name}: {one_line(err, 200)}"
+                             f"{_other_base(err)}") from err
         if meta["kind"] != "chunks" or name != "E":
             fill(net, name, tensors, file)
         networks[name] = net.to(device)

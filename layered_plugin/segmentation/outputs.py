@@ -44,7 +44,7 @@ def read_manifest(path: Path) -> Iterator[Entry]:
                     raise ValueError(entry["name"])
                 if "failed" not in entry:
                     entry["file"] = str(entry["file"])
-            except (ValueError, KeyError, TypeError) as err:
+            except (ValueError, KeyError, TypeError, RecursionError) as err:
                 raise PictureError(f"{path}: line {number} is damaged; remove the file to start over") from err
             yield entry
 

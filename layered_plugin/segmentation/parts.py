@@ -5,6 +5,7 @@ may change the last bit of a mask. So a call that goes on, or one of several tha
 """
 
 import glob
+import hashlib
 import os
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
@@ -56,6 +57,9 @@ class Shard(NamedTuple):
 
 
 WHOLE = Shard(0, 1)
+
+
+NAME_BYTES = 255  # Of a file, on every system in use.
 
 
 class Part(NamedTuple):
@@ -149,10 +153,19 @@ class Targets:
             values, users = np.unique(marks, return_counts=True)
             shared = np.isin(marks, values[users > 1])
             clash = [names[pos] for pos in np.flatnonzero(shared) if names[pos] not in self._renamed
-                     and self[names[pos]] != f"{names[pos]}.png"]
+                     and self[names[pos]] != fitting_name(f"{names[pos]}.png")]
             if not clash:
                 return
-            self._renamed.update({name: f"{name}.png" for name in clash})
+            self._renamed.update({name: fitting_name(f"{name}.png") for name in clash})
 
     def __getitem__(self, name: str) -> str:
-        return self._renamed.get(name) or str(PurePosixPath(name).with_suffix(".png"))
+        return self._renamed.get(name) or fitting_name(str(PurePosixPath(name).with_suffix(".png")))
+
+
+def fitting_name(name: str) -> str:
+    """A path whose last part is no longer than names may be; if cut, it ends in a hash of the whole."""
+    path = PurePosixPath(name)
+    if len(os.fsencode(path.name)) <= NAME_BYTES:
+        return name
+    digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
+    return str(path.with_name(f"{os.fsencode(path.name)[:NAME_BYTES - 25].decode(errors='ignore')}-{digest}.png"))

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from layered_plugin import runs
-from layered_plugin.command_line import DEVICES, SETTINGS, user_errors, writing
+from layered_plugin.command_line import DEVICES, SETTINGS, CheckedCommand, Number, Whole, user_errors, writing
 from layered_plugin.device import usable_cores, use_own_gpu
 from layered_plugin.segmentation.merging import merge_shards
 from layered_plugin.segmentation.outputs import say_doubtful
@@ -16,24 +16,24 @@ from layered_plugin.segmentation.segment_files import segment_files
 from layered_plugin.segmentation.segmenter import Refinement, Segmenter
 
 
-@click.command("segment", context_settings=SETTINGS)
+@click.command("segment", cls=CheckedCommand, context_settings=SETTINGS)
 @click.option("--model", help="Run of train or distill", required=True, metavar="RUN")
 @click.option("--images", help="Pictures of any size", required=True, metavar="DIR|ZIP|TAR|FILE|PATTERN")
 @click.option("--outdir", help="Folder for the results", required=True, metavar="DIR")
 @click.option("--format", "form", help="What results are written as", type=click.Choice(FORMATS), default="files")
-@click.option("--batch", help="Pictures at a time", type=click.IntRange(min=1), default=64, metavar="INT")
+@click.option("--batch", help="Pictures at a time", type=Whole(1, 2**16), default=64, metavar="INT")
 @click.option("--threshold", help="Opacity that counts as object", default=0.5, metavar="FRAC",
-              type=click.FloatRange(0, 1, min_open=True, max_open=True))
+              type=Number(0, 1, min_open=True, max_open=True))
 @click.option("--soft", help="Write opacities, not 0 and 255", type=bool, default=False, metavar="BOOL")
-@click.option("--min-confidence", help="Less goes to doubtful/", type=click.FloatRange(0, 1), default=0, metavar="FRAC")
+@click.option("--min-confidence", help="Less goes to doubtful/", type=Number(0, 1), default=0, metavar="FRAC")
 @click.option("--sharp", help="Refine masks of large pictures", type=bool, default=True, metavar="BOOL")
 @click.option("--flip", help="Average with the mirrored picture", type=bool, default=False, metavar="BOOL")
-@click.option("--refine", help="Refine each picture's codes", type=click.IntRange(min=0), default=0, metavar="STEPS")
+@click.option("--refine", help="Refine each picture's codes", type=Whole(min=0), default=0, metavar="STEPS")
 @click.option("--prior", help="Distilled model that --refine keeps to", metavar="RUN")
 @click.option("--posterior", help="Correct masks pixel by pixel (encoders)", type=bool, default=False, metavar="BOOL")
 @click.option("--device", help="Where to compute", type=DEVICES, default="auto")
 @click.option("--workers", help="Processes that decode and encode  [default: one per core]",
-              type=click.IntRange(min=0), metavar="INT")
+              type=Whole(0, 1024), metavar="INT")
 @click.option("--shard", help="Which of N calls this is, from 0 on  [default: as torchrun or Slurm says]",
               metavar="I/N")
 @user_errors()
@@ -85,7 +85,7 @@ def segment(model: str, images: str, outdir: str, device: str, flip: bool, refin
     sys.exit(1 if outcome.failed else 0)
 
 
-@click.command("merge", context_settings=SETTINGS)
+@click.command("merge", cls=CheckedCommand, context_settings=SETTINGS)
 @click.option("--outdir", help="Folder that the shards filled", required=True, metavar="DIR")
 @user_errors()
 def merge(outdir: str) -> None:

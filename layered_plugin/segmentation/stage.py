@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from layered_plugin.errors import PictureError, UserError
+from layered_plugin.errors import CheckpointError, PictureError, UserError, one_line
 from layered_plugin.files import cut_torn_line
 from layered_plugin.progress import progress
 from layered_plugin.runs import STATS_FILE, forget_states, load_training_state
@@ -46,7 +46,12 @@ class ModelRun:
         self.log_every = max(1, steps // 100)
         self.step, self.seconds = 0, 0.0
         if self.state_file.is_file():
-            self._restore(load_training_state(self.state_file))
+            state = load_training_state(self.state_file)
+            try:
+                self._restore(state)
+            except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError) as err:
+                raise CheckpointError(f"{self.state_file}: damaged, or of another training: {one_line(err, 200)}"
+                                      ) from err
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.step, self.seconds = state["step"], state["seconds"]

@@ -11,6 +11,7 @@ from layered_plugin.base import BASE
 from layered_plugin.data.dataset import PictureDataset
 from layered_plugin.data.pictures import CROP_MARGIN
 from layered_plugin.errors import ArgumentError
+from layered_plugin.runs import short_name
 from layered_plugin.training import growing, presets
 
 
@@ -62,7 +63,7 @@ def setup_training_config(*, data, gpus, snap, metrics, seed, cond, subset, mirr
     metrics = choose_metrics(metrics)
     resume_pkl = presets.RESUME_PKLS.get(resume, resume)
     gan_loss_kwargs = _gan_loss_kwargs(gan_loss, base["gamma"], gp_weight, drift_weight)
-    channels = dict(channel_base=cbase or int(base["fmaps"] * 32768), channel_max=cmax)
+    channels = _channels(cbase or int(base["fmaps"] * 32768), cmax, resolution)
     block_D = dict(block, freeze_layers=freezed) if freezed else block
     # Floats: current PyTorch refuses betas that mix them with integers.
     opt = dict(class_name="torch.optim.Adam", lr=base["lr"], betas=[0.0, 0.99], eps=1e-8, fused=device_name != "mps")
@@ -100,7 +101,8 @@ def setup_training_config(*, data, gpus, snap, metrics, seed, cond, subset, mirr
         ramp_kimg=None,
         cudnn_benchmark=not nobench, allow_tf32=allow_tf32, on_collapse=on_collapse,
         **(dict(stages=stages) if stages else {}))
-    parts = [pictures.name, "cond" if cond else "", f"subset{subset}" if subset else "", "mirror" if mirror else "",
+    parts = [short_name(pictures.name), "cond" if cond else "", f"subset{subset}" if subset else "",
+             "mirror" if mirror else "",
              f"objects{objects}" if objects > 1 else "", f"{cfg}{gpus}" if cfg == "auto" else cfg,
              f"{resolution}px", "grow" if stages else "", f"kimg{base['kimg']:g}", f"batch{base['batch']}",
              aug if aug != "ada" else "", f"p{p:g}" if p is not None else "",
@@ -206,6 +208,13 @@ def _divide_batch(cfg: str, resolution: int, gpus: int, grow: bool, grow_schedul
     if stages:
         stages = growing.plan(stages, gpus, batch_gpu_limit, base["ref_gpus"], mbstd)
     return _Batches(base, batch_gpu, mbstd, stages)
+
+
+def _channels(cbase: int, cmax: int, resolution: int) -> dict[str, int]:
+    if cbase < resolution:
+        raise ArgumentError(f"`cbase` must be at least the resolution of {resolution}, or its layers have no channel, "
+                            f"got {cbase}")
+    return dict(channel_base=cbase, channel_max=cmax)
 
 
 def _choose_precision(device_name: str, gpus: int, precision: str, fp32: bool,

@@ -14,7 +14,7 @@ import torch
 from layered_plugin import errors, runs
 from layered_plugin.errors import ArgumentError
 from layered_plugin.training.loop import training_loop
-from layered_plugin.training.state import saved_resolution
+from layered_plugin.training.state import check_saved, saved_resolution
 
 
 class Stage(NamedTuple):
@@ -72,7 +72,8 @@ def parse_schedule(text: str, resolution: int, lr: float | None = None) -> list[
     """
     stages = []
     for entry in text.split(","):
-        fields = re.fullmatch(r"(\d+):(\d+(?:\.\d+)?):(\d+)(?::(\d+(?:\.\d+)?(?:e-?\d+)?))?", entry.strip())
+        fields = re.fullmatch(r"(\d{1,6}):(\d{1,9}(?:\.\d{1,9})?):(\d{1,7})"
+                              r"(?::(\d{1,3}(?:\.\d{1,12})?(?:e-?\d{1,2})?))?", entry.strip())
         if fields is None or min(float(field) for field in fields.groups() if field is not None) == 0:
             raise ArgumentError(f"`grow_schedule`: a stage is RES:KIMG:BATCH or RES:KIMG:BATCH:LR, all above 0, "
                                 f"such as 8:600:256, got {entry!r}")
@@ -157,6 +158,7 @@ def stage_of(config: dict[str, Any], saved: dict[str, Any]) -> int:
         errors.CheckpointError: The state's resolution is not in the schedule.
     """
     sides = [stage["resolution"] for stage in config["stages"]]
+    check_saved(saved)
     side = saved_resolution(saved)
     if side not in sides:
         raise errors.CheckpointError(f"the training state is of {side}x{side} networks, but the schedule has "

@@ -7,7 +7,6 @@ of the two draws what, once the shift has pulled them apart (Eq. 2).
 
 import functools
 import math
-import pickle
 from typing import Any, NamedTuple
 
 import dnnlib
@@ -16,7 +15,7 @@ import torch
 from torch.nn import functional as F
 from torch_utils import misc
 
-from layered_plugin.errors import ArgumentError, CheckpointError
+from layered_plugin.errors import ArgumentError, CheckpointError, one_line
 from layered_plugin.model.snapshots import is_layered
 
 PRECISION = {"num_fp16_res", "conv_clamp", "fp16_channels_last", "half_dtype", "freeze_layers"}  # Ours to choose.
@@ -43,9 +42,8 @@ def read_plain(path: str) -> Plain:
     try:
         with dnnlib.util.open_url(path) as file:
             source = legacy.load_network_pkl(file)
-    except (OSError, EOFError, ImportError, AttributeError, KeyError, ValueError, AssertionError, TypeError,
-            pickle.UnpicklingError) as err:
-        raise CheckpointError(f"{path} is no readable network pickle: {err!r}") from err
+    except Exception as err:  # A pickle is a program, a damaged one may fail in any way.
+        raise CheckpointError(f"{path} is no readable network pickle: {one_line(err, 200)}") from err
     G, D = source["G_ema"], source["D"]
     if is_layered(G):
         raise CheckpointError(f"{path} draws layers already; go on from it with `resume`")
@@ -136,7 +134,7 @@ def start_from_plain(path: str, G: Any, D: torch.nn.Module, G_ema: Any, mask_min
         misc.copy_params_and_buffers(source.D, D, require_all=True)
     except (RuntimeError, ValueError, AssertionError, KeyError) as err:
         raise CheckpointError(f"`init_from`: the networks of {path} have other shapes than this configuration asks "
-                              f"for: {err}") from err
+                              f"for: {one_line(err, 200)}") from err
     start_masks(G, max(mask_min, 0.05), batch)
     misc.copy_params_and_buffers(G, G_ema, require_all=True)
 

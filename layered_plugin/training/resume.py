@@ -8,7 +8,7 @@ from typing import Any
 from layered_plugin import device, runs, trust
 from layered_plugin.base import BASE
 from layered_plugin.data.fingerprint import fingerprint, what_changed
-from layered_plugin.errors import ArgumentError, CheckpointError
+from layered_plugin.errors import ArgumentError, CheckpointError, PictureError
 from layered_plugin.training.config import choose_metrics
 from layered_plugin.training.stored_config import read_config
 
@@ -43,7 +43,7 @@ def resume_config(resume: str, outdir: str, opts: dict[str, Any], given: set[str
     except ArgumentError as err:
         raise CheckpointError(f"{run_dir} was trained with `device`={config['device']}: {err}; "
                               "go on where they are, or start a new run") from err
-    _check_data(config, opts["data_changed"] == "ok")
+    _check_data(config, opts["data_changed"] == "ok", run_dir / runs.GAN_FILE)
     config.update(run_dir=str(run_dir), resume_state=str(runs.training_states(run_dir)[-1]))
     names = dict(kimg="total_kimg", tick="kimg_per_tick", on_collapse="on_collapse", snap_minutes="snapshot_minutes")
     config.update({names[key]: opts[key] for key in given & names.keys()})
@@ -71,10 +71,13 @@ def _check_base(run_dir: Path, config: dict[str, Any]) -> None:
     print(f"WARNING: {run_dir} was made on the base {base}; going on with {BASE}", file=sys.stderr)
 
 
-def _check_data(config: dict[str, Any], may_change: bool) -> None:
+def _check_data(config: dict[str, Any], may_change: bool, path: Path) -> None:
     """See that the pictures are those that the run began with."""
     kwargs = config["training_set_kwargs"]
-    before, now = config["data_fingerprint"], fingerprint(kwargs["path"])
+    try:
+        before, now = config["data_fingerprint"], fingerprint(kwargs["path"])
+    except PictureError as err:
+        raise CheckpointError(f"{path}: training_set_kwargs.path: {err}") from err
     changed = None if before is None else what_changed(before, now)
     if changed is not None and not may_change:
         raise CheckpointError(f"{kwargs['path']}: {changed}; put it back, or go on with the other pictures by "

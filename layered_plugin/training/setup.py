@@ -2,7 +2,6 @@
 
 import copy
 import inspect
-import pickle
 import warnings
 from typing import Any
 
@@ -85,9 +84,9 @@ def transfer(resume_pkl: str, modules: dict[str, torch.nn.Module], say) -> None:
     try:
         with dnnlib.util.open_url(resume_pkl) as file:
             source = legacy.load_network_pkl(file)
-    except (OSError, EOFError, ImportError, AttributeError, KeyError, ValueError, AssertionError,
-            pickle.UnpicklingError) as err:
-        raise errors.CheckpointError(f"`resume`: {resume_pkl} is no readable network pickle: {err!r}") from err
+    except Exception as err:  # A pickle is a program, a damaged one may fail in any way.
+        raise errors.CheckpointError(f"`resume`: {resume_pkl} is no readable network pickle: "
+                                     f"{errors.one_line(err, 200)}") from err
     for name, module in modules.items():
         known = {key for key, _ in misc.named_params_and_buffers(source[name])}
         wanted = [key for key, _ in misc.named_params_and_buffers(module)]
@@ -95,7 +94,7 @@ def transfer(resume_pkl: str, modules: dict[str, torch.nn.Module], say) -> None:
             misc.copy_params_and_buffers(source[name], module, require_all=False)
         except (RuntimeError, ValueError) as err:
             raise errors.CheckpointError(f"`resume`: {name} of {resume_pkl} has other shapes than this "
-                                             f"configuration asks for: {err}") from err
+                                             f"configuration asks for: {errors.one_line(err, 200)}") from err
         say(f"{name}: {sum(key in known for key in wanted)} of {len(wanted)} tensors found in the pickle")
 
 

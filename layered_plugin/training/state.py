@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from layered_plugin.errors import CheckpointError
+from layered_plugin.errors import CheckpointError, one_line
 from layered_plugin.training.fading import Fade
 from layered_plugin.training.phases import AdaSignal
 
@@ -57,6 +57,7 @@ class TrainingState:
         Raises:
             CheckpointError: The state is of a run with other networks or batch size, or damaged.
         """
+        check_saved(saved)
         grows = self.fade is not None and 2 * saved_resolution(saved) == self.G.img_resolution
         if not grows and batch_size != saved["batch_size"]:
             raise CheckpointError(f"`batch`={batch_size} does not fit the training state, which was made with "
@@ -66,14 +67,15 @@ class TrainingState:
                 self._grow(saved)
             else:
                 self._load(saved)
-        except (RuntimeError, ValueError) as err:
-            raise CheckpointError(f"the training state does not fit the networks of this configuration: {err}") from err
-        means = saved["pl_mean"].reshape(-1)
-        self.pl_mean.copy_(means[rank % len(means)])  # Another number of processes share those that there are.
-        if self.augment_pipe is not None:
-            self.augment_pipe.p.fill_(saved["augment_p"])
-        if self.ada is not None:
-            self.ada.count, self.ada.total = saved["ada"]
+            means = saved["pl_mean"].reshape(-1)
+            self.pl_mean.copy_(means[rank % len(means)])  # Another number of processes share those that there are.
+            if self.augment_pipe is not None:
+                self.augment_pipe.p.fill_(saved["augment_p"])
+            if self.ada is not None:
+                self.ada.count, self.ada.total = saved["ada"]
+        except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError) as err:
+            raise CheckpointError("the training state is damaged, or does not fit the networks of this configuration: "
+                                  f"{one_line(err, 200)}") from err
         self.cur_nimg, self.cur_tick, self.batch_idx = saved["cur_nimg"], saved["cur_tick"], saved["batch_idx"]
         return grows
 
@@ -93,9 +95,22 @@ class TrainingState:
             {key.removeprefix(prefix): value for key, value in saved["D"].items() if key.startswith(prefix)})
 
 
+def check_saved(saved: dict[str, Any]) -> None:
+    """See that a training state has what one has; CheckpointError names what it lacks."""
+    for name, kind in dict(cur_nimg=int, cur_tick=int, batch_idx=int, batch_size=int, G=dict, D=dict, G_ema=dict,
+                           G_opt=dict, D_opt=dict, pl_mean=torch.Tensor, rng=list).items():
+        if not isinstance(saved.get(name), kind):
+            raise CheckpointError(f"the training state is damaged: it has no {name}")
+    if not saved["pl_mean"].numel():
+        raise CheckpointError("the training state is damaged: it has no pl_mean")
+    if not saved["rng"] or not all(isinstance(states, dict) and isinstance(states.get("cpu"), torch.Tensor)
+                                   for states in saved["rng"]):
+        raise CheckpointError("the training state is damaged: it has no rng")
+
+
 def saved_resolution(saved: dict[str, Any]) -> int:
-    """Resolution of the networks in a training state: that of D's highest block."""
-    return max(int(match[1]) for name in saved["D"] if (match := re.match(r"b(\d+)\.", name)))
+    """Resolution of the networks in a training state: that of D's highest block; 0 if it has none."""
+    return max((int(match[1]) for name in saved["D"] if (match := re.match(r"b(\d+)\.", name))), default=0)
 
 
 def restore_rng(saved: dict[str, Any], rank: int, num_gpus: int, seed: int, device: torch.device) -> None:

@@ -18,39 +18,27 @@ from layered_plugin.json_files import (
     text,
 )
 from layered_plugin.model.mask_losses import SIZE_OVER
+from layered_plugin.model.network_rules import (
+    COUNT,
+    DISCRIMINATOR_FIELDS,
+    FROM_ZERO,
+    GENERATOR_FIELDS,
+    SHARE,
+    SIDE,
+    WEIGHT,
+)
 from layered_plugin.runs import GAN_FILE
 from layered_plugin.training import presets
 
-COUNT, SHARE, WEIGHT = number(1, 2**20, whole=True), number(0, 1), number(0)
-FROM_ZERO = number(0, 2**31, whole=True)
 RAMP = either(WEIGHT, list_of(WEIGHT, sizes=(2,)))  # As ``phases.ramp``.
-SIDE = number(4, 2**15, whole=True)
-
-_ACTIVATION = choice("linear", "relu", "lrelu", "tanh", "sigmoid", "elu", "selu", "softplus", "swish")
-_BLOCK = dict(fp16_channels_last=flag, half_dtype=choice("bfloat16", "float16"), activation=_ACTIVATION,
-              resample_filter=list_of(number()), architecture=choice("orig", "skip", "resnet"), use_noise=flag)
-_WIDTHS = dict(channel_base=number(1, 2**24, whole=True), channel_max=number(1, 2**14, whole=True),
-               num_fp16_res=number(0, 16, whole=True), conv_clamp=maybe(WEIGHT))
-_WIDTH = number(1, 2**14, whole=True)
-_DEPTH = number(1, 64, whole=True)
-_MAPPING = fields({}, dict(num_layers=_DEPTH, embed_features=maybe(_WIDTH), layer_features=maybe(_WIDTH),
-                           activation=_ACTIVATION, lr_multiplier=WEIGHT, w_avg_beta=maybe(SHARE)))
 
 PICTURES = by_class({"layered_plugin.data.dataset.PictureDataset": fields(
     dict(path=text, size_px=SIDE),
     dict(use_labels=flag, max_size=maybe(number(1, whole=True)), xflip=flag, random_seed=FROM_ZERO))})
 
-GENERATOR = by_class({"layered_plugin.model.generator.LayeredGenerator": fields(
-    dict(z_dim=_WIDTH, w_dim=_WIDTH),
-    dict(generator=choice("separate", "single"), mapping=choice("separate", "shared"),
-         num_objects=number(1, 64, whole=True), mapping_kwargs=_MAPPING,
-         synthesis_kwargs=fields({}, _WIDTHS | _BLOCK)))})
+GENERATOR = by_class({"layered_plugin.model.generator.LayeredGenerator": fields(*GENERATOR_FIELDS)})
 
-DISCRIMINATOR = by_class({"training.networks.Discriminator": fields({}, dict(
-    _WIDTHS, architecture=_BLOCK["architecture"], cmap_dim=maybe(number(0, 2**14, whole=True)),
-    block_kwargs=fields({}, dict(_BLOCK, freeze_layers=FROM_ZERO)), mapping_kwargs=_MAPPING,
-    epilogue_kwargs=fields({}, dict(mbstd_group_size=maybe(COUNT), mbstd_num_channels=FROM_ZERO, cmap_dim=FROM_ZERO,
-                                    activation=_ACTIVATION))))})
+DISCRIMINATOR = by_class({"training.networks.Discriminator": fields(*DISCRIMINATOR_FIELDS)})
 
 OPTIMIZER = by_class({"torch.optim.Adam": fields(
     dict(lr=RAMP), dict(betas=list_of(SHARE, sizes=(2,)), eps=WEIGHT, fused=flag))})

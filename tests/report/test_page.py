@@ -264,7 +264,7 @@ def test_distilled_models_have_no_reconstruction_error(runs):
 
 
 @pytest.mark.parametrize("file, content, words", [
-    ("00000-shapes/training_options.json", "{", "not readable as JSON"),
+    ("00000-shapes/training_options.json", "{", "damaged"),
     ("00000-shapes/training_options.json", "[]", "holds no JSON object"),
     ("00000-shapes/training_options.json", "{}", "has no 'training_set_kwargs'"),
     ("00000-shapes/stats.jsonl", lines([tick(0, 1)]) + '{"Prog', "line 2 is damaged"),
@@ -277,7 +277,7 @@ def test_distilled_models_have_no_reconstruction_error(runs):
     ("00001-distill/metric-real.jsonl", lines([real_record("m")]) + "]\n", "line 2 is damaged"),
     ("00001-distill/metric-real.jsonl", lines([{**real_record("m"), "models": [{}]}]), "line 1 lacks 'kind'"),
     ("00001-distill/metric-real.jsonl", lines([{**real_record("m"), "models": []}]), "line 1"),
-    ("00001-distill/model.json", '{"kind"', "not readable as JSON"),
+    ("00001-distill/model.json", '{"kind"', "damaged"),
     ("00002-encoder/stats.jsonl", "{}\n", "line 1 lacks 'step'"),
     ("00002-encoder/real-worst.png", b"no picture", "not a readable picture"),
     ("segmented/manifest.jsonl", '{"file": "a.png"}\n', "line 1 lacks 'name'"),

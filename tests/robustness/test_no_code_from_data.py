@@ -220,7 +220,7 @@ def test_networks_without_code_need_no_trust_but_must_stay_the_same(begun, tmp_p
 
 @pytest.mark.parametrize("key, value, words", [
     ("steps", "many", "options.steps must be a whole number"), ("steps", None, "options.steps must be"),
-    ("steps", 0, "options.steps must be a whole number of at least 1, got 0"),
+    ("steps", 0, "options.steps must be a whole number from 1 to 1e+09, got 0"),
     ("shift", 0.7, "options.shift must be a number from 0 to 0.5"), ("surprise", 1, "unknown key options.surprise"),
     ("device", "tpu", "options.device must be among"), ("network", ..., "has no options.network"),
     ("network", 3, "options.network must be text"),

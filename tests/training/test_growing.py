@@ -127,7 +127,9 @@ def test_batch_gpu_limits_every_stage(data):
 def test_state_goes_on_in_its_stage_or_the_next(kimg, cur_nimg, resolution, expected):
     config = dict(stages=plan([Stage(8, 4, 16, 1e-3), Stage(16, 6, 8, 1e-3)], 1, None, 1, 4), total_kimg=kimg,
                   resolution=16, training_set_kwargs=dict(size_px=18), G_opt_kwargs={}, D_opt_kwargs={})
-    saved = dict(cur_nimg=cur_nimg, D={"b4.fc.weight": 0, "b8.conv0.weight": 0, f"b{resolution}.fromrgb.weight": 0})
+    saved = dict(cur_nimg=cur_nimg, cur_tick=0, batch_idx=0, batch_size=8, G={}, G_ema={}, G_opt={}, D_opt={},
+                 D={"b4.fc.weight": 0, "b8.conv0.weight": 0, f"b{resolution}.fromrgb.weight": 0},
+                 pl_mean=torch.zeros(1), rng=[dict(cpu=torch.get_rng_state())])
     assert stage_of(config, saved) == expected
     with pytest.raises(errors.CheckpointError, match="of 32x32 networks, but the schedule has 8, 16"):
         stage_of(config, dict(saved, D={"b32.fromrgb.weight": 0}))
