@@ -20,6 +20,8 @@ WAIT_SECONDS = 600  # A collective that takes longer than this ends the run; the
 
 WAIT_ENV = "LAYERED_PLUGIN_WAIT_SECONDS"
 
+GLOO_WORDS = ("gloo", "caused pair closure")  # In what it says of a lost process; the second without its name.
+
 GRACE_SECONDS = 15  # What the other processes get to notice that one has died.
 
 
@@ -47,7 +49,7 @@ def join_group(kind: str, init_method: str, rank: int, num_gpus: int) -> None:
 
 def is_lost_process(err: RuntimeError) -> bool:
     """Whether an error says that another process is gone or did not answer in time."""
-    return isinstance(err, torch.distributed.DistError) or "gloo" in str(err)
+    return isinstance(err, torch.distributed.DistError) or any(words in str(err) for words in GLOO_WORDS)
 
 
 def supervise(context: Any, stop: StopRequest, run_dir: str, grace: float = GRACE_SECONDS) -> int:

@@ -311,6 +311,14 @@ def test_process_that_does_not_answer_is_ended(tmp_path):
         supervise([1, None], tmp_path)
 
 
+@pytest.mark.parametrize("text, lost", [
+    ("Application timeout caused pair closure", True),
+    ("[../third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:3113", True),
+    ("The size of tensor a (3) must match the size of tensor b (4) at non-singleton dimension 1", False)])
+def test_what_the_group_says_of_a_lost_process_is_known(text, lost):
+    assert processes.is_lost_process(RuntimeError(text)) == lost
+
+
 @pytest.mark.parametrize("text, seconds", [(None, 600), ("30", 30), ("0", None), ("nan", None), ("x", None)])
 def test_processes_wait_for_one_another_for_minutes(monkeypatch, text, seconds):
     monkeypatch.delenv(processes.WAIT_ENV, raising=False)
