@@ -16,6 +16,7 @@ from layered_plugin.command_line import user_errors
 from layered_plugin.data.masks import THRESHOLD
 from layered_plugin.data.pictures import PictureSource, to_rgb
 from layered_plugin.errors import ModelError, PictureError, TeacherError
+from layered_plugin.evaluation.scoring import Tally
 from layered_plugin.evaluation.teachers import MaskTeacher
 from layered_plugin.progress import progress
 from layered_plugin.segmentation.full_size import Drawn, enlarge, expected_iou, shrink
@@ -77,14 +78,11 @@ def measures(drawn: Sequence[Drawn], views: dict[str, np.ndarray]) -> dict[str, 
 def true_ious(drawn: Sequence[Drawn], source: PictureSource, names: Sequence[str], teacher: MaskTeacher,
               letterbox: bool) -> np.ndarray:
     """IoU of each mask at its picture's own size, [N]."""
-    ious = []
+    tally, ious = Tally(), []
     for one, name in zip(drawn, progress(names, len(names), "Scored"), strict=True):
         picture = to_rgb(source.open(name))
         (truth,) = teacher([np.asarray(picture)], [name])
-        mask = enlarge(one, picture, sharp=True, letterbox=letterbox).mask >= THRESHOLD
-        truth = np.zeros(mask.shape, bool) if truth is None else truth
-        union = (mask | truth).sum()
-        ious.append((mask & truth).sum() / union if union else 1.0)
+        ious.append(tally.add(enlarge(one, picture, sharp=True, letterbox=letterbox).mask, truth))
     return np.array(ious)
 
 

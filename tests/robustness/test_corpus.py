@@ -295,20 +295,6 @@ def test_settings_and_manifest_of_segmented_pictures(data, tmp_path):
         assert segment_files(segmenter, data, out).done == 0
 
 
-def test_settings_of_an_older_version_have_the_defaults(data, tmp_path):
-    segmenter = Segmenter.load(make_model(tmp_path / "00001-distill"), "cpu")
-    segment_files(segmenter, data, tmp_path / "out")
-    file = tmp_path / "out" / "segment.json"
-    settings = json.loads(file.read_text())
-    for name in ("sharp", "min_confidence", "prior"):
-        del settings[name]
-    file.write_text(json.dumps(settings))
-    assert segment_files(segmenter, data, tmp_path / "out").skipped == 3
-    file.write_text(json.dumps(dict(settings, later=1)))
-    with pytest.raises(UserError, match=r"segment\.json: unknown key later"):
-        segment_files(segmenter, data, tmp_path / "out")
-
-
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".gif", ".bmp", ".tif", ".webp"])
 def test_pictures(tmp_path, suffix):
