@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from code_size import measure
+from shell import call
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "layered_plugin"
@@ -115,3 +116,15 @@ def test_functions_are_short():
         functions, _ = measure(paths, ROOT)
         assert [(lines, name) for lines, name in functions
                 if lines > limits.get(name.split()[-1], MAX_FUNCTION)] == [] and len(functions) > 100
+
+
+# Start of a command.
+
+def test_help_of_the_commands_comes_without_the_libraries_that_take_long_to_import():
+    """PyTorch alone takes most of two seconds; these together would take twice that."""
+    code = ("import sys, invert, eval, train_layered, layered_plugin.app, layered_plugin.dataset_tool\n"
+            "import layered_plugin.demo, layered_plugin.generate, layered_plugin.export, layered_plugin.projector\n"
+            "print(*({name.split('.')[0] for name in sys.modules} & {'torchvision', 'matplotlib', 'onnx', 'gradio'}),\n"
+            "      *({'torch._dynamo', 'scipy.stats', 'scipy.spatial', 'scipy.ndimage'} & set(sys.modules)))")
+    done = call("-c", code)
+    assert (done.returncode, done.stdout.split()) == (0, []), done.stderr + done.stdout

@@ -6,7 +6,6 @@ import re
 import numpy as np
 import PIL.Image
 import torch
-from scipy import ndimage
 
 from layered_plugin.data.pictures import fit_box
 from layered_plugin.errors import ArgumentError, UnusableError
@@ -149,12 +148,14 @@ def remove_small_parts(mask: torch.Tensor, min_part: float) -> torch.Tensor:
 
 
 # Pixels touch along edges, and never those of another picture.
-_TOUCHING = np.stack([np.zeros([3, 3]), ndimage.generate_binary_structure(2, 1), np.zeros([3, 3])])
+_TOUCHING = np.stack([np.zeros([3, 3]), [[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.zeros([3, 3])])
 
 
 def _label(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Number the connected parts of a batch of masks from 1, [N, H, W]; pixels of each, none for number 0."""
-    parts, num = ndimage.label(masks, _TOUCHING)
+    from scipy.ndimage import label  # Takes long to import, and most processes have no part to count.
+
+    parts, num = label(masks, _TOUCHING)
     sizes = np.bincount(parts.ravel(), minlength=num + 1)
     sizes[0] = 0
     return parts, sizes

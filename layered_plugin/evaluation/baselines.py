@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 import numpy as np
 import PIL.Image
-from scipy.cluster.vq import kmeans2
 
 from layered_plugin.errors import MissingLibraryError
 
@@ -53,6 +52,8 @@ def center_box(share: float) -> Callable[[np.ndarray], np.ndarray]:
 
 def kmeans(picture: np.ndarray) -> np.ndarray:
     """Two-means on color; deterministic, for it starts on both sides of the mean, along the widest spread."""
+    from scipy.cluster.vq import kmeans2  # Takes long to import.
+
     _check(picture)
     colors = picture.reshape(-1, 3).astype(np.float64)
     if (colors == colors[0]).all():

@@ -1,7 +1,6 @@
 """Score the outline of a mask, which the overlap hardly sees."""
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 TOLERANCE_PX = 2.0
 
@@ -37,5 +36,7 @@ def boundary_pixels(mask: np.ndarray) -> np.ndarray:
 
 
 def _share_near(places: np.ndarray, others: np.ndarray, tolerance_px: float) -> float:
+    from scipy.spatial import cKDTree  # Takes long to import.
+
     distance, _ = cKDTree(others).query(places, distance_upper_bound=tolerance_px + 1e-6)  # Else infinite.
     return float(np.isfinite(distance).mean())

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import PIL.Image
 import torch
-from scipy.stats import spearmanr
 from torch.nn import functional as F
 
 from layered_plugin.data.labels import Labels
@@ -203,6 +202,8 @@ def score_confidence(confidence: Sequence[float], iou: Sequence[float]) -> dict[
         `mean` of the confidence, None without pictures; `spearman`: its rank correlation with the IoU, in [-1, 1], None
         where one of the two does not vary.
     """
+    from scipy.stats import spearmanr  # Takes a second to import.
+
     varies = len(set(confidence)) > 1 and len(set(iou)) > 1
     return dict(mean=float(np.mean(confidence)) if confidence else None,
                 spearman=float(spearmanr(confidence, iou).statistic) if varies else None)

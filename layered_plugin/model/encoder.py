@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torchvision.models import resnet18
 
 from layered_plugin.device import fast_half
 from layered_plugin.model.layers import Layers
@@ -41,6 +40,8 @@ class Encoder(nn.Module):
         max_shift       = 0.0,      # Largest displacement of the foreground, of the side; 0 = the paper's encoder.
         from_mean       = True,     # Add the codes to the generator's mean w? False = the paper's encoder.
     ):
+        from torchvision.models import resnet18  # Takes seconds to import.
+
         super().__init__()
         self.config: dict[str, Any] = dict(resolution=resolution, num_ws=num_ws, w_dim=w_dim, max_shift=max_shift,
                                            from_mean=from_mean)

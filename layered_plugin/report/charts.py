@@ -4,10 +4,10 @@ import base64
 import io
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import matplotlib
-from matplotlib.figure import Figure
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SIZE_INCH = (4.6, 3.2)  # Small, so that the lettering stays readable on a phone.
 
@@ -43,6 +43,8 @@ def line_chart(title: str, xlabel: str, lines: Mapping[str, Line], level: tuple[
         lines: Name to x and y, of one length; y may hold NaN.
         level: Name and height of a dashed horizontal line.
     """
+    import matplotlib  # Takes a second to import.
+
     ink, grid = LIGHT
     rc: Any = {**COMMON, "text.color": ink, "axes.labelcolor": ink, "xtick.color": ink, "ytick.color": ink,
                "axes.edgecolor": ink, "grid.color": grid}
@@ -55,8 +57,10 @@ def line_chart(title: str, xlabel: str, lines: Mapping[str, Line], level: tuple[
     return Chart(_data_uri(light), _data_uri(dark), _in_words(title, xlabel, lines))
 
 
-def draw_lines(title: str, xlabel: str, lines: Mapping[str, Line], level: tuple[str, float] | None) -> Figure:
+def draw_lines(title: str, xlabel: str, lines: Mapping[str, Line], level: tuple[str, float] | None) -> "Figure":
     """The figure of `line_chart`, in the style in force."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=SIZE_INCH, layout="constrained")
     axes = figure.subplots()
     named = len(lines) <= MAX_NAMED

@@ -14,7 +14,6 @@ No function here has seen a label; all are plain arithmetic on the CPU.
 import numpy as np
 import PIL.Image
 import torch
-from scipy.ndimage import uniform_filter
 from torch.nn import functional as F
 
 LEAST_ENLARGEMENT = 2  # Below it, a stretched mask is nearly as sharp as the picture, and is left alone.
@@ -75,7 +74,7 @@ def foreground_colors(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
     alpha = _reduce(np.round(mask * 255).astype(np.uint8)[:, :, None], GUIDE_PX)
     means = [_box_mean(weight * guide, GUIDED_WINDOW) / (_box_mean(weight, GUIDED_WINDOW) + 1e-4)
              for weight in (alpha**2, (1 - alpha)**2)]  # Squared: pixels that are wholly one or the other count.
-    near = uniform_filter((mask >= 0.5).astype(np.float32), EDGE_WINDOW, mode="nearest")
+    near = _box_mean((mask >= 0.5).astype(np.float32), EDGE_WINDOW)
     mixed = np.nonzero((mask > 0) & (mask < 1) & (near > 1e-3) & (near < 1 - 1e-3))  # Few, and the only ones worked.
     # Six channels in one go: PyTorch is half as quick with three, and rounds otherwise with one thread.
     colors = _stretch(np.concatenate(means) * 255, mask.shape)[:, mixed[0], mixed[1]]
@@ -124,6 +123,8 @@ def _guided_coefficients(guide: np.ndarray, mask: np.ndarray) -> tuple[np.ndarra
 
 def _box_mean(values: np.ndarray, window: int) -> np.ndarray:
     """Mean over a square window about each pixel; of [..., h, w]."""
+    from scipy.ndimage import uniform_filter  # Takes long to import.
+
     return uniform_filter(values, (*[1] * (values.ndim - 2), window, window), mode="nearest")
 
 

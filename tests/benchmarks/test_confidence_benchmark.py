@@ -9,7 +9,6 @@ from click.testing import CliRunner
 from tiny_models import make_model, make_pictures, small_resnet
 
 from benchmarks import confidence
-from layered_plugin.model import encoder
 
 
 @pytest.mark.parametrize("name", confidence.VIEWS)
@@ -29,7 +28,7 @@ def test_soft_iou_of_hard_masks_is_their_iou():
 
 @pytest.mark.parametrize("kind", ["distill", "encoder"])
 def test_command_has_a_row_for_each_measure(tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(encoder, "resnet18", small_resnet)
+    monkeypatch.setattr("torchvision.models.resnet18", small_resnet)
     names = [f"{idx}.png" for idx in range(5)]
     folder = make_pictures(tmp_path / "pictures", names)
     (tmp_path / "masks").mkdir()

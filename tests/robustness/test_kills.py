@@ -14,7 +14,6 @@ from tiny_models import make_gan_run, make_model, make_pictures, small_resnet
 
 import invert
 from layered_plugin import dataset_tool, runs
-from layered_plugin.model import encoder
 from layered_plugin.segmentation import fitting
 from layered_plugin.training import loop
 
@@ -131,7 +130,7 @@ def gan(tmp_path_factory):
 
 @pytest.fixture
 def _small(monkeypatch):
-    monkeypatch.setattr(encoder, "resnet18", small_resnet)
+    monkeypatch.setattr("torchvision.models.resnet18", small_resnet)
     monkeypatch.setattr(fitting, "SETTLE_BATCH", 4)
 
 

@@ -18,7 +18,6 @@ from tiny_models import TINY, make_gan_run, make_model, make_pictures, small_res
 
 import invert
 import train_layered
-from layered_plugin.model import encoder
 from layered_plugin.model.snapshots import save_network_pkl
 from layered_plugin.segmentation import fitting
 from layered_plugin.segmentation.encoder_training import EncoderTraining
@@ -34,7 +33,7 @@ TRAIN = ["train", "--steps=3", "--batch=2", "--feature-resolution=8", "--device=
 @pytest.fixture(scope="module", autouse=True)
 def _quick():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encoder, "resnet18", small_resnet)
+        patch.setattr("torchvision.models.resnet18", small_resnet)
         patch.setattr(fitting, "SETTLE_BATCH", 4)
         yield
 

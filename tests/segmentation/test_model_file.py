@@ -14,7 +14,6 @@ import torch
 from tiny_models import Bomb, make_discriminator, make_encoder, make_generator, make_model, picture, small_resnet
 
 from layered_plugin.errors import ModelError
-from layered_plugin.model import encoder
 from layered_plugin.model.unet import UNet, make_unet
 from layered_plugin.runs import find_model
 from layered_plugin.segmentation.model_file import (
@@ -37,7 +36,7 @@ NETWORKS = dict(unet=lambda: make_unet((4, 8, 4, 6), deep=1), E=lambda: make_enc
 
 @pytest.fixture
 def small_body(monkeypatch):
-    monkeypatch.setattr(encoder, "resnet18", small_resnet)
+    monkeypatch.setattr("torchvision.models.resnet18", small_resnet)
 
 
 @pytest.fixture

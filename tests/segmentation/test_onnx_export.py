@@ -8,7 +8,6 @@ import torch
 from tiny_models import SIDE, make_model, small_resnet
 
 from layered_plugin.errors import ModelError, UserError
-from layered_plugin.model import encoder
 from layered_plugin.segmentation import onnx_export
 from layered_plugin.segmentation.model_file import load_model
 from layered_plugin.segmentation.onnx_export import export_onnx
@@ -64,7 +63,7 @@ def test_difference_is_an_error_and_leaves_what_was_there(model, tmp_path, monke
 
 @pytest.mark.parametrize("kind", ["encoder", "chunks"])
 def test_encoder_is_refused(tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(encoder, "resnet18", small_resnet)
+    monkeypatch.setattr("torchvision.models.resnet18", small_resnet)
     folder = make_model(tmp_path / "model", kind)
     with pytest.raises(UserError, match=f"model: only a distilled model can be exported, this is of kind {kind}"):
         export_onnx(folder, tmp_path / "apple.onnx")

@@ -11,7 +11,6 @@ from tiny_models import make_model, make_pictures, picture, small_resnet, zip_fo
 
 from layered_plugin.data.pictures import PictureSource
 from layered_plugin.errors import ModelError, PictureError
-from layered_plugin.model import encoder
 from layered_plugin.segmentation import contact_sheet, segment_files
 from layered_plugin.segmentation.contact_sheet import CELL_PX, SHEET_GROUND
 from layered_plugin.segmentation.edges import foreground_colors
@@ -25,7 +24,7 @@ from layered_plugin.segmentation.segmenter import Refinement, Segmenter
 def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encoder, "resnet18", small_resnet)
+        patch.setattr("torchvision.models.resnet18", small_resnet)
         kinds = ("distill", "encoder", "chunks")
         yield {kind: Segmenter.load(make_model(folder / kind, kind), "cpu") for kind in kinds}
 

@@ -11,7 +11,6 @@ from tiny_models import default_options, make_discriminator, make_gan_run, make_
 
 import invert
 from layered_plugin.errors import ArgumentError, ModelError, PictureError
-from layered_plugin.model import encoder
 from layered_plugin.model.generator import LayeredGenerator
 from layered_plugin.model.snapshots import save_network_pkl
 from layered_plugin.segmentation import fitting, train_encoder
@@ -31,7 +30,7 @@ def places(tmp_path_factory):
 
 @pytest.fixture
 def _quick(monkeypatch):
-    monkeypatch.setattr(encoder, "resnet18", small_resnet)
+    monkeypatch.setattr("torchvision.models.resnet18", small_resnet)
     monkeypatch.setattr(fitting, "SETTLE_BATCH", 4)
 
 
