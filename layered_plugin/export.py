@@ -10,6 +10,7 @@ import click
 from layered_plugin.command_line import SETTINGS, CheckedGroup, Number, Whole, several_options, user_errors, writing
 from layered_plugin.errors import CheckpointError
 from layered_plugin.generate import parse_seeds
+from layered_plugin.model.onnx_scenes import export_scenes
 from layered_plugin.model.open_raster import scene_layers, write_open_raster
 from layered_plugin.model.parts import background_networks, foreground_networks
 from layered_plugin.model.scenes import draw_layers, one_hot, seed_codes, to_pictures
@@ -23,6 +24,9 @@ network_options = several_options(
     click.option("--network", help="Layered generator", required=True, metavar="RUN|PKL|URL|DIR"),
     click.option("--snapshot", help="Which of a run's", default="best", metavar="best|latest|KIMG"))
 
+truncation_option = click.option("--trunc", help="Truncation psi, 1 = none", type=Number(-10, 10), default=1.0,
+                                 metavar="FLOAT")
+
 named = user_errors({CheckpointError: "--network"})
 
 
@@ -35,6 +39,7 @@ def main() -> None:
     python -m layered_plugin.export background --network=runs/00000-my-cars --dest=background.pkl
     python -m layered_plugin.export foreground --network=runs/00000-my-cars --dest=foreground.pkl
     python -m layered_plugin.export generator --network=runs/00000-my-cars --dest=my-cars
+    python -m layered_plugin.export onnx --network=runs/00000-my-cars --dest=my-cars.onnx
     python -m layered_plugin.export scenes --network=runs/00000-my-cars --seeds=0-9 --outdir=scenes
 
     A distilled segmenter becomes ONNX by `invert.py export`. A network's pickle can run code: load only what you trust.
@@ -105,10 +110,34 @@ def generator(network: str, snapshot: str, dest: str) -> None:
     click.echo(f"{Path(dest, WEIGHTS_FILE)}\n{Path(dest, GENERATOR_FILE)}")
 
 
+@main.command("onnx", context_settings=SETTINGS)
+@network_options
+@truncation_option
+@click.option("--dest", help="File to write", required=True, metavar="ONNX")
+@named
+def onnx(network: str, snapshot: str, trunc: float, dest: str) -> None:
+    """Write the whole generator as ONNX, for programs without PyTorch, and check it against PyTorch.
+
+    Inputs: z [N, z_dim], normal numbers; shift [N, K, 2], int64, how far (dx, dy) each of the K objects is moved in
+    pixels, mostly zeros; of a conditional network label [N, c_dim], 1 for the class, else 0. Outputs, float32: picture
+    [N, 3, R, R] in about [-1, 1]; mask [N, K, R, R] in [0, 1]. N is free. Noise and --trunc are fixed in the file.
+    Needs pip install 'layered-plugin[onnx]'.
+
+    \b
+    Example:
+    python -m layered_plugin.export onnx --network=runs/00000-my-cars --dest=my-cars.onnx
+    """
+    G = load_snapshot(network, choice=snapshot)["G_ema"]
+    click.echo("Converting: a minute or two", err=True)
+    with writing("--dest", dest):
+        difference = export_scenes(G, dest, trunc)
+    click.echo(f"{dest}: differs from PyTorch by at most {difference:.1e}", err=True)
+
+
 @main.command("scenes", context_settings=SETTINGS)
 @network_options
 @click.option("--seeds", help="Scenes to draw, such as 0,3,5-9", required=True, metavar="LIST")
-@click.option("--trunc", help="Truncation psi, 1 = none", type=Number(-10, 10), default=1.0, metavar="FLOAT")
+@truncation_option
 @click.option("--class", "class_idx", help="Class, for a conditional network", type=Whole(min=0), metavar="INT")
 @click.option("--outdir", help="Folder for the .ora files", required=True, metavar="DIR")
 @named

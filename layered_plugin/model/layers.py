@@ -68,7 +68,7 @@ def unfold_objects(folded: Layers, bg: torch.Tensor) -> Layers:
         N scenes of K objects.
     """
     num, _channels, height, width = bg.shape
-    if len(folded.mask) == num:
+    if folded.mask.shape[0] == num:  # Not len: in an export the number is free.
         return folded._replace(bg=bg)
     return Layers(bg, folded.fg.reshape(num, -1, height, width), folded.mask.reshape(num, -1, height, width))
 

@@ -7,14 +7,13 @@ import pytest
 import torch
 from tiny_models import SIDE, make_model, small_resnet
 
+from layered_plugin import onnx_files
 from layered_plugin.errors import ModelError, UserError
-from layered_plugin.segmentation import onnx_export
 from layered_plugin.segmentation.model_file import load_model
 from layered_plugin.segmentation.onnx_export import export_onnx
 
 for package in ("onnx", "onnxruntime", "onnxscript"):
     pytest.importorskip(package, reason="the extra `onnx` is not installed")
-
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +53,7 @@ def test_file_is_a_valid_model_by_itself(exported):
 
 
 def test_difference_is_an_error_and_leaves_what_was_there(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx_export, "TOLERANCE", -1.0)
+    monkeypatch.setattr(onnx_files, "TOLERANCE", -1.0)
     (tmp_path / "apple.onnx").write_bytes(b"before")
     with pytest.raises(UserError, match=r"apple\.onnx: the exported model differs from PyTorch by"):
         export_onnx(model, tmp_path / "apple.onnx")

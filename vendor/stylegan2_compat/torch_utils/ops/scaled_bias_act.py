@@ -73,8 +73,8 @@ def _check_shapes(
     n, channels, height, width = x.shape
     if scale is not None and scale.shape != (n, channels):
         raise ValueError(f"Expected argument `scale` to be of shape {[n, channels]}, but got {list(scale.shape)}")
-    allowed = ((n, 1, height, width), (1, 1, height, width), (height, width))
+    allowed = ((height, width), (1, 1, height, width), (n, 1, height, width))
     if noise is not None and noise.shape not in allowed:
-        raise ValueError(f"Expected argument `noise` to be of shape {list(allowed[0])}, but got {list(noise.shape)}")
+        raise ValueError(f"Expected argument `noise` to be of shape {list(allowed[-1])}, but got {list(noise.shape)}")
     if b is not None and b.shape != (channels,):
         raise ValueError(f"Expected argument `b` to be of shape {[channels]}, but got {list(b.shape)}")

@@ -66,8 +66,9 @@ def _correlate(
     if x.numel() == 0:  # Convolutions refuse it.
         height = out_size(x.shape[2], taps.shape[0], ups[1], downs[1], pads[2:])
         return x.new_zeros([*x.shape[:2], height, out_size(x.shape[3], taps.shape[1], ups[0], downs[0], pads[:2])])
-    if x.device.type == "cpu" and x.is_contiguous():
+    if x.device.type == "cpu" and x.is_contiguous() and isinstance(x.shape[0], int):
         # Every image counts as a channel of one sample: CPU convolutions are slow for few channels, as of colours.
+        # Not in an export with a free number of samples (a SymInt): a convolution's groups are a fixed number.
         y = _depthwise(x.flatten(0, 1)[None], taps, ups, downs, pads).contiguous()
     else:
         nhwc = x.is_contiguous(memory_format=torch.channels_last)
