@@ -1,7 +1,11 @@
-"""Ctrl-C and SIGTERM: finish the step, save, then stop."""
+"""Ctrl-C and SIGTERM: finish the step, save, then stop. SIGKILL: leave no process behind."""
 
+import multiprocessing
+import os
 import signal
+import threading
 from types import FrameType
+from typing import Any
 
 
 class StopRequest:
@@ -23,3 +27,15 @@ class StopRequest:
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self.received = signal.Signals(number).name
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
+def end_with_parent() -> None:
+    """In a process of a pool: do not outlive a main process that was killed; waiting for tasks would never end."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+
+
+def _end_after(parent: Any) -> None:
+    parent.join()
+    os._exit(1)

@@ -24,7 +24,7 @@ from layered_plugin.segmentation.encoder_training import prepare, save_samples
 from layered_plugin.segmentation.fitting import settle_batch_norm
 from layered_plugin.segmentation.model_file import save_tensors
 from layered_plugin.segmentation.stage import ModelRun
-from layered_plugin.signals import StopRequest
+from layered_plugin.signals import StopRequest, end_with_parent
 
 _SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
@@ -157,6 +157,7 @@ def _join_pool(halt: Any) -> None:
     for number in _SIGNALS:  # Outside of its steps a process leaves them to the main process.
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    end_with_parent()
 
 
 def _completed(futures: list[Future], stop: StopRequest) -> Iterator[Future]:

@@ -6,9 +6,7 @@ once for the network and again to be finished, which costs less than to keep it 
 
 import io
 import multiprocessing
-import os
 import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
@@ -22,6 +20,7 @@ from layered_plugin.data.files import UNREADABLE
 from layered_plugin.data.pictures import decode, to_rgb
 from layered_plugin.segmentation.edges import foreground_colors, is_enlarged
 from layered_plugin.segmentation.full_size import Drawn, enlarge, shrink
+from layered_plugin.signals import end_with_parent
 
 
 class Finish(NamedTuple):
@@ -135,12 +134,4 @@ def task_executor(workers: int) -> Iterator[Executor]:
 def _start_worker() -> None:
     torch.set_num_threads(1)  # There are as many processes as cores.
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # The main process stops this one.
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """Do not outlive a main process that was killed; waiting for tasks would never end."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    end_with_parent()

@@ -1,12 +1,15 @@
 """Ten kills (SIGKILL) at the worst moments of writing; gone on with, each work ends byte for byte as if undisturbed."""
 
 import hashlib
+import multiprocessing
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import PIL.Image
+import psutil
 import pytest
 import torch
 from click.testing import CliRunner
@@ -14,7 +17,7 @@ from tiny_models import make_gan_run, make_model, make_pictures, small_resnet
 
 import invert
 from layered_plugin import dataset_tool, runs
-from layered_plugin.segmentation import fitting
+from layered_plugin.segmentation import chunks, fitting
 from layered_plugin.training import loop
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("process_as_before"),
@@ -143,6 +146,30 @@ def test_model(data, gan, tmp_path, name, number):
     assert in_a_process(lambda: command(invert.main, name, f"--outdir={disturbed}", "--resume=latest")) == 0
     assert contents(disturbed, "*.safetensors") == contents(undisturbed, "*.safetensors") != {}
     assert not list(disturbed.rglob(".*"))
+
+
+def test_killed_side_by_side_training_leaves_no_process():
+    """Its processes wait for chunks, which no one will send them."""
+    context = multiprocessing.get_context("fork")
+    received, sent = context.Pipe(duplex=False)
+
+    def wait_for_chunks():
+        chunks._join_pool(context.Event())
+        sent.send(os.getpid())
+        time.sleep(100)
+
+    def train_side_by_side():
+        context.Process(target=wait_for_chunks).start()
+        time.sleep(100)
+
+    main = context.Process(target=train_side_by_side)
+    main.start()
+    worker = psutil.Process(received.recv())
+    main.kill()
+    _gone, left = psutil.wait_procs([worker], timeout=20)
+    for process in left:
+        process.kill()
+    assert left == []
 
 
 def test_segmenting(data, tmp_path):
