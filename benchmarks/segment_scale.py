@@ -8,8 +8,6 @@ same pictures and does nothing else. Results go to standard output as JSON.
 import io
 import json
 import os
-import subprocess
-import sys
 import tarfile
 import tempfile
 import time
@@ -21,16 +19,14 @@ import click
 import matplotlib.cbook
 import numpy as np
 import PIL.Image
-import psutil
 
+from benchmarks.support.memory import sample_memory
 from benchmarks.support.provenance import provenance
 from layered_plugin.data.pictures import to_rgb
 from layered_plugin.segmentation.model_file import save_model
 from layered_plugin.segmentation.segment_files import segment_files
 from layered_plugin.segmentation.segmenter import Segmenter
 from layered_plugin.segmentation.train_distilled import make_segmenting_unet
-
-ROOT = Path(__file__).resolve().parent.parent
 
 PER_SHARD = 1000
 
@@ -80,26 +76,14 @@ def memory(num: int, side: int, workers: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temp:
         model = make_model(Path(temp) / "model", 32)
         shards = make_shards(Path(temp) / "shards", num, side)
-        start = time.monotonic()
-        call = psutil.Popen([sys.executable, str(ROOT / "invert.py"), "segment", f"--model={model}",
-                             f"--images={shards}/*.tar", f"--outdir={temp}/out", "--format=tar", "--device=cpu",
-                             f"--workers={workers}"], stderr=subprocess.DEVNULL)
-        peaks = []
-        while call.poll() is None:
-            used = 0
-            for process in [call, *call.children(recursive=True)]:
-                try:
-                    used += process.memory_full_info().pss
-                except psutil.Error:
-                    continue
-            peaks.append(used)
-            time.sleep(1)
-        seconds = time.monotonic() - start
+        samples = sample_memory(["invert.py", "segment", f"--model={model}", f"--images={shards}/*.tar",
+                                 f"--outdir={temp}/out", "--format=tar", "--device=cpu", f"--workers={workers}"])
         listed = sum(1 for path in Path(temp, "out").glob("*.jsonl") for _line in path.open())
-    if call.returncode != 0 or listed != num:
-        raise click.ClickException(f"the command ended with {call.returncode} and {listed} of {num} pictures")
-    return dict(pictures=num, side_px=side, workers=workers, peak_mb=max(peaks) / 1e6, seconds=seconds,
-                first_tenth_peak_mb=max(peaks[:max(1, len(peaks) // 10)]) / 1e6)
+    if listed != num:
+        raise click.ClickException(f"the command listed {listed} of {num} pictures")
+    used = [sample.used_mb for sample in samples]
+    return dict(pictures=num, side_px=side, workers=workers, peak_mb=max(used), seconds=samples[-1].seconds,
+                first_tenth_peak_mb=max(used[:max(1, len(used) // 10)]))
 
 
 def alone(source: Path, dest: Path, alpha: Path) -> None:
