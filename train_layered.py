@@ -15,7 +15,7 @@ from layered_plugin import runs, trust
 from layered_plugin.base import BASE
 from layered_plugin.command_line import SETTINGS, CheckedCommand, user_errors
 from layered_plugin.data.fingerprint import fingerprint
-from layered_plugin.errors import CheckpointError, PictureError
+from layered_plugin.errors import CheckpointError, FidelityError, PictureError
 from layered_plugin.training import options, presets
 from layered_plugin.training.config import check_together, setup_training_config
 from layered_plugin.training.init_from import adopt_plain, plain_options
@@ -62,7 +62,7 @@ def new_config(outdir: str, dry_run: bool, is_local: bool, opts: dict[str, Any],
 @options.network_options
 @options.method_options
 @click.pass_context
-@user_errors({PictureError: "--data", CheckpointError: "--resume"})
+@user_errors({PictureError: "--data", CheckpointError: "--resume", FidelityError: "--metrics"})
 def main(ctx: click.Context, outdir: str, dry_run: bool, **opts: Any) -> None:
     """Train a generator that draws background, foreground and mask, from unlabelled pictures.
 

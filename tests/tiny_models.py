@@ -152,3 +152,18 @@ def write_network(path, side=None, channels=3, num_outputs=1, gain=1.0):
         [onnx.numpy_helper.from_array(kernel, "kernel")])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
     return path
+
+
+def write_inception(path):
+    """Inception with random weights, as torch-fidelity reads it from a file."""
+    from torch_fidelity import feature_extractor_inceptionv3 as inception
+
+    load, torch.nn.Module.load_state_dict = torch.nn.Module.load_state_dict, lambda self, state: None
+    download, inception.load_state_dict_from_url = inception.load_state_dict_from_url, lambda *args, **kwargs: {}
+    try:
+        torch.manual_seed(0)
+        network = inception.FeatureExtractorInceptionV3("inception-v3-compat", ["64"])
+    finally:
+        torch.nn.Module.load_state_dict, inception.load_state_dict_from_url = load, download
+    torch.save(network.state_dict(), path)
+    return path

@@ -16,12 +16,12 @@ from layered_plugin.data.masks import Ranges, mask_opacity
 from layered_plugin.data.picture_zip import read_pairs
 from layered_plugin.data.pictures import PictureSource
 from layered_plugin.evaluation import output, scoring
-from layered_plugin.evaluation.fidelity import CroppedPictures, Fidelity
 from layered_plugin.evaluation.judge import check_pairs, save_judge, score_judge, train_judge
 from layered_plugin.evaluation.metrics import mean_and_deviation
 from layered_plugin.evaluation.options import choose_baselines, make_teacher, resolve_device, user_errors
 from layered_plugin.evaluation.teachers import AlphaTeacher, MaskTeacher, Teacher
 from layered_plugin.evaluation.variety import Comparison
+from layered_plugin.model.fidelity import CroppedPictures, Fidelity
 from layered_plugin.model.snapshots import load_snapshot
 from layered_plugin.segmentation.segmenter import Refinement, Segmenter
 

@@ -17,8 +17,8 @@ from layered_plugin.data.labels import labels_of_training
 from layered_plugin.data.masks import Ranges, mask_opacity
 from layered_plugin.data.pictures import CROP_MARGIN, PictureSource
 from layered_plugin.errors import PictureError, UnusableError
-from layered_plugin.evaluation.fidelity import CroppedPictures
 from layered_plugin.evaluation.teachers import MaskTeacher, Teacher
+from layered_plugin.model.fidelity import CroppedPictures
 from layered_plugin.model.mask_variety import compare_masks
 from layered_plugin.model.picture_distance import PictureFeatures, frechet_distance
 from layered_plugin.model.scenes import Scenes, collect_scenes

@@ -13,6 +13,7 @@ from layered_plugin.data.pictures import CROP_MARGIN
 from layered_plugin.errors import ArgumentError
 from layered_plugin.runs import short_name
 from layered_plugin.training import growing, presets
+from layered_plugin.training.metrics import choose_metrics
 
 
 class _Pictures(NamedTuple):
@@ -32,13 +33,13 @@ class _Batches(NamedTuple):
     stages: list[Any]  # Of a growing run, else empty.
 
 
-def setup_training_config(*, data, gpus, snap, metrics, seed, cond, subset, mirror, cfg, gamma, kimg, batch, aug, p,
-                          target, augpipe, resume, freezed, fp32, nhwc, nobench, allow_tf32, workers, shift, mask_min,
-                          mask_size_weight, mask_binary_weight, mask_border_weight, mask_overlap_weight, bg_jitter,
-                          mask_size_over, mask_floor, mask_max, mask_variety, mask_variety_weight, range_weight, crop,
-                          objects, generator, mapping, resolution, device_name, precision, batch_gpu, pl_weight,
-                          style_mix, cbase, cmax, w_dim, map_depth, lr, d_lr, tick, snap_minutes, on_collapse,
-                          gan_loss, gp_weight, drift_weight, grow, grow_schedule,
+def setup_training_config(*, data, gpus, snap, metrics, fid_weights, seed, cond, subset, mirror, cfg, gamma, kimg,
+                          batch, aug, p, target, augpipe, resume, freezed, fp32, nhwc, nobench, allow_tf32, workers,
+                          shift, mask_min, mask_size_weight, mask_binary_weight, mask_border_weight,
+                          mask_overlap_weight, bg_jitter, mask_size_over, mask_floor, mask_max, mask_variety,
+                          mask_variety_weight, range_weight, crop, objects, generator, mapping, resolution, device_name,
+                          precision, batch_gpu, pl_weight, style_mix, cbase, cmax, w_dim, map_depth, lr, d_lr, tick,
+                          snap_minutes, on_collapse, gan_loss, gp_weight, drift_weight, grow, grow_schedule,
                           init_from) -> tuple[str, dict[str, Any]]:
     """Turn option values into the parameters of ``training_loop``.
 
@@ -60,7 +61,7 @@ def setup_training_config(*, data, gpus, snap, metrics, seed, cond, subset, mirr
     device_name, half, block = _choose_precision(device_name, gpus, precision, fp32, nhwc)
     mirror, aug = _choose_for_size(cfg, pictures.num, base["kimg"], mirror, aug, (p, target, augpipe))
     presets.check_filters(augpipe, stages[0]["resolution"] if stages else resolution, bool(stages))
-    metrics = choose_metrics(metrics)
+    metrics = choose_metrics(metrics, fid_weights)
     resume_pkl = presets.RESUME_PKLS.get(resume, resume)
     gan_loss_kwargs = _gan_loss_kwargs(gan_loss, base["gamma"], gp_weight, drift_weight)
     channels = _channels(cbase or int(base["fmaps"] * 32768), cmax, resolution)
@@ -90,8 +91,8 @@ def setup_training_config(*, data, gpus, snap, metrics, seed, cond, subset, mirr
                          mask_border_weight=mask_border_weight, mask_overlap_weight=mask_overlap_weight,
                          bg_jitter=bg_jitter, mask_size_over=mask_size_over, mask_floor=mask_floor, mask_max=mask_max,
                          mask_variety=mask_variety, mask_variety_weight=mask_variety_weight, range_weight=range_weight),
-        metrics=metrics, random_seed=seed, num_gpus=gpus, device=device_name, resolution=resolution,
-        batch_size=base["batch"], batch_gpu=batch_gpu, ema_kimg=base["ema"],
+        metrics=metrics, fid_weights=fid_weights, random_seed=seed, num_gpus=gpus, device=device_name,
+        resolution=resolution, batch_size=base["batch"], batch_gpu=batch_gpu, ema_kimg=base["ema"],
         ema_rampup=base["ramp"] if resume_pkl is None else None,
         G_reg_interval=4 if pl_weight > 0 else None, D_reg_interval=None if gan_loss == "wgan-gp" else 16,
         augment_p=p if aug == "fixed" else 0, ada_target=None if aug != "ada" else 0.6 if target is None else target,
@@ -118,6 +119,8 @@ def check_together(opts: dict[str, Any], given: set[str]) -> None:
         ArgumentError: Naming one of them, and the remedy.
     """
     gan_loss = opts["gan_loss"]
+    if "fid_weights" in given and (opts["metrics"] == "none" or BASE.name == "official"):
+        raise ArgumentError("`fid_weights` is for `metrics` on the bundled base")
     if gan_loss == "wgan-gp" and "gamma" in given:
         raise ArgumentError("`gamma` is R1's weight, which `gan_loss`=wgan-gp has not; see `gp_weight`")
     for name in ("gp_weight", "drift_weight"):
@@ -132,19 +135,6 @@ def check_together(opts: dict[str, Any], given: set[str]) -> None:
                                 "rate of each stage")
     if (opts["grow"] or opts["grow_schedule"] is not None) and opts["freezed"]:
         raise ArgumentError("`freezed` is for transfer learning; a growing discriminator has no fixed first layers")
-
-
-def choose_metrics(text: str) -> list[str]:
-    """Resolve the names of metrics: none, or names with commas, which the base has to know.
-
-    Raises:
-        ArgumentError: The bundled base has no metrics.
-    """
-    if text == "none":
-        return []
-    if BASE.name == "bundled":
-        raise ArgumentError("`metrics` needs the official base (see vendor/README.md); use `metrics`=none")
-    return text.split(",")
 
 
 def _resume_name(resume: str | None) -> str:

@@ -65,7 +65,8 @@ def training_loop(
     image_snapshot_ticks    = 50,       # Ticks from grid to grid, None = no grids.
     network_snapshot_ticks  = 50,       # Ticks from snapshot and training state to the next, None = none.
     snapshot_minutes        = None,     # Most minutes from snapshot to snapshot, whatever the ticks say, None = any.
-    metrics                 = [],       # noqa: B006 - Names of metrics for each snapshot (official base only).
+    metrics                 = [],       # noqa: B006 - Names of metrics for each snapshot, see metrics.py.
+    fid_weights             = None,     # Inception's weights for them, a file; the official base has its own.
     progress_fn             = None,     # Called with (kimg done, total kimg) at the start and at every tick.
 ):
     """Train a layered generator; see the parameters.
@@ -109,7 +110,7 @@ def training_loop(
     # What is looked at, and in which order pictures come; the random states are set last.
     maintenance = Maintenance(
         run, training_set, round(loss.shift * resolution), Path(run_dir), device, num_gpus, rank, random_seed,
-        batch_size, training_set_kwargs, metrics, total_kimg, kimg_per_tick, image_snapshot_ticks,
+        batch_size, training_set_kwargs, metrics, fid_weights, total_kimg, kimg_per_tick, image_snapshot_ticks,
         network_snapshot_ticks, snapshot_minutes, on_collapse, progress_fn, start_time)
     if saved is None or has_grown:
         maintenance.save_first_pictures(new=saved is None)
@@ -117,7 +118,6 @@ def training_loop(
                 random_seed)
     if saved is not None:
         restore_rng(saved, rank, num_gpus, random_seed, device)
-
     say(f"Training for {total_kimg} kimg, from kimg {run.cur_nimg / 1000:.1f}...")
     loss_stats = training_stats.Collector(regex="Loss/.*", keep_previous=False)
     with signals.StopRequest() as stop, maintenance:

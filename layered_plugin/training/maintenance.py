@@ -15,6 +15,7 @@ from torch_utils import misc, training_stats
 from layered_plugin import errors, grids, runs
 from layered_plugin.model import snapshots
 from layered_plugin.training import guards
+from layered_plugin.training.metrics import SnapshotMetrics
 from layered_plugin.training.run_log import RunLog, tick_stats
 from layered_plugin.training.sample_view import SampleView
 from layered_plugin.training.scene_variety import SceneVariety
@@ -40,6 +41,7 @@ class Maintenance:
     batch_size: int
     training_set_kwargs: dict[str, Any]
     metrics: list[str]
+    fid_weights: str | None
     total_kimg: float
     kimg_per_tick: float
     image_snapshot_ticks: int | None
@@ -55,6 +57,8 @@ class Maintenance:
         G, seed = self.run.G_ema, self.random_seed
         self.view = SampleView(G, self.training_set, seed, self.shift_px) if self.rank == 0 else None
         self.variety = SceneVariety(self.training_set, G.img_resolution, seed) if self.rank == 0 else None
+        self.measure = SnapshotMetrics(self.metrics, self.fid_weights, self.training_set, self.training_set_kwargs,
+                                       seed, self.num_gpus, self.rank, self.device)
 
     def __enter__(self) -> None:
         if self.rank == 0:
@@ -130,7 +134,7 @@ class Maintenance:
         if self.view is not None and _is_due(self.image_snapshot_ticks, number, ending):
             pictures = self._save_pictures(self.view, G_shown)
         if save or _is_due(self.network_snapshot_ticks, number, ending):
-            self._save_networks(G_shown)
+            stats.update(self._save_networks(G_shown))
             self._saved_at = time.monotonic()
             if self.variety is not None:
                 stats.update(self.variety(G_shown))
@@ -153,8 +157,8 @@ class Maintenance:
             grids.save_picture(picture, self.run_dir / f"{name}{self.run.cur_nimg // 1000:06d}.png")
         return pictures
 
-    def _save_networks(self, G_shown: torch.nn.Module) -> None:
-        """Snapshot, then training state, then metrics."""
+    def _save_networks(self, G_shown: torch.nn.Module) -> dict[str, dict[str, float]]:
+        """Snapshot, then training state, then metrics, which are returned as statistics."""
         run, kimg = self.run, self.run.cur_nimg // 1000
         if self.num_gpus > 1:
             for module in (run.G, run.D, run.G_ema):
@@ -164,9 +168,7 @@ class Maintenance:
         if self.rank == 0:
             _save_snapshot(snapshot_pkl, run, self.training_set_kwargs)
             runs.save_training_state(self.run_dir, kimg, packed)
-        if self.metrics:
-            _evaluate(self.metrics, snapshot_pkl, G_shown, self.training_set_kwargs, self.num_gpus, self.rank,
-                      self.device)
+        return self.measure(G_shown, snapshot_pkl)
 
 
 def _is_due(every: int | None, tick: int, ending: bool) -> bool:
@@ -182,15 +184,3 @@ def _save_snapshot(path: Path, run: TrainingState, training_set_kwargs: dict) ->
             module = run.fade.baked(module)
         data[name] = None if module is None else copy.deepcopy(module).eval().requires_grad_(False).cpu()
     snapshots.save_network_pkl(path, data)
-
-
-def _evaluate(metrics, snapshot_pkl, G_ema, training_set_kwargs, num_gpus, rank, device) -> None:
-    """Run the official base's metrics on a snapshot; real pictures are cropped to the networks' size, as trained on."""
-    from metrics import metric_main
-
-    training_set_kwargs = dict(training_set_kwargs, resolution=G_ema.img_resolution)
-    for metric in metrics:
-        result = metric_main.calc_metric(metric=metric, G=G_ema, dataset_kwargs=training_set_kwargs,
-                                         num_gpus=num_gpus, rank=rank, device=device)
-        if rank == 0:
-            metric_main.report_metric(result, run_dir=str(snapshot_pkl.parent), snapshot_pkl=str(snapshot_pkl))

@@ -39,7 +39,8 @@ run_options = several_options(
                  metavar="INT"),
     click.option("--snap", help="Ticks from snapshot to snapshot", type=Whole(1, 2**20), default=50,
                  metavar="TICKS"),
-    click.option("--metrics", help="Metrics at every snapshot (official base)", default="none", metavar="LIST"),
+    click.option("--metrics", help="Of each snapshot, such as fid50k_full", default="none", metavar="LIST"),
+    click.option("--fid-weights", help="Inception weights for --metrics", metavar="FILE"),
     click.option("--seed", help="Seed of all random numbers", type=SEED, default=0, metavar="INT"),
     click.option("-n", "--dry-run", help="Print the settings, train nothing", is_flag=True))
 

@@ -9,12 +9,12 @@ from layered_plugin import device, runs, trust
 from layered_plugin.base import BASE
 from layered_plugin.data.fingerprint import fingerprint, what_changed
 from layered_plugin.errors import ArgumentError, CheckpointError, PictureError
-from layered_plugin.training.config import choose_metrics
+from layered_plugin.training.metrics import choose_metrics
 from layered_plugin.training.stored_config import read_config
 
 # Options that may change when a run is resumed; the others are the run's own.
-RESUME_OPTIONS = {"outdir", "resume", "dry_run", "kimg", "snap", "tick", "workers", "metrics", "on_collapse",
-                  "snap_minutes", "gpus", "trust_pickle", "data_changed"}
+RESUME_OPTIONS = {"outdir", "resume", "dry_run", "kimg", "snap", "tick", "workers", "metrics", "fid_weights",
+                  "on_collapse", "snap_minutes", "gpus", "trust_pickle", "data_changed"}
 
 
 def resume_config(resume: str, outdir: str, opts: dict[str, Any], given: set[str]) -> dict[str, Any]:
@@ -45,7 +45,8 @@ def resume_config(resume: str, outdir: str, opts: dict[str, Any], given: set[str
                               "go on where they are, or start a new run") from err
     _check_data(config, opts["data_changed"] == "ok", run_dir / runs.GAN_FILE)
     config.update(run_dir=str(run_dir), resume_state=str(runs.training_states(run_dir)[-1]))
-    names = dict(kimg="total_kimg", tick="kimg_per_tick", on_collapse="on_collapse", snap_minutes="snapshot_minutes")
+    names = dict(kimg="total_kimg", tick="kimg_per_tick", on_collapse="on_collapse", snap_minutes="snapshot_minutes",
+                 fid_weights="fid_weights")
     config.update({names[key]: opts[key] for key in given & names.keys()})
     if "snap" in given:
         config.update(image_snapshot_ticks=opts["snap"], network_snapshot_ticks=opts["snap"])
@@ -53,7 +54,7 @@ def resume_config(resume: str, outdir: str, opts: dict[str, Any], given: set[str
         config["data_loader_kwargs"].update(num_workers=opts["workers"],
                                             prefetch_factor=2 if opts["workers"] > 0 else None)
     kept = ",".join(config["metrics"]) or "none"
-    config["metrics"] = choose_metrics(opts["metrics"] if "metrics" in given else kept)
+    config["metrics"] = choose_metrics(opts["metrics"] if "metrics" in given else kept, config["fid_weights"])
     for path in (config["resume_pkl"], config["init_pkl"]):
         if path is not None and config["on_collapse"] == "restart":  # Else it is not read again.
             trust.check_pickle(path, None, opts["trust_pickle"], run_dir / runs.GAN_FILE)

@@ -1,6 +1,7 @@
 """Two CPU processes over gloo: the same step as one process, and a short real run."""
 
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from training.networks import Discriminator
 
 from layered_plugin import runs
 from layered_plugin.model.generator import LayeredGenerator
+from layered_plugin.training import metrics
 from layered_plugin.training import wgan_gp as gan_loss
 from layered_plugin.training.launcher import leave_process
 from layered_plugin.training.loop import training_loop
@@ -86,16 +88,21 @@ def step_and_save(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/init", rank=rank, world_size=WORLD)
     torch.save({name: step(rank, WORLD, name) for name in LOSSES}, f"{folder}/{rank}.pt")
+    with metrics.others_wait(WORLD):
+        if rank == 0:
+            time.sleep(1)
+            Path(folder, "measured").touch()
+    Path(folder, f"waited{rank}").write_text(str(Path(folder, "measured").exists()))
     torch.distributed.destroy_process_group()
     leave_process(0)
 
 
 @pytest.fixture(scope="module")
 def stepped(tmp_path_factory):
-    """Of each of two processes: weights by loss."""
+    """Folder of what two processes did, and of each the weights by loss."""
     folder = tmp_path_factory.mktemp("weights")
     torch.multiprocessing.start_processes(step_and_save, args=(str(folder),), nprocs=WORLD, start_method="spawn")
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(WORLD)]
+    return folder, [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(WORLD)]
 
 
 @pytest.mark.parametrize("loss_name", LOSSES)
@@ -105,11 +112,15 @@ def test_two_processes_step_to_the_weights_of_one(loss_name, stepped, monkeypatc
     # Restored after the test.
     monkeypatch.setattr(loss_module, "random_shift", loss_module.random_shift)
     monkeypatch.setattr(gan_loss, "interpolate", gan_loss.interpolate)
-    ranks = [of_rank[loss_name] for of_rank in stepped]
+    ranks = [of_rank[loss_name] for of_rank in stepped[1]]
     single = step(0, 1, loss_name)
     for name, value in single.items():
         assert torch.equal(ranks[0][name], ranks[1][name]), name
         assert torch.allclose(ranks[0][name], value, rtol=1e-3, atol=1e-4), name
+
+
+def test_the_others_wait_until_the_first_has_measured(stepped):
+    assert [(stepped[0] / f"waited{rank}").read_text() for rank in range(WORLD)] == ["True"] * WORLD
 
 
 def train_through_and_in_two_parts(rank: int, folder: str, data: str) -> None:

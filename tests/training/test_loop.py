@@ -19,7 +19,7 @@ from torch_utils import training_stats
 from layered_plugin import errors, runs
 from layered_plugin.data import dataset
 from layered_plugin.data.picture_zip import PictureZipWriter
-from layered_plugin.training import feed, guards, setup
+from layered_plugin.training import feed, guards, metrics, setup
 from layered_plugin.training.loop import training_loop
 
 
@@ -243,12 +243,15 @@ def test_metrics_see_real_pictures_cropped_to_the_networks_size(data, tmp_path, 
     def calc_metric(metric, G, dataset_kwargs, **_options):
         pictures = dnnlib.util.construct_class_by_name(**dict(dataset_kwargs, max_size=None, xflip=False))
         seen.append((metric, pictures.resolution, pictures[0][0].shape, G.img_resolution))
-        return dict(metric=metric)
+        return dict(metric=metric, results={metric: 7.5})
 
     metric_main = types.SimpleNamespace(calc_metric=calc_metric, report_metric=lambda *_args, **_kwargs: None)
     monkeypatch.setitem(sys.modules, "metrics", types.SimpleNamespace(metric_main=metric_main))
+    monkeypatch.setattr(metrics, "BASE", metrics.BASE._replace(name="official"))
     training_loop(**config(data, tmp_path / "run", metrics=["fid50k_full"], network_snapshot_ticks=9))
     assert seen == [("fid50k_full", 16, (3, 16, 16), 16)] * 2
+    lines = [json.loads(line) for line in (tmp_path / "run/stats.jsonl").read_text().splitlines()]
+    assert [line["Metrics/fid50k_full"]["mean"] for line in (lines[0], lines[-1])] == [7.5] * 2
 
 
 @pytest.mark.parametrize("on_collapse, stops", [("warn", False), ("stop", True)])
@@ -333,5 +336,5 @@ def test_parameters_are_the_hosts_and_ours():
              "ada_target", "ada_interval", "ada_kimg", "total_kimg", "kimg_per_tick", "image_snapshot_ticks",
              "network_snapshot_ticks", "resume_pkl", "cudnn_benchmark", "allow_tf32", "abort_fn", "progress_fn"}
     ours = {"device", "resolution", "resume_state", "on_collapse", "fade_kimg", "ramp_kimg", "training_set",
-            "snapshot_minutes", "init_pkl"}
+            "snapshot_minutes", "init_pkl", "fid_weights"}
     assert set(inspect.signature(training_loop).parameters) == hosts | ours

@@ -17,7 +17,7 @@ from tiny_models import TINY, make_plain
 
 import train_layered
 from layered_plugin import device, runs
-from layered_plugin.training import config, presets
+from layered_plugin.training import metrics, presets
 from layered_plugin.training.loop import training_loop
 
 invoke = partial(shell.invoke, train_layered.main)
@@ -269,7 +269,9 @@ def test_resume_takes_upstreams_names(data, monkeypatch, name, file, in_name):
     (["--fp32=1", "--precision=bf16"], "--fp32=1 contradicts --precision=bf16"),
     (["--device=cpu", "--precision=fp16"], "--precision=fp16 needs --device=cuda"),
     (["--cond=1"], "--cond=1 needs labels"),
-    (["--metrics=fid50k_full"], "--metrics needs the official base"),
+    (["--metrics=fid50k_full,is50k"], "--metrics: 'is50k' needs the official base"),
+    (["--metrics=fid0k_full"], "--metrics: 'fid0k_full' needs the official base"),
+    (["--fid-weights=inception.pth"], "--fid-weights is for --metrics on the bundled base"),
     (["--mask-overlap-weight=2"], "--mask-overlap-weight=2 needs --objects of at least 2, got 1"),
     (["--objects=0"], "--objects"),
     (["--shift=0.7"], "--shift"),
@@ -358,16 +360,26 @@ def test_longest_time_between_snapshots_may_change_when_resumed(data, tmp_path):
             for given in ([], ["--snap-minutes=2.5"])] == [10, 2.5]
 
 
-@pytest.mark.parametrize("kept, given", [([], ["--metrics=fid50k_full"]), (["fid50k_full"], [])])
-def test_metrics_need_the_official_base_when_resumed_too(data, tmp_path, monkeypatch, kept, given):
-    run = fake_run(data, tmp_path / "00000-shapes", metrics=kept)
+def test_metrics_of_the_official_base_are_its_own(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(metrics, "BASE", metrics.BASE._replace(name="official"))
+    run = fake_run(data, tmp_path / "00000-shapes", metrics=["fid50k_full"])
     args = [f"--outdir={tmp_path}", f"--resume={run}", "-n"]
-    refused = invoke(*args, *given)
-    assert refused.exit_code == 2 and "--metrics needs the official base" in refused.stderr
+    for given, names in (([], ["fid50k_full"]), (["--metrics=kid50k,is50k"], ["kid50k", "is50k"])):
+        assert json.loads(invoke(*args, *given).stdout)["metrics"] == names
+
+
+def test_metrics_of_the_bundled_base_need_their_weights_when_resumed_too(data, tmp_path, monkeypatch):
+    run = fake_run(data, tmp_path / "00000-shapes", metrics=["fid50k_full"], fid_weights="kept.pth")
+    args = [f"--outdir={tmp_path}", f"--resume={run}", "-n"]
+    for given, said in ((["--fid-weights=other.pth"], "other.pth: no such file"), ([], "kept.pth: no such file")):
+        refused = invoke(*args, *given)
+        assert refused.exit_code == 1 and f"Error: --metrics: {said}; FID and KID need" in refused.stderr
+    refused = invoke(f"--outdir={tmp_path}", f"--data={data}", "-n", "--metrics=fid50k_full")
+    assert refused.exit_code == 1 and "Error: --metrics: no --fid-weights given; FID" in refused.stderr
     assert json.loads(invoke(*args, "--metrics=none").stdout)["metrics"] == []
-    monkeypatch.setattr(config, "BASE", config.BASE._replace(name="official"))
-    assert json.loads(invoke(*args, *given).stdout)["metrics"] == ["fid50k_full"]
-    assert json.loads(invoke(*args, "--metrics=kid50k,is50k").stdout)["metrics"] == ["kid50k", "is50k"]
+    monkeypatch.setattr(metrics, "Fidelity", lambda weights: weights)
+    settings = json.loads(invoke(*args, "--metrics=kid5k_full", "--fid-weights=other.pth").stdout)
+    assert (settings["metrics"], settings["fid_weights"]) == (["kid5k_full"], "other.pth")
 
 
 @pytest.fixture

@@ -7,9 +7,10 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from tiny_models import write_inception
 
 from layered_plugin.errors import FidelityError
-from layered_plugin.evaluation.fidelity import CroppedPictures, Fidelity
+from layered_plugin.model.fidelity import CroppedPictures, Fidelity
 from layered_plugin.model.layers import Layers
 
 torch_fidelity = pytest.importorskip("torch_fidelity", reason="optional extra `fid`")
@@ -36,19 +37,7 @@ class Noise(torch.nn.Module):
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """Inception with random weights, as a file."""
-    from torch_fidelity import feature_extractor_inceptionv3 as inception
-
-    path = tmp_path_factory.mktemp("inception") / "weights.pth"
-    load, torch.nn.Module.load_state_dict = torch.nn.Module.load_state_dict, lambda self, state: None
-    download, inception.load_state_dict_from_url = inception.load_state_dict_from_url, lambda *args, **kwargs: {}
-    try:
-        torch.manual_seed(0)
-        network = inception.FeatureExtractorInceptionV3("inception-v3-compat", ["64"])
-    finally:
-        torch.nn.Module.load_state_dict, inception.load_state_dict_from_url = load, download
-    torch.save(network.state_dict(), path)
-    return path
+    return write_inception(tmp_path_factory.mktemp("inception") / "weights.pth")
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,147 @@
+"""Metrics of a training's snapshots, a file metric-NAME.jsonl each: the official base's, or torch-fidelity's FID, KID.
+
+With the bundled base their names are upstream's, fid50k_full and kid50k_full, with any number of thousands in place of
+50: so many scenes against all pictures of the data set. Inception's weights are a file of the user's.
+"""
+
+import contextlib
+import datetime
+import json
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dnnlib
+import torch
+import torch.distributed
+
+from layered_plugin.base import BASE
+from layered_plugin.data.labels import Labels
+from layered_plugin.errors import ArgumentError
+from layered_plugin.files import cut_torn_line
+from layered_plugin.model.fidelity import CroppedPictures, Fidelity
+
+NAME = re.compile(r"(fid|kid)([1-9]\d{0,3})k_full")
+
+LONGEST = datetime.timedelta(days=7)  # That the other processes wait for the first.
+
+
+def choose_metrics(text: str, fid_weights: str | None) -> list[str]:
+    """Resolve the names of metrics: none, or names with commas.
+
+    Args:
+        text: What the user wrote.
+        fid_weights: File of Inception's weights, for the bundled base.
+
+    Raises:
+        ArgumentError: The base has no such metric.
+        FidelityError: The bundled base's metrics lack torch-fidelity or the weights.
+    """
+    names = [] if text == "none" else text.split(",")
+    if names and BASE.name == "bundled":
+        for name in names:
+            _split(name)
+        Fidelity(fid_weights)
+    return names
+
+
+@dataclass
+class SnapshotMetrics:
+    """Computes the metrics of each snapshot, and appends them to the files of its run.
+
+    Args:
+        names: Of the metrics, see ``choose_metrics``; none of them costs nothing.
+        fid_weights: File of Inception's weights, for the bundled base.
+        training_set, training_set_kwargs: Labels of the scenes; real pictures, cropped as trained on.
+        seed: Of the scenes.
+        num_gpus, rank, device: Of this process.
+    """
+
+    names: list[str]
+    fid_weights: str | None
+    training_set: Any
+    training_set_kwargs: dict[str, Any]
+    seed: int
+    num_gpus: int
+    rank: int
+    device: torch.device
+
+    def __call__(self, G_ema: Any, snapshot_pkl: Path) -> dict[str, dict[str, float]]:
+        """Statistics ``Metrics/NAME`` in the first process; empty in the others. All processes call together.
+
+        Args:
+            G_ema: Layered generator in evaluation mode.
+            snapshot_pkl: The snapshot, in the run folder.
+
+        PyTorch's default generators are left as they are. On the bundled base the first process computes, and the
+        others wait.
+        """
+        if not self.names:
+            return {}
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            found = (self._official if BASE.name == "official" else self._bundled)(G_ema, snapshot_pkl)
+        return {f"Metrics/{name}": dict(num=1, mean=float(value), std=0.0) for name, value in found.items()}
+
+    def _official(self, G_ema: Any, snapshot_pkl: Path) -> dict[str, float]:
+        from metrics import metric_main
+
+        values: dict[str, float] = {}
+        kwargs = dict(self.training_set_kwargs, resolution=G_ema.img_resolution)
+        for name in self.names:
+            result = metric_main.calc_metric(metric=name, G=G_ema, dataset_kwargs=kwargs, num_gpus=self.num_gpus,
+                                             rank=self.rank, device=self.device)
+            if self.rank == 0:
+                metric_main.report_metric(result, run_dir=str(snapshot_pkl.parent), snapshot_pkl=str(snapshot_pkl))
+                values.update(result["results"])
+        return values
+
+    def _bundled(self, G_ema: Any, snapshot_pkl: Path) -> dict[str, float]:
+        values: dict[str, float] = {}
+        with others_wait(self.num_gpus):
+            for num in sorted({_split(name)[1] for name in self.names}) if self.rank == 0 else []:
+                start_time = time.time()
+                real = CroppedPictures(self.training_set_kwargs["path"], G_ema.img_resolution,
+                                       self.training_set_kwargs["size_px"])
+                labels = Labels(G_ema.c_dim, self.training_set if G_ema.c_dim > 0 else None)
+                fidelity = Fidelity(self.fid_weights, device=self.device.type)
+                scores = fidelity(G_ema, real, num, self.seed, labels=labels)
+                for name in self.names:
+                    if _split(name)[1] == num:
+                        values[name] = scores[_split(name)[0]]
+                        self._report(name, values[name], time.time() - start_time, snapshot_pkl)
+        return values
+
+    def _report(self, name: str, value: float, seconds: float, snapshot_pkl: Path) -> None:
+        """Append a metric to its file, and print it, as upstream does."""
+        line = json.dumps(dict(
+            results={name: value}, metric=name, total_time=seconds, total_time_str=dnnlib.util.format_time(seconds),
+            num_gpus=self.num_gpus, snapshot_pkl=snapshot_pkl.name, timestamp=time.time()))
+        print(line)
+        path = snapshot_pkl.parent / f"metric-{name}.jsonl"
+        cut_torn_line(path)
+        with open(path, "a") as file:
+            file.write(line + "\n")
+
+
+def _split(name: str) -> tuple[str, int]:
+    """Kind of a metric of the bundled base, and number of scenes; ArgumentError if it is none."""
+    found = NAME.fullmatch(name)
+    if found is None:
+        raise ArgumentError(f"`metrics`: {name!r} needs the official base (see vendor/README.md); the bundled one has "
+                            "fid50k_full and kid50k_full, or another number of thousands")
+    return found[1], int(found[2]) * 1000
+
+
+@contextlib.contextmanager
+def others_wait(num_gpus: int) -> Iterator[None]:
+    """Let the processes go on together, after however long; those with nothing to do wait in a group of their own."""
+    if num_gpus == 1:
+        yield
+        return
+    group: Any = torch.distributed.new_group(backend="gloo", timeout=LONGEST)
+    yield
+    torch.distributed.barrier(group=group)
+    torch.distributed.destroy_process_group(group)
