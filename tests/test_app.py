@@ -110,6 +110,17 @@ def served(*args):
         process.communicate(timeout=30)
 
 
+def shown(page, selector):
+    """The first picture of an element, as the page got it."""
+    with urllib.request.urlopen(page.locator(selector).first.get_attribute("src")) as response:
+        return PIL.Image.open(io.BytesIO(response.read())).convert("RGB")
+
+
+def farthest(one, other):
+    """Largest difference of two pictures' levels."""
+    return np.abs(np.asarray(one).astype(int) - np.asarray(other)).max()
+
+
 def test_page_in_a_browser(runs, tmp_path):
     pytest.importorskip("gradio")
     playwright = pytest.importorskip("playwright.sync_api")
@@ -123,14 +134,29 @@ def test_page_in_a_browser(runs, tmp_path):
         page.set_default_timeout(120_000)
         page.goto(url)
         page.locator("#picture input[type=file]").set_input_files(tmp_path / "car.png")
-        shown = page.locator("#mask img").first
-        shown.wait_for()
-        with urllib.request.urlopen(shown.get_attribute("src")) as response:
-            mask = np.asarray(PIL.Image.open(io.BytesIO(response.read())).convert("L")).astype(int)
+        page.locator("#mask img").first.wait_for()
+        mask = np.asarray(shown(page, "#mask img").convert("L")).astype(int)
         expected = np.asarray(app.segment(Segmenter.load(runs[1], "cpu"), given)[0]).astype(int)
         assert np.abs(mask - expected).max() <= 1
         assert "Confidence" in page.locator("#said textarea").input_value()
         page.get_by_role("tab", name="Scenes").click()
         page.locator("#draw").click()
         page.locator("#scenes img").nth(15).wait_for()
+        before = shown(page, "#scenes img")
+        G = load_snapshot(runs[0])["G_ema"]
+        assert farthest(before, app.moved_scenes(G, 0, 0, 0)[0][0]) <= 1
+
+        # Drag the slider from its middle to the right end; scenes are drawn when it is let go.
+        address = page.locator("#scenes img").first.get_attribute("src")
+        handle = page.locator("#right input[type=range]")
+        box = handle.bounding_box()
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        page.mouse.down()
+        page.mouse.move(box["x"] + box["width"] - 1, box["y"] + box["height"] / 2, steps=8)
+        page.mouse.up()
+        page.wait_for_function("old => document.querySelector('#scenes img').getAttribute('src') !== old", arg=address)
+        right = int(handle.input_value())
+        assert right == SIDE // 2
+        moved = shown(page, "#scenes img")
+        assert farthest(moved, app.moved_scenes(G, 0, right, 0)[0][0]) <= 1 and farthest(moved, before) > 8
         browser.close()
