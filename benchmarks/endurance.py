@@ -21,7 +21,7 @@ import click
 import numpy as np
 import torch
 
-from benchmarks.segment_scale import make_model, make_shards
+from benchmarks.segment_scale import sample_segmenting
 from benchmarks.support.killing import Work, go_on_to_the_end, kill_one
 from benchmarks.support.memory import Sample, sample_memory
 from benchmarks.support.provenance import provenance
@@ -119,13 +119,6 @@ def training_memory(steps: int, temp: Path) -> list[Sample]:
                           f"--kimg={steps * 8 / 1000}", f"--tick={steps * 8 / 1000 / 20}", "--snap=20"], every=0.5)
 
 
-def segmenting_memory(pictures: int, temp: Path) -> list[Sample]:
-    """Memory of segmenting so many pictures of 16x16 from tar shards to tar shards."""
-    model, shards = make_model(temp / "model", 16), make_shards(temp / "shards", pictures, 16)
-    return sample_memory(["invert.py", "segment", f"--model={model}", f"--images={shards}/*.tar", "--format=tar",
-                          f"--outdir={temp}/segmented", "--device=cpu", "--workers=1", "--batch=256"])
-
-
 def growth(samples: list[Sample]) -> dict[str, Any]:
     """Peaks of the fifths of a run after its first tenth, and by how much the last is above the first of them."""
     settled = samples[len(samples) // 10:]
@@ -181,12 +174,13 @@ def main(kills: int, steps: int, pictures: int, seed: int, quick: bool) -> None:
         os.environ.setdefault("XDG_STATE_HOME", temp)  # The user's list of known networks stays as it is.
         works = make_works(Path(temp), quick)
         note(dict(kind="run", seed=seed, quick=quick, **provenance("benchmarks.endurance")))
-        for record in kill_often(works, kills, seed, Path(temp)):
+        for record in kill_often(works, kills, seed, Path(temp)) if kills else ():
             note(record)
-        for num, what, measure in ((steps, "training steps", training_memory),
-                                   (pictures, "pictures", segmenting_memory)):
-            if num:
-                note(dict(kind="memory", what=f"{num} {what}", **growth(measure(num, Path(temp)))))
+        if steps:
+            note(dict(kind="memory", what=f"{steps} training steps", **growth(training_memory(steps, Path(temp)))))
+        if pictures:
+            note(dict(kind="memory", what=f"{pictures} pictures, two workers",
+                      **growth(sample_segmenting(pictures, 32, workers=2))))
     click.echo(table(records), err=True)
     if any(one["differing"] or one["then_exit_code"] or one["outlived"] or one["exit_code"] is None
            for one in records if one["kind"] == "kill"):

@@ -20,7 +20,7 @@ import matplotlib.cbook
 import numpy as np
 import PIL.Image
 
-from benchmarks.support.memory import sample_memory
+from benchmarks.support.memory import Sample, sample_memory
 from benchmarks.support.provenance import provenance
 from layered_plugin.data.pictures import to_rgb
 from layered_plugin.segmentation.model_file import save_model
@@ -71,16 +71,21 @@ def make_shards(folder: Path, num: int, side: int) -> Path:
     return folder
 
 
-def memory(num: int, side: int, workers: int) -> dict[str, Any]:
-    """Peak memory of the command and of its workers together, in MB; pages that they share count once."""
+def sample_segmenting(num: int, side: int, workers: int) -> list[Sample]:
+    """Memory of segmenting so many pictures from tar shards to tar shards."""
     with tempfile.TemporaryDirectory() as temp:
-        model = make_model(Path(temp) / "model", 32)
-        shards = make_shards(Path(temp) / "shards", num, side)
+        model, shards = make_model(Path(temp) / "model", 32), make_shards(Path(temp) / "shards", num, side)
         samples = sample_memory(["invert.py", "segment", f"--model={model}", f"--images={shards}/*.tar",
                                  f"--outdir={temp}/out", "--format=tar", "--device=cpu", f"--workers={workers}"])
         listed = sum(1 for path in Path(temp, "out").glob("*.jsonl") for _line in path.open())
     if listed != num:
         raise click.ClickException(f"the command listed {listed} of {num} pictures")
+    return samples
+
+
+def memory(num: int, side: int, workers: int) -> dict[str, Any]:
+    """Peak memory of the command and of its workers together, in MB; pages that they share count once."""
+    samples = sample_segmenting(num, side, workers)
     used = [sample.used_mb for sample in samples]
     return dict(pictures=num, side_px=side, workers=workers, peak_mb=max(used), seconds=samples[-1].seconds,
                 first_tenth_peak_mb=max(used[:max(1, len(used) // 10)]))

@@ -16,7 +16,7 @@ from layered_plugin.training import scene_variety
 
 STUCK = 300  # Seconds after which a call that should have ended is taken for one that never will.
 
-LEFT_ALONE = 30  # Seconds that workers have to notice that their main process is gone.
+LEFT_ALONE = 120  # Seconds that workers have to notice that their main process is gone; some may still be starting.
 
 
 class Work(NamedTuple):

@@ -39,7 +39,8 @@ def sharpen_mask(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
     Args:
         picture: The picture, [H, W, 3], uint8.
-        mask: The network's opacity, [R, R], float32, in [0, 1], of the picture squeezed to its square.
+        mask: The network's opacity, [h, w], float32, in [0, 1], of the whole picture and nothing else, at any size: of
+            a picture that the network saw in its own proportions, the part of its square where the picture lies.
 
     Returns:
         Opacity, [H, W], float32, in [0, 1].
@@ -71,19 +72,31 @@ def foreground_colors(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
         [H, W, 3], uint8.
     """
     guide = _reduce(picture, GUIDE_PX)
-    alpha = _reduce(np.round(mask * 255).astype(np.uint8)[:, :, None], GUIDE_PX)
+    alpha = _reduce((mask * 255 + 0.5).astype(np.uint8)[:, :, None], GUIDE_PX)
     means = [_box_mean(weight * guide, GUIDED_WINDOW) / (_box_mean(weight, GUIDED_WINDOW) + 1e-4)
              for weight in (alpha**2, (1 - alpha)**2)]  # Squared: pixels that are wholly one or the other count.
-    near = _box_mean((mask >= 0.5).astype(np.float32), EDGE_WINDOW)
-    mixed = np.nonzero((mask > 0) & (mask < 1) & (near > 1e-3) & (near < 1 - 1e-3))  # Few, and the only ones worked.
+    places = np.flatnonzero(_near_edge(mask >= 0.5, EDGE_WINDOW))  # Few, and the only ones worked.
+    opacity = mask.ravel()[places]
+    mixed = (opacity > 0) & (opacity < 1)
+    places, opacity = places[mixed], opacity[mixed]
     # Six channels in one go: PyTorch is half as quick with three, and rounds otherwise with one thread.
-    colors = _stretch(np.concatenate(means) * 255, mask.shape)[:, mixed[0], mixed[1]]
-    fg, bg = colors.reshape(2, 3, -1).transpose(0, 2, 1)  # [M, 3] each.
-    opacity = mask[mixed][:, None]
-    found = fg + opacity * (picture[mixed] - opacity * fg - (1 - opacity) * bg)
-    out = picture.copy()
-    out[mixed] = found.round().clip(0, 255).astype(np.uint8)
-    return out
+    colors = _stretch(np.concatenate(means) * 255, mask.shape).reshape(6, -1)
+    out = picture.reshape(-1, 3).copy()
+    fg, bg = np.split(colors.take(places, axis=1), 2)  # [3, M] each.
+    found = fg + opacity * (out[places].T - opacity * fg - (1 - opacity) * bg)
+    out[places] = (found + 0.5).clip(0, 255).astype(np.uint8).T
+    return out.reshape(picture.shape)
+
+
+def _near_edge(inside: np.ndarray, window: int) -> np.ndarray:
+    """Whether the square window about each pixel has pixels both inside and outside; of and to [H, W], bool."""
+    kinds = np.where(inside, np.uint8(1), np.uint8(2))
+    for rows in (kinds, kinds.T):  # Views: one axis after the other.
+        before = rows.copy(order="K")
+        for step in range(1, window // 2 + 1):
+            rows[step:] |= before[:-step]
+            rows[:-step] |= before[step:]
+    return kinds == 3
 
 
 def _color_posterior(guide: np.ndarray, prior: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -123,7 +123,7 @@ def task_executor(workers: int) -> Iterator[Executor]:
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(method)
     if method == "forkserver":
-        context.set_forkserver_preload(["__main__", __name__])
+        context.set_forkserver_preload(["__main__", __name__, "scipy.ndimage"])  # The last, for ``edges``: it is slow.
     pool = ProcessPoolExecutor(workers, context, _start_worker)
     try:
         yield pool

@@ -73,6 +73,15 @@ def test_colors_of_the_edge_are_the_objects():
     np.testing.assert_array_equal(found[~edge], picture[~edge])
 
 
+@pytest.mark.parametrize("height, width", [(40, 25), (3, 9), (1, 1)])
+def test_near_the_edge_is_where_a_window_has_both_sides(height, width):
+    inside = np.random.RandomState(0).rand(height, width) < 0.02
+    found = edges._near_edge(inside, 13)
+    for row, column in np.ndindex(height, width):
+        window = inside[max(row - 6, 0):row + 7, max(column - 6, 0):column + 7]
+        assert found[row, column] == (window.any() and not window.all())
+
+
 @pytest.mark.parametrize("shade", [0.4, 0.6, 0.8])
 def test_posterior_is_bayes_rule_with_the_normal_distributions_of_the_window(shade):
     random = np.random.RandomState(0)
