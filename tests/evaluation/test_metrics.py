@@ -3,12 +3,9 @@
 import json
 
 import numpy as np
-import py_sod_metrics
 import pytest
 import scipy.stats
 import torch
-from torchmetrics.classification import BinaryAccuracy, BinaryF1Score, BinaryJaccardIndex, MulticlassJaccardIndex
-from torchmetrics.segmentation import DiceScore
 
 from layered_plugin.evaluation import metrics
 from layered_plugin.evaluation.metrics import MaskEvaluation, mean_and_deviation
@@ -109,6 +106,14 @@ def test_levels_of_eight_bits_are_reached_by_their_thresholds(levels: np.ndarray
 
 
 def test_pooled_and_mean_scores_match_torchmetrics() -> None:
+    from torchmetrics.classification import (  # Takes seconds to import.
+        BinaryAccuracy,
+        BinaryF1Score,
+        BinaryJaccardIndex,
+        MulticlassJaccardIndex,
+    )
+    from torchmetrics.segmentation import DiceScore
+
     pairs = [(pred[:6, :6], target[:6, :6]) for pred, target in soft_pictures()]
     result = evaluate(pairs)
     # It binarises by > 0.5, we by >= 0.5, and no value is 0.5. No picture lacks an object, for of two empty masks it
@@ -126,6 +131,8 @@ def test_pooled_and_mean_scores_match_torchmetrics() -> None:
 
 
 def test_max_fbeta_and_mean_scores_match_pysodmetrics() -> None:
+    import py_sod_metrics  # Takes seconds to import.
+
     # It cuts values down to 8 bits, hence values a little above these levels; has a 256th threshold, 1, which no value
     # reaches and where it scores 0; calls F, IoU and Dice of two empty masks 0, hence an object in each picture; and
     # binarises by > 0.5. `normalize=False` leaves out its stretching of each prediction to [0, 1].

@@ -18,7 +18,7 @@ from tiny_models import make_gan_run, make_model, make_pictures, small_resnet
 import invert
 from layered_plugin import dataset_tool, runs
 from layered_plugin.segmentation import chunks, fitting
-from layered_plugin.training import loop
+from layered_plugin.training import loop, maintenance
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("process_as_before"),
               pytest.mark.skipif(torch.cuda.is_available(), reason="a process that has used a GPU can't be forked")]
@@ -26,6 +26,8 @@ pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("pro
 
 def in_a_process(work, module=None, name="", number=0, after=False):
     """Run something in a copy of this process; it is killed at its so many-th call of a function, before or after."""
+    import torch._dynamo  # noqa: F401 - every optimizer imports it, which takes longer than the work of a copy.
+
     child = os.fork()
     if child == 0:
         try:
@@ -76,7 +78,7 @@ def data(tmp_path_factory):
 def train(data, run):
     """The training, from its last state if it has one."""
     run.mkdir(exist_ok=True)
-    loop.SceneVariety = lambda *_args: lambda _G: {}  # Takes longer than all the rest; this process is a copy.
+    maintenance.SceneVariety = lambda *_args: lambda _G: {}  # Takes longer than all the rest; this process is a copy.
     channels = dict(channel_base=64, channel_max=4)
     opt = dict(class_name="torch.optim.Adam", lr=0.002, betas=[0.0, 0.99], eps=1e-8)
     states = runs.training_states(run)

@@ -1,33 +1,62 @@
 """Chunks trained with --jobs=2: a signal stops every process, all is saved, none is left behind."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
-import pytest
+from shell import invoke
 from tiny_models import make_gan_run, make_pictures
+
+import invert
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("name, code, to_all", [("SIGINT", 130, True), ("SIGTERM", 143, False)])
-def test_signal_stops_all_processes_after_saving(tmp_path, name, code, to_all):
-    data = make_pictures(tmp_path / "pictures", [f"{idx}.png" for idx in range(9)])
-    args = ["train", f"--network={make_gan_run(tmp_path / 'gan')}", f"--data={data}", f"--outdir={tmp_path / 'out'}",
+def command(folder):
+    data = make_pictures(folder / "pictures", [f"{idx}.png" for idx in range(9)])
+    return ["train", f"--network={make_gan_run(folder / 'gan')}", f"--data={data}", f"--outdir={folder / 'out'}",
             "--steps=200", "--chunk-size=3", "--batch=2", "--feature-resolution=8", "--jobs=2", "--device=cpu"]
-    process = subprocess.Popen([sys.executable, "invert.py", *args], cwd=ROOT, stdout=subprocess.PIPE,
-                               env=dict(os.environ, OMP_NUM_THREADS="1"), stderr=subprocess.PIPE, text=True,
-                               start_new_session=True)
+
+
+def wait_for_two_chunks(folder):
+    """Until both processes have taken a step."""
     deadline = time.time() + 120
-    while len(list(tmp_path.glob("out/*/chunk-*/stats.jsonl"))) < 2 and time.time() < deadline:
+    while len(list(folder.glob("out/*/chunk-*/stats.jsonl"))) < 2 and time.time() < deadline:
         time.sleep(0.1)
-    (os.killpg if to_all else os.kill)(process.pid, getattr(signal, name))  # Ctrl-C reaches every process.
-    output, errors = process.communicate(timeout=100)  # Until every process has closed its end.
-    assert process.returncode == code, errors
+
+
+def check_stopped(folder, name, output, errors):
     assert output == "" and "Traceback" not in errors
     assert f"Stopped by {name}; all is saved. Go on with: python invert.py train" in errors
-    states = sorted(path.parent.name for path in tmp_path.glob("out/*/*/training-state-encoder.pt"))
-    assert states == ["chunk-00000", "chunk-00001"] and not list(tmp_path.glob("out/*/*.safetensors"))
+    states = sorted(path.parent.name for path in folder.glob("out/*/*/training-state-encoder.pt"))
+    assert states == ["chunk-00000", "chunk-00001"] and not list(folder.glob("out/*/*.safetensors"))
+
+
+def test_ctrl_c_reaches_every_process(tmp_path):
+    process = subprocess.Popen([sys.executable, "invert.py", *command(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE,
+                               env=dict(os.environ, OMP_NUM_THREADS="1"), stderr=subprocess.PIPE, text=True,
+                               start_new_session=True)
+    wait_for_two_chunks(tmp_path)
+    os.killpg(process.pid, signal.SIGINT)
+    output, errors = process.communicate(timeout=100)  # Until every process has closed its end.
+    assert process.returncode == 130, errors
+    check_stopped(tmp_path, "SIGINT", output, errors)
+
+
+def test_signal_to_the_main_process_alone_stops_the_others(tmp_path):
+    def stop_main():
+        wait_for_two_chunks(tmp_path)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=stop_main)
+    thread.start()
+    result = invoke(invert.main, *command(tmp_path))
+    thread.join()
+    assert result.exit_code == 143, result.output
+    check_stopped(tmp_path, "SIGTERM", result.stdout, result.stderr)
+    assert multiprocessing.active_children() == []

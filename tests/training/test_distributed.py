@@ -3,10 +3,13 @@
 import re
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from shell import call
+from shell import call, dry
+from test_growing import SCHEDULE
+from test_growing import TINY as TINY_GROWING
 from test_loop import config, weights
 from tiny_models import TINY
 from torch.nn.parallel import DistributedDataParallel
@@ -15,12 +18,13 @@ from training.networks import Discriminator
 
 from layered_plugin import runs
 from layered_plugin.model.generator import LayeredGenerator
-from layered_plugin.training import metrics
+from layered_plugin.training import growing, metrics, scene_variety
 from layered_plugin.training import wgan_gp as gan_loss
 from layered_plugin.training.launcher import leave_process
 from layered_plugin.training.loop import training_loop
 from layered_plugin.training.loss import LayeredLoss
 from layered_plugin.training.phases import setup_phases
+from layered_plugin.training.state import saved_resolution
 
 WORLD, BATCH = 2, 8
 LOSSES = ("logistic", "wgan-gp")
@@ -84,9 +88,14 @@ def step(rank: int, world: int, loss_name: str) -> dict[str, torch.Tensor]:
             for letter, net in (("G", G), ("D", D)) for name, param in net.named_parameters()}
 
 
-def step_and_save(rank: int, folder: str) -> None:
+def work(rank: int, folder: str, data: str, grown: dict[str, Any]) -> None:
+    """What one of the two processes does, for all tests: to start them costs more than their steps."""
     torch.set_num_threads(1)
+    scene_variety.NUM_SCENES, scene_variety.STEPS = 50, 20
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/init", rank=rank, world_size=WORLD)
+    training_stats.init_multiprocessing(rank=rank, sync_device=torch.device("cpu"))
+    train_whole_and_in_two_parts(rank, folder, data)
+    growing.train_stages(grown, rank, torch.device("cpu"))
     torch.save({name: step(rank, WORLD, name) for name in LOSSES}, f"{folder}/{rank}.pt")
     with metrics.others_wait(WORLD):
         if rank == 0:
@@ -97,36 +106,7 @@ def step_and_save(rank: int, folder: str) -> None:
     leave_process(0)
 
 
-@pytest.fixture(scope="module")
-def stepped(tmp_path_factory):
-    """Folder of what two processes did, and of each the weights by loss."""
-    folder = tmp_path_factory.mktemp("weights")
-    torch.multiprocessing.start_processes(step_and_save, args=(str(folder),), nprocs=WORLD, start_method="spawn")
-    return folder, [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(WORLD)]
-
-
-@pytest.mark.parametrize("loss_name", LOSSES)
-def test_two_processes_step_to_the_weights_of_one(loss_name, stepped, monkeypatch):
-    import layered_plugin.training.loss as loss_module
-
-    # Restored after the test.
-    monkeypatch.setattr(loss_module, "random_shift", loss_module.random_shift)
-    monkeypatch.setattr(gan_loss, "interpolate", gan_loss.interpolate)
-    ranks = [of_rank[loss_name] for of_rank in stepped[1]]
-    single = step(0, 1, loss_name)
-    for name, value in single.items():
-        assert torch.equal(ranks[0][name], ranks[1][name]), name
-        assert torch.allclose(ranks[0][name], value, rtol=1e-3, atol=1e-4), name
-
-
-def test_the_others_wait_until_the_first_has_measured(stepped):
-    assert [(stepped[0] / f"waited{rank}").read_text() for rank in range(WORLD)] == ["True"] * WORLD
-
-
-def train_through_and_in_two_parts(rank: int, folder: str, data: str) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/init", rank=rank, world_size=WORLD)
-    training_stats.init_multiprocessing(rank=rank, sync_device=torch.device("cpu"))
+def train_whole_and_in_two_parts(rank: int, folder: str, data: str) -> None:
     loss = dict(class_name="layered_plugin.training.loss.LayeredLoss", r1_gamma=0.5, pl_weight=2.0)
     for name, kimg in (("whole", 0.064), ("parts", 0.032), ("parts", 0.064)):
         run = Path(folder, name)
@@ -135,25 +115,59 @@ def train_through_and_in_two_parts(rank: int, folder: str, data: str) -> None:
                                loss_kwargs=loss, total_kimg=kimg, image_snapshot_ticks=None,
                                resume_state=str(states[-1]) if states else None))
         torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
-    leave_process(0)
 
 
-def test_two_processes_with_path_length_resume_exactly(data, tmp_path):
+@pytest.fixture(scope="module")
+def worked(data, tmp_path_factory):
+    """Folder of what two processes have left."""
+    folder = tmp_path_factory.mktemp("worked")
+    grown = dict(dry(data, *TINY_GROWING, SCHEDULE, "--gpus=2", "--aug=ada"), run_dir=str(folder / "grown"))
+    del grown["base"]
+    (folder / "grown").mkdir()
+    torch.multiprocessing.start_processes(work, args=(str(folder), str(data), grown), nprocs=WORLD,
+                                          start_method="spawn")
+    return folder
+
+
+@pytest.mark.parametrize("loss_name", LOSSES)
+def test_two_processes_step_to_the_weights_of_one(loss_name, worked, monkeypatch):
+    import layered_plugin.training.loss as loss_module
+
+    # Restored after the test.
+    monkeypatch.setattr(loss_module, "random_shift", loss_module.random_shift)
+    monkeypatch.setattr(gan_loss, "interpolate", gan_loss.interpolate)
+    ranks = [torch.load(worked / f"{rank}.pt", weights_only=True)[loss_name] for rank in range(WORLD)]
+    single = step(0, 1, loss_name)
+    for name, value in single.items():
+        assert torch.equal(ranks[0][name], ranks[1][name]), name
+        assert torch.allclose(ranks[0][name], value, rtol=1e-3, atol=1e-4), name
+
+
+def test_the_others_wait_until_the_first_has_measured(worked):
+    assert [(worked / f"waited{rank}").read_text() for rank in range(WORLD)] == ["True"] * WORLD
+
+
+def test_two_processes_with_path_length_resume_exactly(worked):
     """Each has a mean path length of its own."""
-    torch.multiprocessing.start_processes(train_through_and_in_two_parts, args=(str(tmp_path), str(data)),
-                                          nprocs=WORLD, start_method="spawn")
-    whole, parts = (weights(tmp_path / name, 0) for name in ("whole", "parts"))
+    whole, parts = (weights(worked / name, 0) for name in ("whole", "parts"))
     for name, value in whole.items():
         assert torch.equal(value, parts[name]), name
-    means = runs.load_training_state(tmp_path / "parts/training-state-000000.pt")["pl_mean"]
+    means = runs.load_training_state(worked / "parts/training-state-000000.pt")["pl_mean"]
     assert means[0] != means[1]
 
 
+def test_growing_on_two_processes(worked):
+    """Each snapshot compares the processes' networks."""
+    state = runs.load_training_state(runs.training_states(worked / "grown")[-1])
+    assert state["cur_nimg"] == 88 and len(state["rng"]) == 2 and saved_resolution(state) == 16
+    assert not torch.equal(state["rng"][0]["cpu"], state["rng"][1]["cpu"])
+    assert all(value.isfinite().all() for value in state["G_ema"].values())
+
+
 def test_short_run_under_torchrun_trains(data, tmp_path):
-    """That --gpus starts processes by itself is shown where a run grows on two of them."""
+    """That --gpus starts processes by itself is shown where SIGTERM stops two of them."""
     done = call("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "train_layered.py",
-                f"--outdir={tmp_path}", f"--data={data}", *TINY, "--kimg=0.048", "--aug=ada")
+                f"--outdir={tmp_path}", f"--data={data}", *TINY, "--kimg=0.048", "--snap=9", "--aug=ada")
     assert done.returncode == 0, done.stderr
     (run,) = tmp_path.iterdir()
     assert len(re.findall(r"^tick ", (run / "log.txt").read_text(), re.MULTILINE)) == 4

@@ -46,9 +46,16 @@ def weights(run_dir, kimg):
     return {f"{net}.{name}": value for net in ("G", "D", "G_ema") for name, value in state[net].items()}
 
 
-def test_run_folder_has_upstreams_files_and_ours(data, tmp_path):
-    run = tmp_path / "run"
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    """Folder of a run; not to be changed."""
+    run = tmp_path_factory.mktemp("finished") / "run"
     assert training_loop(**config(data, run)) is None
+    return run
+
+
+def test_run_folder_has_upstreams_files_and_ours(finished):
+    run = finished
     names = {path.name for path in run.iterdir() if not path.name.startswith("events.out.tfevents.")}
     assert names == {"reals.png", "fakes_init.png", "fakes000000.png", "layers000000.png", "stats.jsonl",
                      "network-snapshot-000000.pkl", "training-state-000000.pt"}
@@ -62,11 +69,9 @@ def test_run_folder_has_upstreams_files_and_ours(data, tmp_path):
     assert {"timestamp", "Loss/signs/real", "Loss/scores/fake"} <= set(lines[-1])
 
 
-def test_pictures_of_a_run_are_not_blank(data, tmp_path):
-    run = tmp_path / "run"
-    training_loop(**config(data, run))
+def test_pictures_of_a_run_are_not_blank(finished):
     for name in ("reals.png", "fakes_init.png", "fakes000000.png", "layers000000.png"):
-        assert np.asarray(PIL.Image.open(run / name)).std() > 10, name
+        assert np.asarray(PIL.Image.open(finished / name)).std() > 10, name
 
 
 def test_labelled_pictures_train_a_conditional_generator(tmp_path):
@@ -84,10 +89,8 @@ def test_labelled_pictures_train_a_conditional_generator(tmp_path):
     assert G_ema.c_dim == 3 and not torch.allclose(one, two)
 
 
-def test_snapshot_is_upstreams_dict(data, tmp_path):
-    run = tmp_path / "run"
-    training_loop(**config(data, run))
-    with open(run / "network-snapshot-000000.pkl", "rb") as file:
+def test_snapshot_is_upstreams_dict(finished):
+    with open(finished / "network-snapshot-000000.pkl", "rb") as file:
         assert list(pickle.load(file)) == ["training_set_kwargs", "G", "D", "G_ema", "augment_pipe"]
         file.seek(0)
         nets = legacy.load_network_pkl(file)
@@ -158,19 +161,16 @@ def test_reading_in_worker_processes_shows_the_same_pictures(data, tmp_path, mon
         assert torch.equal(value, found[name]), name
 
 
-def test_resuming_a_finished_run_changes_nothing(data, tmp_path, capsys):
-    run = tmp_path / "run"
-    training_loop(**config(data, run))
+def test_resuming_a_finished_run_changes_nothing(data, finished, capsys):
+    run = finished
     before = {path.name: path.read_bytes() for path in run.iterdir()}
     training_loop(**config(data, run, resume_state=str(run / "training-state-000000.pt")))
     assert "nothing to do; give a larger --kimg" in capsys.readouterr().out
     assert before == {path.name: path.read_bytes() for path in run.iterdir()}
 
 
-def test_state_that_does_not_fit_is_refused(data, tmp_path):
-    run = tmp_path / "run"
-    training_loop(**config(data, run))
-    state = str(run / "training-state-000000.pt")
+def test_state_that_does_not_fit_is_refused(data, finished, tmp_path):
+    run, state = tmp_path / "run", str(finished / "training-state-000000.pt")
     with pytest.raises(errors.CheckpointError, match="`batch`=4 .* made with 8"):
         training_loop(**config(data, run, resume_state=state, batch_size=4, batch_gpu=4))
     with pytest.raises(errors.CheckpointError, match="networks"):
@@ -200,18 +200,16 @@ def test_batch_gpu_changes_memory_alone(data, tmp_path):
         assert max(moves) > 1e-5, net  # Ten times what two runs may differ by.
 
 
-def test_transfer_from_a_pickle_copies_the_networks(data, tmp_path):
-    source, run = tmp_path / "source", tmp_path / "run"
-    training_loop(**config(data, source))
+def test_transfer_from_a_pickle_copies_the_networks(data, finished, tmp_path):
+    source, run = finished, tmp_path / "run"
     training_loop(**config(data, run, total_kimg=0.008, random_seed=4, G_opt_kwargs=dict(
         class_name="torch.optim.SGD", lr=0.0), resume_pkl=str(source / "network-snapshot-000000.pkl")))
     old, new = weights(source, 0), weights(run, 0)
     assert torch.equal(old["G.synthesis.fg.b8.conv0.weight"], new["G.synthesis.fg.b8.conv0.weight"])
 
 
-def test_transfer_from_an_unusable_pickle_names_it(data, tmp_path):
-    source, run = tmp_path / "source", tmp_path / "run"
-    training_loop(**config(data, source, total_kimg=0.008))
+def test_transfer_from_an_unusable_pickle_names_it(data, finished, tmp_path):
+    source, run = finished, tmp_path / "run"
     (tmp_path / "text.pkl").write_text("no pickle")
     with pytest.raises(errors.CheckpointError, match="text.pkl is no readable network pickle"):
         training_loop(**config(data, run, resume_pkl=str(tmp_path / "text.pkl")))

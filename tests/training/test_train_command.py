@@ -12,12 +12,12 @@ import pytest
 import shell
 import torch
 from command_examples import check_options, find_examples
-from shell import ROOT, call, call_and_stop, dry
+from shell import ROOT, call_and_stop, dry
 from tiny_models import TINY, make_plain
 
 import train_layered
 from layered_plugin import device, runs
-from layered_plugin.training import metrics, presets
+from layered_plugin.training import guards, metrics, presets
 from layered_plugin.training.loop import training_loop
 
 invoke = partial(shell.invoke, train_layered.main)
@@ -29,9 +29,6 @@ def fake_run(data, folder, **changes):
     (folder / "training_options.json").write_text(json.dumps(dict(dry(data, "--device=cpu"), **changes)))
     runs.save_training_state(folder, 1, {})
     return folder
-
-
-command = partial(call, "train_layered.py")
 
 
 def test_help_explains_every_option():
@@ -318,8 +315,8 @@ def test_damaged_labels_are_named(tmp_path, text, words):
 
 @pytest.mark.usefixtures("process_as_before")
 def test_run_resumes_and_goes_on(data, tmp_path):
-    done = command(f"--outdir={tmp_path}", f"--data={data}", *TINY)
-    assert done.returncode == 0, done.stderr
+    done = invoke(f"--outdir={tmp_path}", f"--data={data}", *TINY)
+    assert done.exit_code == 0, done.stderr
     (run,) = tmp_path.iterdir()
     assert run.name.startswith("00000-shapes-mirror-demo-16px-")
     options = json.loads((run / "training_options.json").read_text())
@@ -425,14 +422,15 @@ def test_run_of_a_device_that_is_not_here_is_not_resumed(data, tmp_path, cuda_de
     assert invoke(*args).exit_code == 0
 
 
+@pytest.mark.usefixtures("process_as_before")
 def test_broken_picture_is_named_without_a_traceback(data, tmp_path):
     folder = tmp_path / "pictures"
     folder.mkdir()
     for idx in range(3):
         PIL.Image.new("RGB", (18, 18), (90, 140, 60)).save(folder / f"{idx}.png")
     (folder / "2.png").write_bytes(b"no picture")
-    done = command(f"--outdir={tmp_path / 'out'}", f"--data={folder}", *TINY)
-    assert done.returncode == 1
+    done = invoke(f"--outdir={tmp_path / 'out'}", f"--data={folder}", *TINY)
+    assert done.exit_code == 1
     assert "2.png" in done.stderr and "Traceback" not in done.stderr
 
 
@@ -448,15 +446,13 @@ def test_sigterm_saves_says_how_to_go_on_and_exits_with_143(data, tmp_path, gpus
     assert json.loads(result.stdout)["resume_state"].startswith(str(tmp_path))
 
 
-def test_collapse_restarts_with_the_next_seed(data, tmp_path):
-    code = ("import train_layered; from layered_plugin.training import guards, scene_variety\n"
-            "scene_variety.NUM_SCENES = 50\n"
-            "guards.CollapseWatch.__init__.__defaults__ = (0.0, 0.0)\n"
-            "findings = [['the mask is empty']]\n"
-            "guards.find_collapse = lambda stats: findings.pop() if findings else []\n"
-            "train_layered.main()")
-    done = call("-c", code, f"--outdir={tmp_path}", f"--data={data}", *TINY, "--on-collapse=restart")
-    assert done.returncode == 0, done.stderr
+@pytest.mark.usefixtures("process_as_before")
+def test_collapse_restarts_with_the_next_seed(data, tmp_path, monkeypatch):
+    findings = [["the mask is empty"]]
+    monkeypatch.setattr(guards.CollapseWatch.__init__, "__defaults__", (0.0, 0.0))
+    monkeypatch.setattr(guards, "find_collapse", lambda stats: findings.pop() if findings else [])
+    done = invoke(f"--outdir={tmp_path}", f"--data={data}", *TINY, "--on-collapse=restart")
+    assert done.exit_code == 0, done.stderr
     runs = sorted(tmp_path.iterdir())
     seeds = [json.loads((run / "training_options.json").read_text())["random_seed"] for run in runs]
     assert seeds == [0, 1] and "Starting anew with seed 1" in done.stdout
