@@ -133,17 +133,24 @@ def _stencil(polygons: list[np.ndarray], size: int) -> np.ndarray:
 
 
 def _colour(rng: np.random.Generator, saturation: tuple[float, float], value: tuple[float, float]) -> np.ndarray:
-    return np.array(
-        colorsys.hsv_to_rgb(rng.random(), rng.uniform(*saturation), rng.uniform(*value)), dtype=np.float32
-    )
+    return _rgb(rng.random(), rng.uniform(*saturation), rng.uniform(*value))
+
+
+def _rgb(hue: float, saturation: float, value: float) -> np.ndarray:
+    return np.array(colorsys.hsv_to_rgb(hue, saturation, value), dtype=np.float32)
 
 
 def _object_colour(bg_mean: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Bright colour that stands out: the first of up to 20 far enough from the background, else the farthest."""
-    tries = [_colour(rng, (0.55, 1.0), (0.6, 1.0)) for _ in range(20)]
-    distances = [float(np.linalg.norm(colour - bg_mean)) for colour in tries]
-    far_enough = [colour for colour, distance in zip(tries, distances, strict=True) if distance >= MIN_CONTRAST]
-    return far_enough[0] if far_enough else tries[int(np.argmax(distances))]
+    tries, distances = [], []
+    for hue, saturation, value in rng.random((20, 3)).tolist():  # All are drawn, so that what follows stays the same.
+        colour = _rgb(hue, 0.55 + (1.0 - 0.55) * saturation, 0.6 + (1.0 - 0.6) * value)
+        distance = float(np.linalg.norm(colour - bg_mean))
+        if distance >= MIN_CONTRAST:
+            return colour
+        tries.append(colour)
+        distances.append(distance)
+    return tries[int(np.argmax(distances))]
 
 
 def _bands(size: int, angle: float, period: float, phase: float) -> np.ndarray:

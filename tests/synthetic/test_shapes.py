@@ -25,6 +25,19 @@ def test_outlines_have_unit_area(kind: str) -> None:
     assert abs(area) == pytest.approx(1)
 
 
+@pytest.mark.parametrize("background", [(0.3, 0.4, 0.5), (0.8, 0.8, 0.8), (0.9, 0.5, 0.1)])
+def test_object_colour_is_the_first_of_20_that_stands_out(background: tuple[float, float, float]) -> None:
+    for seed in range(20):
+        found, rng = np.random.default_rng(seed), np.random.default_rng(seed)
+        colour = shapes._object_colour(np.array(background, np.float32), found)
+        tries = [shapes._colour(rng, (0.55, 1.0), (0.6, 1.0)) for _ in range(20)]
+        distances = [np.linalg.norm(one - np.array(background, np.float32)) for one in tries]
+        first = next((idx for idx, distance in enumerate(distances) if distance >= shapes.MIN_CONTRAST),
+                     int(np.argmax(distances)))
+        assert colour.tolist() == tries[first].tolist()
+        assert found.random() == rng.random()  # The same number of draws, whichever it was.
+
+
 def test_unknown_outlines_are_refused() -> None:
     with pytest.raises(ValueError, match="`kind` to be one of ellipse, box, .* got 'line'"):
         shapes.outline("line", np.random.default_rng(0))
