@@ -96,8 +96,9 @@ def main(outdir: str, kimg: float, steps: int) -> None:
              f"--steps={steps}"])
     run("Score the masks of generated scenes",
         ["eval.py", "generated", f"--network={gan}", "--teacher=unet", f"--weights={judge}", "--num=2000"])
-    for model in (distilled, encoder):
-        run("Score the masks of real pictures never trained on", ["eval.py", "real", f"--model={model}", *PAIRS])
+    for model, options in ((distilled, []), (encoder, ["--baselines=none"])):  # Once for both.
+        run("Score the masks of real pictures never trained on",
+            ["eval.py", "real", f"--model={model}", *PAIRS, *options])
     segmented = out / "segmented"
     run("Segment them to files", ["invert.py", "segment", f"--model={distilled}", f"--images={DATA}/shapes-test.zip",
                                   f"--outdir={segmented}"])
