@@ -18,7 +18,7 @@ def main() -> None:
     """Score masks against what stands for the truth; JSON on stdout, a table on stderr."""
 
 
-@main.command()
+@main.command(short_help="Masks of generated scenes, as Table 1 of the paper")
 @click.option("--network", "networks", help="Trained generator; repeat for several seeds", metavar="RUN|PKL|URL",
               multiple=True, required=True)
 @click.option("--snapshot", help="Which of a run's", default="best", metavar="best|latest|KIMG")
@@ -78,7 +78,7 @@ def generated(**opts: Any) -> None:
 
     \b
     # Are the outlines as varied as those of the real objects?
-    python eval.py generated --network=runs/00000-shapes --teacher=unet --weights=data/judge-shapes.pt \
+    python eval.py generated --network=runs/00000-shapes --teacher=unet --weights=data/judge-shapes.pt \\
         --num=2000 --real=data/shapes.zip --real-masks=data/shapes-masks.zip
 
     \b
@@ -89,7 +89,7 @@ def generated(**opts: Any) -> None:
     commands.run_generated(**opts)
 
 
-@main.command()
+@main.command(short_help="Masks of real pictures, as Table 2 of the paper")
 @click.option("--model", "models", help="Trained model; repeat for several seeds", metavar="RUN|FILE", multiple=True,
               required=True)
 @click.option("--data", help="Real pictures", metavar="ZIP|DIR", required=True)
@@ -155,7 +155,7 @@ def real(**opts: Any) -> None:
     commands.run_real(**opts)
 
 
-@main.command()
+@main.command(short_help="Train a judge: a U-Net that learns from true masks")
 @click.option("--data", help="Pictures to train on", metavar="ZIP", required=True)
 @click.option("--masks", help="True masks of --data", metavar="ZIP", required=True)
 @click.option("--test-data", help="Pictures to score on", metavar="ZIP", required=True)
@@ -181,7 +181,7 @@ def judge(**opts: Any) -> None:
     commands.run_judge(**opts)
 
 
-@main.command()
+@main.command(short_help="One HTML file about a run")
 @click.argument("run", metavar="RUN")
 @click.option("--dest", help="Report  [default: report.html in RUN]", metavar="HTML")
 @click.option("--model", "models", help="Model trained elsewhere; repeat for more", metavar="RUN", multiple=True)

@@ -32,15 +32,7 @@ COUNT, WEIGHT = Whole(min=1), Number(min=0)
 
 @click.group(cls=CheckedGroup, context_settings=SETTINGS)
 def main() -> None:
-    """From a trained generator to masks of real pictures.
-
-    \b
-    distill   a U-Net from generated pictures, then real ones: quick, any picture
-    train     the paper's encoder: also the background behind the object
-    segment   masks, cut-outs and layers of your pictures, by either
-    merge     what several calls of segment left in one folder
-    export    a distilled model as ONNX
-    """
+    """From a trained generator to masks of real pictures."""
 
 
 # What `train` and `distill` share, upstream's first.
@@ -57,7 +49,8 @@ common_options = several_options(
     click.option("-n", "--dry-run", help="Print the settings, train nothing", is_flag=True))
 
 
-@main.command("train", context_settings=SETTINGS)
+@main.command("train", short_help="The paper's encoder: also the background behind the object",
+              context_settings=SETTINGS)
 @common_options
 @click.option("--data", help="Real pictures", metavar="ZIP|DIR")
 @click.option("--mode", help="One encoder, or one per chunk", type=click.Choice(["chunks", "dataset"]),
@@ -111,7 +104,8 @@ def train(ctx: click.Context, **opts: Any) -> None:
     run_training(ctx, "train", opts, "chunks" if opts["mode"] == "chunks" else "encoder", train_encoder)
 
 
-@main.command("distill", context_settings=SETTINGS)
+@main.command("distill", short_help="A U-Net from generated pictures, then real ones: quick, any picture",
+              context_settings=SETTINGS)
 @common_options
 @click.option("--data", help="Real pictures to adapt to, unlabelled", metavar="ZIP|DIR")
 @click.option("--steps", help="Steps on generated pairs", type=COUNT, default=600, metavar="INT")
@@ -152,7 +146,7 @@ main.add_command(segment)
 main.add_command(merge)
 
 
-@main.command("export", context_settings=SETTINGS)
+@main.command("export", short_help="A distilled model as ONNX", context_settings=SETTINGS)
 @click.option("--model", help="Run of distill", required=True, metavar="RUN")
 @click.option("--dest", help="File  [default: model.onnx in the run]", metavar="ONNX")
 @user_errors()

@@ -63,7 +63,7 @@ def read_codes(path: str | os.PathLike[str], G: Any) -> torch.Tensor:
 
 
 @click.command(cls=CheckedCommand, context_settings=SETTINGS)
-@click.option("--network", help="Layered generator", required=True, metavar="RUN|PKL|URL")
+@click.option("--network", help="Layered generator", required=True, metavar="RUN|PKL|URL|DIR")
 @click.option("--snapshot", help="Which of a run's", default="best", metavar="best|latest|KIMG")
 @click.option("--seeds", help="Scenes to draw, such as 0,3,5-9", metavar="LIST")
 @click.option("--trunc", help="Truncation psi, 1 = none", type=Number(-10, 10), default=1.0, metavar="FLOAT")

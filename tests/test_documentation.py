@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from command_examples import find_command, find_examples, help_texts, parse
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -58,6 +59,12 @@ def test_every_help_has_examples_that_are_accepted(name):
     assert len(examples) >= 1
     for other, args in examples:
         parse(find_command(other), args)
+
+
+@pytest.mark.parametrize("name", ["invert.py", "eval.py", "-m layered_plugin.dataset_tool", "-m layered_plugin.export"])
+def test_no_line_of_a_list_of_commands_is_cut_off(name):
+    _usage, _heading, commands = CliRunner().invoke(find_command(name), ["--help"]).output.partition("Commands:")
+    assert len(commands.splitlines()) > 4 and "..." not in commands
 
 
 def test_every_name_in_the_architecture_is_there():
