@@ -28,15 +28,16 @@ def merge_shards(outdir: str | Path) -> int:
         raise PictureError(f"{outdir}: holds manifests of {'different numbers of shards' if totals else 'no shard'}")
     total = totals.pop()
     own = [outdir / shard_manifest(Shard(number, total), done=True) for number in range(total)]
-    for number, path in enumerate(own):
-        if not path.is_file():
-            raise PictureError(f"{outdir}: shard {number}/{total} is not finished; run it again, then merge")
+    there = [path for path in own if path.is_file()]
     whole = outdir / MANIFEST
-    first = next((entry["name"] for path in own for entry in read_manifest(path)), None)
+    first = next((entry["name"] for path in there for entry in read_manifest(path)), None)
     if all(entry["name"] != first for entry in read_manifest(whole)):  # Else a merge was killed while it tidied up.
+        if len(there) < total:
+            number = next(number for number, path in enumerate(own) if path not in there)
+            raise PictureError(f"{outdir}: shard {number}/{total} is not finished; run it again, then merge")
         with atomic_write(whole) as file:
             join_manifests([whole, *own], file)
-    for path in own:
+    for path in sorted(there, key=lambda path: path.stat().st_size):  # Last one that tells that they are merged.
         path.unlink()
     sheet_of_folder(outdir)
     return sum(1 for _entry in read_manifest(whole))

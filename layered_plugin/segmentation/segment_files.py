@@ -111,9 +111,14 @@ def segment_files(segmenter: Segmenter, images: str | os.PathLike[str], outdir: 
     listing = _list(images, outdir)
     with closing(listing.source):
         parts = plan_parts(str(images), outdir, form, shard, len(listing.source), batch)
+        done = outdir / shard_manifest(shard, done=True) if form == "files" and shard.total > 1 else None
+        if done is not None and done.is_file():  # A finished shard is given again: its manifest goes on.
+            os.replace(done, parts[0].manifest)
         outcome = _segment_parts(job, settings, parts, outdir, listing)
-    if form == "files" and shard.total > 1:
-        os.replace(parts[0].manifest, outdir / shard_manifest(shard, done=True))
+    if done is not None and outcome.skipped > 0 and parts[0].manifest.stat().st_size == 0:
+        parts[0].manifest.unlink()  # All stands in the merged manifest.
+    elif done is not None:
+        os.replace(parts[0].manifest, done)
     return outcome
 
 

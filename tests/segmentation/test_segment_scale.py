@@ -223,17 +223,35 @@ def test_merged_shards_one_of_them_interrupted_are_what_one_call_makes(segment, 
     assert segment(folder, out) == (0, 13, {})
 
 
-def test_a_merge_that_was_killed_while_it_tidied_up_is_taken_up(segment, folder, tmp_path):
+@pytest.mark.parametrize("again", ["before the merge", "after the merge"])
+def test_a_finished_shard_may_be_given_again(segment, folder, tmp_path, again):
+    """As by a queue that repeats a task, whose end it did not see."""
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    segment(folder, whole)
+    for number in range(2):
+        segment(folder, out, shard=Shard(number, 2))
+    if again == "after the merge":
+        merge_shards(out)
+    outcome = segment(folder, out, shard=Shard(0, 2))
+    assert (outcome.done, outcome.skipped, outcome.failed) == (0, 6, {})
+    if again == "before the merge":
+        assert merge_shards(out) == 13
+    assert contents(out) == contents(whole)
+
+
+@pytest.mark.parametrize("left", [(0, 1), (1,), (0,)])
+def test_a_merge_that_was_killed_while_it_tidied_up_is_taken_up(segment, folder, tmp_path, left):
     for number in range(2):
         segment(folder, tmp_path / "out", shard=Shard(number, 2))
     kept = contents(tmp_path / "out")
     merge_shards(tmp_path / "out")
     merged = (tmp_path / "out" / "manifest.jsonl").read_bytes()
-    for number in range(2):
+    for number in left:
         name = f"manifest-{number}-of-2.jsonl"
         (tmp_path / "out" / name).write_bytes(kept[name])
     assert merge_shards(tmp_path / "out") == 13
     assert (tmp_path / "out" / "manifest.jsonl").read_bytes() == merged
+    assert not list((tmp_path / "out").glob("manifest-*"))
 
 
 def test_nothing_to_merge_is_an_error(tmp_path):
