@@ -153,7 +153,8 @@ main.add_command(merge)
 def export(model: str, dest: str | None) -> None:
     """Export a distilled segmenter as ONNX, and check it against PyTorch.
 
-    Input `image` [N, 3, R, R], float32 in [-1, 1]; output `mask` [N, 1, R, R], float32 in [0, 1].
+    Input `image` [N, 3, R, R], float32 in [-1, 1]; output `mask` [N, 1, R, R], float32 in [0, 1]. Your program fits
+    the picture into the square in its own proportions, border pixels repeated beside it (docs/segmenting.md).
 
     \b
     Example:

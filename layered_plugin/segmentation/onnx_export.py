@@ -23,6 +23,9 @@ class _MaskNet(torch.nn.Module):
 def export_onnx(model: str | os.PathLike[str], dest: str | os.PathLike[str]) -> float:
     """Write a distilled model as ONNX: `image` [N, 3, R, R] in [-1, 1] to `mask` [N, 1, R, R] in [0, 1], N free.
 
+    A picture comes to the square as for `Segmenter` (`data.pictures.to_letterbox`, then `to_float`), which is not part
+    of the file.
+
     Args:
         model: Run folder of ``invert.py distill``.
         dest: File to write, whole or not at all.

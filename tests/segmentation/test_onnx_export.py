@@ -1,16 +1,20 @@
 """ONNX export: the same masks as PyTorch for any batch, checked before the file appears; misfits are named."""
 
+import contextlib
 import sys
 
 import numpy as np
 import pytest
 import torch
-from tiny_models import SIDE, make_model, small_resnet
+from tiny_models import SIDE, make_model, picture, small_resnet
 
 from layered_plugin import onnx_files
+from layered_plugin.data.pictures import inner_box, to_float, to_letterbox
 from layered_plugin.errors import ModelError, UserError
+from layered_plugin.segmentation import segmenter
 from layered_plugin.segmentation.model_file import load_model
 from layered_plugin.segmentation.onnx_export import export_onnx
+from layered_plugin.segmentation.segmenter import Refinement, Segmenter
 
 for package in ("onnx", "onnxruntime", "onnxscript"):
     pytest.importorskip(package, reason="the extra `onnx` is not installed")
@@ -42,6 +46,20 @@ def test_exported_masks_are_pytorchs_for_any_batch(model, exported):
         (mask,) = session.run(None, {"image": image.numpy()})
         np.testing.assert_allclose(mask, unet(image).sigmoid().detach().numpy(), atol=1e-5)
         assert mask.std() > 1e-3
+
+
+def test_picture_that_is_not_square_goes_in_and_out_as_the_documentation_says(model, exported, monkeypatch):
+    import onnxruntime
+
+    monkeypatch.setattr(segmenter, "fast_half", lambda _device: contextlib.nullcontext())
+    img = picture(40, 23)
+    image = to_float(torch.from_numpy(to_letterbox(img, SIDE))[None]).numpy()
+    (mask,) = onnxruntime.InferenceSession(exported[0]).run(None, {"image": image})
+    box = inner_box(img.size, SIDE)
+    part = torch.from_numpy(mask[:, :, box.top:box.bottom, box.left:box.right])
+    stretched = torch.nn.functional.interpolate(part, size=(40, 23), mode="bilinear")[0, 0].numpy()
+    (result,) = Segmenter.load(model, "cpu")([img], refinement=Refinement(sharp=False))
+    np.testing.assert_allclose(stretched, result.mask, atol=1e-4)
 
 
 def test_file_is_a_valid_model_by_itself(exported):
