@@ -19,7 +19,7 @@ def main() -> None:
 
 
 @main.command(short_help="Masks of generated scenes, as Table 1 of the paper")
-@click.option("--network", "networks", help="Trained generator; repeat for several seeds", metavar="RUN|PKL|URL",
+@click.option("--network", "networks", help="Trained generator; repeat for several seeds", metavar="RUN|PKL|URL|DIR",
               multiple=True, required=True)
 @click.option("--snapshot", help="Which of a run's", default="best", metavar="best|latest|KIMG")
 @click.option("--num", help="Scenes", type=Whole(min=1), default=10000, metavar="INT")

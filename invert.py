@@ -38,7 +38,7 @@ def main() -> None:
 # What `train` and `distill` share, upstream's first.
 common_options = several_options(
     click.option("--outdir", help="Folder for the results", required=True, metavar="DIR"),
-    click.option("--network", help="Layered generator", metavar="RUN|PKL|URL"),
+    click.option("--network", help="Layered generator", metavar="RUN|PKL|URL|DIR"),
     click.option("--snapshot", help="Which of a run's", default="best", metavar="best|latest|KIMG"),
     click.option("--seed", help="Random seed", type=SEED, default=0, metavar="INT"),
     click.option("--device", help="Where to train", type=DEVICES, default="auto"),

@@ -16,6 +16,7 @@ from layered_plugin.base import BASE
 from layered_plugin.command_line import SETTINGS, CheckedCommand, user_errors
 from layered_plugin.data.fingerprint import fingerprint
 from layered_plugin.errors import CheckpointError, FidelityError, PictureError
+from layered_plugin.model.snapshots import is_saved_generator
 from layered_plugin.training import options, presets
 from layered_plugin.training.config import check_together, setup_training_config
 from layered_plugin.training.init_from import adopt_plain, plain_options
@@ -25,11 +26,11 @@ from layered_plugin.training.resume import resume_config
 
 def new_config(outdir: str, dry_run: bool, is_local: bool, opts: dict[str, Any],
                given: set[str]) -> tuple[str, dict[str, Any]]:
-    """Description and parameters of a new run, which may start from a pickle; is_local: from one that is a file."""
+    """Description and parameters of a new run, which may start from networks; is_local: from a file or folder."""
     resume = opts["resume"]
     if opts["data"] is None:
         raise click.UsageError("--data is needed for a new run")
-    if is_local and not Path(resume).is_file():
+    if is_local and not Path(resume).exists():
         raise CheckpointError(f"no such run folder or pickle: {resume}{runs.nearest_runs(resume, outdir)}")
     check_together(opts, given)
     opts["init_from"] = presets.RESUME_PKLS.get(opts["init_from"], opts["init_from"])
@@ -113,7 +114,8 @@ def main(ctx: click.Context, outdir: str, dry_run: bool, **opts: Any) -> None:
     is_local = bool(resume) and resume not in ("latest", *presets.RESUME_PKLS) and "://" not in resume
     if is_local:
         resume = opts["resume"] = str(runs.complete_run(resume))
-    if resume == "latest" or (is_local and Path(resume).is_dir()):
+    has_networks_alone = is_local and is_saved_generator(resume) and not runs.training_states(resume)
+    if resume == "latest" or (is_local and Path(resume).is_dir() and not has_networks_alone):
         desc, config = "", resume_config(resume, outdir, opts, given)
     else:
         desc, config = new_config(outdir, dry_run, is_local, opts, given)

@@ -95,8 +95,8 @@ def _save(dest: str, snapshot: dict) -> None:
 def generator(network: str, snapshot: str, dest: str) -> None:
     """Write the whole generator and its discriminator as safetensors and JSON, from which no code runs.
 
-    DIR gets generator.safetensors and generator.json; --network=DIR of the other commands takes it as it takes a
-    snapshot.
+    DIR gets generator.safetensors and generator.json; --network=DIR of the other commands and --resume=DIR of
+    train_layered.py take it as they take a snapshot.
 
     \b
     Examples:

@@ -48,7 +48,7 @@ def find_snapshot(path: str | os.PathLike[str], choice: str = "latest") -> str:
     if "://" in str(path):
         return str(path)
     path = complete_run(path)
-    if path.is_file() or (path / GENERATOR_FILE).is_file():
+    if path.is_file() or is_saved_generator(path):
         return str(path)
     if not path.exists():
         raise CheckpointError(f"{path}: no such file or run folder{nearest_runs(path)}")
@@ -101,7 +101,9 @@ def load_snapshot(path: str | os.PathLike[str], device: torch.device | str = "cp
         CheckpointError: It can't be read, or its generator is not layered; the text names the file.
     """
     file_or_url = find_snapshot(path, choice)
-    data = _read(file_or_url)
+    if not is_saved_generator(file_or_url):
+        trust.trust_named(file_or_url)
+    data = read_networks(file_or_url)
     if not is_layered(data["G_ema"]):
         raise CheckpointError(f"{file_or_url}: its generator draws no layers; train one with train_layered.py")
     for name in ("G", "D", "G_ema"):
@@ -109,18 +111,30 @@ def load_snapshot(path: str | os.PathLike[str], device: torch.device | str = "cp
     return dict(data, path=file_or_url)
 
 
-def _read(path: str) -> dict[str, Any]:
-    if Path(path).is_dir():
+def read_networks(path: str) -> dict[str, Any]:
+    """Networks as upstream's loader gives them, layered or not.
+
+    Args:
+        path: Pickle or URL, whose code runs; or folder of ``save_generator``, from which no code runs.
+
+    Raises:
+        CheckpointError: It can't be read; the text names it.
+    """
+    if is_saved_generator(path):
         try:
             return load_generator(path)
         except ModelError as err:
             raise CheckpointError(str(err)) from err
-    trust.trust_named(path)
     try:
         with dnnlib.util.open_url(path) as file:
             return legacy.load_network_pkl(file)
     except Exception as err:  # A pickle is a program, a damaged one may fail in any way.
         raise CheckpointError(f"{path}: not a readable network snapshot: {one_line(err, 200)}") from err
+
+
+def is_saved_generator(path: str | os.PathLike[str]) -> bool:
+    """Whether this is a folder of ``save_generator``."""
+    return (Path(path) / GENERATOR_FILE).is_file()
 
 
 def is_layered(G: torch.nn.Module) -> bool:

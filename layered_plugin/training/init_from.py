@@ -9,14 +9,12 @@ import functools
 import math
 from typing import Any, NamedTuple
 
-import dnnlib
-import legacy
 import torch
 from torch.nn import functional as F
 from torch_utils import misc
 
 from layered_plugin.errors import ArgumentError, CheckpointError, one_line
-from layered_plugin.model.snapshots import is_layered
+from layered_plugin.model.snapshots import is_layered, read_networks
 
 PRECISION = {"num_fp16_res", "conv_clamp", "fp16_channels_last", "half_dtype", "freeze_layers"}  # Ours to choose.
 SHAPE = {"c_dim", "img_resolution", "img_channels"}
@@ -39,11 +37,7 @@ def read_plain(path: str) -> Plain:
     Raises:
         CheckpointError: It can't be read, its generator draws layers already, or it is no StyleGAN2.
     """
-    try:
-        with dnnlib.util.open_url(path) as file:
-            source = legacy.load_network_pkl(file)
-    except Exception as err:  # A pickle is a program, a damaged one may fail in any way.
-        raise CheckpointError(f"{path} is no readable network pickle: {one_line(err, 200)}") from err
+    source = read_networks(path)
     G, D = source["G_ema"], source["D"]
     if is_layered(G):
         raise CheckpointError(f"{path} draws layers already; go on from it with `resume`")

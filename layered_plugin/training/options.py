@@ -71,7 +71,7 @@ augmentation_options = several_options(
                  type=click.Choice(list(presets.AUGPIPES))))
 
 start_options = several_options(
-    click.option("--resume", help="Go on with a run, or start from a pickle", metavar="latest|RUN|PKL|URL|NAME"),
+    click.option("--resume", help="Go on with a run, or start from networks", metavar="latest|RUN|PKL|URL|DIR|NAME"),
     click.option("--init-from", help="Start layers from an ordinary StyleGAN2", metavar="PKL|URL|NAME"),
     click.option("--data-changed", help="If a resumed run's pictures changed", type=click.Choice(["refuse", "ok"]),
                  default="refuse"),

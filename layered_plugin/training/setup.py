@@ -6,7 +6,6 @@ import warnings
 from typing import Any
 
 import dnnlib
-import legacy
 import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -14,6 +13,7 @@ from torch_utils import misc
 
 from layered_plugin import errors
 from layered_plugin.device import tune_cpu
+from layered_plugin.model.snapshots import read_networks
 from layered_plugin.training.fading import Fade
 from layered_plugin.training.phases import AdaSignal
 
@@ -79,14 +79,12 @@ def summarize_networks(G_ema: Any, D: torch.nn.Module, batch: int, device: torch
 
 
 def transfer(resume_pkl: str, modules: dict[str, torch.nn.Module], say) -> None:
-    """Copy what a network pickle has under the same names (upstream's transfer learning)."""
-    say(f"Transferring weights from {resume_pkl} (unpickling runs its code)")
+    """Copy what networks have under the same names (upstream's transfer learning); resume_pkl: of read_networks."""
+    say(f"Transferring weights from {resume_pkl}")
     try:
-        with dnnlib.util.open_url(resume_pkl) as file:
-            source = legacy.load_network_pkl(file)
-    except Exception as err:  # A pickle is a program, a damaged one may fail in any way.
-        raise errors.CheckpointError(f"`resume`: {resume_pkl} is no readable network pickle: "
-                                     f"{errors.one_line(err, 200)}") from err
+        source = read_networks(resume_pkl)
+    except errors.CheckpointError as err:
+        raise errors.CheckpointError(f"`resume`: {err}") from err
     for name, module in modules.items():
         known = {key for key, _ in misc.named_params_and_buffers(source[name])}
         wanted = [key for key, _ in misc.named_params_and_buffers(module)]
@@ -95,7 +93,7 @@ def transfer(resume_pkl: str, modules: dict[str, torch.nn.Module], say) -> None:
         except (RuntimeError, ValueError) as err:
             raise errors.CheckpointError(f"`resume`: {name} of {resume_pkl} has other shapes than this "
                                              f"configuration asks for: {errors.one_line(err, 200)}") from err
-        say(f"{name}: {sum(key in known for key in wanted)} of {len(wanted)} tensors found in the pickle")
+        say(f"{name}: {sum(key in known for key in wanted)} of {len(wanted)} tensors found there")
 
 
 def build_augmentation(augment_kwargs: dict[str, Any] | None, p: float, ada_target: float | None,

@@ -113,7 +113,7 @@ def test_pickles_that_cannot_serve_are_named(data, tmp_path):
     make_plain(grey, img_channels=1)
     (tmp_path / "text.pkl").write_text("not a pickle")
     for path, text in [(grey, "1 channels"), (layered_pkl, "draws layers already"), (tmp_path / "none.pkl", "No such"),
-                       (tmp_path / "text.pkl", "no readable network pickle")]:
+                       (tmp_path / "text.pkl", "not a readable network snapshot")]:
         result = invoke(data, path, "-n")
         assert result.exit_code == 1 and f"Error: --init-from: {path}" in result.stderr and text in result.stderr
     result = invoke(data, tmp_path / "none.pkl")

@@ -211,7 +211,7 @@ def test_transfer_from_a_pickle_copies_the_networks(data, finished, tmp_path):
 def test_transfer_from_an_unusable_pickle_names_it(data, finished, tmp_path):
     source, run = finished, tmp_path / "run"
     (tmp_path / "text.pkl").write_text("no pickle")
-    with pytest.raises(errors.CheckpointError, match="text.pkl is no readable network pickle"):
+    with pytest.raises(errors.CheckpointError, match="`resume`: .*text.pkl: not a readable network snapshot"):
         training_loop(**config(data, run, resume_pkl=str(tmp_path / "text.pkl")))
     with pytest.raises(errors.CheckpointError, match="other shapes"):
         training_loop(**config(data, run, resume_pkl=str(source / "network-snapshot-000000.pkl"),
