@@ -115,7 +115,7 @@ def _work_around_age() -> None:
 
     Its gradient fixes (``conv2d_gradfix``, ``grid_sample_gradfix``) name PyTorch 1.7 to 1.9 only. They are off
     until the official loop switches them on; our loop leaves them off, and PyTorch's own operators differentiate
-    twice. Its loop's CUDA-only calls and its sampler are replaced by ``training_loop.py`` and ``dataset.py``.
+    twice. Its loop's CUDA-only calls and its sampler are replaced by ``training/loop.py`` and ``data/dataset.py``.
     """
     from torch.utils import cpp_extension  # Imports setuptools, which may bring a distutils of its own.
 

@@ -4,7 +4,6 @@ A rule takes a value and the name of its place, and returns the value; ``fields`
 """
 
 import json
-import math
 import os
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -84,7 +83,7 @@ def number(low: float = -MAX_NUMBER, high: float = MAX_NUMBER, whole: bool = Fal
     kinds = (int,) if whole else (int, float)
 
     def rule(value: Any, key: str) -> Any:
-        if type(value) not in kinds or not math.isfinite(value) or not low <= value <= high:
+        if type(value) not in kinds or not low <= value <= high:  # Both are finite; of NaN no comparison is true.
             bounds = f" from {low:g} to {high:g}" if high < MAX_NUMBER else f" of at least {low:g}"
             what = ("a whole number" if whole else "a number") + (bounds if low > -MAX_NUMBER else "")
             raise _wrong(key, what, value)

@@ -5,7 +5,6 @@ by side, in processes of their own; a finished one is a file, and is not trained
 """
 
 import multiprocessing
-import os
 import signal
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 
 from layered_plugin.data.pictures import PictureSource, to_float, to_square
+from layered_plugin.device import usable_cores
 from layered_plugin.errors import ArgumentError, UserError
 from layered_plugin.progress import progress
 from layered_plugin.runs import forget_states
@@ -97,7 +97,7 @@ def train_chunk(run_dir: Path, file: str, names: list[str], options: dict[str, A
     if _halt is not None and _halt.is_set():
         return "SIGTERM"
     if label is None:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // options["jobs"]))
+        torch.set_num_threads(max(1, usable_cores() // options["jobs"]))
     training = prepare(options)
     E, batch = training.E, options["batch"]
     source = PictureSource(options["data"])

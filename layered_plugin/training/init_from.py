@@ -14,9 +14,10 @@ from torch.nn import functional as F
 from torch_utils import misc
 
 from layered_plugin.errors import ArgumentError, CheckpointError, one_line
+from layered_plugin.model.parts import HALF
 from layered_plugin.model.snapshots import is_layered, read_networks
 
-PRECISION = {"num_fp16_res", "conv_clamp", "fp16_channels_last", "half_dtype", "freeze_layers"}  # Ours to choose.
+PRECISION = HALF | {"conv_clamp"}  # Ours to choose.
 SHAPE = {"c_dim", "img_resolution", "img_channels"}
 
 MASK_STEPS = 150  # In which the mask logits are fitted to the middle.

@@ -19,6 +19,7 @@ from torch_utils import custom_ops, training_stats
 from layered_plugin import errors, runs, signals
 from layered_plugin.base import BASE
 from layered_plugin.calls import go_on_command, typed_command
+from layered_plugin.device import usable_cores
 from layered_plugin.files import NO_ROOM, disk_full, remove_leftovers, write_json
 from layered_plugin.runs import make_run_dir, next_desc
 from layered_plugin.training import growing, processes
@@ -75,7 +76,7 @@ def _run_rank(rank: int, config: dict[str, Any], outdir: str, desc: str, init_me
         torch.cuda.set_device(device)
     if num_gpus > 1:
         if kind == "cpu":
-            torch.set_num_threads(max(1, (os.cpu_count() or 1) // num_gpus))
+            torch.set_num_threads(max(1, usable_cores() // num_gpus))
         processes.join_group(kind, str(init_method), rank, num_gpus)
     training_stats.init_multiprocessing(rank=rank, sync_device=device if num_gpus > 1 else None)
     if rank != 0:

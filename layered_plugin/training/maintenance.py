@@ -134,7 +134,8 @@ class Maintenance:
         if self.view is not None and _is_due(self.image_snapshot_ticks, number, ending):
             pictures = self._save_pictures(self.view, G_shown)
         if save or _is_due(self.network_snapshot_ticks, number, ending):
-            stats.update(self._save_networks(G_shown))
+            self._save_networks()
+            stats.update(self.measure(G_shown, snapshots.snapshot_path(self.run_dir, run.cur_nimg)))
             self._saved_at = time.monotonic()
             if self.variety is not None:
                 stats.update(self.variety(G_shown))
@@ -149,7 +150,7 @@ class Maintenance:
     def save(self) -> None:
         """Snapshot and training state between ticks, if anything was learnt since the last; all processes together."""
         if self.run.cur_nimg > self._tick_start_nimg:
-            self._save_networks(self.run.G_ema if self.run.fade is None else self.run.fade.baked(self.run.G_ema))
+            self._save_networks()
 
     def _save_pictures(self, view: SampleView, G: torch.nn.Module) -> dict[str, PIL.Image.Image]:
         pictures = dict(fakes=view.fakes(G), layers=view.layers(G))
@@ -157,18 +158,16 @@ class Maintenance:
             grids.save_picture(picture, self.run_dir / f"{name}{self.run.cur_nimg // 1000:06d}.png")
         return pictures
 
-    def _save_networks(self, G_shown: torch.nn.Module) -> dict[str, dict[str, float]]:
-        """Snapshot, then training state, then metrics, which are returned as statistics."""
+    def _save_networks(self) -> None:
+        """Snapshot, then training state."""
         run, kimg = self.run, self.run.cur_nimg // 1000
         if self.num_gpus > 1:
             for module in (run.G, run.D, run.G_ema):
                 misc.check_ddp_consistency(module, ignore_regex=r".*\.w_avg")
         packed = run.pack(self.batch_size, self.num_gpus, self.device)
-        snapshot_pkl = snapshots.snapshot_path(self.run_dir, run.cur_nimg)
         if self.rank == 0:
-            _save_snapshot(snapshot_pkl, run, self.training_set_kwargs)
+            _save_snapshot(snapshots.snapshot_path(self.run_dir, run.cur_nimg), run, self.training_set_kwargs)
             runs.save_training_state(self.run_dir, kimg, packed)
-        return self.measure(G_shown, snapshot_pkl)
 
 
 def _is_due(every: int | None, tick: int, ending: bool) -> bool:

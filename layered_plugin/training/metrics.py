@@ -20,7 +20,7 @@ import torch.distributed
 
 from layered_plugin.base import BASE
 from layered_plugin.data.labels import Labels
-from layered_plugin.errors import ArgumentError
+from layered_plugin.errors import ArgumentError, FidelityError, PictureError
 from layered_plugin.files import cut_torn_line
 from layered_plugin.model.fidelity import CroppedPictures, Fidelity
 
@@ -78,6 +78,9 @@ class SnapshotMetrics:
 
         PyTorch's default generators are left as they are. On the bundled base the first process computes, and the
         others wait.
+
+        Raises:
+            FidelityError: The pictures can't be compared; the text says why.
         """
         if not self.names:
             return {}
@@ -107,7 +110,10 @@ class SnapshotMetrics:
                                        self.training_set_kwargs["size_px"])
                 labels = Labels(G_ema.c_dim, self.training_set if G_ema.c_dim > 0 else None)
                 fidelity = Fidelity(self.fid_weights, device=self.device.type)
-                scores = fidelity(G_ema, real, num, self.seed, labels=labels)
+                try:
+                    scores = fidelity(G_ema, real, num, self.seed, labels=labels)
+                except PictureError as err:  # Not the training's own, after which all processes save together.
+                    raise FidelityError(f"`metrics`: {err}") from err
                 for name in self.names:
                     if _split(name)[1] == num:
                         values[name] = scores[_split(name)[0]]

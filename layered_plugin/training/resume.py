@@ -94,7 +94,7 @@ def _share_out(run_dir: Path, config: dict[str, Any], gpus: int) -> None:
     """Let another number of processes go on with a run; raises ArgumentError if the batch can't be shared out."""
     if gpus == config["num_gpus"]:
         return
-    group = config["D_kwargs"].get("epilogue_kwargs", {}).get("mbstd_group_size", 1)
+    group = config["D_kwargs"].get("epilogue_kwargs", {}).get("mbstd_group_size") or 1
     for part in (config, *config.get("stages", [])):
         if part["batch_size"] % gpus != 0:
             raise ArgumentError(f"`gpus` must divide the run's batch of {part['batch_size']}, got {gpus}")

@@ -243,6 +243,16 @@ def test_another_number_of_processes_shares_the_batch_out_anew(data, tmp_path, k
     assert f"was trained by {kept} processes, {gpus} go on" in result.stderr
 
 
+def test_statistics_over_the_whole_batch_may_be_shared_out_anyhow(data, tmp_path):
+    """A minibatch-std group of null is the base's own word for all pictures of a process."""
+    run = fake_run(data, tmp_path / "runs" / "00000-cars", num_gpus=1, batch_gpu=8)
+    config = json.loads((run / "training_options.json").read_text())
+    config["D_kwargs"]["epilogue_kwargs"] = dict(mbstd_group_size=None)
+    (run / "training_options.json").write_text(json.dumps(config))
+    result = invoke(train_layered.main, f"--outdir={tmp_path}/runs", f"--resume={run}", "--gpus=8", "-n")
+    assert result.exit_code == 0 and json.loads(result.stdout)["batch_gpu"] == 1, result.output
+
+
 @pytest.mark.usefixtures("process_as_before")
 def test_run_of_two_processes_goes_on_in_one(data, tmp_path):
     run = tmp_path / "run"

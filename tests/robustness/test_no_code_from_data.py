@@ -91,6 +91,7 @@ def test_resume_constructs_no_class_that_is_not_in_the_list(run, tmp_path, place
     ("batch_size", "8", 'batch_size must be a whole number from 1 to'),
     ("batch_size", True, "batch_size must be a whole number"),
     ("batch_size", 10**12, "batch_size must be a whole number"),
+    pytest.param("batch_size", 10**400, "batch_size must be a whole number", id="400 digits"),
     ("batch_size", None, "batch_size must be a whole number from 1 to 1.04858e+06, got null"),
     ("G_kwargs", None, "G_kwargs must be an object, got null"),
     ("G_kwargs.synthesis_kwargs.channel_max", 10**9, "G_kwargs.synthesis_kwargs.channel_max must be"),

@@ -7,6 +7,7 @@ import torch
 from test_loop import config, weights
 from tiny_models import write_inception
 
+from layered_plugin.errors import FidelityError, PictureError
 from layered_plugin.model.fidelity import CroppedPictures, Fidelity
 from layered_plugin.model.snapshots import load_snapshot
 from layered_plugin.training import metrics
@@ -77,6 +78,20 @@ def test_numbers_are_torch_fidelitys(data, tmp_path, monkeypatch):
     expected = Fidelity(file, "64")(G_ema, CroppedPictures(data, 16, 18), num=8, seed=3)
     assert fid["results"]["fid50k_full"] == pytest.approx(expected["fid"], rel=1e-3) and expected["fid"] > 0
     assert kid["results"]["kid50k_full"] == pytest.approx(expected["kid"], rel=1e-3)
+
+
+def test_pictures_that_can_not_be_read_for_metrics_end_the_run_with_its_snapshot(data, tmp_path, monkeypatch):
+    calls = []
+
+    class Broken(StandIn):
+        def __call__(self, *_args, **_kwargs):
+            calls.append(1)
+            raise PictureError("shapes.zip: a.png: damaged")
+
+    monkeypatch.setattr(metrics, "Fidelity", Broken)
+    with pytest.raises(FidelityError, match="`metrics`: shapes.zip: a.png: damaged"):
+        training_loop(**config(data, tmp_path / "run", metrics=["fid2k_full"]))
+    assert calls == [1] and list((tmp_path / "run").glob("network-snapshot-*.pkl"))
 
 
 def test_a_line_torn_by_a_kill_is_replaced(data, tmp_path, monkeypatch):

@@ -324,7 +324,7 @@ def test_run_resumes_and_goes_on(data, tmp_path):
     assert options["base"].startswith("bundled (")
     log = (run / "log.txt").read_text()
     assert "StyleGAN2-ADA base: bundled" in log
-    assert re.search(r"^tick 2 +kimg 0\.0 +time \d+s +sec/tick [\d.]+ +sec/kimg [\d.]+ +maintenance [\d.]+ +"
+    assert re.search(r"^tick 2 +kimg 0\.0 +time [\dms ]+ +sec/tick [\d.]+ +sec/kimg [\d.]+ +maintenance [\d.]+ +"
                      r"cpumem [\d.]+ +gpumem 0\.00 +augment 0\.000 mask [\d.]+ img/s [\d.]+ +eta 0s$", log, re.M)
     assert f"{run}/layers" in log
 
