@@ -4,6 +4,7 @@ A file is named by what it was made of, so that changed data get another one. Th
 `rm -r ~/.cache/layered-plugin`.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -25,6 +26,8 @@ from layered_plugin.files import atomic_write
 SHARED_FROM = 64 << 20  # Smaller data sets are decoded sooner than it would matter, and are not kept.
 
 SPARE = 0.1  # Of the disk stays free.
+
+UNUSABLE = (errno.EROFS, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # Disks without writing, or without locks.
 
 _ENV = "LAYERED_CACHE"
 
@@ -62,7 +65,9 @@ def shared_pictures(path: Path, sizes: list[int], used: list[int], num: int,
                 if shutil.disk_usage(folder).free * (1 - SPARE) < np.prod(shape, dtype=np.int64):
                     return None
                 _write(file, shape, used, decode)
-    except (DiskFullError, PermissionError):
+    except (DiskFullError, OSError) as err:
+        if isinstance(err, OSError) and err.errno not in UNUSABLE and not isinstance(err, PermissionError):
+            raise
         return None
     os.utime(file)  # So that the files of data no longer used are known by their time.
     return np.asarray(np.memmap(file, np.uint8, "r", shape=shape))

@@ -1,5 +1,6 @@
 """One decoded file for all processes and runs: the same pictures, built once, named by the data, gone without harm."""
 
+import errno
 import multiprocessing
 import os
 
@@ -97,7 +98,7 @@ def test_what_a_killed_process_left_is_removed_and_built_anew(folder, cache):
     assert files(cache) == [name] and not list(cache.glob(".*.uint8.*"))
 
 
-@pytest.mark.parametrize("reason", ["nowhere", "full", "denied", "little room"])
+@pytest.mark.parametrize("reason", ["nowhere", "full", "denied", "little room", "read only", "no locks"])
 def test_without_room_for_the_file_pictures_are_in_memory(folder, cache, monkeypatch, reason):
     def fail(*_args):
         raise DiskFullError("full") if reason == "full" else PermissionError("denied")
@@ -105,6 +106,12 @@ def test_without_room_for_the_file_pictures_are_in_memory(folder, cache, monkeyp
         monkeypatch.setenv("LAYERED_CACHE", "")
     elif reason == "little room":
         monkeypatch.setattr(decoded, "SPARE", 1)
+    elif reason in ("read only", "no locks"):
+        number = errno.EROFS if reason == "read only" else errno.ENOLCK
+
+        def refuse(*_args):
+            raise OSError(number, os.strerror(number))
+        monkeypatch.setattr(decoded, "FileLock", refuse)
     else:
         monkeypatch.setattr(decoded, "_write", fail)
     assert load(folder)._cache.flags.writeable
