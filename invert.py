@@ -116,6 +116,8 @@ def train(ctx: click.Context, **opts: Any) -> None:
               metavar="FRAC")
 @click.option("--vary-shape", help="Share of objects with a bent outline", type=Number(0, 1), default=0.6,
               metavar="FRAC")
+@click.option("--colors", help="Correct targets of real pictures by their colors", type=bool, default=True,
+              metavar="BOOL")
 @click.option("--min-coverage", help="Objects smaller than this are left out", type=Number(0, 1),
               default=0.02, metavar="FRAC")
 @click.option("--max-coverage", help="Objects larger than this are left out", type=Number(0, 1),

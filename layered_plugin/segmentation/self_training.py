@@ -1,8 +1,8 @@
 """Self-training: a segmenter that learnt from generated pictures goes on with real, unlabelled ones.
 
-Not in the paper. A slow copy of the network, the teacher, says where the object is in a real picture; cleaned of what
-can't be one whole object, that is the target for the network, which sees the picture turned and disturbed. No true mask
-is seen.
+Not in the paper. A slow copy of the network, the teacher, says where the object is in a real picture; corrected by
+the picture's colors and cleaned of what can't be one whole object, that is the target for the network, which sees the
+picture turned and disturbed. No true mask is seen.
 """
 
 import copy
@@ -12,6 +12,7 @@ import torch
 from layered_plugin.device import fast_half
 from layered_plugin.model.unet import AnyUNet
 from layered_plugin.segmentation.augment import detail_of, disturb, random_affine
+from layered_plugin.segmentation.colors import color_posterior
 from layered_plugin.segmentation.pairs import PairFilter
 
 
@@ -23,20 +24,22 @@ class SelfTraining:
         keep: Which masks serve.
         seed: Of augmentation.
         decay: Of the teacher's moving average, a step.
+        colors: Correct what the teacher says by the colors of object and ground (`color_posterior`)?
     """
 
-    def __init__(self, unet: AnyUNet, keep: PairFilter, seed: int, decay: float = 0.99):
+    def __init__(self, unet: AnyUNet, keep: PairFilter, seed: int, decay: float = 0.99, colors: bool = True):
         self.unet = unet
         self.teacher = copy.deepcopy(unet).eval().requires_grad_(False)
         self.keep = keep
         self.decay = decay
+        self.colors = colors
         self.generator = torch.Generator().manual_seed(seed)
 
     @torch.no_grad()
     def targets(self, img: torch.Tensor) -> torch.Tensor:
         """Object pixels of real pictures as the teacher sees them, [N, 1, H, W], float, 0 or 1.
 
-        The teacher's opinions of the picture, its mirror images and its transpose are averaged.
+        The teacher's opinions of the picture, its mirror images and its transpose are averaged; its colors have a say.
 
         Args:
             img: Pictures, [N, 3, H, W], in [-1, 1].
@@ -45,6 +48,8 @@ class SelfTraining:
         with fast_half(img.device):
             opinions = [self.teacher(view).float().sigmoid() for view in views]
         mean = (opinions[0] + opinions[1].flip(3) + opinions[2].flip(2) + opinions[3].transpose(2, 3)) / 4
+        if self.colors:
+            mean = color_posterior(img, mean)
         return (mean > 0.5).to(img.dtype)
 
     def batch(self, img: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

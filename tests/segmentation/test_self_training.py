@@ -48,7 +48,7 @@ def scenes(*sides, size=16):
 @pytest.mark.parametrize("shape", [(16, 16), (8, 12)])
 def test_targets_are_the_mean_opinion_of_four_views(shape):
     unet = tiny()
-    teaching = SelfTraining(unet, ALL, seed=0)
+    teaching = SelfTraining(unet, ALL, seed=0, colors=False)
     img = torch.randn(3, 3, *shape)
     net = copy.deepcopy(unet).eval()
     with torch.no_grad():
@@ -62,6 +62,21 @@ def test_targets_are_the_mean_opinion_of_four_views(shape):
     clear = (prob / 4 - 0.5).abs() > 1e-5
     assert torch.equal(targets[clear], (prob / 4 > 0.5).float()[clear])
     assert 0.05 < targets.mean() < 0.95, "all of one kind would test nothing"
+
+
+class Aside(nn.Module):
+    """Says that bright pixels are the object, and their right neighbours."""
+
+    def forward(self, img):
+        bright = img.mean(dim=1, keepdim=True)
+        return 3 * torch.maximum(bright, bright.roll(1, 3)) + 1
+
+
+@pytest.mark.parametrize("colors", [False, True])
+def test_colors_correct_what_the_teacher_says(colors):
+    img, mask = scenes(5, 8)
+    targets = SelfTraining(Aside(), ALL, seed=0, colors=colors).targets(img)
+    assert torch.equal(targets, mask) == colors
 
 
 def test_targets_do_not_depend_on_the_batch():

@@ -1,0 +1,60 @@
+"""Colors of object and ground: where a mask and the picture's colors disagree, the likelier of the two.
+
+Not in the paper. What a network is unsure of is told apart by color as soon as most of the mask is right: the idea of
+GrabCut (Rother et al., 2004), here with densities in place of mixtures, and for a whole batch.
+"""
+
+import torch
+
+BANDWIDTH = 0.1  # Of a color, as a standard deviation; colors in [-1, 1].
+
+SAMPLES_PX = 16  # So many pixels along each side stand for all.
+
+ROUNDS = 2  # The densities are those of the mask, then those of the result.
+
+LEAST_PRIOR, LARGEST_LOG_RATIO = 0.02, 6.0  # So far, colors may overrule the mask.
+
+_CHUNK = 16  # Pictures at a time: their products of all pixels with all samples should stay in the cache.
+
+
+def color_posterior(img: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Probability of object at each pixel, given its color and what the mask says of it.
+
+    Bayes' rule, pixel by pixel. The prior is the mask; the likelihoods are the densities of the object's and of the
+    ground's colors over the whole picture, by Gaussian kernels about the colors of a grid of pixels, weighted by the
+    square of the mask and of its rest to 1, so that what is half and half counts for little.
+
+    Args:
+        img: Pictures, [N, 3, H, W], in [-1, 1].
+        mask: Opacities, [N, 1, H, W], in [0, 1].
+
+    Returns:
+        [N, 1, H, W], float32, in [0, 1]. A mask that is 0 or 1 everywhere stays on its side.
+    """
+    parts = zip(img.float().split(_CHUNK), mask.float().split(_CHUNK), strict=True)
+    return torch.cat([_posterior(*part) for part in parts])
+
+
+def _posterior(img: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    rows, columns = (_grid(side, img.device) for side in img.shape[2:])
+    at = (slice(None), slice(None), rows[:, None], columns)
+    color = img.flatten(2).transpose(1, 2) / BANDWIDTH  # [N, P, 3]
+    sample = img[at].flatten(2) / BANDWIDTH  # [N, 3, S]
+    square = -0.5 * (color.square().sum(2, keepdim=True) + sample.square().sum(1, keepdim=True))
+    near = torch.baddbmm(square, color, sample).exp_()  # [N, P, S]
+    prior = mask.clamp(LEAST_PRIOR, 1 - LEAST_PRIOR)
+    posterior = prior
+    for _ in range(ROUNDS):
+        opacity = posterior[at].flatten(1)
+        weight = torch.stack([opacity.square(), (1 - opacity).square()], dim=2)  # [N, S, 2]
+        density = near @ (weight / (weight.sum(1, keepdim=True) + 1e-3))
+        log_object, log_ground = (density + 1e-5).log_().reshape(*mask.shape, 2).unbind(-1)
+        ratio = (log_object - log_ground).clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO)
+        posterior = torch.sigmoid(prior.logit() + ratio)
+    return posterior
+
+
+def _grid(side: int, device: torch.device) -> torch.Tensor:
+    """Up to SAMPLES_PX places, evenly over a side of so many pixels."""
+    num = min(side, SAMPLES_PX)
+    return ((torch.arange(num, device=device) + 0.5) * side / num).long()

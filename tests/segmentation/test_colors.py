@@ -1,0 +1,85 @@
+"""The colors' say in a mask: against the formula pixel by pixel, and what it does to masks that are nearly right."""
+
+import math
+
+import pytest
+import torch
+
+from layered_plugin.segmentation import colors
+from layered_plugin.segmentation.colors import color_posterior
+
+
+def by_the_formula(img, mask):
+    """Bayes' rule for one picture [3][H][W] and its mask, plain numbers."""
+    _, height, width = img.shape
+    places = [(int((i + 0.5) * height / min(height, 16)), int((j + 0.5) * width / min(width, 16)))
+              for i in range(min(height, 16)) for j in range(min(width, 16))]
+    prior = [[min(max(float(p), 0.02), 0.98) for p in row] for row in mask]
+    opacity = prior
+    for _ in range(2):
+        posterior = []
+        for y in range(height):
+            posterior.append([])
+            for x in range(width):
+                density = []
+                for weight in (lambda p: p**2, lambda p: (1 - p)**2):
+                    total = sum(weight(opacity[v][u]) for v, u in places)
+                    near = sum(weight(opacity[v][u]) * math.exp(-sum(
+                        (float(img[c, y, x]) - float(img[c, v, u]))**2 for c in range(3)) / (2 * 0.1**2))
+                        for v, u in places)
+                    density.append(near / (total + 1e-3) + 1e-5)
+                ratio = min(max(math.log(density[0] / density[1]), -6), 6)
+                odds = math.log(prior[y][x] / (1 - prior[y][x])) + ratio
+                posterior[-1].append(1 / (1 + math.exp(-odds)))
+        opacity = posterior
+    return torch.tensor(opacity)
+
+
+@pytest.mark.parametrize("height, width", [(5, 7), (18, 3)])
+def test_bayes_rule_pixel_by_pixel(height, width):
+    generator = torch.Generator().manual_seed(0)
+    img = torch.rand(2, 3, height, width, generator=generator) * 0.5
+    mask = torch.rand(2, 1, height, width, generator=generator)
+    expected = torch.stack([by_the_formula(one, soft[0]) for one, soft in zip(img, mask, strict=True)])
+    assert torch.allclose(color_posterior(img, mask)[:, 0], expected, atol=1e-4)
+
+
+def square(size, low, high):
+    mask = torch.zeros(1, 1, size, size)
+    mask[..., low:high, low:high] = 1
+    return mask
+
+
+def in_two_colors(mask):
+    """A red object on green ground, with a little noise."""
+    red, green = (torch.tensor(color).reshape(1, 3, 1, 1) for color in ([0.8, -0.6, -0.6], [-0.6, 0.6, -0.6]))
+    noise = 0.03 * torch.randn(len(mask), 3, *mask.shape[2:], generator=torch.Generator().manual_seed(1))
+    return mask * red + (1 - mask) * green + noise
+
+
+@pytest.mark.parametrize("size", [32, 48])
+@pytest.mark.parametrize("low, high", [(0.2, 0.7), (0.4, 0.6), (0.3, 0.8)])
+def test_an_unsure_mask_too_large_too_small_or_aside_becomes_the_object(size, low, high):
+    truth = square(size, round(0.3 * size), round(0.7 * size))
+    soft = square(size, round(low * size), round(high * size)) * 0.4 + 0.3
+    assert torch.equal((color_posterior(in_two_colors(truth), soft) > 0.5).float(), truth)
+
+
+def test_one_color_leaves_the_mask():
+    mask = torch.rand(2, 1, 12, 12, generator=torch.Generator().manual_seed(2)) * 0.9 + 0.05
+    assert torch.allclose(color_posterior(torch.zeros(2, 3, 12, 12), mask), mask, atol=1e-3)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_a_mask_of_one_value_stays_on_its_side(value):
+    posterior = color_posterior(in_two_colors(square(16, 4, 9)), torch.full([1, 1, 16, 16], value))
+    assert ((posterior > 0.5).float() == value).all() and posterior.isfinite().all()
+
+
+def test_no_picture_sees_another(monkeypatch):
+    truth = torch.cat([square(16, 2, 8), square(16, 5, 12), square(16, 1, 4)])
+    img, soft = in_two_colors(truth), truth.roll(2, 3) * 0.6 + 0.2
+    monkeypatch.setattr(colors, "_CHUNK", 2)
+    together = color_posterior(img, soft)
+    alone = torch.cat([color_posterior(img[[idx]], soft[[idx]]) for idx in range(3)])
+    assert torch.allclose(together, alone, atol=1e-5)
