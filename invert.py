@@ -118,6 +118,8 @@ def train(ctx: click.Context, **opts: Any) -> None:
               metavar="FRAC")
 @click.option("--colors", help="Correct targets of real pictures by their colors", type=bool, default=True,
               metavar="BOOL")
+@click.option("--paste", help="Share of real objects pasted on other grounds", type=Number(0, 1), default=0.33,
+              metavar="FRAC")
 @click.option("--min-coverage", help="Objects smaller than this are left out", type=Number(0, 1),
               default=0.02, metavar="FRAC")
 @click.option("--max-coverage", help="Objects larger than this are left out", type=Number(0, 1),

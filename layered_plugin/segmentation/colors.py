@@ -4,7 +4,10 @@ Not in the paper. What a network is unsure of is told apart by color as soon as 
 GrabCut (Rother et al., 2004), here with densities in place of mixtures, and for a whole batch.
 """
 
+import math
+
 import torch
+from torch.nn import functional as F
 
 BANDWIDTH = 0.1  # Of a color, as a standard deviation; colors in [-1, 1].
 
@@ -14,7 +17,23 @@ ROUNDS = 2  # The densities are those of the mask, then those of the result.
 
 LEAST_PRIOR, LARGEST_LOG_RATIO = 0.02, 6.0  # So far, colors may overrule the mask.
 
+TIE, TIE_BANDWIDTH, TIE_ROUNDS = 2.0, 0.3, 8  # Between neighbours of one color, in log odds.
+
 _CHUNK = 16  # Pictures at a time: their products of all pixels with all samples should stay in the cache.
+
+
+def correct_by_colors(img: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """A mask in which pixels are object where their colors are the object's, and as their neighbours are.
+
+    Args:
+        img: Pictures, [N, 3, H, W], in [-1, 1].
+        mask: Opacities, [N, 1, H, W], in [0, 1].
+
+    Returns:
+        Probability of object, [N, 1, H, W], float32.
+    """
+    parts = zip(img.float().split(_CHUNK), mask.float().split(_CHUNK), strict=True)
+    return torch.cat([tie_neighbours(part, color_posterior(part, soft)) for part, soft in parts])
 
 
 def color_posterior(img: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -29,13 +48,8 @@ def color_posterior(img: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         mask: Opacities, [N, 1, H, W], in [0, 1].
 
     Returns:
-        [N, 1, H, W], float32, in [0, 1]. A mask that is 0 or 1 everywhere stays on its side.
+        [N, 1, H, W], in [0, 1]. A mask that is 0 or 1 everywhere stays on its side.
     """
-    parts = zip(img.float().split(_CHUNK), mask.float().split(_CHUNK), strict=True)
-    return torch.cat([_posterior(*part) for part in parts])
-
-
-def _posterior(img: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     rows, columns = (_grid(side, img.device) for side in img.shape[2:])
     at = (slice(None), slice(None), rows[:, None], columns)
     color = img.flatten(2).transpose(1, 2) / BANDWIDTH  # [N, P, 3]
@@ -52,6 +66,36 @@ def _posterior(img: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         ratio = (log_object - log_ground).clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO)
         posterior = torch.sigmoid(prior.logit() + ratio)
     return posterior
+
+
+def tie_neighbours(img: torch.Tensor, prob: torch.Tensor) -> torch.Tensor:
+    """Let each pixel follow its eight neighbours, the more the less their colors differ.
+
+    Mean field of a Potts model with the contrast term of Boykov and Jolly (2001): log odds are those given, and to them
+    2 p - 1 of each neighbour by exp(-|difference of colors|^2 / (2 sigma^2)) over its distance.
+
+    Args:
+        img: Pictures, [N, 3, H, W], in [-1, 1].
+        prob: Of object, [N, 1, H, W].
+
+    Returns:
+        Of object, [N, 1, H, W].
+    """
+    height, width = img.shape[2:]
+    steps = [(dy, dx) for dy in (0, 1, 2) for dx in (0, 1, 2) if (dy, dx) != (1, 1)]
+
+    def neighbours(values: torch.Tensor) -> torch.Tensor:  # [N, C, H, W] to [8, N, C, H, W]
+        padded = F.pad(values, [1, 1, 1, 1], mode="replicate")
+        return torch.stack([padded[:, :, dy:dy + height, dx:dx + width] for dy, dx in steps])
+
+    contrast = (neighbours(img) - img).square().sum(dim=2, keepdim=True)
+    distance = torch.tensor([math.hypot(dy - 1, dx - 1) for dy, dx in steps], device=img.device)
+    tie = TIE * torch.exp(contrast / (-2 * TIE_BANDWIDTH**2)) / distance.reshape(-1, 1, 1, 1, 1)
+    given = prob.clamp(1e-3, 1 - 1e-3).logit()
+    odds = given
+    for _ in range(TIE_ROUNDS):
+        odds = given + (tie * neighbours(torch.tanh(odds / 2))).sum(dim=0)  # tanh(odds / 2) = 2 p - 1
+    return odds.sigmoid()
 
 
 def _grid(side: int, device: torch.device) -> torch.Tensor:

@@ -12,8 +12,9 @@ import torch
 from layered_plugin.device import fast_half
 from layered_plugin.model.unet import AnyUNet
 from layered_plugin.segmentation.augment import detail_of, disturb, random_affine
-from layered_plugin.segmentation.colors import color_posterior
+from layered_plugin.segmentation.colors import correct_by_colors
 from layered_plugin.segmentation.pairs import PairFilter
+from layered_plugin.segmentation.pasting import paste_objects
 
 
 class SelfTraining:
@@ -24,15 +25,18 @@ class SelfTraining:
         keep: Which masks serve.
         seed: Of augmentation.
         decay: Of the teacher's moving average, a step.
-        colors: Correct what the teacher says by the colors of object and ground (`color_posterior`)?
+        colors: Correct what the teacher says by the colors of the picture (`correct_by_colors`)?
+        paste: Share of the pictures whose object is pasted on the ground of another (`paste_objects`).
     """
 
-    def __init__(self, unet: AnyUNet, keep: PairFilter, seed: int, decay: float = 0.99, colors: bool = True):
+    def __init__(self, unet: AnyUNet, keep: PairFilter, seed: int, decay: float = 0.99, colors: bool = True,
+                 paste: float = 0.33):
         self.unet = unet
         self.teacher = copy.deepcopy(unet).eval().requires_grad_(False)
         self.keep = keep
         self.decay = decay
         self.colors = colors
+        self.paste = paste
         self.generator = torch.Generator().manual_seed(seed)
 
     @torch.no_grad()
@@ -49,7 +53,7 @@ class SelfTraining:
             opinions = [self.teacher(view).float().sigmoid() for view in views]
         mean = (opinions[0] + opinions[1].flip(3) + opinions[2].flip(2) + opinions[3].transpose(2, 3)) / 4
         if self.colors:
-            mean = color_posterior(img, mean)
+            mean = correct_by_colors(img, mean)
         return (mean > 0.5).to(img.dtype)
 
     def batch(self, img: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -60,9 +64,13 @@ class SelfTraining:
 
         Returns:
             Pictures [M, 3, H, W] and targets [M, 1, H, W], M <= N: pictures whose target can't be an object are left
-            out.
+            out. Those with pasted objects come last.
         """
         img, mask = self.keep(img, self.targets(img))
+        num_whole = len(img) - round(self.paste * len(img))
+        if num_whole < len(img):
+            pasted = self.keep(*paste_objects(img[num_whole:], mask[num_whole:], self.generator))
+            img, mask = torch.cat([img[:num_whole], pasted[0]]), torch.cat([mask[:num_whole], pasted[1]])
         if len(img) > 0:
             img, mask = random_affine(img, mask, self.generator, shift=0.05)
             img = disturb(img, self.generator, detail_of(img.shape[-1]))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from layered_plugin.segmentation import colors
-from layered_plugin.segmentation.colors import color_posterior
+from layered_plugin.segmentation.colors import color_posterior, correct_by_colors, tie_neighbours
 
 
 def by_the_formula(img, mask):
@@ -80,6 +80,50 @@ def test_no_picture_sees_another(monkeypatch):
     truth = torch.cat([square(16, 2, 8), square(16, 5, 12), square(16, 1, 4)])
     img, soft = in_two_colors(truth), truth.roll(2, 3) * 0.6 + 0.2
     monkeypatch.setattr(colors, "_CHUNK", 2)
-    together = color_posterior(img, soft)
-    alone = torch.cat([color_posterior(img[[idx]], soft[[idx]]) for idx in range(3)])
+    together = correct_by_colors(img, soft)
+    alone = torch.cat([correct_by_colors(img[[idx]], soft[[idx]]) for idx in range(3)])
     assert torch.allclose(together, alone, atol=1e-5)
+
+
+def tied_by_the_formula(img, prob):
+    """Eight rounds of mean field for one picture [3, H, W], pixel by pixel; beyond the border its own edge again."""
+    _, height, width = img.shape
+    given = [[math.log(min(max(float(p), 1e-3), 1 - 1e-3)) - math.log(1 - min(max(float(p), 1e-3), 1 - 1e-3))
+              for p in row] for row in prob]
+    odds = given
+    for _ in range(8):
+        new = []
+        for y in range(height):
+            new.append([])
+            for x in range(width):
+                total = given[y][x]
+                for dy, dx in [(-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)]:
+                    v, u = min(max(y + dy, 0), height - 1), min(max(x + dx, 0), width - 1)
+                    square = sum((float(img[c, y, x]) - float(img[c, v, u]))**2 for c in range(3))
+                    likeness = math.exp(-square / (2 * 0.3**2)) / math.hypot(dy, dx)
+                    total += 2.0 * likeness * (2 / (1 + math.exp(-odds[v][u])) - 1)
+                new[-1].append(total)
+        odds = new
+    return 1 / (1 + torch.exp(-torch.tensor(odds)))
+
+
+def test_neighbours_follow_the_formula_pixel_by_pixel():
+    generator = torch.Generator().manual_seed(3)
+    img, prob = torch.rand(2, 3, 4, 6, generator=generator), torch.rand(2, 1, 4, 6, generator=generator)
+    expected = torch.stack([tied_by_the_formula(one, soft[0]) for one, soft in zip(img, prob, strict=True)])
+    assert torch.allclose(tie_neighbours(img, prob)[:, 0], expected, atol=1e-4)
+
+
+def test_a_speck_follows_its_neighbours_but_not_across_an_edge():
+    truth = square(16, 4, 11)
+    img = in_two_colors(truth)
+    prob = truth * 0.8 + 0.1
+    prob[0, 0, 7, 7], prob[0, 0, 2, 13] = 0.2, 0.8  # A hole and a speck, both of their neighbours' color.
+    assert torch.equal((tie_neighbours(img, prob) > 0.5).float(), truth)
+
+
+def test_neighbours_turn_with_the_picture():
+    generator = torch.Generator().manual_seed(4)
+    img, prob = torch.rand(1, 3, 9, 9, generator=generator), torch.rand(1, 1, 9, 9, generator=generator)
+    turned = tie_neighbours(img.rot90(1, (2, 3)), prob.rot90(1, (2, 3)))
+    assert torch.allclose(turned, tie_neighbours(img, prob).rot90(1, (2, 3)), atol=1e-5)

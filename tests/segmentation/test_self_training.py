@@ -8,6 +8,7 @@ from torch import nn
 
 from layered_plugin import device
 from layered_plugin.model.unet import make_unet
+from layered_plugin.segmentation import self_training
 from layered_plugin.segmentation.fitting import Fitting
 from layered_plugin.segmentation.pairs import PairFilter
 from layered_plugin.segmentation.self_training import SelfTraining
@@ -126,7 +127,7 @@ def test_the_teacher_reaches_a_network_that_stands_still():
 
 def test_pictures_that_cannot_show_an_object_are_left_out():
     img, mask = scenes(0, 4, 8, 12)
-    teaching = SelfTraining(Bright(), PairFilter(min_coverage=0.05, max_coverage=0.3), seed=0)
+    teaching = SelfTraining(Bright(), PairFilter(min_coverage=0.05, max_coverage=0.3), seed=0, paste=0.0)
     assert torch.equal(teaching.targets(img), mask)
     kept, target = teaching.batch(img)
     assert len(kept) == len(target) == 2
@@ -136,7 +137,7 @@ def test_pictures_that_cannot_show_an_object_are_left_out():
 
 def test_picture_and_target_are_turned_together():
     img, _ = scenes(*[6, 7, 8] * 8)
-    teaching = SelfTraining(Bright(), ALL, seed=0)
+    teaching = SelfTraining(Bright(), ALL, seed=0, paste=0.0)
     moved, target = teaching.batch(img)
     assert moved.shape == img.shape and moved.abs().max() <= 1
     assert target.min() >= 0 and target.max() <= 1
@@ -161,3 +162,16 @@ def test_seeds_repeat_and_the_global_generator_is_left_alone():
     first, again, other = (SelfTraining(Bright(), ALL, seed=seed).batch(img)[0] for seed in (1, 1, 2))
     assert torch.equal(first, again) and not torch.equal(first, other)
     assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("paste, whole", [(0.0, 8), (0.25, 6), (1.0, 0)])
+def test_a_share_of_objects_is_pasted_on_other_grounds(monkeypatch, paste, whole):
+    monkeypatch.setattr(self_training, "random_affine", lambda img, mask, *args, **given: (img, mask))
+    monkeypatch.setattr(self_training, "disturb", lambda img, *args: img)
+    img, mask = scenes(*[5] * 8)
+    shown, target = SelfTraining(Bright(), ALL, seed=0, paste=paste).batch(img)
+    assert len(shown) == len(target) == 8
+    same = (shown == img).flatten(1).all(dim=1)
+    assert same[:whole].all() and not same[whole:].any()
+    assert torch.equal(target[:whole], mask[:whole])
+    assert ((target == 0) | (target == 1)).all()
