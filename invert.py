@@ -116,7 +116,7 @@ def train(ctx: click.Context, **opts: Any) -> None:
               metavar="FRAC")
 @click.option("--vary-shape", help="Share of objects with a bent outline", type=Number(0, 1), default=0.6,
               metavar="FRAC")
-@click.option("--colors", help="Correct targets of real pictures by their colors", type=bool, default=True,
+@click.option("--colors", help="Correct real pictures' masks by color", type=bool, default=True,
               metavar="BOOL")
 @click.option("--paste", help="Share of real objects pasted on other grounds", type=Number(0, 1), default=0.33,
               metavar="FRAC")

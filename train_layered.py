@@ -68,7 +68,7 @@ def main(ctx: click.Context, outdir: str, dry_run: bool, **opts: Any) -> None:
     """Train a generator that draws background, foreground and mask, from unlabelled pictures.
 
     Pictures of any size are squeezed to 1.125 times the resolution and cropped at random. Sets below 5,000 pictures are
-    mirrored too. Without --aug, --cfg=demo and varied augment only those, from --kimg=100 on. The run folder gets
+    mirrored too. Without --aug, --cfg=demo, cpu and varied augment only those, from --kimg=100 on. The run folder gets
     upstream's snapshots, logs and grids, and layersNNNNNN.png: one scene per column, one layer per row.
 
     Examples:

@@ -30,6 +30,7 @@ _SMALL: dict[str, Any] = dict(  # Minutes on a CPU.
 # Ours: upstream's base, and values for options that the user leaves unset.
 LAYERED: dict[str, dict[str, Any]] = dict(
     demo=dict(base="auto", options=_SMALL),
+    cpu=dict(base="auto", options=dict(_SMALL, cbase=1024, cmax=64, kimg=32)),  # Own pictures without a GPU.
     # Varied outlines: high learning rate first, freer masks last (docs/training.md, "Varied scenes").
     varied=dict(base="auto", options=dict(
         _SMALL, lr=[0.003, 0.0003], shift=[0.125, 0.06], mask_size_over="batch", mask_floor=0.4, mask_max=0.65,
@@ -51,7 +52,7 @@ NAMES = [*UPSTREAM, *LAYERED]
 FEW_PICTURES = 5000  # Fewer are a small set.
 
 # ADA's probability rises by 1 in 500 kimg at most: in 24 kimg to 0.05, where it costs time and does next to nothing.
-BRIEF, BRIEF_KIMG = ("demo", "varied"), 100
+BRIEF, BRIEF_KIMG = ("demo", "cpu", "varied"), 100
 
 _SOURCES = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/transfer-learning-source-nets/"
 

@@ -139,6 +139,11 @@ def test_varied_is_the_demo_with_varied_scenes_and_the_papers_losses_have_none_o
         assert (loss["mask_size_over"], loss["mask_variety"], loss["range_weight"]) == ("picture", 0, 0)
 
 
+def test_cpu_is_the_demo_wider_and_longer(data):
+    asked = ["--cfg=demo", "--cbase=1024", "--cmax=64", "--kimg=32"]
+    assert dry(data, "--cfg=cpu") | dict(command="") == dry(data, *asked) | dict(command="")
+
+
 def test_varied_can_grow(data):
     stages = dry(data, "--cfg=varied", "--resolution=16", "--grow-schedule=8:4:16,16:6:8:0.004")["stages"]
     assert [stage["lr"] for stage in stages] == [0.003, 0.004]
@@ -166,7 +171,7 @@ def test_augmentations_are_upstreams(data):
 @pytest.mark.parametrize("cfg, num, kimg, expected", [
     ("auto", 4999, 25000, (True, "ada")), ("auto", 5000, 25000, (False, "ada")), ("car", 10, 1, (True, "ada")),
     ("demo", 4999, 24, (True, "noaug")), ("demo", 4999, 100, (True, "ada")), ("demo", 5000, 100, (False, "noaug")),
-    ("varied", 2184, 99.9, (True, "noaug")), ("varied", 2184, 200, (True, "ada")),
+    ("cpu", 2184, 32, (True, "noaug")), ("varied", 2184, 99.9, (True, "noaug")), ("varied", 2184, 200, (True, "ada")),
 ])
 def test_small_sets_are_mirrored_and_augmented_where_nothing_was_said(cfg, num, kimg, expected):
     assert presets.choose_for_size(cfg, num, kimg, None, None) == expected
