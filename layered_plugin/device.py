@@ -7,6 +7,7 @@ import ctypes
 import os
 import platform
 
+import numpy as np
 import torch
 
 from layered_plugin.errors import ArgumentError
@@ -123,6 +124,8 @@ def tune_cpu() -> None:
     Freed memory stays with the process where the C library can be told so (glibc): else each large tensor is mapped
     and unmapped, page by page.
     """
+    for dtype in (np.float16, np.float32, np.float64):
+        np.finfo(dtype)  # Kept by NumPy, which warns where its first look comes later.
     torch.set_flush_denormal(True)
     if platform.libc_ver()[0] == "glibc":
         mallopt = ctypes.CDLL(None).mallopt

@@ -85,3 +85,8 @@ def test_denormals_count_as_zero_in_a_tuned_process():
         assert (torch.full([64], 1e-30) * 1e-10 == 0).all()
     finally:
         torch.set_flush_denormal(False)
+
+
+def test_a_tuned_process_imports_scipy_without_a_warning():
+    code = "from layered_plugin.device import tune_cpu; tune_cpu(); import scipy.ndimage"
+    subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", code], check=True)
