@@ -9,17 +9,15 @@ import math
 import torch
 from torch.nn import functional as F
 
-BANDWIDTH = 0.1  # Of a color, as a standard deviation; colors in [-1, 1].
-
-SAMPLES_PX = 16  # So many pixels along each side stand for all.
+BANDWIDTH, BINS = 0.1, 24  # Of a channel in [-1, 1]: standard deviation of the kernel, and how finely it is told apart.
 
 ROUNDS = 2  # The densities are those of the mask, then those of the result.
 
-LEAST_PRIOR, LARGEST_LOG_RATIO = 0.02, 6.0  # So far, colors may overrule the mask.
+LEAST_PRIOR, LEAST_DENSITY, LARGEST_LOG_RATIO = 0.02, 1e-5, 6.0  # So far, colors may overrule the mask.
 
 TIE, TIE_BANDWIDTH, TIE_ROUNDS = 2.0, 0.3, 8  # Between neighbours of one color, in log odds.
 
-_CHUNK = 16  # Pictures at a time: their products of all pixels with all samples should stay in the cache.
+_CHUNK = 16  # Pictures at a time: their tables of colors should stay in the cache.
 
 
 def correct_by_colors(img: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -40,8 +38,8 @@ def color_posterior(img: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Probability of object at each pixel, given its color and what the mask says of it.
 
     Bayes' rule, pixel by pixel. The prior is the mask; the likelihoods are the densities of the object's and of the
-    ground's colors over the whole picture, by Gaussian kernels about the colors of a grid of pixels, weighted by the
-    square of the mask and of its rest to 1, so that what is half and half counts for little.
+    ground's colors over the whole picture: histograms blurred by a Gaussian kernel, in which a pixel counts by the
+    square of the mask, and of its rest to 1, so that what is half and half counts for little.
 
     Args:
         img: Pictures, [N, 3, H, W], in [-1, 1].
@@ -50,22 +48,27 @@ def color_posterior(img: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     Returns:
         [N, 1, H, W], in [0, 1]. A mask that is 0 or 1 everywhere stays on its side.
     """
-    rows, columns = (_grid(side, img.device) for side in img.shape[2:])
-    at = (slice(None), slice(None), rows[:, None], columns)
-    color = img.flatten(2).transpose(1, 2) / BANDWIDTH  # [N, P, 3]
-    sample = img[at].flatten(2) / BANDWIDTH  # [N, 3, S]
-    square = -0.5 * (color.square().sum(2, keepdim=True) + sample.square().sum(1, keepdim=True))
-    near = torch.baddbmm(square, color, sample).exp_()  # [N, P, S]
+    num = len(img)
+    levels = ((img.clamp(-1, 1) + 1) / 2 * (BINS - 1)).round().long()  # [N, 3, H, W]
+    color = ((levels[:, 0] * BINS + levels[:, 1]) * BINS + levels[:, 2]).flatten(1)  # [N, P]
+    color = color[:, None].expand(-1, 2, -1)
     prior = mask.clamp(LEAST_PRIOR, 1 - LEAST_PRIOR)
     posterior = prior
     for _ in range(ROUNDS):
-        opacity = posterior[at].flatten(1)
-        weight = torch.stack([opacity.square(), (1 - opacity).square()], dim=2)  # [N, S, 2]
-        density = near @ (weight / (weight.sum(1, keepdim=True) + 1e-3))
-        log_object, log_ground = (density + 1e-5).log_().reshape(*mask.shape, 2).unbind(-1)
+        weight = torch.stack([posterior.flatten(1), 1 - posterior.flatten(1)], dim=1).square()  # [N, 2, P]
+        table = weight.new_zeros([num, 2, BINS**3]).scatter_add_(2, color, weight / weight.sum(2, keepdim=True))
+        density = _blur(table.reshape(num, 2, BINS, BINS, BINS)).flatten(2).gather(2, color)
+        log_object, log_ground = (density + LEAST_DENSITY).log().reshape(num, 2, *mask.shape[2:]).split(1, dim=1)
         ratio = (log_object - log_ground).clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO)
         posterior = torch.sigmoid(prior.logit() + ratio)
     return posterior
+
+
+def _blur(table: torch.Tensor) -> torch.Tensor:
+    """Tables of colors [N, K, R, G, B] under a Gaussian kernel of height 1."""
+    level = torch.linspace(-1, 1, BINS, device=table.device)
+    kernel = torch.exp((level[:, None] - level).square() / (-2 * BANDWIDTH**2))
+    return torch.einsum("nkrgb,rx,gy,bz->nkxyz", table, kernel, kernel, kernel)
 
 
 def tie_neighbours(img: torch.Tensor, prob: torch.Tensor) -> torch.Tensor:
@@ -96,9 +99,3 @@ def tie_neighbours(img: torch.Tensor, prob: torch.Tensor) -> torch.Tensor:
     for _ in range(TIE_ROUNDS):
         odds = given + (tie * neighbours(torch.tanh(odds / 2))).sum(dim=0)  # tanh(odds / 2) = 2 p - 1
     return odds.sigmoid()
-
-
-def _grid(side: int, device: torch.device) -> torch.Tensor:
-    """Up to SAMPLES_PX places, evenly over a side of so many pixels."""
-    num = min(side, SAMPLES_PX)
-    return ((torch.arange(num, device=device) + 0.5) * side / num).long()

@@ -2,9 +2,7 @@
 
 What the network is unsure of, the colors about it decide. Two steps, on the picture reduced to `GUIDE_PX`:
 
-1. Bayes' rule at each pixel. The prior is the soft mask; the likelihoods are two normal distributions of color, the
-   object's and the background's, whose moments are taken in a window about the pixel, weighted by the mask. Done
-   again with the moments of the result, while the prior stays.
+1. Bayes' rule at each pixel, then neighbours of like color follow each other, as in self-training (`colors`).
 2. The guided filter (He et al., Guided Image Filtering, 2013): in each small window the mask is fitted as a linear
    function of color. Only the coefficients are enlarged; the full-size picture goes through them.
 
@@ -16,17 +14,15 @@ import PIL.Image
 import torch
 from torch.nn import functional as F
 
+from layered_plugin.segmentation.colors import correct_by_colors
+
 LEAST_ENLARGEMENT = 2  # Below it, a stretched mask is nearly as sharp as the picture, and is left alone.
 
 GUIDE_PX = 128  # Longer side of the picture that the two steps see, or the network's where that is larger.
 
-COLOR_WINDOW, COLOR_VARIANCE, LARGEST_LOG_RATIO = 25, 0.03, 6.0
-
 GUIDED_WINDOW, GUIDED_VARIANCE = 17, 1e-3  # Variance below which a window counts as flat; colors in [0, 1].
 
 EDGE_WINDOW = 13  # Colors further than half of this from the edge are the object's own, unsure as the mask may be.
-
-LEAST_PRIOR = 0.02  # So far, colors may overrule the network.
 
 
 def is_enlarged(size: tuple[int, int], resolution: int) -> bool:
@@ -47,8 +43,8 @@ def sharpen_mask(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """
     guide = _reduce(picture, max(GUIDE_PX, *mask.shape))  # [3, h, w]
     prior = _stretch(mask[None], guide.shape[1:])[0]
-    posterior = _color_posterior(guide, prior, weights=prior)
-    posterior = _color_posterior(guide, prior, weights=posterior)
+    colors = torch.from_numpy(guide * 2 - 1)[None]
+    posterior = correct_by_colors(colors, torch.from_numpy(prior)[None, None])[0, 0].numpy()
     slope, offset = _guided_coefficients(guide, posterior)
     enlarged = _stretch(np.concatenate([slope / 255, offset[None]]), picture.shape[:2])  # [4, H, W]
     out = enlarged[3]
@@ -97,22 +93,6 @@ def _near_edge(inside: np.ndarray, window: int) -> np.ndarray:
             rows[step:] |= before[:-step]
             rows[:-step] |= before[step:]
     return kinds == 3
-
-
-def _color_posterior(guide: np.ndarray, prior: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Probability of object by the colors about each pixel, [h, w], of a guide [3, h, w].
-
-    Moments are weighted by the square of `weights`, [h, w], for the object and of the rest to 1 for the background.
-    """
-    log_likelihood = []
-    for weight in (weights**2, (1 - weights)**2):
-        moments = _box_mean(np.concatenate([weight[None], weight * guide, weight * guide**2]), COLOR_WINDOW)
-        mean, square = moments[1:].reshape(2, 3, *prior.shape) / (moments[0] + 1e-4)
-        variance = (square - mean**2).clip(0) + COLOR_VARIANCE
-        log_likelihood.append(-0.5 * ((guide - mean)**2 / variance + np.log(variance)).sum(axis=0))
-    prior = prior.clip(LEAST_PRIOR, 1 - LEAST_PRIOR)
-    ratio = (log_likelihood[0] - log_likelihood[1]).clip(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO)
-    return prior / (prior + (1 - prior) * np.exp(-ratio))
 
 
 def _guided_coefficients(guide: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -12,8 +12,7 @@ from layered_plugin.segmentation.colors import color_posterior, correct_by_color
 def by_the_formula(img, mask):
     """Bayes' rule for one picture [3][H][W] and its mask, plain numbers."""
     _, height, width = img.shape
-    places = [(int((i + 0.5) * height / min(height, 16)), int((j + 0.5) * width / min(width, 16)))
-              for i in range(min(height, 16)) for j in range(min(width, 16))]
+    places = [(v, u) for v in range(height) for u in range(width)]
     prior = [[min(max(float(p), 0.02), 0.98) for p in row] for row in mask]
     opacity = prior
     for _ in range(2):
@@ -27,7 +26,7 @@ def by_the_formula(img, mask):
                     near = sum(weight(opacity[v][u]) * math.exp(-sum(
                         (float(img[c, y, x]) - float(img[c, v, u]))**2 for c in range(3)) / (2 * 0.1**2))
                         for v, u in places)
-                    density.append(near / (total + 1e-3) + 1e-5)
+                    density.append(near / total + 1e-5)
                 ratio = min(max(math.log(density[0] / density[1]), -6), 6)
                 odds = math.log(prior[y][x] / (1 - prior[y][x])) + ratio
                 posterior[-1].append(1 / (1 + math.exp(-odds)))
@@ -38,10 +37,17 @@ def by_the_formula(img, mask):
 @pytest.mark.parametrize("height, width", [(5, 7), (18, 3)])
 def test_bayes_rule_pixel_by_pixel(height, width):
     generator = torch.Generator().manual_seed(0)
-    img = torch.rand(2, 3, height, width, generator=generator) * 0.5
+    # A few colors, exactly on levels that are told apart.
+    img = -1 + 2 * torch.randint(8, 14, [2, 3, height, width], generator=generator) / (colors.BINS - 1)
     mask = torch.rand(2, 1, height, width, generator=generator)
     expected = torch.stack([by_the_formula(one, soft[0]) for one, soft in zip(img, mask, strict=True)])
     assert torch.allclose(color_posterior(img, mask)[:, 0], expected, atol=1e-4)
+
+
+def test_colors_between_levels_change_little():
+    generator = torch.Generator().manual_seed(5)
+    img, mask = torch.rand(1, 3, 24, 24, generator=generator) - 0.5, torch.rand(1, 1, 24, 24, generator=generator)
+    assert (color_posterior(img, mask)[0, 0] - by_the_formula(img[0], mask[0, 0])).abs().mean() < 0.05
 
 
 def square(size, low, high):

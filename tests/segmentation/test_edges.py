@@ -80,21 +80,3 @@ def test_near_the_edge_is_where_a_window_has_both_sides(height, width):
     for row, column in np.ndindex(height, width):
         window = inside[max(row - 6, 0):row + 7, max(column - 6, 0):column + 7]
         assert found[row, column] == (window.any() and not window.all())
-
-
-@pytest.mark.parametrize("shade", [0.4, 0.6, 0.8])
-def test_posterior_is_bayes_rule_with_the_normal_distributions_of_the_window(shade):
-    random = np.random.RandomState(0)
-    prior = random.choice([0.1, 0.9], size=[41, 41]).astype(np.float32)
-    guide = (0.6 + 0.3 * (prior - 0.1) * random.randn(3, 41, 41)).astype(np.float32)  # A colorful object on gray.
-    guide[:, 20, 20], prior[20, 20] = shade, 0.4
-    found = edges._color_posterior(guide, prior, weights=prior)[20, 20]
-    window = np.s_[20 - edges.COLOR_WINDOW // 2:20 + edges.COLOR_WINDOW // 2 + 1]
-    colors = guide[:, window, window].reshape(3, -1).astype(np.float64)
-    density = []
-    for weights in (prior**2, (1 - prior)**2):
-        mean = np.average(colors, axis=1, weights=weights[window, window].ravel())
-        square = np.average(colors**2, axis=1, weights=weights[window, window].ravel())
-        variance = square - mean**2 + edges.COLOR_VARIANCE
-        density.append((np.exp(-(shade - mean)**2 / (2 * variance)) / np.sqrt(variance)).prod())
-    assert found == pytest.approx(0.4 * density[0] / (0.4 * density[0] + 0.6 * density[1]), abs=0.01)
