@@ -58,6 +58,14 @@ def test_model_of_chunks_is_refused(tmp_path):
         BatchSegmenter(make_model(tmp_path / "model", "chunks"), device="cpu")
 
 
+def maps(process):
+    """Is it one of Ray's workers that segment?"""
+    try:
+        return "MapWorker" in " ".join(process.cmdline())
+    except psutil.Error:  # It has ended.
+        return False
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_local_ray_with_two_workers_of_which_one_is_killed(tmp_path, monkeypatch):
     ray = pytest.importorskip("ray")
@@ -77,8 +85,7 @@ def test_local_ray_with_two_workers_of_which_one_is_killed(tmp_path, monkeypatch
         for row in rows.iter_rows():
             found[row["path"].rpartition("/")[2]] = row
             if not killed:
-                workers = [process for process in psutil.Process().children(recursive=True)
-                           if "MapWorker" in " ".join(process.cmdline())]
+                workers = [process for process in psutil.Process().children(recursive=True) if maps(process)]
                 workers[0].kill()
                 killed = len(workers)
     finally:
