@@ -3,8 +3,9 @@
 import numpy as np
 
 from layered_plugin.data.downloads import Archive, Entry, decode_bytes
+from layered_plugin.data.files import is_picture_name
 from layered_plugin.data.masks import OBJECT_LEVEL
-from layered_plugin.data.pictures import is_picture_name, to_rgb
+from layered_plugin.data.pictures import to_rgb
 from layered_plugin.errors import PictureError
 
 

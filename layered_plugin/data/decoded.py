@@ -97,7 +97,10 @@ def _times(path: Path) -> str:
     if path.suffix == ".zip":
         return ""
     try:
-        files = [path / name for name in PictureSource(path).names] if path.is_dir() else [path]
+        files = [path]
+        if path.is_dir():
+            names = [name.split(".tar/")[0] + ".tar" if ".tar/" in name else name for name in PictureSource(path).names]
+            files = [path / name for name in dict.fromkeys(names)]
         times = np.array([file.stat().st_mtime_ns for file in files], np.int64)
     except UNREADABLE:
         return ""

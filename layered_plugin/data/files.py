@@ -33,6 +33,9 @@ class Files(Protocol):
     def open(self, name: str) -> IO[bytes]:
         """Open one of them. Raises KeyError or FileNotFoundError if there is none, ``UNREADABLE`` if it is damaged."""
 
+    def size(self, name: str) -> int:
+        """Bytes of one of them; errors as ``open``."""
+
     def close(self) -> None:
         """Close the archive."""
 
@@ -48,6 +51,9 @@ class Folder:
 
     def open(self, name: str) -> IO[bytes]:
         return (self.path / name).open("rb")
+
+    def size(self, name: str) -> int:
+        return (self.path / name).stat().st_size
 
     def close(self) -> None:
         """There is nothing to close."""
@@ -73,6 +79,9 @@ class Zip:
 
     def open(self, name: str) -> IO[bytes]:
         return self.archive().open(name)
+
+    def size(self, name: str) -> int:
+        return self.archive().getinfo(name).file_size
 
     def close(self) -> None:
         if self._zip is not None:
@@ -100,13 +109,8 @@ class Tar:
     def __init__(self, path: Path, temp_dir: Path | None) -> None:
         self.path = path
         self._plain = _plain_tar(path, temp_dir)
-        self._places: dict[str, tuple[int, int]] = {}
         try:
-            with tarfile.open(fileobj=self._plain, mode="r:") as tar:
-                while (member := tar.next()) is not None:
-                    if member.isfile():
-                        self._places[member.name.removeprefix("./")] = (member.offset_data, member.size)
-                    tar.members.clear()  # type: ignore[attr-defined]  # Of a kilobyte each.
+            self._places = dict(_places(self._plain))
         except BaseException:
             self._plain.close()
             raise
@@ -122,6 +126,9 @@ class Tar:
             raise EOFError(f"the tar ends within {name}")
         return io.BytesIO(data)
 
+    def size(self, name: str) -> int:
+        return self._places[name][1]
+
     def close(self) -> None:
         self._plain.close()
 
@@ -132,6 +139,51 @@ class Tar:
         self.__dict__.update(state, _plain=self.path.open("rb"))
 
 
+class Shards:
+    """The uncompressed tars of a folder as one, such as WebDataset's; names are ``shard.tar/name within``.
+
+    Args:
+        path: The folder.
+
+    Raises:
+        tarfile.TarError: One of them is no tar, or compressed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._places: dict[str, tuple[str, int, int]] = {}
+        for shard in sorted(path.glob("*.tar")):
+            with shard.open("rb") as file:
+                self._places.update((f"{shard.name}/{name}", (shard.name, *place)) for name, place in _places(file))
+
+    def list_names(self) -> list[str]:
+        return sorted(self._places)
+
+    def open(self, name: str) -> IO[bytes]:
+        shard, offset, size = self._places[name]
+        with (self.path / shard).open("rb") as file:
+            file.seek(offset)
+            data = file.read(size)
+        if len(data) < size:
+            raise EOFError(f"{shard} ends within it")
+        return io.BytesIO(data)
+
+    def size(self, name: str) -> int:
+        return self._places[name][2]
+
+    def close(self) -> None:
+        """Each tar is open while a file of it is read."""
+
+
+def _places(file: IO[bytes]) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Names of the files in an uncompressed tar, each with its offset and size in bytes."""
+    with tarfile.open(fileobj=file, mode="r:") as tar:
+        while (member := tar.next()) is not None:
+            if member.isfile():
+                yield member.name.removeprefix("./"), (member.offset_data, member.size)
+            tar.members.clear()  # type: ignore[attr-defined]  # Of a kilobyte each.
+
+
 def _below(folder: Path, prefix: str) -> Iterator[str]:
     """Files of a folder and its folders, linked ones left out; much quicker than ``rglob`` where there are many."""
     with os.scandir(folder) as found:
@@ -140,6 +192,13 @@ def _below(folder: Path, prefix: str) -> Iterator[str]:
                 yield from _below(folder / item.name, f"{prefix}{item.name}/")
             elif item.is_file():
                 yield prefix + item.name
+
+
+def is_picture_name(name: str) -> bool:
+    """Whether a file's name has the suffix of a format that Pillow knows."""
+    # Data sets made on a Mac carry a shadow of every file.
+    hidden = name.startswith("__MACOSX/") or os.path.basename(name).startswith("._")
+    return os.path.splitext(name)[1].lower() in PIL.Image.registered_extensions() and not hidden
 
 
 def open_files(path: Path, temp_dir: Path | None = None) -> Files:

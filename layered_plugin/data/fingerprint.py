@@ -16,7 +16,7 @@ FINGERPRINT = fields(dict(num=number(1, whole=True), bytes=number(0, 2**63, whol
 
 
 def fingerprint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Fingerprint of a folder or zip, from its directory alone: no picture is read.
+    """Fingerprint of a folder or archive, from its directory alone: no picture is read.
 
     Returns:
         num, of pictures; bytes, of all; hashes of their names in order, and of their sizes, in a zip with checksums.
@@ -26,7 +26,7 @@ def fingerprint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     source = PictureSource(path)
     try:
-        sizes, contents = _contents(Path(path), source.names)
+        sizes, contents = _contents(Path(path), source)
     except UNREADABLE as err:
         raise PictureError(f"{path}: not readable: {err}") from err
     finally:
@@ -46,17 +46,14 @@ def what_changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | Non
     return None
 
 
-def _contents(path: Path, names: list[str]) -> tuple[list[int], list[str]]:
+def _contents(path: Path, source: PictureSource) -> tuple[list[int], list[str]]:
     """Size of each picture, and what tells it from another: in a zip the checksum too, which is there for nothing."""
-    if path.is_dir():
-        sizes = [(path / name).stat().st_size for name in names]
-        return sizes, list(map(str, sizes))
-    if zipfile.is_zipfile(path):
+    if not path.is_dir() and zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            infos = [archive.getinfo(name) for name in names]
+            infos = [archive.getinfo(name) for name in source.names]
         return [info.file_size for info in infos], [f"{info.file_size} {info.CRC}" for info in infos]
-    size = path.stat().st_size
-    return [size], [str(size)]
+    sizes = [source.size(name) for name in source.names]
+    return sizes, list(map(str, sizes))
 
 
 def _hash(words: Iterable[str]) -> str:

@@ -9,8 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from layered_plugin.data.downloads import Archive, Entry, decode_bytes
-from layered_plugin.data.files import UNREADABLE
-from layered_plugin.data.pictures import is_picture_name
+from layered_plugin.data.files import UNREADABLE, is_picture_name
 from layered_plugin.errors import MissingLibraryError, PictureError
 
 

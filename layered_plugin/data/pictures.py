@@ -10,7 +10,7 @@ import PIL.Image
 import PIL.ImageOps
 import torch
 
-from layered_plugin.data.files import UNREADABLE, Folder, open_files, read_file
+from layered_plugin.data.files import UNREADABLE, Folder, Shards, is_picture_name, open_files, read_file
 from layered_plugin.errors import PictureError
 
 BATCH_PIXELS = 30_000_000  # Pictures, masks and layers are held at full size, at about 30 bytes a pixel.
@@ -26,7 +26,7 @@ class PictureSource:
     """Names of the pictures of a folder (searched recursively), a zip, a tar or a single file, and a way to open each.
 
     Args:
-        path: Folder, zip, tar or picture.
+        path: Folder, zip, tar or picture; of a folder without pictures its tars, shards such as WebDataset's.
         temp_dir: Where a compressed tar is unpacked; None = none is taken.
 
     Raises:
@@ -39,6 +39,9 @@ class PictureSource:
         try:
             self._files = Folder(self.path.parent) if single else open_files(self.path, temp_dir)
             names = [self.path.name] if single else self._files.list_names()
+            if not any(map(is_picture_name, names)) and any(name.endswith(".tar") for name in names):
+                self._files = Shards(self.path)
+                names = self._files.list_names()
         except UNREADABLE as err:
             raise PictureError(f"{self.path}: neither a folder nor a readable zip or tar: {err}") from err
         self.names = [name for name in names if is_picture_name(name)]
@@ -55,6 +58,10 @@ class PictureSource:
             KeyError, FileNotFoundError: There is no such file.
         """
         return read_file(self._files, name)
+
+    def size(self, name: str) -> int:
+        """Bytes of any file of the folder or archive; errors as ``read``."""
+        return self._files.size(name)
 
     def open(self, name: str) -> PIL.Image.Image:
         """Decode one picture, in its own mode and size, upright as its EXIF orientation says.
@@ -110,13 +117,6 @@ def decode(file: IO[bytes], upright: bool = True) -> PIL.Image.Image:
     picture = PIL.Image.open(file)
     picture.load()
     return PIL.ImageOps.exif_transpose(picture) if upright else picture
-
-
-def is_picture_name(name: str) -> bool:
-    """Whether a file's name has the suffix of a format that Pillow knows."""
-    # Data sets made on a Mac carry a shadow of every file.
-    hidden = name.startswith("__MACOSX/") or os.path.basename(name).startswith("._")
-    return os.path.splitext(name)[1].lower() in PIL.Image.registered_extensions() and not hidden
 
 
 def to_rgb(picture: PIL.Image.Image, backdrop: str = "white") -> PIL.Image.Image:

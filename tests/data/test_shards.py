@@ -1,0 +1,95 @@
+"""Folders of tars, such as WebDataset's: their pictures one after the other, from their places in the files."""
+
+import pickle
+import tarfile
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from layered_plugin.data.dataset import PictureDataset
+from layered_plugin.data.decoded import _times
+from layered_plugin.data.files import Shards
+from layered_plugin.data.fingerprint import fingerprint, what_changed
+from layered_plugin.data.pictures import PictureSource
+from layered_plugin.errors import PictureError
+
+
+def write_shard(path, names, seed=0):
+    """A tar of pictures of noise, each with a text beside it; the pictures."""
+    pictures = {}
+    with tarfile.open(path, "w") as tar:
+        for idx, name in enumerate(names):
+            pixels = np.random.RandomState(seed + idx).randint(0, 256, [8, 8, 3], dtype=np.uint8)
+            one = path.with_name("one")
+            PIL.Image.fromarray(pixels).save(one, format="PNG")
+            tar.add(one, f"./{name}.png")
+            one.write_text("words")
+            tar.add(one, f"./{name}.txt")
+            one.unlink()
+            pictures[f"{path.name}/{name}.png"] = pixels
+    return pictures
+
+
+@pytest.fixture
+def shards(tmp_path):
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    pictures = {}
+    for number in (1, 0):
+        pictures |= write_shard(folder / f"cars-{number:06d}.tar", [f"{number}a", f"{number}b"], seed=10 * number)
+    (folder / "notes.txt").write_text("no picture")
+    return folder, pictures
+
+
+def test_a_folder_of_tars_is_their_pictures_in_order(shards):
+    folder, pictures = shards
+    source = PictureSource(folder)
+    assert source.names == sorted(pictures) and len(source) == 4
+    for name, pixels in pictures.items():
+        np.testing.assert_array_equal(np.asarray(source.open(name)), pixels)
+        assert source.size(name) == len(source.read(name))
+    assert source.read("cars-000001.tar/1b.txt") == b"words"
+    again = pickle.loads(pickle.dumps(source))
+    np.testing.assert_array_equal(np.asarray(again.open(source.names[0])), pictures[source.names[0]])
+
+
+def test_a_folder_with_pictures_of_its_own_is_these(shards):
+    folder, pictures = shards
+    PIL.Image.fromarray(next(iter(pictures.values()))).save(folder / "own.png")
+    assert PictureSource(folder).names == ["own.png"]
+
+
+def test_training_reads_them(shards):
+    folder, pictures = shards
+    data = PictureDataset(path=folder, size_px=8)
+    for idx, name in enumerate(sorted(pictures)):
+        np.testing.assert_array_equal(data[idx][0], pictures[name].transpose(2, 0, 1))
+
+
+def test_a_shard_more_or_another_is_a_change(shards):
+    folder, _ = shards
+    before, times = fingerprint(folder), _times(folder)
+    assert what_changed(before, fingerprint(folder)) is None and times and before["num"] == 4
+    write_shard(folder / "cars-000002.tar", ["2a"])
+    assert "had 4 pictures" in what_changed(before, fingerprint(folder)) and _times(folder) != times
+
+
+def test_a_shard_that_is_cut_off_is_named(shards):
+    folder, _ = shards
+    source = PictureSource(folder)
+    (folder / "cars-000001.tar").write_bytes((folder / "cars-000001.tar").read_bytes()[:700])
+    with pytest.raises(PictureError, match="cars-000001.tar/1a.png"):
+        source.open("cars-000001.tar/1a.png")
+
+
+def test_what_is_no_tar_is_refused(shards):
+    folder, _ = shards
+    (folder / "cars-000003.tar").write_bytes(b"no tar " * 200)
+    with pytest.raises(PictureError, match="neither a folder nor a readable zip or tar"):
+        PictureSource(folder)
+
+
+def test_a_file_that_is_not_there_is_a_key_error(shards):
+    with pytest.raises(KeyError):
+        Shards(shards[0]).open("cars-000000.tar/x.png")
