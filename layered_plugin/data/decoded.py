@@ -65,8 +65,10 @@ def shared_pictures(path: Path, sizes: list[int], used: list[int], num: int,
                 if shutil.disk_usage(folder).free * (1 - SPARE) < np.prod(shape, dtype=np.int64):
                     return None
                 _write(file, shape, used, decode)
-    except (DiskFullError, OSError) as err:
-        if isinstance(err, OSError) and err.errno not in UNUSABLE and not isinstance(err, PermissionError):
+    except (DiskFullError, PermissionError):
+        return None
+    except OSError as err:
+        if err.errno not in UNUSABLE:
             raise
         return None
     os.utime(file)  # So that the files of data no longer used are known by their time.
@@ -99,8 +101,8 @@ def _times(path: Path) -> str:
     try:
         files = [path]
         if path.is_dir():
-            names = [name.split(".tar/")[0] + ".tar" if ".tar/" in name else name for name in PictureSource(path).names]
-            files = [path / name for name in dict.fromkeys(names)]
+            names = [path / name for name in PictureSource(path).names]
+            files = names if names[0].is_file() else sorted(path.glob("*.tar"))
         times = np.array([file.stat().st_mtime_ns for file in files], np.int64)
     except UNREADABLE:
         return ""

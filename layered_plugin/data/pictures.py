@@ -39,7 +39,7 @@ class PictureSource:
         try:
             self._files = Folder(self.path.parent) if single else open_files(self.path, temp_dir)
             names = [self.path.name] if single else self._files.list_names()
-            if not any(map(is_picture_name, names)) and any(name.endswith(".tar") for name in names):
+            if self.path.is_dir() and not any(map(is_picture_name, names)) and any(self.path.glob("*.tar")):
                 self._files = Shards(self.path)
                 names = self._files.list_names()
         except UNREADABLE as err:

@@ -2,6 +2,7 @@
 
 import pickle
 import tarfile
+import zipfile
 
 import numpy as np
 import PIL.Image
@@ -93,3 +94,10 @@ def test_what_is_no_tar_is_refused(shards):
 def test_a_file_that_is_not_there_is_a_key_error(shards):
     with pytest.raises(KeyError):
         Shards(shards[0]).open("cars-000000.tar/x.png")
+
+
+def test_a_zip_is_no_folder_of_shards(shards, tmp_path):
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.write(shards[0] / "cars-000000.tar", "cars-000000.tar")
+    with pytest.raises(PictureError, match="all.zip: holds no pictures"):
+        PictureSource(tmp_path / "all.zip")
