@@ -9,7 +9,7 @@ import click
 
 from layered_plugin.command_line import DEVICES, SEED, SETTINGS, CheckedGroup, Number, Whole, user_errors
 from layered_plugin.evaluation import commands
-from layered_plugin.evaluation.options import TEACHERS, mask_values_option, teacher_options
+from layered_plugin.evaluation.options import TEACHERS, Shares, mask_values_option, teacher_options
 from layered_plugin.report.page import write_report
 
 
@@ -111,6 +111,8 @@ def generated(**opts: Any) -> None:
               metavar="STEPS")
 @click.option("--posterior", help="Correct masks pixel by pixel (encoders)", type=bool, default=False, metavar="BOOL")
 @click.option("--prior", help="Distilled model that --refine keeps to", metavar="RUN")
+@click.option("--sizes", help="Object's shares that part pictures, or none", type=Shares(),
+              default="0.08,0.15,0.25", metavar="LIST")
 @click.option("--baselines", help="none, all, installed, or names", default="installed", metavar="LIST")
 @click.option("--seed", help="Seed of the bootstrap", type=SEED, default=0, metavar="INT")
 @click.option("--batch", help="Pictures at a time, at most", type=Whole(1, 2**16), default=100, metavar="INT")
@@ -126,7 +128,8 @@ def real(**opts: Any) -> None:
     none: there an empty prediction has IoU 1, any other 0. `full_mask_iou` is the score of the full-image mask.
     Soft predictions are brought to the picture's size as by `invert.py segment` and then binarised at 0.5; with
     --eval-size=net, picture and truth are squeezed to the network's square first. `boundary_f` scores the outline,
-    right within 2 pixels. --polarity=oracle uses the truth: such scores are no
+    right within 2 pixels. `by_size` has the IoU of the pictures whose true object covers less than 8 % of them, 8 to
+    15 %, 15 to 25 %, and more; --sizes sets other bounds. --polarity=oracle uses the truth: such scores are no
     measure of an unsupervised method. The record is added to metric-real.jsonl of the model's folder, with
     real-best.png and real-worst.png beside it.
 
@@ -151,6 +154,11 @@ def real(**opts: Any) -> None:
     # Mean and deviation over three seeds, two baselines.
     python eval.py real --model=runs/00001-distill --model=runs/00002-distill --model=runs/00003-distill \\
         --data=data/shapes-test.zip --masks=data/shapes-test-masks.zip --baselines=full,otsu
+
+    \b
+    # How well are small objects found?
+    python eval.py real --model=runs/00001-distill --data=data/shapes-test.zip --masks=data/shapes-test-masks.zip \\
+        --sizes=0.05,0.1
     """
     commands.run_real(**opts)
 

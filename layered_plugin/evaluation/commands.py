@@ -19,6 +19,7 @@ from layered_plugin.evaluation import output, scoring
 from layered_plugin.evaluation.judge import check_pairs, save_judge, score_judge, train_judge
 from layered_plugin.evaluation.metrics import mean_and_deviation
 from layered_plugin.evaluation.options import choose_baselines, make_teacher, resolve_device, user_errors
+from layered_plugin.evaluation.sizes import sizes_over
 from layered_plugin.evaluation.teachers import AlphaTeacher, MaskTeacher, Teacher
 from layered_plugin.evaluation.variety import Comparison
 from layered_plugin.model.fidelity import CroppedPictures, Fidelity
@@ -113,8 +114,8 @@ def _over_networks(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def run_real(*, models: Sequence[str], data: str, masks: str | None, mask_values: Ranges | None,
              teacher_kind: str | None, detector_size: int | None, num: int | None, eval_size: str, polarity: str,
-             flip: bool, refine: int, posterior: bool, prior: str | None, sharp: bool, baselines: str, seed: int,
-             batch: int, device_name: str, **teacher_options: Any) -> None:
+             flip: bool, refine: int, posterior: bool, prior: str | None, sharp: bool, sizes: tuple[float, ...],
+             baselines: str, seed: int, batch: int, device_name: str, **teacher_options: Any) -> None:
     """Body of ``eval.py real``; parameters are its options.
 
     Raises:
@@ -152,14 +153,14 @@ def run_real(*, models: Sequence[str], data: str, masks: str | None, mask_values
         scores, extremes = scoring.score_real(
             segmenters, source, source.names[:num], teacher, baselines=chosen_baselines,
             size_px=size_px if eval_size == "net" else None, oracle_polarity=polarity == "oracle",
-            refinement=refinement, seed=seed, batch=batch)
+            refinement=refinement, sizes=sizes, seed=seed, batch=batch)
     scored = [dict(model=str(path), kind=segmenter.kind, resolution=segmenter.resolution,
                    train_seed=segmenter.options.get("seed"), network=segmenter.options.get("network"), **sets)
               for path, segmenter, sets in zip(models, segmenters, scores["models"], strict=True)]
     record = dict(protocol="real", data=data, num_data=len(source), num=scores["num"],
                   num_detected=scores["num_detected"], teacher=description, eval_size=eval_size, polarity=polarity,
-                  flip=flip, refine=refine, posterior=posterior, prior=prior, sharp=sharp, seed=seed, models=scored,
-                  baselines=scores["baselines"], **runs.provenance("eval.py"))
+                  flip=flip, refine=refine, posterior=posterior, prior=prior, sharp=sharp, sizes=list(sizes),
+                  seed=seed, models=scored, baselines=scores["baselines"], **runs.provenance("eval.py"))
     everything = dict(record, over_models=_over_models(scored)) if len(scored) > 1 else record
     click.echo(output.real_table(everything, [segmenter.folder.name for segmenter in segmenters]), err=True)
     click.echo(json.dumps(everything))
@@ -215,8 +216,12 @@ def _check_models(segmenters: Sequence[Segmenter], eval_size: str, refinement: R
 def _over_models(scored: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Mean and deviation of each score over several models."""
     detected = [model["detected"] for model in scored if model["detected"] is not None]
-    return dict(detected=mean_and_deviation(detected) if detected else None,
-                all=mean_and_deviation([model["all"] for model in scored]))
+    over: dict[str, Any] = dict(
+        detected=mean_and_deviation(detected) if detected else None,
+        all=mean_and_deviation([model["all"] for model in scored]))
+    if detected and "by_size" in detected[0]:
+        over["by_size"] = sizes_over([model["by_size"] for model in detected])
+    return over
 
 
 def _record_folder(path: str | Path, option: str) -> Path | None:

@@ -5,6 +5,7 @@ invented, and 0 if one of them is empty; the precision of an empty prediction is
 Polarity is part of the result: object pixels are True, and only `oracle_polarity` ever swaps them.
 """
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -63,11 +64,19 @@ class MaskEvaluation:
         threshold: A pixel is predicted to be object from this opacity on.
         oracle_polarity: Swap object and background of the whole set if that gives the higher mean IoU. This uses the
             truth: such scores are no measure of an unsupervised method.
+        sizes: Shares of the picture, in (0, 1) and rising, that part pictures by the size of their true object; a
+            bound itself belongs to the larger ones. None = no such scores.
+
+    Raises:
+        ValueError: `sizes` are none.
     """
 
-    def __init__(self, threshold: float = 0.5, oracle_polarity: bool = False) -> None:
+    def __init__(self, threshold: float = 0.5, oracle_polarity: bool = False, sizes: Sequence[float] = ()) -> None:
+        bounds = [0.0, *sizes, 1.0]
+        if not all(low < high for low, high in zip(bounds, bounds[1:], strict=False)):  # Not a number fails it.
+            raise ValueError(f"Expected argument `sizes` to rise between 0 and 1, but got {list(sizes)}")
         self.threshold, self.oracle_polarity = threshold, oracle_polarity
-        self._polarities = [_Sums() for _ in range(1 + oracle_polarity)]  # As it is, swapped.
+        self._polarities = [_Sums(sizes) for _ in range(1 + oracle_polarity)]  # As it is, swapped.
 
     def add(self, pred: np.ndarray, target: np.ndarray) -> dict[str, float]:
         """Take in one picture.
@@ -109,7 +118,9 @@ class MaskEvaluation:
             `pooled_iou`, `pooled_miou`, `pooled_dice` from the pixels of the whole set. `full_mask_iou`, the mean IoU
             of calling everything object. `pred_coverage`, `target_coverage`, shares of all pixels. `num`, and how
             many pictures have `empty_pred`, `empty_target`, `both_empty`. `oracle_polarity`, and whether it
-            `inverted` the set.
+            `inverted` the set. With `sizes`, `by_size`, from small to large objects: `low` and `high` share, `num` of
+            the pictures, their mean `iou` and its `iou_ci`, both None where there are none; pictures without an
+            object are nowhere.
 
         Raises:
             ValueError: No picture was added, or `bootstrap` is below 1.
@@ -122,40 +133,79 @@ class MaskEvaluation:
         return dict(best, oracle_polarity=self.oracle_polarity, inverted=best is not results[0])
 
 
-class _Sums:
-    """Sums over pictures of what is known of each, apart in groups that the bootstrap draws from."""
+class _Groups:
+    """Rows of numbers, one per picture, added up in groups that the bootstrap draws from; memory does not grow."""
 
-    def __init__(self) -> None:
+    def __init__(self, columns: int) -> None:
         self.num = 0
-        self._groups = np.zeros((GROUPS, len(MEANS) + THRESHOLDS + len(TOTALS)))
+        self._sums = np.zeros((GROUPS, columns))
         self._draws = np.random.default_rng(0)
+
+    def add(self, row: Sequence[float]) -> None:
+        """Take in a picture's row; its last column must be 1."""
+        if self.num == GROUPS:  # From here on a picture's group is random, so that no order of theirs matters.
+            dealt, self._sums = self._sums, np.zeros_like(self._sums)
+            np.add.at(self._sums, self._draws.integers(GROUPS, size=GROUPS), dealt)
+        self._sums[self.num if self.num < GROUPS else self._draws.integers(GROUPS)] += row
+        self.num += 1
+
+    def totals(self, bootstrap: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Sums over the pictures, [columns], and over resamplings of them, [bootstrap, columns]."""
+        used = self._sums[self._sums[:, -1] > 0]
+        drawn = np.random.default_rng(seed).multinomial(len(used), [1 / len(used)] * len(used), size=bootstrap)
+        return used.sum(axis=0), drawn @ used
+
+
+class _Sums:
+    """Sums over pictures of what is known of each, and of the IoU by the object's size."""
+
+    def __init__(self, sizes: Sequence[float] = ()) -> None:
+        self._groups = _Groups(len(MEANS) + THRESHOLDS + len(TOTALS))
+        self._sizes = sizes
+        self._by_size = [_Groups(2) for _ in range(len(sizes) + 1)] if sizes else []  # IoU, 1.
+
+    @property
+    def num(self) -> int:
+        return self._groups.num
 
     def add(self, binary: np.ndarray, soft: np.ndarray, target: np.ndarray) -> dict[str, float]:
         counts = Counts(int((binary & target).sum()), int(binary.sum()), int(target.sum()), target.size)
         scores = {name: float(getattr(counts, name)) for name in MEANS if name != "boundary_f"}
         scores["boundary_f"] = boundary_f(binary, target)
-        if self.num == GROUPS:  # From here on a picture's group is random, so that no order of theirs matters.
-            dealt, self._groups = self._groups, np.zeros_like(self._groups)
-            np.add.at(self._groups, self._draws.integers(GROUPS, size=GROUPS), dealt)
-        group = self.num if self.num < GROUPS else self._draws.integers(GROUPS)
         empty = (counts.pred == 0, counts.target == 0, counts.pred == counts.target == 0)
-        self._groups[group] += [*scores.values(), *_fbeta_curve(soft, target), *counts, counts.target / counts.size,
-                                *empty, 1]
-        self.num += 1
+        share = counts.target / counts.size
+        self._groups.add([*scores.values(), *_fbeta_curve(soft, target), *counts, share, *empty, 1])
+        if self._by_size and counts.target:
+            self._by_size[bisect_right(self._sizes, share)].add([scores["iou"], 1])
         return scores
 
     def result(self, bootstrap: int, seed: int) -> dict[str, Any]:
-        used = self._groups[self._groups[:, -1] > 0]
-        drawn = np.random.default_rng(seed).multinomial(len(used), [1 / len(used)] * len(used), size=bootstrap) @ used
-        names, intervals = (*MEANS, "max_fbeta"), np.percentile(_means(drawn), [2.5, 97.5], axis=0).T.tolist()
-        totals = dict(zip(TOTALS, used[:, -len(TOTALS):].sum(axis=0).tolist(), strict=True))
+        sums, drawn = self._groups.totals(bootstrap, seed)
+        names, intervals = (*MEANS, "max_fbeta"), _interval(_means(drawn))
+        totals = dict(zip(TOTALS, sums[-len(TOTALS):].tolist(), strict=True))
         pixels = Counts(*(totals[name] for name in Counts._fields))
-        return dict(zip(names, _means(used.sum(axis=0)).tolist(), strict=True),
-                    **{f"{name}_ci": interval for name, interval in zip(names, intervals, strict=True)},
-                    **{f"pooled_{name}": float(getattr(pixels, name)) for name in ("iou", "miou", "dice")},
-                    full_mask_iou=totals["full_mask_iou"] / self.num, pred_coverage=pixels.pred / pixels.size,
-                    target_coverage=pixels.target / pixels.size,
-                    **{name: int(totals[name]) for name in ("num", "empty_pred", "empty_target", "both_empty")})
+        scores = dict(zip(names, _means(sums).tolist(), strict=True),
+                      **{f"{name}_ci": interval for name, interval in zip(names, intervals, strict=True)},
+                      **{f"pooled_{name}": float(getattr(pixels, name)) for name in ("iou", "miou", "dice")},
+                      full_mask_iou=totals["full_mask_iou"] / self.num, pred_coverage=pixels.pred / pixels.size,
+                      target_coverage=pixels.target / pixels.size,
+                      **{name: int(totals[name]) for name in ("num", "empty_pred", "empty_target", "both_empty")})
+        return dict(scores, by_size=self._sized(bootstrap, seed)) if self._by_size else scores
+
+    def _sized(self, bootstrap: int, seed: int) -> list[dict[str, Any]]:
+        found = []
+        for low, high, group in zip((0.0, *self._sizes), (*self._sizes, 1.0), self._by_size, strict=True):
+            iou, interval = None, None
+            if group.num:
+                sums, drawn = group.totals(bootstrap, seed)
+                iou, interval = float(sums[0] / sums[1]), _interval(drawn[:, 0] / drawn[:, 1])
+            found.append(dict(low=low, high=high, num=group.num, iou=iou, iou_ci=interval))
+        return found
+
+
+def _interval(drawn: np.ndarray) -> list[Any]:
+    """95 % percentile interval of values [bootstrap, ...] over the resamplings, [..., 2]."""
+    return np.percentile(drawn, [2.5, 97.5], axis=0).T.tolist()
 
 
 def _means(sums: np.ndarray) -> np.ndarray:

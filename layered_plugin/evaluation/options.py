@@ -48,6 +48,24 @@ class Channels(click.ParamType):
         return tuple(numbers)
 
 
+class Shares(click.ParamType):
+    """Shares of the picture that rise, with commas between them; or none."""
+
+    name = "shares"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        """The shares."""
+        if not isinstance(value, str):
+            return tuple(value)
+        if value == "none":
+            return ()
+        shares: list[float] = [click.FLOAT(text, param, ctx) for text in value.split(",")]
+        bounds = [0, *shares, 1]
+        if not all(low < high for low, high in zip(bounds, bounds[1:], strict=False)):
+            self.fail(f"{value!r} is neither none nor shares that rise between 0 and 1, such as 0.08,0.15", param, ctx)
+        return tuple(shares)
+
+
 TEACHERS = ("maskrcnn", "unet", "onnx")
 
 # What is object in files of true masks.

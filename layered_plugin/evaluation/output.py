@@ -13,6 +13,7 @@ import PIL.ImageFont
 
 from layered_plugin.data.masks import THRESHOLD
 from layered_plugin.evaluation.scoring import Example
+from layered_plugin.evaluation.sizes import size_name
 from layered_plugin.grids import GAP_PX, MARGIN_PX, save_picture
 
 CELL_PX = 108  # Three times the 36 pixels of the built-in data.
@@ -57,6 +58,11 @@ def score_table(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
         lines.append([name, *cells])
     full = [_cell(rows[0][1][which], "full_mask_iou") for which in ("detected", "all")]
     lines.append(["full-image mask", *full, *[""] * (len(COLUMNS) - 2)])
+    return _aligned(lines)
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Cells of lines in columns."""
     widths = [max(len(line[idx]) for line in lines) for idx in range(len(lines[0]))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
                      for line in lines)
@@ -66,6 +72,8 @@ def real_table(record: Mapping[str, Any], names: Sequence[str]) -> str:
     """A record of ``eval.py real`` for people; the names are those of its models."""
     rows = [*zip(names, record["models"], strict=True), *record["baselines"].items()]
     lines = [f"{record['num_detected']} of {record['num']} pictures with an object", score_table(rows)]
+    if record["sizes"] and record["num_detected"]:
+        lines.append(size_table([(name, sets["detected"]) for name, sets in rows]))
     if record["polarity"] == "oracle":
         lines.append("Polarity chosen by the truth: no measure of an unsupervised method")
     for name, model in zip(names, record["models"], strict=True):
@@ -75,6 +83,21 @@ def real_table(record: Mapping[str, Any], names: Sequence[str]) -> str:
     if "over_models" in record:
         lines.append(spread_line(record["over_models"], len(names), "models"))
     return "\n".join(lines)
+
+
+def size_table(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+    """IoU by the object's share of the picture, with its interval; sizes that no picture has are left out.
+
+    Args:
+        rows: Name and scores (``MaskEvaluation.result``) of each predictor, at least one, all of the same pictures.
+    """
+    used = [idx for idx, one in enumerate(rows[0][1]["by_size"]) if one["num"]]
+    heads = [rows[0][1]["by_size"][idx] for idx in used]
+    lines = [["IoU by the object's share", *(f"{size_name(one)} ({one['num']})" for one in heads)]]
+    for name, scores in rows:
+        cells = [scores["by_size"][idx] for idx in used]
+        lines.append([name, *("{:.3f} [{:.3f}, {:.3f}]".format(cell["iou"], *cell["iou_ci"]) for cell in cells)])
+    return _aligned(lines)
 
 
 def spread_line(over: Mapping[str, Any], num: int, what: str) -> str:
@@ -91,9 +114,7 @@ def variety_table(variety: Mapping[str, Any]) -> str:
     rows = [["outlines", *(name.replace("_", " ") for name in shapes["generated"])],
             *([side, *(f"{value:.3f}" for value in shapes[side].values())] for side in ("generated", "real")),
             ["share", *("-" if value is None else f"{value:.3f}" for value in shapes["share"].values())]]
-    widths = [max(len(row[idx]) for row in rows) for idx in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([*lines, f"Frechet distance of pictures {variety['frechet']:.2f} (real from real "
+    return "\n".join([_aligned(rows), f"Frechet distance of pictures {variety['frechet']:.2f} (real from real "
                       f"{variety['frechet_floor']:.2f})"])
 
 

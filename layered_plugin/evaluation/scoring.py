@@ -41,10 +41,11 @@ class Tally:
 
     Args:
         oracle_polarity: See ``MaskEvaluation``; uses the truth.
+        sizes: See ``MaskEvaluation``.
     """
 
-    def __init__(self, oracle_polarity: bool = False) -> None:
-        self._detected = MaskEvaluation(threshold=THRESHOLD, oracle_polarity=oracle_polarity)
+    def __init__(self, oracle_polarity: bool = False, sizes: Sequence[float] = ()) -> None:
+        self._detected = MaskEvaluation(threshold=THRESHOLD, oracle_polarity=oracle_polarity, sizes=sizes)
         self._all = self._detected  # One and the same until a picture without an object comes.
         self.num_detected = 0
 
@@ -143,7 +144,7 @@ def score_generated(G_ema: Any, teacher: Teacher, *, num: int, seed: int, size_p
 def score_real(segmenters: Sequence[Callable[..., Any]], source: PictureSource, names: Sequence[str],
                teacher: Teacher, *, baselines: Mapping[str, Callable[[np.ndarray], np.ndarray]],
                size_px: int | None = None, oracle_polarity: bool = False,
-               refinement: Refinement = PLAIN, seed: int = 0, batch: int = 100
+               refinement: Refinement = PLAIN, sizes: Sequence[float] = (), seed: int = 0, batch: int = 100
                ) -> tuple[dict[str, Any], list[Extremes]]:
     """Compare masks of real pictures with a teacher's (Table 2), for several models and baselines at once.
 
@@ -157,6 +158,7 @@ def score_real(segmenters: Sequence[Callable[..., Any]], source: PictureSource, 
             this side, and scored there.
         oracle_polarity: Let object and background be swapped where the truth says so, for all predictors.
         refinement: Of each model's masks.
+        sizes: Shares of the picture that part it by the true object's size, for `by_size` of ``MaskEvaluation``.
         seed: Of the bootstrap.
         batch: Pictures at a time, at most; fewer if they are large. More at a time are refined quicker.
 
@@ -170,8 +172,8 @@ def score_real(segmenters: Sequence[Callable[..., Any]], source: PictureSource, 
         PictureError, TeacherError, ModelError: A picture can't be read or segmented, or has no usable truth; the text
             names it.
     """
-    runs = [_Run(segmenter, Tally(oracle_polarity)) for segmenter in segmenters]
-    tallies = {name: Tally(oracle_polarity) for name in baselines}
+    runs = [_Run(segmenter, Tally(oracle_polarity, sizes)) for segmenter in segmenters]
+    tallies = {name: Tally(oracle_polarity, sizes) for name in baselines}
     num_detected = 0
     opened = ((name, np.asarray(to_rgb(source.open(name)))) for name in names)
     batches = full_batches(opened, lambda item: item[1].shape[0] * item[1].shape[1], batch)

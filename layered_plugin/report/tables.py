@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from layered_plugin.evaluation.metrics import mean_and_deviation
+from layered_plugin.evaluation.sizes import size_bounds, size_name, sizes_over
 from layered_plugin.report.reading import ModelRecord, read_lines, sibling_key
 from layered_plugin.runs import GENERATED_FILE, REAL_FILE
 
@@ -110,7 +111,8 @@ def generated_tables(records: Sequence[dict[str, Any]]) -> list[Table]:
 
 
 def real_tables(records: Sequence[dict[str, Any]]) -> list[Table]:
-    """Scores of real pictures' masks, of all models, one table per data set and truth, the latest first."""
+    """Scores of real pictures' masks, of all models, one table per data set and truth, the latest first; after it the
+    IoU by the object's size, if it was scored."""
     tables = []
     for group in _groups(records, REAL_KEYS):
         models, baselines = {}, {}
@@ -137,8 +139,8 @@ def real_tables(records: Sequence[dict[str, Any]]) -> list[Table]:
             notes.append("Object and background swapped where the truth says so: no measure of an unsupervised method.")
         caption = (f"{last['num_detected']} of {last['num']} pictures of {Path(last['data']).name} with an object, "
                    f"scored against {teacher_name(last['teacher'])}")
-        tables.append(_table(caption, notes, scored + means + sorted(baseline_rows, key=lambda row: -_iou(row.sets)),
-                             last["num_detected"] != last["num"]))
+        scored += means + sorted(baseline_rows, key=lambda row: -_iou(row.sets))
+        tables += [_table(caption, notes, scored, last["num_detected"] != last["num"]), *_size_tables(scored)]
     return tables
 
 
@@ -186,6 +188,9 @@ def _means(siblings: Mapping[Any, Sequence[_Scored]]) -> list[_Scored]:
             for which in ("detected", "all"):
                 scores = [member.sets[which] for member in members]
                 sets[which] = None if None in scores else mean_and_deviation(scores)
+            sizes = [(member.sets["detected"] or {}).get("by_size", []) for member in members]
+            if sets["detected"] and sizes[0] and len({(*size_bounds(bins),) for bins in sizes}) == 1:
+                sets["detected"]["by_size"] = sizes_over(sizes)
             notes = {member.note for member in members}
             note = "mean \N{PLUS-MINUS SIGN} deviation" + (f", {members[0].note}" if len(notes) == 1 else "")
             rows.append(_Scored(f"{len(members)} seeds", note, False, sets))
@@ -213,6 +218,21 @@ def _table(caption: str, notes: list[str], scored: Sequence[_Scored], with_all: 
     rows = [Row(predictor.name, predictor.note, predictor.baseline, [column[idx] for column in columns])
             for idx, predictor in enumerate(scored)]
     return Table(caption, notes, headings, rows)
+
+
+def _size_tables(scored: Sequence[_Scored]) -> list[Table]:
+    """IoU by the object's size, with the bounds that the last of the models has; none if it has none."""
+    sized = [(one, bins) for one in scored if (bins := (one.sets["detected"] or {}).get("by_size"))]
+    bounds = [size_bounds(bins) for one, bins in sized if not one.baseline]
+    if not bounds:
+        return []
+    rows = [(one, bins) for one, bins in sized if size_bounds(bins) == bounds[-1]]
+    used = [idx for idx, part in enumerate(rows[0][1]) if part["num"]]
+    columns = [_mark_best([_cell(bins[idx], "iou") for _one, bins in rows]) for idx in used]
+    headings = [f"{size_name(rows[0][1][idx])} ({rows[0][1][idx]['num']} pictures)" for idx in used]
+    return [Table("Mean IoU by the object's share of the picture", [], headings,
+                  [Row(one.name, one.note, one.baseline, list(cells))
+                   for (one, _bins), *cells in zip(rows, *columns, strict=True)])]
 
 
 def _cell(scores: dict[str, Any] | None, key: str) -> Cell:

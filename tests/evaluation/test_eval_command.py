@@ -250,6 +250,22 @@ def test_real_scores_models_and_baselines_alike(model, pairs):
     for text in ("00001-distill", "otsu", "full-image mask", "3 of 4 pictures with an object"):
         assert text in stderr
     assert record["polarity"] == "fixed" and record["teacher"]["kind"] == "masks"
+    assert record["sizes"] == [0.08, 0.15, 0.25]
+    assert [one["num"] for one in own["detected"]["by_size"]] == [0, 0, 0, 3]
+    assert full["detected"]["by_size"][3]["iou"] == pytest.approx(0.5) and "25 % and more (3)" in stderr
+
+
+def test_real_scores_by_the_sizes_that_are_asked_for(model, pairs):
+    record, stderr = scored("real", f"--model={model}", *pairs, "--baselines=full", "--sizes=0.1,0.6")
+    bins = record["baselines"]["full"]["detected"]["by_size"]
+    assert [(one["high"], one["num"], one["iou"]) for one in bins] == [
+        (0.1, 0, None), (0.6, 3, pytest.approx(0.5)), (1.0, 0, None)]
+    assert "10 to 60 % (3)" in stderr and "NaN" not in json.dumps(record)
+    record, stderr = scored("real", f"--model={model}", *pairs, "--baselines=full", "--sizes=none")
+    assert record["sizes"] == [] and "by_size" not in record["models"][0]["detected"] and "share" not in stderr
+    for wrong in ("0.2,0.1", "0", "1", "0.1,x", "0.1,0.1", "nan"):
+        result = invoke("real", f"--model={model}", *pairs, f"--sizes={wrong}")
+        assert result.exit_code == 2 and "--sizes" in result.stderr
 
 
 def test_real_scores_against_transparency_and_values(model, pairs, tmp_path):
@@ -293,6 +309,8 @@ def test_several_models_have_a_mean_and_a_deviation(model, pairs, tmp_path):
     assert [one["train_seed"] for one in record["models"]] == [0, 1]
     assert spread["mean"] == pytest.approx(np.mean(ious))
     assert "over 2 models: IoU" in stderr
+    large = [one["detected"]["by_size"][3]["iou"] for one in record["models"]]
+    assert record["over_models"]["by_size"][3]["iou"]["mean"] == pytest.approx(np.mean(large))
     for folder, own in ((model, record["models"][0]), (other, record["models"][1])):
         (line,) = lines(folder / "metric-real.jsonl")
         assert line["models"] == [own] and "over_models" not in line

@@ -9,6 +9,7 @@ import torch
 
 from layered_plugin.evaluation import metrics
 from layered_plugin.evaluation.metrics import MaskEvaluation, mean_and_deviation
+from layered_plugin.evaluation.sizes import sizes_over
 
 MEANS = ("iou", "miou", "dice", "pixel_accuracy", "max_fbeta")
 
@@ -82,6 +83,60 @@ def test_means_treat_pictures_alike_and_pooled_scores_pixels() -> None:
     assert (result["iou"], result["dice"], result["pixel_accuracy"]) == (0.5, 0.5, 0.5)
     assert (result["pooled_iou"], result["pooled_dice"]) == pytest.approx((2 / 8, 2 * 2 / (2 + 8)))
     assert (result["num"], result["pred_coverage"], result["target_coverage"]) == (2, 2 / 8, 1)
+
+
+def object_of(pixels: int, found: int, size: int = 100) -> tuple[np.ndarray, np.ndarray]:
+    """A picture whose object has so many of its pixels, and a prediction of the first few of them."""
+    order = np.arange(size).reshape(10, -1)
+    return order < found, order < pixels
+
+
+def test_iou_by_the_objects_share_of_the_picture() -> None:
+    # A bound belongs to the larger objects; the IoU is that of found pixels among true ones.
+    pairs = [object_of(2, 1), object_of(7, 7), object_of(8, 2), object_of(24, 6), object_of(25, 20), object_of(100, 50)]
+    result = evaluate(pairs, sizes=(0.08, 0.15, 0.25))
+    bins = result["by_size"]
+    assert [(one["low"], one["high"], one["num"]) for one in bins] == [
+        (0, 0.08, 2), (0.08, 0.15, 1), (0.15, 0.25, 1), (0.25, 1, 2)]
+    assert [one["iou"] for one in bins] == pytest.approx([0.75, 0.25, 0.25, 0.65])
+    assert bins[1]["iou_ci"] == pytest.approx([0.25, 0.25])
+    assert sum(one["iou"] * one["num"] for one in bins) / 6 == pytest.approx(result["iou"])
+
+
+def test_sizes_without_pictures_have_no_iou_and_empty_truths_no_size() -> None:
+    pairs = [object_of(50, 50), object_of(0, 0), object_of(0, 5)]
+    small, large = evaluate(pairs, sizes=(0.1,))["by_size"]
+    assert small == dict(low=0.0, high=0.1, num=0, iou=None, iou_ci=None) and large["num"] == 1
+    assert "NaN" not in json.dumps([small, large])
+    assert "by_size" not in evaluate(pairs)
+    for wrong in ((0.2, 0.1), (0.0,), (1.0,), (0.1, 0.1), (float("nan"),)):
+        with pytest.raises(ValueError, match="`sizes`"):
+            MaskEvaluation(sizes=wrong)
+
+
+def test_intervals_by_size_are_those_of_the_pictures_alone() -> None:
+    draws = np.random.default_rng(0)
+    small = [object_of(5, int(draws.integers(6))) for _ in range(30)]
+    large = [object_of(60, int(draws.integers(61))) for _ in range(50)]
+    mixed = [pair for pairs in zip(small, large[:30], strict=True) for pair in pairs] + large[30:]
+    first, last = evaluate(mixed, 500, 3, sizes=(0.1,))["by_size"]
+    for one, alone in ((first, small), (last, large)):
+        expected = evaluate(alone, 500, 3)
+        assert (one["iou"], *one["iou_ci"]) == pytest.approx((expected["iou"], *expected["iou_ci"]))
+
+
+def test_sizes_follow_the_polarity_of_the_whole_set() -> None:
+    pairs = [(~target, target) for _pred, target in (object_of(5, 5), object_of(40, 40), object_of(60, 60))]
+    assert [one["iou"] for one in evaluate(pairs, sizes=(0.1,))["by_size"]] == [0, 0]
+    assert [one["iou"] for one in evaluate(pairs, sizes=(0.1,), oracle_polarity=True)["by_size"]] == [1, 1]
+
+
+def test_sizes_over_several_models() -> None:
+    models = [evaluate([object_of(5, found), object_of(50, 25)], sizes=(0.1, 0.2))["by_size"] for found in (1, 3)]
+    small, none, large = sizes_over(models)
+    assert small == dict(low=0.0, high=0.1, num=1, iou=dict(mean=pytest.approx(0.4), deviation=pytest.approx(0.2)))
+    assert none == dict(low=0.1, high=0.2, num=0, iou=None)
+    assert large["iou"] == dict(mean=0.5, deviation=0)
 
 
 def test_stream_matches_formulas() -> None:

@@ -53,3 +53,16 @@ def test_table_has_a_dash_where_nothing_was_detected():
     table = output.score_table([("mine", dict(detected=scores, all=scores))])
     assert re.search(r"mine +0\.100 \[0\.050, 0\.150\] +0\.100 +0\.200 +0\.300 +0\.400 +0\.500 +0\.450$", table, re.M)
     assert re.search(r"full-image mask +0\.250 +0\.250$", table, re.M)
+
+
+def test_table_by_size_names_the_counts_and_leaves_out_sizes_without_pictures():
+    bins = [dict(low=0.0, high=0.075, num=0, iou=None, iou_ci=None),
+            dict(low=0.075, high=0.15, num=12, iou=0.4, iou_ci=[0.3, 0.5]),
+            dict(low=0.15, high=1.0, num=1, iou=0.9, iou_ci=[0.9, 0.9])]
+    other = [dict(one, iou=one["iou"] and one["iou"] / 2) for one in bins]
+    table = output.size_table([("mine", dict(by_size=bins)), ("otsu", dict(by_size=other))])
+    heading, first, second = table.splitlines()
+    assert re.fullmatch(r"IoU by the object's share +7\.5 to 15 % \(12\) +15 % and more \(1\)", heading)
+    assert re.fullmatch(r"mine +0\.400 \[0\.300, 0\.500\] +0\.900 \[0\.900, 0\.900\]", first)
+    assert re.fullmatch(r"otsu +0\.200 \[0\.300, 0\.500\] +0\.450 \[0\.900, 0\.900\]", second)
+    assert "below 7.5 % (3)" in output.size_table([("mine", dict(by_size=[dict(bins[1], low=0.0, high=0.075, num=3)]))])

@@ -182,6 +182,17 @@ def test_real_scores_of_detected_and_of_all_pictures(source, batch):
     assert [example.name for example in extremes[1].worst] == ["0.png", "1.png", "3.png", "4.png"]
 
 
+def test_models_and_baselines_are_scored_by_size_alike(source):
+    full = dict(full=lambda image: np.ones(image.shape[:2], bool))
+    scores, _ = score_real([FakeSegmenter(blind=("0.png",))], source, source.names, left_half, baselines=full,
+                           sizes=(0.2, 0.5))
+    # All four objects fill half of their picture; picture 2 has none.
+    for found, iou in ((scores["models"][0], 3 / 4), (scores["baselines"]["full"], 1 / 2)):
+        bins = found["detected"]["by_size"]
+        assert [one["num"] for one in bins] == [0, 0, 4] and bins[0]["iou"] is None
+        assert bins[2]["iou"] == pytest.approx(iou) == found["all"]["by_size"][2]["iou"]
+
+
 def test_refinement_gets_a_hundred_pictures_at_a_time_and_fewer_of_large_ones(tmp_path, monkeypatch, capsys):
     source = PictureSource(write_pictures(tmp_path / "many", [(4, 4)] * 120))
     segmenter = FakeSegmenter()

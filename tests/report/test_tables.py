@@ -21,6 +21,33 @@ def test_only_equal_conditions_share_a_table_and_the_last_scoring_counts():
     assert best[1]["detected"]["iou"] == 0.3
 
 
+def test_real_scores_by_size_have_a_table_of_their_own():
+    def by_size(*ious):
+        return [dict(low=0.0, high=0.08, num=9, iou=ious[0], iou_ci=[0.1, 0.2]),
+                dict(low=0.08, high=0.5, num=0, iou=None, iou_ci=None),
+                dict(low=0.5, high=1.0, num=7, iou=ious[1], iou_ci=[0.3, 0.4])]
+
+    def record(name, sizes, siblings, **more):
+        found = real_record(name, **more)
+        own = dict(found["models"][0], folder=name, siblings=siblings)
+        own["detected"] = dict(own["detected"], by_size=sizes)
+        return dict(found, models=[own])
+
+    old = dict(real_record("runs/old"), models=[dict(real_record("runs/old")["models"][0], folder="runs/old")])
+    assert len(report_tables.real_tables([old])) == 1  # Scored before there were sizes.
+    first, second = (record(f"runs/{name}", by_size(0.2 * k, 0.4 * k), "seeds", baselines=dict(otsu=0.1))
+                     for k, name in ((1, "a"), (2, "b")))
+    second["baselines"]["otsu"]["detected"]["by_size"] = by_size(0.11, 0.12)
+    whole, sizes = report_tables.real_tables([old, first, second])
+    assert len(whole.rows) == 6 and sizes.caption == "Mean IoU by the object's share of the picture"
+    assert sizes.headings == ["below 8 % (9 pictures)", "50 % and more (7 pictures)"]
+    assert [(row.name, [cell.text for cell in row.cells]) for row in sizes.rows] == [
+        ("a", ["0.200", "0.400"]), ("b", ["0.400", "0.800"]), ("2 seeds", ["0.300", "0.600"]),
+        ("Otsu", ["0.110", "0.120"])]
+    assert sizes.rows[1].cells[1].best and sizes.rows[0].cells[0].interval == "0.100 to 0.200"
+    assert sizes.rows[2].cells[0].interval == "\N{PLUS-MINUS SIGN} 0.100"
+
+
 def test_ties_are_marked_and_a_single_row_is_not():
     own = real_record("runs/a", 0.5, baselines=dict(otsu=0.5, box=0.2))
     own["models"][0]["folder"] = "runs/a"
