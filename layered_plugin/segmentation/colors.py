@@ -17,6 +17,8 @@ LEAST_PRIOR, LEAST_DENSITY, LARGEST_LOG_RATIO = 0.02, 1e-5, 6.0  # So far, color
 
 TIE, TIE_BANDWIDTH, TIE_ROUNDS = 2.0, 0.3, 8  # Between neighbours of one color, in log odds.
 
+LEAST_WEIGHT = 1e-16  # Of the kernel; less is 0, since processors are slow with the tiniest numbers.
+
 _CHUNK = 16  # Pictures at a time: their tables of colors should stay in the cache.
 
 
@@ -68,6 +70,7 @@ def _blur(table: torch.Tensor) -> torch.Tensor:
     """Tables of colors [N, K, R, G, B] under a Gaussian kernel of height 1."""
     level = torch.linspace(-1, 1, BINS, device=table.device)
     kernel = torch.exp((level[:, None] - level).square() / (-2 * BANDWIDTH**2))
+    kernel = torch.where(kernel < LEAST_WEIGHT, 0.0, kernel)
     return torch.einsum("nkrgb,rx,gy,bz->nkxyz", table, kernel, kernel, kernel)
 
 

@@ -75,10 +75,8 @@ def foreground_colors(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
     opacity = mask.ravel()[places]
     mixed = (opacity > 0) & (opacity < 1)
     places, opacity = places[mixed], opacity[mixed]
-    # Six channels in one go: PyTorch is half as quick with three, and rounds otherwise with one thread.
-    colors = _stretch(np.concatenate(means) * 255, mask.shape).reshape(6, -1)
+    fg, bg = np.split(_stretch_to(np.concatenate(means) * 255, mask.shape, places), 2)  # [3, M] each.
     out = picture.reshape(-1, 3).copy()
-    fg, bg = np.split(colors.take(places, axis=1), 2)  # [3, M] each.
     found = fg + opacity * (out[places].T - opacity * fg - (1 - opacity) * bg)
     out[places] = (found + 0.5).clip(0, 255).astype(np.uint8).T
     return out.reshape(picture.shape)
@@ -134,3 +132,12 @@ def _reduce(pixels: np.ndarray, size_px: int) -> np.ndarray:
 def _stretch(values: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     """Bilinear, [C, h, w] to [C, H, W], float32."""
     return F.interpolate(torch.from_numpy(values)[None], size=tuple(size), mode="bilinear")[0].numpy()
+
+
+def _stretch_to(values: np.ndarray, size: tuple[int, ...], places: np.ndarray) -> np.ndarray:
+    """Of what ``_stretch`` gives the pixels at some places, numbered row by row alone; [C, M]."""
+    row, column = np.divmod(places, size[1])
+    grid = np.stack([(2 * column + 1) / size[1], (2 * row + 1) / size[0]], axis=1) - 1  # In [-1, 1], border to border.
+    out = F.grid_sample(torch.from_numpy(values)[None], torch.from_numpy(grid.astype(np.float32))[None, None],
+                        padding_mode="border", align_corners=False)  # [1, C, 1, M]
+    return out[0, :, 0].numpy()

@@ -20,6 +20,7 @@ from layered_plugin.data.files import UNREADABLE
 from layered_plugin.data.pictures import decode, to_rgb
 from layered_plugin.segmentation.edges import foreground_colors, is_enlarged
 from layered_plugin.segmentation.full_size import Drawn, enlarge, shrink
+from layered_plugin.segmentation.outputs import encode_png
 from layered_plugin.signals import end_with_parent
 
 
@@ -81,10 +82,10 @@ def _finish(picture: PIL.Image.Image, drawn: Drawn, how: Finish) -> Finished:
     estimate = how.sharp and is_enlarged(picture.size, drawn.mask.shape[0])  # Of the object's own colors.
     cutout = PIL.Image.fromarray(foreground_colors(np.asarray(picture), result.mask)) if estimate else picture.copy()
     cutout.putalpha(alpha)
-    parts = dict(masks=_png(alpha), cutouts=_png(cutout))
+    parts = dict(masks=encode_png(alpha), cutouts=encode_png(cutout))
     for name, pixels in dict(backgrounds=result.bg, foregrounds=result.fg, reconstructions=result.composite).items():
         if pixels is not None:
-            parts[name] = _png(PIL.Image.fromarray(pixels))
+            parts[name] = encode_png(PIL.Image.fromarray(pixels))
     entry: dict[str, Any] = dict(width=picture.width, height=picture.height, coverage=round(float(inside.mean()), 4),
                                  confidence=round(result.confidence, 4))
     if result.confidence < how.min_confidence:
@@ -92,12 +93,6 @@ def _finish(picture: PIL.Image.Image, drawn: Drawn, how: Finish) -> Finished:
     if result.error is not None:
         entry["error"] = round(result.error, 3)
     return Finished(parts, entry)
-
-
-def _png(picture: PIL.Image.Image) -> bytes:
-    data = io.BytesIO()
-    picture.save(data, format="png")
-    return data.getvalue()
 
 
 class Here(Executor):

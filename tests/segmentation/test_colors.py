@@ -133,3 +133,11 @@ def test_neighbours_turn_with_the_picture():
     img, prob = torch.rand(1, 3, 9, 9, generator=generator), torch.rand(1, 1, 9, 9, generator=generator)
     turned = tie_neighbours(img.rot90(1, (2, 3)), prob.rot90(1, (2, 3)))
     assert torch.allclose(turned, tie_neighbours(img, prob).rot90(1, (2, 3)), atol=1e-5)
+
+
+def test_kernel_without_its_tiniest_weights_gives_the_same_densities():
+    table = torch.rand(1, 2, *[colors.BINS] * 3, generator=torch.Generator().manual_seed(0)) / 1000
+    level = torch.linspace(-1, 1, colors.BINS)
+    kernel = torch.exp((level[:, None] - level).square() / (-2 * colors.BANDWIDTH**2))
+    whole = torch.einsum("nkrgb,rx,gy,bz->nkxyz", table, kernel, kernel, kernel)
+    assert torch.equal(colors._blur(table) + colors.LEAST_DENSITY, whole + colors.LEAST_DENSITY)

@@ -80,3 +80,10 @@ def test_near_the_edge_is_where_a_window_has_both_sides(height, width):
     for row, column in np.ndindex(height, width):
         window = inside[max(row - 6, 0):row + 7, max(column - 6, 0):column + 7]
         assert found[row, column] == (window.any() and not window.all())
+
+
+def test_stretched_at_some_places_is_stretched_everywhere():
+    values, size = np.random.RandomState(0).rand(6, 12, 16).astype(np.float32), (41, 64)
+    places = np.array([0, 63, 64, 1000, 41 * 64 - 1])
+    np.testing.assert_allclose(edges._stretch_to(values, size, places),
+                               edges._stretch(values, size).reshape(6, -1)[:, places], atol=1e-5)
