@@ -15,7 +15,7 @@ from layered_plugin import runs, trust
 from layered_plugin.base import BASE
 from layered_plugin.command_line import SETTINGS, CheckedCommand, user_errors
 from layered_plugin.data.fingerprint import fingerprint
-from layered_plugin.errors import CheckpointError, FidelityError, PictureError
+from layered_plugin.errors import CheckpointError, FidelityError, MaskError, PictureError
 from layered_plugin.model.snapshots import is_saved_generator
 from layered_plugin.training import options, presets
 from layered_plugin.training.config import check_together, setup_training_config
@@ -45,6 +45,7 @@ def new_config(outdir: str, dry_run: bool, is_local: bool, opts: dict[str, Any],
         adopt_plain(config, opts["init_from"])
     if not dry_run:
         config["data_fingerprint"] = fingerprint(opts["data"])
+        config["masks_fingerprint"] = None if opts["masks"] is None else fingerprint(opts["masks"])
     if config["resume_pkl"] is not None and not dry_run:
         trust.trust_named(config["resume_pkl"])
     if opts["pl_weight"] > 0:
@@ -63,7 +64,7 @@ def new_config(outdir: str, dry_run: bool, is_local: bool, opts: dict[str, Any],
 @options.network_options
 @options.method_options
 @click.pass_context
-@user_errors({PictureError: "--data", CheckpointError: "--resume", FidelityError: "--metrics"})
+@user_errors({PictureError: "--data", MaskError: "--masks", CheckpointError: "--resume", FidelityError: "--metrics"})
 def main(ctx: click.Context, outdir: str, dry_run: bool, **opts: Any) -> None:
     """Train a generator that draws background, foreground and mask, from unlabelled pictures.
 
@@ -87,6 +88,10 @@ def main(ctx: click.Context, outdir: str, dry_run: bool, **opts: Any) -> None:
     python train_layered.py --outdir=runs --data=my-cars --cfg=paper --resolution=128
 
     \b
+    # Scenes as varied as the pictures, once invert.py segment has written masks of them.
+    python train_layered.py --outdir=runs --data=my-cars --cfg=cpu --masks=my-masks/masks
+
+    \b
     # Two objects in every picture; the least coverage is that of one of them.
     python -m layered_plugin.dataset_tool shapes --objects=2 --dest=data/shapes2.zip
     python train_layered.py --outdir=runs --data=data/shapes2.zip --cfg=demo --objects=2 --mask-min=0.08 \\
@@ -102,7 +107,7 @@ def main(ctx: click.Context, outdir: str, dry_run: bool, **opts: Any) -> None:
     """
     given = {name for name in ctx.params
              if ctx.get_parameter_source(name) not in (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)}
-    for name, value in presets.preset_options(opts["cfg"]).items():
+    for name, value in presets.preset_options(opts["cfg"], opts["masks"] is not None).items():
         if name not in given:
             opts[name] = value
     world_size = os.environ.get("WORLD_SIZE")

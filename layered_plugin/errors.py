@@ -34,7 +34,11 @@ class PictureError(UserError):
     """A data set or one of its pictures cannot be read; the text names the file."""
 
 
-class TeacherError(UserError):
+class MaskError(UserError):
+    """Masks of a data set can't be read, or do not belong to its pictures; the text names the file."""
+
+
+class TeacherError(MaskError):
     """A teacher can't be had, or has no truth for these pictures; the text names the file or the class."""
 
 

@@ -47,23 +47,23 @@ class PictureDataset(Dataset):
             size_px = resolution
         elif resolution is not None and resolution > size_px:
             raise ArgumentError(f"`resolution` must be at most `size_px`={size_px}, got {resolution}")
-        self._path = Path(path)
+        self.path = Path(path)
         self._source = PictureSource(path)
-        self._fnames = self._source.names
-        self._size_px = size_px
-        width, height = self._source.open(self._fnames[0]).size
+        self.names = self._source.names
+        self.size_px = size_px
+        width, height = self._source.open(self.names[0]).size
         if size_px is None:
             if width != height:
-                raise PictureError(f"{path}: {self._fnames[0]} is {width}x{height}, not square; give a size")
-            self._size_px = width
+                raise PictureError(f"{path}: {self.names[0]} is {width}x{height}, not square; give a size")
+            self.size_px = width
         self.native_size = (width, height)
         self._cache: np.ndarray | None = None
-        self._crop_px = resolution or self._size_px
-        raw_shape = [len(self._fnames), 3, self._crop_px, self._crop_px]
+        self._crop_px = resolution or self.size_px
+        raw_shape = [len(self.names), 3, self._crop_px, self._crop_px]
         self._larger: PictureDataset | None = None
         self._unreadable = torch.zeros(1, dtype=torch.int64).share_memory_()  # Of all worker processes.
         self._super_kwargs = super_kwargs
-        super().__init__(name=self._path.stem, raw_shape=raw_shape, **super_kwargs)
+        super().__init__(name=self.path.stem, raw_shape=raw_shape, **super_kwargs)
 
     def _open(self, fname: str) -> PIL.Image.Image:
         """To override: a picture as it is to be squeezed."""
@@ -75,17 +75,22 @@ class PictureDataset(Dataset):
         Args:
             size_px: Side of the smaller pictures; the own side gives the data set itself.
         """
-        if size_px == self._size_px:
+        if size_px == self.size_px:
             return self
-        smaller = PictureDataset(self._path, size_px=size_px, **self._super_kwargs)
+        smaller = PictureDataset(self.path, size_px=size_px, **self._super_kwargs)
         smaller._larger = self
         return smaller
 
     def _decode(self, raw_idx: int) -> np.ndarray:
         if self._larger is None:
-            return to_square(self._open(self._fnames[raw_idx]), self._size_px)
-        pixels = self._larger._square(raw_idx).transpose(1, 2, 0)  # [H, W, C]
-        return to_square(PIL.Image.fromarray(pixels), self._size_px)
+            return to_square(self._open(self.names[raw_idx]), self.size_px)
+        pixels = self._larger.square(raw_idx)[0].transpose(1, 2, 0)  # [H, W, C]
+        return to_square(PIL.Image.fromarray(pixels), self.size_px)
+
+    @property
+    def used(self) -> list[int]:
+        """Positions in ``names`` of the pictures that are shown, ascending: all, or those of a subset."""
+        return sorted({self.get_details(idx)["raw_idx"] for idx in range(len(self))})
 
     def preload(self, verbose: bool = False) -> bool:
         """Decode every picture once and keep it; finds a bad picture early.
@@ -102,16 +107,16 @@ class PictureDataset(Dataset):
         """
         if self._cache is not None:
             return True
-        shape = [len(self._fnames), 3, self._size_px, self._size_px]
+        shape = [len(self.names), 3, self.size_px, self.size_px]
         num_bytes = np.prod(shape, dtype=np.int64)
-        used = sorted({self.get_details(idx)["raw_idx"] for idx in range(len(self))})
+        used = self.used
 
         def decode(positions: Iterable[int]) -> Iterator[np.ndarray]:
             shown = progress(positions, len(used), "Decoding pictures") if verbose else positions
             return (self._decode(raw_idx) for raw_idx in shown)
 
-        if num_bytes >= decoded.SHARED_FROM and self._path.exists():
-            self._cache = decoded.shared_pictures(self._path, self._sizes(), used, len(self._fnames), decode)
+        if num_bytes >= decoded.SHARED_FROM and self.path.exists():
+            self._cache = decoded.shared_pictures(self.path, self._sizes(), used, len(self.names), decode)
         if self._cache is None and num_bytes <= CACHE_BYTES:
             cache = np.empty(shape, dtype=np.uint8)
             for raw_idx, picture in zip(used, decode(used), strict=True):
@@ -121,25 +126,29 @@ class PictureDataset(Dataset):
 
     def _sizes(self) -> list[int]:
         """Sides that the pictures are brought to, one after the other."""
-        return [*([] if self._larger is None else self._larger._sizes()), self._size_px]
+        return [*([] if self._larger is None else self._larger._sizes()), self.size_px]
 
-    def _square(self, raw_idx: int) -> np.ndarray:
-        """A picture before the crop, [3, size_px, size_px], uint8; the next one where it can't be read."""
+    def square(self, raw_idx: int) -> tuple[np.ndarray, int]:
+        """A picture before the crop, [3, size_px, size_px], uint8; the next one where it can't be read.
+
+        Returns:
+            The picture, and its own position in ``names``.
+        """
         if self._cache is not None:
-            return self._cache[raw_idx]
+            return self._cache[raw_idx], raw_idx
         while True:
             try:
-                return self._decode(raw_idx)
+                return self._decode(raw_idx), raw_idx
             except PictureError as err:
                 self._unreadable += 1
                 if self._unreadable > MAX_UNREADABLE:
                     raise PictureError(f"{err}; {MAX_UNREADABLE} others were skipped, which is the limit") from err
                 print(f"WARNING: {err}; the next one is shown in its place", file=sys.stderr)
-            raw_idx = (raw_idx + 1) % len(self._fnames)
+            raw_idx = (raw_idx + 1) % len(self.names)
 
     def _load_raw_image(self, raw_idx: int) -> np.ndarray:
-        square = self._square(raw_idx)
-        if self._crop_px == self._size_px:
+        square, _shown = self.square(raw_idx)
+        if self._crop_px == self.size_px:
             return square
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(raw_idx)
@@ -151,30 +160,30 @@ class PictureDataset(Dataset):
         except (KeyError, FileNotFoundError):
             return None
         except UNREADABLE as err:
-            raise PictureError(f"{self._path}: dataset.json: damaged: {err}") from err
-        content = parse_json(text, f"{self._path}: dataset.json", PictureError)
+            raise PictureError(f"{self.path}: dataset.json: damaged: {err}") from err
+        content = parse_json(text, f"{self.path}: dataset.json", PictureError)
         try:
             labels = content.get("labels")
             if labels is None:
                 return None
             by_name = dict(labels)
         except (ValueError, TypeError, AttributeError) as err:
-            raise PictureError(f"{self._path}: dataset.json: damaged: {err}") from err
-        missing = [fname for fname in self._fnames if fname not in by_name]
+            raise PictureError(f"{self.path}: dataset.json: damaged: {err}") from err
+        missing = [fname for fname in self.names if fname not in by_name]
         if missing:
-            raise PictureError(f"{self._path}: dataset.json: has labels but none for {missing[0]}")
+            raise PictureError(f"{self.path}: dataset.json: has labels but none for {missing[0]}")
         rule = "labels must be class indices from 0 on, or lists of numbers, all of one length"
         try:
-            values = np.array([by_name[fname] for fname in self._fnames])
+            values = np.array([by_name[fname] for fname in self.names])
             if values.ndim == 1 and values.dtype.kind != "i":  # Of true, 1.5 and "1" no class can be made.
                 raise ValueError(values.dtype)
             values = values.astype({1: np.int64, 2: np.float32}[values.ndim])
         except (ValueError, TypeError, KeyError, OverflowError) as err:
-            raise PictureError(f"{self._path}: dataset.json: {rule}") from err
+            raise PictureError(f"{self.path}: dataset.json: {rule}") from err
         if not np.isfinite(values).all() or (values.ndim == 1 and values.min() < 0):
-            raise PictureError(f"{self._path}: dataset.json: {rule}")
+            raise PictureError(f"{self.path}: dataset.json: {rule}")
         if max(values.max() + 1 if values.ndim == 1 else 0, *values.shape[1:], 0) > MAX_CLASSES:
-            raise PictureError(f"{self._path}: dataset.json: more than {MAX_CLASSES} classes, or numbers in a label")
+            raise PictureError(f"{self.path}: dataset.json: more than {MAX_CLASSES} classes, or numbers in a label")
         return values
 
     def close(self) -> None:

@@ -14,6 +14,7 @@ from layered_plugin.device import choose_device
 from layered_plugin.errors import (
     CheckpointError,
     FidelityError,
+    MaskError,
     MissingLibraryError,
     ModelError,
     PictureError,
@@ -192,5 +193,5 @@ def user_errors(data: str = "--data", teacher: str = "--weights",
         teacher: Option that the truth comes from.
         model: Option that models come from.
     """
-    return command_line.user_errors({PictureError: data, TeacherError: teacher, CheckpointError: "--network",
+    return command_line.user_errors({PictureError: data, MaskError: teacher, CheckpointError: "--network",
                                      ModelError: model, FidelityError: "--fid"})

@@ -6,7 +6,6 @@ Mask R-CNN as in section 4 of the paper, true masks, or the judge, a U-Net that 
 import difflib
 import os
 import pickle
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -14,9 +13,10 @@ import numpy as np
 import PIL.Image
 import torch
 
-from layered_plugin.data.masks import OBJECT_LEVEL, Ranges, mask_opacity
+from layered_plugin.data.mask_files import MaskFiles
+from layered_plugin.data.masks import OBJECT_LEVEL
 from layered_plugin.data.pictures import PictureSource
-from layered_plugin.errors import PictureError, TeacherError, UnusableError
+from layered_plugin.errors import TeacherError
 
 OBJECTS = ("union", "one")
 
@@ -39,73 +39,12 @@ class Teacher(Protocol):
         """
 
 
-class MaskTeacher:
-    """True masks: files of a folder or zip, read as ``mask_opacity`` does.
-
-    A mask belongs to the picture with the same name, folders included; only the suffix may differ. A mask without
-    object pixels counts as no object.
-
-    Args:
-        path: Folder or zip.
-        values: Values of its files that are object; None = where it is plain.
-
-    Raises:
-        TeacherError: It can't be read, or two of its files differ in the suffix alone.
-    """
-
-    def __init__(self, path: str | os.PathLike[str], values: Ranges | None = None) -> None:
-        try:
-            self._source = PictureSource(path)
-        except PictureError as err:
-            raise TeacherError(str(err)) from err
-        self.path, self._values = path, values
-        self._by_stem: dict[str, str] = {}
-        for name in self._source.names:
-            other = self._by_stem.setdefault(_stem(name), name)
-            if other != name:
-                raise TeacherError(f"{path}: {other} and {name} are masks of the same picture; remove one")
-
-    def check_names(self, names: Sequence[str], data: str | os.PathLike[str]) -> None:
-        """Compare the names of the masks with those of a whole data set.
-
-        Args:
-            names: All pictures of the data set.
-            data: Its path, for the error.
-
-        Raises:
-            TeacherError: A mask is missing or left over, or two pictures share one; the text names the first.
-        """
-        pictures: dict[str, str] = {}
-        for name in names:
-            other = pictures.setdefault(_stem(name), name)
-            if other != name:
-                raise TeacherError(f"{self.path}: pictures {other} and {name} of {data} would share a mask; rename one")
-        count = f"(masks: {len(self._by_stem)}, pictures: {len(pictures)})"
-        missing = [name for stem, name in pictures.items() if stem not in self._by_stem]
-        if missing:
-            raise TeacherError(f"{self.path}: no mask for picture {missing[0]} of {data} {count}")
-        extra = [name for stem, name in self._by_stem.items() if stem not in pictures]
-        if extra:
-            raise TeacherError(f"{self.path}: mask {extra[0]} belongs to no picture of {data} {count}")
+class MaskTeacher(MaskFiles):
+    """True masks of a folder or zip; one without object pixels counts as no object."""
 
     def __call__(self, images: list[np.ndarray], names: list[str]) -> list[np.ndarray | None]:
         """See ``Teacher``; a mask must have the size of its picture."""
-        return [self._mask(image, name) for image, name in zip(images, names, strict=True)]
-
-    def _mask(self, image: np.ndarray, name: str) -> np.ndarray | None:
-        if _stem(name) not in self._by_stem:
-            raise TeacherError(f"{self.path}: no mask for picture {name}")
-        file = self._by_stem[_stem(name)]
-        try:
-            opacity = mask_opacity(self._source.open(file), self._values)
-        except PictureError as err:
-            raise TeacherError(str(err)) from err
-        except UnusableError as err:
-            raise TeacherError(f"{self.path}: mask {file} {err}") from err
-        if opacity.shape != image.shape[:2]:
-            raise TeacherError(f"{self.path}: mask {file} is {opacity.shape[1]}x{opacity.shape[0]}, its picture "
-                               f"{image.shape[1]}x{image.shape[0]}")
-        return none_if_empty(opacity >= OBJECT_LEVEL)
+        return [none_if_empty(self.read(name, image.shape[1::-1])) for image, name in zip(images, names, strict=True)]
 
 
 class AlphaTeacher:
@@ -219,10 +158,6 @@ def _read_weights(path: str | os.PathLike[str] | None) -> dict[str, torch.Tensor
         return torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as err:
         raise TeacherError(f"{path}: damaged, or no file of weights; the file wanted is {weights_name()}") from err
-
-
-def _stem(name: str) -> str:
-    return str(PurePosixPath(name).with_suffix(""))
 
 
 def resized(picture: PIL.Image.Image, size: tuple[int, int]) -> PIL.Image.Image:

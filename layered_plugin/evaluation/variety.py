@@ -51,7 +51,7 @@ class _Masks(PictureDataset):
         try:
             return PIL.Image.fromarray(mask_opacity(super()._open(fname), self._values))
         except UnusableError as err:
-            raise PictureError(f"{self._path}: mask {fname} {err}") from err
+            raise PictureError(f"{self.path}: mask {fname} {err}") from err
 
 
 def real_masks(path: str | os.PathLike[str], resolution: int, num: int, size_px: int | None = None,

@@ -40,6 +40,11 @@ def composite(layers: Layers) -> torch.Tensor:
     return img
 
 
+def pad_channels(img: torch.Tensor, num: int) -> torch.Tensor:
+    """Pictures [N, C, H, W] for a discriminator of `num` channels: a mask that is unknown is 0, neither nor."""
+    return torch.nn.functional.pad(img, [0, 0, 0, 0, 0, num - img.shape[1]])
+
+
 def fold_objects(layers: Layers) -> Layers:
     """Scenes of one object each, for what is done to every object alone.
 

@@ -49,12 +49,23 @@ def foreground_networks(snapshot: Mapping[str, Any], number: int = 1) -> dict[st
 
 
 def _snapshot_of(snapshot: Mapping[str, Any], name: str, rows: list[int]) -> dict[str, Any]:
-    D = snapshot["D"]
-    plain_D = networks.Discriminator(**_in_fp32(D.init_kwargs))
-    misc.copy_params_and_buffers(D, plain_D, require_all=True)
-    nets = dict(G=_part(snapshot["G"], name, rows), D=plain_D, G_ema=_part(snapshot["G_ema"], name, rows))
+    nets = dict(G=_part(snapshot["G"], name, rows), D=_plain_discriminator(snapshot["D"]),
+                G_ema=_part(snapshot["G_ema"], name, rows))
     return dict({key: net.eval().requires_grad_(False) for key, net in nets.items()}, training_set_kwargs=None,
                 augment_pipe=None)
+
+
+@torch.no_grad()
+def _plain_discriminator(D: Any) -> Any:
+    """The base's own discriminator of three channels, which judges as D does with the mask unknown."""
+    plain = networks.Discriminator(**dict(_in_fp32(D.init_kwargs), img_channels=3))
+    tensors = dict(misc.named_params_and_buffers(D))
+    for key, tensor in misc.named_params_and_buffers(plain):
+        if key.endswith("fromrgb.weight"):  # Layers divide by the root of their channels' number.
+            tensor.copy_(tensors[key][:, :3] * (3 / D.img_channels) ** 0.5)
+        else:
+            tensor.copy_(tensors[key])
+    return plain
 
 
 @torch.no_grad()

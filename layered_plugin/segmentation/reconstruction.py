@@ -13,7 +13,7 @@ import torch
 from layered_plugin.device import must_fp32
 from layered_plugin.errors import ArgumentError, ModelError
 from layered_plugin.model.encoder import Codes, decode
-from layered_plugin.model.layers import Layers, composite
+from layered_plugin.model.layers import Layers, composite, pad_channels
 from layered_plugin.model.mask_losses import mask_border_loss
 
 # Options of ``invert.py train`` that say what codes are good; refinement goes by the same.
@@ -41,10 +41,11 @@ class DiscriminatorFeatures:
                                 f"discriminator, got {resolution}")
         self.blocks = [getattr(D, f"b{side}") for side in D.block_resolutions if side >= 2 * resolution]
         self.block_kwargs = block_kwargs or {}
+        self.num_channels = D.img_channels
 
     def __call__(self, img: torch.Tensor) -> torch.Tensor:
-        """Pictures [N, C, H, W] in [-1, 1] to features [N, channels, resolution, resolution], float32."""
-        x = None
+        """Pictures [N, 3, H, W] in [-1, 1] to features [N, channels, resolution, resolution], float32."""
+        x, img = None, pad_channels(img, self.num_channels)
         for block in self.blocks:
             x, img = block(x, img, **self.block_kwargs)
         return x.float()  # type: ignore[union-attr]

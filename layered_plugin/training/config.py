@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from layered_plugin import device
 from layered_plugin.base import BASE
 from layered_plugin.data.dataset import PictureDataset
+from layered_plugin.data.mask_files import MaskFiles
 from layered_plugin.data.pictures import CROP_MARGIN
 from layered_plugin.errors import ArgumentError
 from layered_plugin.runs import short_name
@@ -33,9 +34,9 @@ class _Batches(NamedTuple):
     stages: list[Any]  # Of a growing run, else empty.
 
 
-def setup_training_config(*, data, gpus, snap, metrics, fid_weights, seed, cond, subset, mirror, cfg, gamma, kimg,
-                          batch, aug, p, target, augpipe, resume, freezed, fp32, nhwc, nobench, allow_tf32, workers,
-                          shift, mask_min, mask_size_weight, mask_binary_weight, mask_border_weight,
+def setup_training_config(*, data, masks, gpus, snap, metrics, fid_weights, seed, cond, subset, mirror, cfg, gamma,
+                          kimg, batch, aug, p, target, augpipe, resume, freezed, fp32, nhwc, nobench, allow_tf32,
+                          workers, shift, mask_min, mask_size_weight, mask_binary_weight, mask_border_weight,
                           mask_overlap_weight, bg_jitter, mask_size_over, mask_floor, mask_max, mask_variety,
                           mask_variety_weight, range_weight, crop, objects, generator, mapping, resolution, device_name,
                           precision, batch_gpu, pl_weight, style_mix, cbase, cmax, w_dim, map_depth, lr, d_lr, tick,
@@ -50,8 +51,9 @@ def setup_training_config(*, data, gpus, snap, metrics, fid_weights, seed, cond,
     Raises:
         ArgumentError: A value is wrong or does not fit another.
         PictureError: The data set cannot be used.
+        MaskError: Its masks can't.
     """
-    pictures = _probe(data, cond, subset, resolution)
+    pictures = _probe(data, masks, cond, subset, resolution)
     resolution = pictures.resolution
     base, batch_gpu, mbstd, stages = _divide_batch(cfg, resolution, gpus, grow, grow_schedule, batch_gpu,
                                                    dict(kimg=kimg, batch=batch, gamma=gamma, lr=lr,
@@ -70,7 +72,7 @@ def setup_training_config(*, data, gpus, snap, metrics, fid_weights, seed, cond,
     opt = dict(class_name="torch.optim.Adam", lr=base["lr"], betas=[0.0, 0.99], eps=1e-8, fused=device_name != "mps")
     size_px = round(resolution * CROP_MARGIN) if crop else resolution
     config = dict(
-        run_dir=None,
+        run_dir=None, masks_path=masks,
         training_set_kwargs=dict(class_name="layered_plugin.data.dataset.PictureDataset", path=str(data),
                                  size_px=size_px, use_labels=cond, max_size=subset or pictures.num, xflip=mirror,
                                  random_seed=seed),
@@ -90,7 +92,8 @@ def setup_training_config(*, data, gpus, snap, metrics, fid_weights, seed, cond,
                          mask_min=mask_min, mask_size_weight=mask_size_weight, mask_binary_weight=mask_binary_weight,
                          mask_border_weight=mask_border_weight, mask_overlap_weight=mask_overlap_weight,
                          bg_jitter=bg_jitter, mask_size_over=mask_size_over, mask_floor=mask_floor, mask_max=mask_max,
-                         mask_variety=mask_variety, mask_variety_weight=mask_variety_weight, range_weight=range_weight),
+                         mask_variety=mask_variety, mask_variety_weight=mask_variety_weight, range_weight=range_weight,
+                         show_masks=masks is not None),
         metrics=metrics, fid_weights=fid_weights, random_seed=seed, num_gpus=gpus, device=device_name,
         resolution=resolution, batch_size=base["batch"], batch_gpu=batch_gpu, ema_kimg=base["ema"],
         ema_rampup=base["ramp"] if resume_pkl is None else None,
@@ -103,12 +106,11 @@ def setup_training_config(*, data, gpus, snap, metrics, fid_weights, seed, cond,
         cudnn_benchmark=not nobench, allow_tf32=allow_tf32, on_collapse=on_collapse,
         **(dict(stages=stages) if stages else {}))
     parts = [short_name(pictures.name), "cond" if cond else "", f"subset{subset}" if subset else "",
-             "mirror" if mirror else "",
-             f"objects{objects}" if objects > 1 else "", f"{cfg}{gpus}" if cfg == "auto" else cfg,
-             f"{resolution}px", "grow" if stages else "", f"kimg{base['kimg']:g}", f"batch{base['batch']}",
-             aug if aug != "ada" else "", f"p{p:g}" if p is not None else "",
-             gan_loss if gan_loss != "logistic" else "", f"shift{_ramp_name(shift)}", f"seed{seed}",
-             "initfrom" if init_from else "", _resume_name(resume)]
+             "mirror" if mirror else "", "masks" if masks else "", f"objects{objects}" if objects > 1 else "",
+             f"{cfg}{gpus}" if cfg == "auto" else cfg, f"{resolution}px", "grow" if stages else "",
+             f"kimg{base['kimg']:g}", f"batch{base['batch']}", aug if aug != "ada" else "",
+             f"p{p:g}" if p is not None else "", gan_loss if gan_loss != "logistic" else "",
+             f"shift{_ramp_name(shift)}", f"seed{seed}", "initfrom" if init_from else "", _resume_name(resume)]
     return "-".join(part for part in parts if part), config
 
 
@@ -126,6 +128,10 @@ def check_together(opts: dict[str, Any], given: set[str]) -> None:
     for name in ("gp_weight", "drift_weight"):
         if gan_loss != "wgan-gp" and name in given:
             raise ArgumentError(f"`{name}` needs `gan_loss`=wgan-gp")
+    if opts["masks"] is not None and opts["aug"] != "noaug":
+        raise ArgumentError(f"`masks` go with `aug`=noaug alone, got {opts['aug']}")
+    if opts["masks"] is not None and opts["init_from"] not in (None, "noresume"):
+        raise ArgumentError("`masks` need a discriminator that sees them, and that of `init_from` does not")
     for name in ("kimg", "batch"):
         if opts["grow_schedule"] is not None and name in given:
             raise ArgumentError(f"`{name}` stands in `grow_schedule`; leave it out, or use `grow` without one")
@@ -148,8 +154,10 @@ def _ramp_name(values: float | list[float]) -> str:
     return "to".join(f"{value:g}" for value in (values if isinstance(values, list) else [values]))
 
 
-def _probe(data: str, cond: bool, subset: int | None, resolution: int | None) -> _Pictures:
+def _probe(data: str, masks: str | None, cond: bool, subset: int | None, resolution: int | None) -> _Pictures:
     probe = PictureDataset(path=data, size_px=4, use_labels=cond, max_size=subset)
+    if masks is not None:
+        MaskFiles(masks).check_names(probe.names, data)
     native_px, has_labels = min(probe.native_size), probe.has_labels
     if resolution is None:
         resolution = 1 << (native_px.bit_length() - 1)

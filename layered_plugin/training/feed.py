@@ -35,7 +35,8 @@ class Feed:
     """Batches on the device, cropped at random and faded as the networks are.
 
     Args:
-        training_set, data_loader_kwargs, batch_size, start, rank, num_gpus, seed: As of ``endless_batches``.
+        training_set, data_loader_kwargs, batch_size, start, rank, num_gpus, seed: As of ``endless_batches``; the
+            pictures may have their masks as a fourth channel.
         resolution: Of the networks.
         fade: Of a stage of a growing run, or None.
         device: Where the batches go.
@@ -48,7 +49,7 @@ class Feed:
         self._voters = 1 if training_set.preload() else num_gpus  # In memory no picture can be unreadable.
 
     def next(self, cur_nimg: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pictures [N, C, H, W] in [-1, 1] and labels [N, c_dim].
+        """Pictures [N, C, H, W] in [-1, 1], of a mask 1 = object, and labels [N, c_dim].
 
         Args:
             cur_nimg: Pictures shown so far.

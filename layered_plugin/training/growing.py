@@ -148,7 +148,8 @@ def stage_config(config: dict[str, Any], idx: int) -> dict[str, Any]:
 
 def plain(config: dict[str, Any]) -> dict[str, Any]:
     """The parameters of ``training_loop`` in a run's configuration, without what is kept beside them."""
-    return {key: value for key, value in config.items() if key not in ("stages", "data_fingerprint")}
+    kept_beside = ("stages", "data_fingerprint", "masks_fingerprint")
+    return {key: value for key, value in config.items() if key not in kept_beside}
 
 
 def stage_of(config: dict[str, Any], saved: dict[str, Any]) -> int:

@@ -30,6 +30,7 @@ def training_loop(
     allow_tf32              = False,    # Allow TF32 in matrix products and convolutions?
     # What is learnt from.
     training_set            = None,     # Pictures to train on, None = construct them from training_set_kwargs.
+    masks_path              = None,     # Masks of the pictures, which D sees beside them; None = pictures alone.
     training_set_kwargs     = {},       # noqa: B006 - Class and arguments of the data set; size_px > resolution crops.
     data_loader_kwargs      = {},       # noqa: B006 - Arguments of torch.utils.data.DataLoader.
     resolution              = 32,       # Resolution of the networks.
@@ -88,7 +89,7 @@ def training_loop(
     # The pictures, the networks, and what stands around them while they learn.
     say(f"StyleGAN2-ADA base: {BASE}")
     training_set = setup.open_training_set(training_set, training_set_kwargs, say)
-    G, D, G_ema = setup.build_networks(G_kwargs, D_kwargs, training_set, resolution, device)
+    G, D, G_ema = setup.build_networks(G_kwargs, D_kwargs, training_set, resolution, device, masks_path is not None)
     if saved is None:
         _start_from(resume_pkl, init_pkl, G, D, G_ema, loss_kwargs, batch_gpu, say)
     if rank == 0:
@@ -114,8 +115,8 @@ def training_loop(
         network_snapshot_ticks, snapshot_minutes, on_collapse, progress_fn, start_time)
     if saved is None or has_grown:
         maintenance.save_first_pictures(new=saved is None)
-    feed = Feed(training_set, data_loader_kwargs, resolution, fade, device, batch_size, run.cur_nimg, rank, num_gpus,
-                random_seed)
+    feed = Feed(setup.with_masks(training_set, masks_path, say), data_loader_kwargs, resolution, fade, device,
+                batch_size, run.cur_nimg, rank, num_gpus, random_seed)
     if saved is not None:
         restore_rng(saved, rank, num_gpus, random_seed, device)
     say(f"Training for {total_kimg} kimg, from kimg {run.cur_nimg / 1000:.1f}...")
@@ -131,7 +132,6 @@ def training_loop(
             maintenance.count_batch()
             if ada is not None and run.batch_idx % ada_interval == 0:
                 ada.adjust(augment_pipe.p, ada_target, batch_size * ada_interval / (ada_kimg * 1000))
-
             stopping, overdue = setup.any_rank([stop.received is not None, maintenance.overdue()], num_gpus, device)
             done = run.cur_nimg >= total_kimg * 1000
             if done or stopping or overdue or maintenance.due():

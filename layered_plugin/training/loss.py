@@ -7,7 +7,7 @@ import torch
 from torch_utils import misc, training_stats
 from training.loss import StyleGAN2Loss
 
-from layered_plugin.model.layers import Layers, composite, fold_objects
+from layered_plugin.model.layers import Layers, composite, fold_objects, union_mask
 from layered_plugin.model.mask_losses import (
     layer_range_loss,
     mask_binary_loss,
@@ -27,6 +27,9 @@ class LayeredLoss(StyleGAN2Loss):
     ``run_G`` returns the perturbed composite, so that the discriminator phases and path length see it too; the
     mask terms see the unshifted mask, as the paper's equations have it. Each object has a shift of its own, and each
     mask terms of its own, which are summed over the objects.
+
+    With ``show_masks`` the discriminator compares pairs: a real picture and its mask, a composite and its shifted mask.
+    So the masks' sizes, places and outlines come to be spread as those of the real pictures. Ours, not the paper's.
     """
 
     # Set by `set_progress`.
@@ -54,6 +57,7 @@ class LayeredLoss(StyleGAN2Loss):
         mask_variety        = 0,        # Deviation of masks over the batch, share of the largest, 0 = disable.
         mask_variety_weight = 10,       # Weight of the term for it.
         range_weight        = 0,        # Weight of layers outside [-1, 1], 0 = disable.
+        show_masks          = False,    # Does D see the mask beside the picture, as a fourth channel?
     ):
         super().__init__(device=device, G_mapping=G_mapping, G_synthesis=G_synthesis, D=D, augment_pipe=augment_pipe,
                          style_mixing_prob=style_mixing_prob, r1_gamma=r1_gamma, pl_batch_shrink=pl_batch_shrink,
@@ -67,6 +71,7 @@ class LayeredLoss(StyleGAN2Loss):
         self.mask_max = mask_max
         self.mask_variety_weight = mask_variety_weight
         self.range_weight = range_weight
+        self.show_masks = show_masks
         self._ramps = dict(r1_gamma=r1_gamma, shift=shift, mask_binary_weight=mask_binary_weight,
                            mask_border_weight=mask_border_weight, mask_variety=mask_variety)
         self.set_progress(0)
@@ -93,12 +98,17 @@ class LayeredLoss(StyleGAN2Loss):
         return layers, ws
 
     def perturb(self, layers: Layers) -> torch.Tensor:
-        """Shift each object, jitter the background, composite (Eq. 2)."""
+        """Shift each object, jitter the background, composite (Eq. 2).
+
+        Returns:
+            What D sees, [N, 3, H, W]; with ``show_masks`` [N, 4, H, W], the shifted mask last, 1 = object, -1 = none.
+        """
         max_px = round(self.shift * layers.mask.shape[3])
         if max_px > 0:
             num_shifts = len(layers.mask) * layers.mask.shape[1]
             layers = shift_foreground(layers, random_shift(num_shifts, max_px, device=layers.mask.device))
-        return composite(layers._replace(bg=jitter_contrast(layers.bg, self.bg_jitter)))
+        img = composite(layers._replace(bg=jitter_contrast(layers.bg, self.bg_jitter)))
+        return torch.cat([img, union_mask(layers) * 2 - 1], dim=1) if self.show_masks else img
 
     def adversarial_loss_G(self, gen_logits: torch.Tensor) -> torch.Tensor:
         """What the generator minimises besides the mask terms, [N, 1]: the host's non-saturating logistic loss."""

@@ -47,6 +47,10 @@ LAYERED: dict[str, dict[str, Any]] = dict(
     bird=dict(base="auto", options=dict(mask_min=0.15)),
 )
 
+# Beside --masks: what stands in for knowing how real objects are spread is off, unless given.
+MASKED = dict(mask_size_weight=0.0, mask_border_weight=0.0, mask_floor=0.0, mask_max=1.0, mask_variety=0.0,
+              aug="noaug")
+
 NAMES = [*UPSTREAM, *LAYERED]
 
 FEW_PICTURES = 5000  # Fewer are a small set.
@@ -83,11 +87,10 @@ for _name, _parts in dict(bg="blit geom", bgc="blit geom color", bgcf="blit geom
     AUGPIPES[_name] = {key: value for part in _parts.split() for key, value in AUGPIPES[part].items()}
 
 
-def preset_options(cfg: str) -> dict[str, Any]:
-    """Option values that a preset gives to options left unset on the command line."""
-    if cfg == "cifar":
-        return dict(style_mix=0.0)  # As upstream has it.
-    return LAYERED[cfg]["options"] if cfg in LAYERED else {}
+def preset_options(cfg: str, masks: bool = False) -> dict[str, Any]:
+    """Option values that a preset gives to options left unset on the command line; masks: is --masks given?"""
+    options = dict(style_mix=0.0) if cfg == "cifar" else LAYERED.get(cfg, {}).get("options", {})  # cifar: upstream's.
+    return {**options, **MASKED} if masks else options
 
 
 def choose_for_size(cfg: str, num: int, kimg: float, mirror: bool | None, aug: str | None) -> tuple[bool, str]:

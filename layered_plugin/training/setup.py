@@ -12,7 +12,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch_utils import misc
 
 from layered_plugin import errors
+from layered_plugin.data.mask_files import MaskedPictures
 from layered_plugin.device import tune_cpu
+from layered_plugin.model.layers import pad_channels
 from layered_plugin.model.snapshots import read_networks
 from layered_plugin.training.fading import Fade
 from layered_plugin.training.phases import AdaSignal
@@ -42,6 +44,16 @@ def open_training_set(training_set: Any, training_set_kwargs: dict[str, Any], sa
     return training_set
 
 
+def with_masks(training_set: Any, masks_path: str | None, say) -> Any:
+    """The pictures as D sees them: with their masks as a fourth channel, if there are masks."""
+    if masks_path is None:
+        return training_set
+    masked = MaskedPictures(training_set, masks_path)
+    in_memory = masked.preload(verbose=say is print)
+    say(f"Masks: {masks_path}  in memory: {'yes' if in_memory else 'no'}")
+    return masked
+
+
 def draw_labels(training_set, num: int) -> torch.Tensor:
     """Labels of pictures drawn at random, [num, c_dim], on the CPU.
 
@@ -53,7 +65,7 @@ def draw_labels(training_set, num: int) -> torch.Tensor:
 
 
 def build_networks(G_kwargs: dict[str, Any], D_kwargs: dict[str, Any], training_set: Any, resolution: int,
-                   device: torch.device) -> tuple[Any, torch.nn.Module, torch.nn.Module]:
+                   device: torch.device, D_sees_masks: bool = False) -> tuple[Any, Any, torch.nn.Module]:
     """G, D and G_ema, a copy of G, on the device, for the pictures' channels and labels.
 
     Args:
@@ -62,20 +74,21 @@ def build_networks(G_kwargs: dict[str, Any], D_kwargs: dict[str, Any], training_
         training_set: Pictures and labels.
         resolution: Of the networks.
         device: Where they are to be.
+        D_sees_masks: Has D a channel more?
     """
-    shape = dict(c_dim=training_set.label_dim, img_resolution=resolution, img_channels=training_set.num_channels)
-    G, D = (dnnlib.util.construct_class_by_name(**kwargs, **shape).train().requires_grad_(False).to(device)
-            for kwargs in (G_kwargs, D_kwargs))
+    shape, channels = dict(c_dim=training_set.label_dim, img_resolution=resolution), training_set.num_channels
+    G, D = (dnnlib.util.construct_class_by_name(**kwargs, **shape, img_channels=num).train().requires_grad_(False)
+            .to(device) for kwargs, num in ((G_kwargs, channels), (D_kwargs, channels + D_sees_masks)))
     return G, D, copy.deepcopy(G).eval()
 
 
-def summarize_networks(G_ema: Any, D: torch.nn.Module, batch: int, device: torch.device) -> None:
+def summarize_networks(G_ema: Any, D: Any, batch: int, device: torch.device) -> None:
     """Print both networks layer by layer; leaves the random generators as they are."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         z = torch.randn([batch, G_ema.z_dim], device=device)
         c = torch.zeros([batch, G_ema.c_dim], device=device)
         img = misc.print_module_summary(G_ema, [z, c])
-        misc.print_module_summary(D, [img, c])
+        misc.print_module_summary(D, [pad_channels(img, D.img_channels), c])
 
 
 def transfer(resume_pkl: str, modules: dict[str, torch.nn.Module], say) -> None:
@@ -106,12 +119,12 @@ def build_augmentation(augment_kwargs: dict[str, Any] | None, p: float, ada_targ
     return augment_pipe, None if ada_target is None else AdaSignal()
 
 
-def build_fade(G: Any, D: torch.nn.Module, D_kwargs: dict[str, Any], fade_kimg: list[float] | None,
+def build_fade(G: Any, D: Any, D_kwargs: dict[str, Any], fade_kimg: list[float] | None,
                device: torch.device) -> Fade | None:
     """What fades in the highest blocks of G and D, around them; None without ``fade_kimg``."""
     if fade_kimg is None:
         return None
-    smaller = dict(c_dim=G.c_dim, img_resolution=G.img_resolution // 2, img_channels=G.img_channels)
+    smaller = dict(c_dim=G.c_dim, img_resolution=G.img_resolution // 2, img_channels=D.img_channels)
     smaller_D = dnnlib.util.construct_class_by_name(**D_kwargs, **smaller)
     return Fade(G, D, smaller_D.train().requires_grad_(False).to(device), *fade_kimg)
 

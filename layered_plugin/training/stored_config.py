@@ -50,7 +50,7 @@ _LAYERED: dict[str, Any] = dict(
     pl_weight=WEIGHT, style_mixing_prob=SHARE, shift=RAMP, mask_min=SHARE, mask_size_weight=WEIGHT,
     mask_binary_weight=RAMP, mask_border_weight=RAMP, mask_overlap_weight=WEIGHT, bg_jitter=SHARE,
     mask_size_over=choice(*SIZE_OVER), mask_floor=SHARE, mask_max=SHARE, mask_variety=RAMP,
-    mask_variety_weight=WEIGHT, range_weight=WEIGHT)
+    mask_variety_weight=WEIGHT, range_weight=WEIGHT, show_masks=flag)
 
 LOSS = by_class({
     "layered_plugin.training.loss.LayeredLoss": fields({}, dict(_LAYERED, r1_gamma=RAMP)),
@@ -64,6 +64,7 @@ CONFIG = fields(
          D_opt_kwargs=OPTIMIZER, loss_kwargs=LOSS, random_seed=FROM_ZERO, num_gpus=number(1, 4096, whole=True),
          device=choice("cpu", "cuda", "mps"), resolution=SIDE, batch_size=COUNT, batch_gpu=COUNT, total_kimg=WEIGHT),
     dict(run_dir=maybe(text), data_fingerprint=(maybe(FINGERPRINT), None),
+         masks_path=(maybe(text), None), masks_fingerprint=(maybe(FINGERPRINT), None),
          data_loader_kwargs=(fields({}, dict(pin_memory=flag, num_workers=number(0, 1024, whole=True),
                                              prefetch_factor=maybe(COUNT))), {}),
          augment_kwargs=maybe(AUGMENTATION), metrics=(list_of(text), []),

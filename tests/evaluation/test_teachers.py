@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from layered_plugin.data.pictures import PictureSource
-from layered_plugin.errors import TeacherError
+from layered_plugin.errors import MaskError, TeacherError
 from layered_plugin.evaluation import judge as judges
 from layered_plugin.evaluation import teachers
 from layered_plugin.evaluation.judge import UNetTeacher, save_judge
@@ -89,13 +89,13 @@ def test_names_that_match_pass(tmp_path):
 ])
 def test_names_that_do_not_match_are_named(tmp_path, masks, pictures, words):
     path = write_masks(tmp_path / "m.zip", {name: np.zeros((4, 6), np.uint8) for name in masks})
-    with pytest.raises(TeacherError, match=rf"m\.zip: {words}"):
+    with pytest.raises(MaskError, match=rf"m\.zip: {words}"):
         MaskTeacher(path).check_names(pictures, "data")
 
 
 def test_two_masks_of_one_picture_are_refused(tmp_path):
     path = write_masks(tmp_path / "m", {name: np.zeros((4, 6), np.uint8) for name in ("1.bmp", "1.png")})
-    with pytest.raises(TeacherError, match=r"1\.bmp and 1\.png are masks of the same picture"):
+    with pytest.raises(MaskError, match=r"1\.bmp and 1\.png are masks of the same picture"):
         MaskTeacher(path)
 
 
@@ -104,17 +104,17 @@ def test_two_masks_of_one_picture_are_refused(tmp_path):
     (np.eye(4, 6, dtype=np.uint8), r"mask 1\.png holds values up to 1 alone, and object is from 128 on"),
 ])
 def test_unfit_mask_is_named(tmp_path, mask, words):
-    with pytest.raises(TeacherError, match=words):
+    with pytest.raises(MaskError, match=words):
         MaskTeacher(write_masks(tmp_path / "m", {"1.png": mask}))([gray()], ["1.png"])
 
 
 def test_unreadable_masks_are_named(tmp_path):
-    with pytest.raises(TeacherError, match=r"none\.zip"):
+    with pytest.raises(MaskError, match=r"none\.zip"):
         MaskTeacher(tmp_path / "none.zip")
     (tmp_path / "1.png").write_bytes(b"no picture")
-    with pytest.raises(TeacherError, match=r"cannot read picture 1\.png"):
+    with pytest.raises(MaskError, match=r"cannot read picture 1\.png"):
         MaskTeacher(tmp_path)([gray()], ["1.png"])
-    with pytest.raises(TeacherError, match=r"no mask for picture 2\.png"):
+    with pytest.raises(MaskError, match=r"no mask for picture 2\.png"):
         MaskTeacher(tmp_path)([gray()], ["2.png"])
 
 

@@ -333,6 +333,6 @@ def test_parameters_are_the_hosts_and_ours():
              "batch_size", "batch_gpu", "ema_kimg", "ema_rampup", "G_reg_interval", "D_reg_interval", "augment_p",
              "ada_target", "ada_interval", "ada_kimg", "total_kimg", "kimg_per_tick", "image_snapshot_ticks",
              "network_snapshot_ticks", "resume_pkl", "cudnn_benchmark", "allow_tf32", "abort_fn", "progress_fn"}
-    ours = {"device", "resolution", "resume_state", "on_collapse", "fade_kimg", "ramp_kimg", "training_set",
-            "snapshot_minutes", "init_pkl", "fid_weights"}
+    ours = {"device", "masks_path", "resolution", "resume_state", "on_collapse", "fade_kimg", "ramp_kimg",
+            "training_set", "snapshot_minutes", "init_pkl", "fid_weights"}
     assert set(inspect.signature(training_loop).parameters) == hosts | ours

@@ -44,9 +44,10 @@ def test_examples_are_accepted(source, data, tmp_path, monkeypatch):
     assert len(examples) >= 1
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()
+    (tmp_path / "my-masks").mkdir()
     for name in ("data/shapes.zip", "data/shapes2.zip", "data/plants.zip", "data/plants-lit.zip",
                  "data/plants-lit-64.zip", "data/vegetables-lit.zip", "data/vehicles-lit.zip", "data/clothing.zip",
-                 "my-cars", "my-plants"):
+                 "my-cars", "my-plants", "my-masks/masks"):
         (tmp_path / name).write_bytes(data.read_bytes())
     make_plain(tmp_path / "stylegan2-car.pkl")
     for args in examples:
@@ -56,7 +57,7 @@ def test_examples_are_accepted(source, data, tmp_path, monkeypatch):
 
 
 def test_config_has_exactly_the_loops_parameters(data):
-    keys = set(dry(data, "--cfg=demo")) - {"base", "data_fingerprint"}
+    keys = set(dry(data, "--cfg=demo")) - {"base", "data_fingerprint", "masks_fingerprint"}
     assert keys == set(inspect.signature(training_loop).parameters) - {
         "rank", "training_set", "abort_fn", "progress_fn"}
 

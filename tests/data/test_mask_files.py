@@ -1,0 +1,60 @@
+"""Pictures with their masks as a fourth channel."""
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from layered_plugin.data import dataset
+from layered_plugin.data.dataset import PictureDataset
+from layered_plugin.data.mask_files import MaskedPictures
+from layered_plugin.errors import MaskError
+
+NAMES = ["a.jpg", "sub/b.png", "sub/c.png"]
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Pictures whose left part is red, and masks of that part, of the pictures' sizes."""
+    for name, width, height, red in zip(NAMES, (12, 8, 16), (12, 20, 8), (6, 2, 16), strict=True):
+        left = np.zeros([height, width], bool)
+        left[:, :red] = True
+        for kind, pixels, file in (("pictures", np.where(left[:, :, None], [250, 0, 0], [0, 0, 250]), name),
+                                   ("masks", left * 255, name.replace("jpg", "png"))):
+            path = tmp_path / kind / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            PIL.Image.fromarray(pixels.astype(np.uint8)).save(path)
+    return tmp_path / "pictures", tmp_path / "masks"
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize("options", [dict(), dict(xflip=True), dict(max_size=2, xflip=True, random_seed=1)])
+def test_fourth_channel_is_where_the_picture_has_its_object(folders, options, in_memory, monkeypatch):
+    if not in_memory:
+        monkeypatch.setattr(dataset, "CACHE_BYTES", 0)
+    pictures = PictureDataset(folders[0], size_px=8, **options)
+    masked = MaskedPictures(pictures, folders[1])
+    assert masked.preload() is in_memory
+    assert len(masked) == len(pictures) == len(range(options.get("max_size", 3))) * (2 if "xflip" in options else 1)
+    for idx in range(len(masked)):
+        (both, label), (img, expected) = masked[idx], pictures[idx]
+        assert both.dtype == np.uint8 and both.shape == (4, 8, 8)
+        np.testing.assert_array_equal(both[:3], img)
+        np.testing.assert_array_equal(label, expected)
+        assert np.abs(both[3].astype(int) - both[0]).max() <= 60  # Red is object; at the edge filters differ.
+
+
+def test_masks_follow_a_picture_that_became_unreadable(folders, monkeypatch):
+    monkeypatch.setattr(dataset, "CACHE_BYTES", 0)
+    pictures = PictureDataset(folders[0], size_px=8)
+    masked = MaskedPictures(pictures, folders[1])
+    (folders[0] / "sub/b.png").write_bytes(b"gone")
+    np.testing.assert_array_equal(masked[1][0], masked[2][0])
+
+
+def test_masks_must_belong_to_the_pictures(folders):
+    pictures = PictureDataset(folders[0], size_px=8)
+    (folders[1] / "a.png").unlink()
+    with pytest.raises(MaskError, match=r"no mask for picture a\.jpg"):
+        MaskedPictures(pictures, folders[1])
+    with pytest.raises(MaskError, match="neither a folder nor"):
+        MaskedPictures(pictures, folders[1] / "none")

@@ -1,0 +1,173 @@
+"""--masks: a discriminator that sees masks beside pictures, from the command to what is made of its snapshots."""
+
+import json
+import shutil
+import zipfile
+from functools import partial
+
+import legacy
+import numpy as np
+import PIL.Image
+import pytest
+import shell
+import torch
+from tiny_models import TINY, make_generator, make_plain
+from torch_utils import misc
+from training.networks import Discriminator
+
+import train_layered
+from layered_plugin import export, runs
+from layered_plugin.model.layers import Layers, composite, pad_channels
+from layered_plugin.model.perturb import random_shift, shift_foreground
+from layered_plugin.model.snapshots import load_snapshot
+from layered_plugin.segmentation.reconstruction import Reconstruction
+from layered_plugin.synthetic.shapes import write_shapes
+from layered_plugin.training.loss import LayeredLoss
+
+invoke = partial(shell.invoke, train_layered.main)
+
+
+@pytest.fixture(scope="module")
+def masked_data(tmp_path_factory):
+    """Pictures and their masks, as zips; not to be changed."""
+    folder = tmp_path_factory.mktemp("masked")
+    write_shapes(dict(picture=str(folder / "shapes.zip"), mask=str(folder / "masks.zip")), 24, 18, 0)
+    return folder
+
+
+def train(masked_data, outdir, *args):
+    result = invoke(f"--outdir={outdir}", f"--data={masked_data / 'shapes.zip'}",
+                    f"--masks={masked_data / 'masks.zip'}", *TINY, *args)
+    assert result.exit_code == 0, result.output
+    return max(outdir.iterdir())
+
+
+@pytest.fixture(scope="module")
+def run(masked_data, tmp_path_factory):
+    """A finished run; not to be changed."""
+    return train(masked_data, tmp_path_factory.mktemp("runs"))
+
+
+def make_D(img_channels=4):
+    return Discriminator(c_dim=0, img_resolution=16, img_channels=img_channels, channel_base=64, channel_max=4)
+
+
+def test_discriminator_sees_the_shifted_composite_and_the_shifted_mask():
+    G = make_generator()
+    loss = LayeredLoss("cpu", G.mapping, G.synthesis, make_D(), shift=0.25, bg_jitter=0, show_masks=True)
+    layers = Layers(torch.rand(3, 3, 16, 16), torch.rand(3, 3, 16, 16), torch.rand(3, 1, 16, 16))
+    torch.manual_seed(1)
+    seen = loss.perturb(layers)
+    torch.manual_seed(1)
+    moved = shift_foreground(layers, random_shift(3, 4))
+    torch.testing.assert_close(seen, torch.cat([composite(moved), moved.mask * 2 - 1], dim=1))
+
+
+def test_two_objects_are_shown_as_one_mask():
+    G = make_generator()
+    loss = LayeredLoss("cpu", G.mapping, G.synthesis, make_D(), shift=0, bg_jitter=0, show_masks=True)
+    mask = torch.zeros(1, 2, 16, 16)
+    mask[:, 0, :8], mask[:, 1, 4:12] = 1, 1
+    seen = loss.perturb(Layers(torch.zeros(1, 3, 16, 16), torch.ones(1, 6, 16, 16), mask))
+    assert seen[0, 3, :, 0].tolist() == [1] * 12 + [-1] * 4
+
+
+def test_run_has_a_discriminator_of_four_channels_and_says_so(run):
+    networks = load_snapshot(run / "network-snapshot-000000.pkl")
+    assert networks["D"].img_channels == 4 and networks["G_ema"].img_channels == 3
+    assert "-masks-" in run.name and "Masks: " in (run / "log.txt").read_text()
+
+
+def test_terms_that_stand_in_for_masks_are_off_unless_given(masked_data):
+    masks = f"--masks={masked_data / 'masks.zip'}"
+    chosen = shell.dry(masked_data / "shapes.zip", "--cfg=cpu", masks)["loss_kwargs"]
+    assert chosen["show_masks"] and chosen["mask_size_weight"] == chosen["mask_border_weight"] == 0
+    assert chosen["mask_binary_weight"] == 2
+    given = shell.dry(masked_data / "shapes.zip", "--cfg=cpu", masks, "--mask-size-weight=3")["loss_kwargs"]
+    assert given["mask_size_weight"] == 3
+    plain = shell.dry(masked_data / "shapes.zip", "--cfg=cpu")["loss_kwargs"]
+    assert not plain["show_masks"] and plain["mask_size_weight"] == 10
+
+
+@pytest.mark.parametrize("how", ["at one size", "growing"])
+def test_resumed_run_equals_an_uninterrupted_one(masked_data, tmp_path, how):
+    grow = [] if how == "at one size" else ["--grow-schedule=8:0.04:8,16:0.04:8"]
+    options = [arg for arg in TINY if not grow or not arg.startswith(("--kimg", "--batch"))]
+
+    def call(outdir, *args):
+        result = invoke(f"--outdir={outdir}", *args)
+        assert result.exit_code == 0, result.output
+        return runs.load_training_state(runs.training_states(max(outdir.iterdir()))[-1])
+
+    new = [f"--data={masked_data / 'shapes.zip'}", f"--masks={masked_data / 'masks.zip'}", *options, *grow]
+    whole = call(tmp_path / "whole", *new, *([] if grow else ["--kimg=0.08"]))
+    call(tmp_path / "parts", *new)
+    if grow:  # Back to the end of the first stage.
+        for path in runs.training_states(max((tmp_path / "parts").iterdir()))[1:]:
+            path.unlink()
+    torch.manual_seed(5)
+    parts = call(tmp_path / "parts", "--resume=latest", *([] if grow else ["--kimg=0.08"]))
+    for net in ("G", "D", "G_ema"):
+        for name, value in whole[net].items():
+            assert torch.equal(value, parts[net][name]), (net, name)
+
+
+def test_masks_that_changed_are_refused_at_resume(masked_data, tmp_path):
+    copy = tmp_path / "data"
+    shutil.copytree(masked_data, copy)
+    train(copy, tmp_path / "runs")
+    with zipfile.ZipFile(copy / "masks.zip") as old, zipfile.ZipFile(tmp_path / "new.zip", "w") as new:
+        for info in old.infolist():
+            new.writestr(info.filename, old.read(info)[:-1] + b"?" if info.filename.endswith("3.png")
+                         else old.read(info))
+    (tmp_path / "new.zip").replace(copy / "masks.zip")
+    result = invoke(f"--outdir={tmp_path / 'runs'}", "--resume=latest", "--kimg=0.08")
+    assert result.exit_code == 1 and "masks.zip: pictures have other contents" in result.output
+
+
+@pytest.mark.parametrize("args, words", [
+    (["--aug=ada"], "--masks go with --aug=noaug alone, got ada"),
+    (["--init-from=PLAIN"], "that of --init-from does not"),
+])
+def test_what_does_not_go_with_masks_is_refused(masked_data, tmp_path, args, words):
+    make_plain(tmp_path / "plain.pkl")
+    args = [arg.replace("PLAIN", str(tmp_path / "plain.pkl")) for arg in args]
+    result = invoke(f"--outdir={tmp_path}", f"--data={masked_data / 'shapes.zip'}",
+                    f"--masks={masked_data / 'masks.zip'}", "--cfg=auto", "-n", *args)
+    assert result.exit_code == 2 and words in result.output
+
+
+def test_missing_mask_is_named_before_anything_is_made(masked_data, tmp_path):
+    (tmp_path / "masks/00000").mkdir(parents=True)
+    PIL.Image.fromarray(np.zeros([18, 18], np.uint8)).save(tmp_path / "masks/00000/img00000000.png")
+    result = invoke(f"--outdir={tmp_path / 'runs'}", f"--data={masked_data / 'shapes.zip'}",
+                    f"--masks={tmp_path / 'masks'}", *TINY)
+    assert result.exit_code == 1 and "--masks: " in result.output
+    assert "no mask for picture 00000/img00000001.png" in result.output and not (tmp_path / "runs").exists()
+
+
+def test_discriminator_of_an_exported_layer_judges_pictures_alone(run, tmp_path):
+    result = shell.invoke(export.main, "background", f"--network={run}", f"--dest={tmp_path / 'bg.pkl'}")
+    assert result.exit_code == 0, result.output
+    D = load_snapshot(run / "network-snapshot-000000.pkl")["D"]
+    with open(tmp_path / "bg.pkl", "rb") as file:
+        plain = legacy.load_network_pkl(file)["D"]
+    assert plain.img_channels == 3
+    img = torch.rand(2, 3, 16, 16) * 2 - 1
+    torch.testing.assert_close(plain(img, None), D(pad_channels(img, 4), None), rtol=1e-4, atol=1e-5)
+
+
+def test_pictures_are_reconstructed_by_its_features_without_masks():
+    torch.manual_seed(0)
+    D, plain = make_D().eval(), make_D(3).eval()
+    for name, tensor in misc.named_params_and_buffers(plain):
+        tensor.data.copy_(dict(misc.named_params_and_buffers(D))[name][:, :3] * 0.75 ** 0.5
+                          if name.endswith("fromrgb.weight") else dict(misc.named_params_and_buffers(D))[name])
+    img = torch.rand(2, 3, 16, 16) * 2 - 1
+    found, expected = (Reconstruction(make_generator(), net, feature_resolution=8).targets(img) for net in (D, plain))
+    torch.testing.assert_close(found, expected)
+
+
+def test_configuration_names_the_masks(run, masked_data):
+    options = json.loads((run / "training_options.json").read_text())
+    assert options["masks_path"] == str(masked_data / "masks.zip") and options["masks_fingerprint"]["num"] == 24
