@@ -102,12 +102,12 @@ def plan_parts(images: str, outdir: Path, form: str, shard: Shard, num: int = 0,
     """
     if is_pattern(images):
         found = sorted(Path(name) for name in glob.glob(images, recursive=True))
-        stems = {path.name.split(".")[0]: path for path in found}
+        stems = {_stem(path): path for path in found}
         if not found:
             raise PictureError(f"{images}: no file fits this pattern")
         if len(stems) < len(found):
-            twice = next(path for path in found if stems[path.name.split(".")[0]] != path)
-            other = stems[twice.name.split(".")[0]]
+            twice = next(path for path in found if stems[_stem(path)] != path)
+            other = stems[_stem(twice)]
             raise PictureError(f"{twice}: differs from {other} in its suffix or folder alone, so that the results of "
                                "both would go to one place")
         return [_whole(path, outdir, stem, form) for stem, path in list(stems.items())[shard.number::shard.total]]
@@ -119,6 +119,11 @@ def plan_parts(images: str, outdir: Path, form: str, shard: Shard, num: int = 0,
     first, last = (min(num, batches * idx // shard.total * batch) for idx in (shard.number, shard.number + 1))
     name = MANIFEST if shard.total == 1 else shard_manifest(shard, done=False)
     return [Part(Path(images), first, last, outdir, outdir / name)]
+
+
+def _stem(path: Path) -> str:
+    """An archive's name without .tar, .zip, .tar.gz and the like; other dots belong to it."""
+    return Path(path.name.removesuffix(".gz")).stem
 
 
 def _whole(path: Path, outdir: Path, stem: str, form: str) -> Part:

@@ -186,6 +186,18 @@ def test_a_large_folder_goes_to_several_archives(segment, folder, tmp_path, monk
     assert contents(tmp_path / "shards") == contents(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("form", ["files", "tar"])
+def test_dots_within_the_names_of_archives_tell_them_apart(folder, tmp_path, form):
+    names = ["x.000.tar", "x.001.tar.gz", "x.tgz"]
+    for name in names:
+        (tmp_path / name).touch()
+    found = parts.plan_parts(str(tmp_path / "x.*"), tmp_path / "out", form, parts.WHOLE)
+    places = [part.folder if form == "files" else part.archive for part in found]
+    suffix = "" if form == "files" else ".tar"
+    assert places == [tmp_path / "out" / f"{stem}{suffix}" for stem in ("x.000", "x.001", "x")]
+    assert len({part.manifest for part in found}) == len(names)
+
+
 def test_archives_that_would_share_a_place_are_refused(segment, folder, tmp_path):
     tar_folder(folder, tmp_path / "s.tar")
     zip_folder(folder, tmp_path / "s.zip")
