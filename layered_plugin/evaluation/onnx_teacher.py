@@ -94,6 +94,9 @@ class OnnxTeacher:
         if output.ndim < 2 or output.size != output.shape[-2] * output.shape[-1]:
             raise TeacherError(f"{self.path}: its first output is {list(output.shape)}, which is no mask [1, 1, S, S]")
         mask = output.reshape(output.shape[-2:])
+        if np.isnan(mask).any():
+            raise TeacherError(f"{self.path}: its mask of {name} at {self.size_px}x{self.size_px} is not a number "
+                               "(NaN); are mean and scale those that it was trained with?")
         if mask.min() < 0 or mask.max() > 1:
             mask = 1 / (1 + np.exp(-mask.clip(-30, 30)))
         return mask

@@ -117,6 +117,13 @@ def test_network_whose_output_is_no_mask_is_named(teacher):
         teacher(num_outputs=2)([picture()], ["a"])
 
 
+def test_mask_that_is_not_a_number_is_refused_and_not_kept(teacher):
+    network = teacher(gain=float("nan"))
+    with pytest.raises(TeacherError, match=r"net\.onnx: its mask of a at 16x16 is not a number"):
+        network([picture()], ["a"])
+    assert not list(network.cache.iterdir())
+
+
 def test_file_that_is_no_network_is_named(tmp_path):
     with pytest.raises(TeacherError, match="gone.onnx: no such file"):
         OnnxTeacher(tmp_path / "gone.onnx")
