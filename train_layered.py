@@ -15,7 +15,7 @@ from layered_plugin import runs, trust
 from layered_plugin.base import BASE
 from layered_plugin.command_line import SETTINGS, CheckedCommand, user_errors
 from layered_plugin.data.fingerprint import fingerprint
-from layered_plugin.errors import CheckpointError, FidelityError, MaskError, PictureError
+from layered_plugin.errors import ArgumentError, CheckpointError, FidelityError, MaskError, PictureError
 from layered_plugin.model.snapshots import is_saved_generator
 from layered_plugin.training import options, presets
 from layered_plugin.training.config import check_together, setup_training_config
@@ -33,6 +33,8 @@ def new_config(outdir: str, dry_run: bool, is_local: bool, opts: dict[str, Any],
     if is_local and not Path(resume).exists():
         raise CheckpointError(f"no such run folder or pickle: {resume}{runs.nearest_runs(resume, outdir)}")
     check_together(opts, given)
+    if opts["init_from"] == "noresume":
+        raise ArgumentError("`init_from`=noresume names no networks; leave it out, or give a pickle")
     opts["init_from"] = presets.RESUME_PKLS.get(opts["init_from"], opts["init_from"])
     if opts["init_from"]:
         with user_errors({CheckpointError: "--init-from"}):

@@ -108,6 +108,11 @@ def test_what_does_not_fit_is_refused(data, tmp_path, args, texts):
     assert result.exit_code == 2 and all(text in result.stderr for text in texts), result.output
 
 
+def test_name_of_no_networks_is_refused(data):
+    result = invoke(data, "noresume", "-n")
+    assert result.exit_code == 2 and "--init-from=noresume names no networks" in result.stderr
+
+
 def test_pickles_that_cannot_serve_are_named(data, tmp_path):
     grey, layered_pkl = tmp_path / "grey.pkl", make_gan_run(tmp_path / "run") / "network-snapshot-000001.pkl"
     make_plain(grey, img_channels=1)
