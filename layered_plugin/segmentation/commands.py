@@ -27,6 +27,8 @@ OF_CALL = ("outdir", "resume", "dry_run", "snapshot", "trust_pickle", "data_chan
 
 MAY_CHANGE = ("outdir", "resume", "dry_run", "trust_pickle", "data_changed", "device", "jobs")
 
+BEFORE = dict(colors=False, paste=0.0)  # What a run did that was begun before these options were there.
+
 
 def run_training(ctx: click.Context, command: str, opts: dict[str, Any], desc: str, work: Work) -> None:
     """Start or resume a run, and say at the end where it is.
@@ -133,8 +135,9 @@ def _check_data(options: dict[str, Any], record: dict[str, Any], may_change: boo
 
 def _record_rule(ctx: click.Context, defaults: dict[str, Any]) -> Rule:
     """What options.json may hold: the options of the command, each within its bounds."""
+    before = {**defaults, **BEFORE}
     options: dict[str, Any] = {
-        param.name: (_option_rule(param, defaults[str(param.name)]), defaults[str(param.name)])
+        param.name: (_option_rule(param, defaults[str(param.name)]), before[str(param.name)])
         for param in ctx.command.params if param.name not in (*OF_CALL, "network")}
     return fields(dict(invert=text, options=fields(dict(network=text), options)),
                   dict(dict.fromkeys(("command", "date", "base", "torch", "network_sha256"), text),

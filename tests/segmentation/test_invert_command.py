@@ -259,6 +259,19 @@ def test_resumed_run_keeps_its_options(gan, data, tmp_path, stop):
     assert (run("train", *args, "--device=cpu", "--jobs=2") / "model.json").is_file()
 
 
+def test_distillation_of_an_older_version_goes_on_without_what_is_new(gan, data, tmp_path, stop):
+    stop("SIGTERM")
+    invoke(*DISTILL, f"--network={gan}", f"--data={data}", f"--outdir={tmp_path}")
+    (path,) = tmp_path.glob("*/options.json")
+    record = json.loads(path.read_text())
+    assert record["options"].pop("colors") and record["options"].pop("paste") > 0
+    path.write_text(json.dumps(record))
+    shown = invoke("distill", f"--outdir={tmp_path}", "--resume=latest", "-n")
+    assert shown.exit_code == 0, shown.output
+    options = json.loads(shown.stdout)["options"]
+    assert options["colors"] is False and options["paste"] == 0
+
+
 def test_ctrl_c_in_a_terminal(gan, data, tmp_path):
     args = ["distill", "--steps=100000", "--batch=4", "--max-coverage=0.99", "--device=cpu"]
     code, output, errors = call_and_stop(signal.SIGINT, tmp_path / "*/stats.jsonl", "invert.py", *args,
