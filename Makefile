@@ -21,10 +21,13 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED)  # The whole job on built-in pictures; finished steps are not repeated.
 	$(PY) -m layered_plugin.demo
 
-test: $(INSTALLED)  # ruff, mypy, pytest in JOBS=2 processes.
+test: $(INSTALLED)  # ruff, then mypy beside pytest in JOBS=2 processes.
 	$(VENV)/bin/ruff check .
-	$(VENV)/bin/mypy
-	$(PY) -m pytest -n $(JOBS) --dist=worksteal
+	@mkdir -p build
+	@echo "$(VENV)/bin/mypy, beside $(PY) -m pytest -n $(JOBS) --dist=worksteal"
+	@$(VENV)/bin/mypy >build/mypy.log 2>&1 & mypy=$$!; trap "kill $$mypy" INT TERM; \
+	$(PY) -m pytest -n $(JOBS) --dist=worksteal; tests=$$?; \
+	wait $$mypy; types=$$?; cat build/mypy.log; exit $$((tests + types))
 
 audit:  # Known holes in the versions of constraints.txt, by pip-audit; asks the package index.
 	$(PYTHON) -m venv build/audit
