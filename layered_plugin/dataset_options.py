@@ -58,7 +58,8 @@ drawing_options = several_options(
                  default=1),
     click.option("--num", help="Number of pictures", metavar="INT", type=Whole(min=1), default=20000),
     click.option("--size", help="Side of the pictures", metavar="PX", type=Whole(8, 8192), default=36),
-    click.option("--seed", help="Random seed", metavar="INT", type=SEED, default=0))
+    click.option("--seed", help="Random seed", metavar="INT", type=SEED, default=0),
+    click.option("--jobs", help="Worker processes", metavar="INT", type=Whole(min=1), default=1))
 
 # What of a Recipe a preset sets and an option replaces.
 recipe_options = several_options(

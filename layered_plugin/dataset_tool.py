@@ -25,7 +25,8 @@ from layered_plugin.dataset_options import (
     user_errors,
 )
 from layered_plugin.synthetic.collage import PRESETS, SUPERSAMPLE, Recipe
-from layered_plugin.synthetic.composites import Job, draw_all, hold_out, write_composites
+from layered_plugin.synthetic.composites import Job, hold_out, write_composites
+from layered_plugin.synthetic.drawing import draw_all
 from layered_plugin.synthetic.material import load_all, prepare_background, prepare_cutout
 from layered_plugin.synthetic.shapes import write_shapes
 
@@ -42,10 +43,12 @@ def main() -> None:
 @dest_option
 @click.option("--masks", help="Zip for the true masks", metavar="ZIP")
 @drawing_options
-def shapes(dest: str, masks: str | None, labels: str | None, objects: int, num: int, size: int, seed: int) -> None:
+def shapes(dest: str, masks: str | None, labels: str | None, objects: int, num: int, size: int, seed: int,
+           jobs: int) -> None:
     """The built-in data set `shapes`: coloured objects in textured scenes, and their exact masks.
 
     A mask is of all objects of a picture together; a label picture has 0 = background, 1 to K = the visible object.
+    The bytes are the same for any --jobs.
 
     \b
     Examples:
@@ -56,7 +59,7 @@ def shapes(dest: str, masks: str | None, labels: str | None, objects: int, num: 
     """
     written = check_zips({"--dest": dest, "--masks": masks, "--labels": labels})
     with user_errors(written):
-        share = write_shapes(dict(picture=dest, mask=masks, labels=labels), num, size, seed, objects)
+        share = write_shapes(dict(picture=dest, mask=masks, labels=labels), num, size, seed, objects, jobs)
     print(f"{num} pictures, object share {share:.3f}", file=sys.stderr)
 
 
@@ -69,7 +72,6 @@ def shapes(dest: str, masks: str | None, labels: str | None, objects: int, num: 
 @click.option("--masks", help="Zip for the true masks", metavar="ZIP", required=True)
 @drawing_options
 @click.option("--manifest", help="Records, one a picture  [default: DEST-manifest.jsonl]", metavar="JSONL")
-@click.option("--jobs", help="Worker processes", metavar="INT", type=Whole(min=1), default=1)
 @click.option("--holdout", help="Keep every n-th cut-out for testing", metavar="INT", type=Whole(min=2))
 @click.option("--split", help="Cut-outs to use with --holdout", type=click.Choice(["train", "test"]), default="train")
 @click.option("--preset", help="Values of the options below", type=click.Choice(list(PRESETS)), default="plants")

@@ -6,9 +6,7 @@ Run as `python -m layered_plugin.dataset_tool composites`; docs/data.md has the 
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +16,10 @@ from layered_plugin.progress import progress
 from layered_plugin.synthetic.collage import Composite, Recipe, draw_composite
 from layered_plugin.synthetic.material import Source
 
-CHUNK = 64  # pictures a worker draws at a time
-
 
 @dataclass(frozen=True)
 class Job:
-    """All that a worker needs; every picture depends on it and its own number alone."""
+    """A job of ``drawing.draw_all``: composites."""
 
     cutouts: list[Source]
     backgrounds: list[Source]
@@ -39,42 +35,6 @@ class Job:
                            np.random.default_rng([self.seed, number]), self.num_objects)
             for number in numbers
         ]
-
-
-_job: Job | None = None  # set once in each worker, so that the material travels once
-
-
-def _start_worker(job: Job) -> None:
-    global _job
-    _job = job
-
-
-def _draw_in_worker(numbers: range) -> list[Composite]:
-    if _job is None:
-        raise RuntimeError("worker was not started through draw_all")
-    return _job.draw(numbers)
-
-
-def draw_all(job: Job, num: int, jobs: int = 1) -> Iterator[Composite]:
-    """Draw a whole data set; the pictures do not depend on the number of processes.
-
-    Args:
-        job: Material, recipe, size and seed.
-        num: Number of pictures.
-        jobs: Worker processes, 1 = draw in this one.
-
-    Returns:
-        Pictures in order.
-    """
-    chunks = [range(first, min(first + CHUNK, num)) for first in range(0, num, CHUNK)]
-    if jobs == 1:
-        for chunk in chunks:
-            yield from job.draw(chunk)
-        return
-    # Fresh processes: forking one that runs threads may hang.
-    with ProcessPoolExecutor(jobs, get_context("spawn"), _start_worker, (job,)) as pool:
-        for composites in pool.map(_draw_in_worker, chunks):
-            yield from composites
 
 
 def hold_out(cutouts: Sequence[Source], every: int | None, split: str) -> list[Source]:

@@ -5,6 +5,7 @@ Run as `python -m layered_plugin.dataset_tool shapes --dest=data/shapes.zip --ma
 
 import colorsys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image, ImageDraw
 
 from layered_plugin.data.picture_zip import picture_zips
 from layered_plugin.progress import progress
+from layered_plugin.synthetic.drawing import draw_all
 from layered_plugin.synthetic.lighting import Light, put_into_scene, to_uint8
 from layered_plugin.synthetic.occlusion import PlacedObject, label_picture, overlay, place_objects
 
@@ -208,7 +210,22 @@ def _shading(size: int, centre: np.ndarray, scale: float, rng: np.random.Generat
     return 1.15 - rng.uniform(0.1, 0.45) * np.clip(squared / scale**2, 0, 1)
 
 
-def write_shapes(zips: Mapping[str, str | None], num: int, size: int, seed: int, num_objects: int = 1) -> float:
+@dataclass(frozen=True)
+class Job:
+    """A job of ``drawing.draw_all``: shapes."""
+
+    size: int
+    seed: int
+    num_objects: int = 1
+
+    def draw(self, numbers: range) -> list[ShapesPicture]:
+        """Draw the pictures of the given numbers."""
+        return [draw_picture(self.size, np.random.default_rng([self.seed, number]), self.num_objects)
+                for number in numbers]
+
+
+def write_shapes(zips: Mapping[str, str | None], num: int, size: int, seed: int, num_objects: int = 1,
+                 jobs: int = 1) -> float:
     """Write a data set; its zips appear only when complete.
 
     Args:
@@ -217,14 +234,14 @@ def write_shapes(zips: Mapping[str, str | None], num: int, size: int, seed: int,
         size: Side in pixels.
         seed: Of all random choices.
         num_objects: Objects per picture.
+        jobs: Processes; the bytes are the same for any number.
 
     Returns:
         Mean object share.
     """
     share = 0.0
     with picture_zips(zips) as writers:
-        for number in progress(range(num), num, "shapes"):
-            drawn = draw_picture(size, np.random.default_rng([seed, number]), num_objects)
+        for drawn in progress(draw_all(Job(size, seed, num_objects), num, jobs), num, "shapes"):
             for field, writer in writers.items():
                 writer.add(getattr(drawn, field))
             share += float(drawn.mask.mean()) / 255.0

@@ -1,5 +1,7 @@
 """Data set `shapes`: whole objects of the promised size in the promised place, exact masks, repeatable."""
 
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,7 @@ from click.testing import CliRunner
 
 from layered_plugin import dataset_tool
 from layered_plugin.data.picture_zip import read_pairs
-from layered_plugin.synthetic import shapes
+from layered_plugin.synthetic import drawing, shapes
 from layered_plugin.synthetic.lighting import Light, blur_matrix, contact_shadow, light_field, put_into_scene
 
 
@@ -76,9 +78,14 @@ def test_objects_differ_from_their_surroundings(drawn: tuple[np.ndarray, np.ndar
     assert np.median(distances) > 60
 
 
-def test_command_writes_the_same_bytes_again(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        arguments = [f"--dest={tmp_path}/{name}.zip", f"--masks={tmp_path}/{name}-m.zip", "--num=5", "--size=16"]
+def test_command_writes_the_same_bytes_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With two jobs as with one; in threads, since that processes do is shown where composites are drawn."""
+    monkeypatch.setattr(drawing, "CHUNK", 2)
+    monkeypatch.setattr(drawing, "ProcessPoolExecutor", lambda jobs, _context, start, job: ThreadPoolExecutor(
+        jobs, initializer=start, initargs=pickle.loads(pickle.dumps(job))))
+    for name, jobs in (("a", 1), ("b", 2)):
+        arguments = [f"--dest={tmp_path}/{name}.zip", f"--masks={tmp_path}/{name}-m.zip", "--num=5", "--size=16",
+                     f"--jobs={jobs}"]
         result = CliRunner().invoke(dataset_tool.shapes, arguments, catch_exceptions=False)
         assert result.exit_code == 0, result.output
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
