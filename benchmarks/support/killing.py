@@ -33,6 +33,8 @@ class Work(NamedTuple):
 
 def start(words: list[str], log: Path) -> int:
     """Run a command in a copy of this process, which need not import anything; returns its id."""
+    import torch._dynamo  # noqa: F401 - every optimizer imports it, which takes longer than the work of a copy.
+
     child = os.fork()
     if child:
         return child
@@ -42,7 +44,7 @@ def start(words: list[str], log: Path) -> int:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
         sys.argv = words
-        scene_variety.NUM_SCENES, scene_variety.STEPS = 50, 20  # Else most of the time of trainings so short.
+        scene_variety.NUM_SCENES, scene_variety.STEPS = 10, 2  # Else most of the time of trainings so short.
         main = train_layered.main if words[0] == "train_layered.py" else invert.main
         main(words[1:], prog_name=words[0])
     except SystemExit as err:

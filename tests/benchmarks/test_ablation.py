@@ -9,11 +9,12 @@ import pytest
 import torch
 from click.testing import CliRunner
 from command_examples import check_options
-from shell import call_and_stop
+from shell import COPIES, call_and_stop
 from tiny_models import make_gan_run
 
 import train_layered
 from benchmarks import ablation
+from benchmarks.support import judged_runs
 from benchmarks.support.ablation_output import GAP_PX, PAPER, SCENES, csv_text, draw_figure, markdown, table_rows
 from layered_plugin.evaluation.judge import save_judge
 from layered_plugin.grids import GAP_PX as ROW_GAP_PX
@@ -122,7 +123,8 @@ def test_wrong_options_are_named(option, text):
     assert outcome.exit_code == 2 and text in " ".join(outcome.output.split())
 
 
-def test_interrupted_the_same_command_goes_on(tmp_path, data, judge):
+def test_interrupted_the_same_command_goes_on(tmp_path, data, judge, monkeypatch):
+    monkeypatch.setattr(judged_runs, "subprocess", COPIES)
     out = tmp_path / "study"
     args = [f"--data={data}", f"--judge={judge}", "--settings=a", "--seeds=1", "--kimg=0.2", "--num=16", "--jobs=1",
             f"--outdir={out}", *(f"--option={option}" for option in TINY)]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from click.testing import CliRunner
+from shell import COPIES
 
 from benchmarks import behaviour
 
@@ -81,11 +82,13 @@ def test_unusable_folders_and_files_are_named(tmp_path, option, text):
     assert result.exit_code != 0 and text in result.output
 
 
-def test_snapshot_and_data_are_read_by_the_tree_under_test(tmp_path):
+def test_snapshot_and_data_are_read_by_the_tree_under_test(tmp_path, monkeypatch):
+    monkeypatch.setattr(behaviour, "subprocess", COPIES)
     run = behaviour.Commands(Path(__file__).resolve().parents[2])
     run.draw(tmp_path, "shapes", "--num=8")
     run_dir = run.start(tmp_path / "runs", "train_layered.py", f"--data={tmp_path}/shapes.zip", "--cfg=demo",
                         "--resolution=8", "--batch=8", "--kimg=0.008", "--cmax=4", "--w-dim=8", "--precision=fp32")
+    monkeypatch.undo()  # Another tree's code can't run in a copy of this process.
     hashes = run.snapshot(run_dir)
     assert set(hashes) >= {"G", "D", "G_ema"} and len(set(hashes.values())) >= 2
     with pytest.raises(click.ClickException, match="(?i)no such option"):

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from shell import COPIES
 
 from benchmarks import emergence, objects, segmentation, segmenting_speed, variety
+from benchmarks.support import judged_runs
 from layered_plugin.dataset_tool import shapes as shapes_command
 
 
@@ -58,6 +60,7 @@ def test_segmentation_trains_each_network_once_and_scores_all_together(tmp_path,
 
 
 def test_objects_trains_a_judge_and_generators_and_keeps_what_is_finished(tmp_path, monkeypatch):
+    monkeypatch.setattr(judged_runs, "subprocess", COPIES)
     for name, seed in (("train", 0), ("test", 1)):
         shapes_command([f"--dest={tmp_path}/{name}.zip", f"--labels={tmp_path}/{name}-labels.zip", "--objects=2",
                         "--num=8", "--size=18", f"--seed={seed}"], standalone_mode=False)
@@ -85,7 +88,8 @@ def test_objects_trains_a_judge_and_generators_and_keeps_what_is_finished(tmp_pa
         assert f"--outdir: {tmp_path}/out was made with {differs}; choose another --outdir" in result.output
 
 
-def test_a_wrong_option_of_objects_is_told_before_anything_is_made(tmp_path):
+def test_a_wrong_option_of_objects_is_told_before_anything_is_made(tmp_path, monkeypatch):
+    monkeypatch.setattr(judged_runs, "subprocess", COPIES)
     shapes_command([f"--dest={tmp_path}/a.zip", f"--labels={tmp_path}/l.zip", "--objects=2", "--num=2", "--size=18"],
                    standalone_mode=False)
     pair = [f"--{test}{kind}={tmp_path}/{name}.zip" for test in ("", "test-")

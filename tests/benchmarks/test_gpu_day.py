@@ -8,6 +8,7 @@ import click
 import pytest
 import torch
 from click.testing import CliRunner
+from shell import COPIES
 
 from benchmarks import gpu_day
 from benchmarks.gpu import flop_count, step, step_process, tables
@@ -71,7 +72,8 @@ def _shell(script, popen):
     return lambda command, **kwargs: popen(["/bin/sh", str(script)], **kwargs)
 
 
-def test_command_rehearses_steps_and_writes_a_table(tmp_path):
+def test_command_rehearses_steps_and_writes_a_table(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_day, "subprocess", COPIES)
     result = CliRunner().invoke(gpu_day.main, [f"--outdir={tmp_path}", "--device=cpu", "--quick", "--minutes=2",
                                                "--steps=card,ops"])
     assert result.exit_code == 0, result.output

@@ -10,28 +10,15 @@ from layered_plugin.segmentation.colors import color_posterior, correct_by_color
 
 
 def by_the_formula(img, mask):
-    """Bayes' rule for one picture [3][H][W] and its mask, plain numbers."""
-    _, height, width = img.shape
-    places = [(v, u) for v in range(height) for u in range(width)]
-    prior = [[min(max(float(p), 0.02), 0.98) for p in row] for row in mask]
+    """Bayes' rule for one picture [3, H, W] and its mask, each pixel with each other one, no histogram."""
+    color, prior = img.double().flatten(1).T, mask.double().flatten().clamp(0.02, 0.98)
+    near = torch.exp(-(color[:, None] - color).square().sum(2) / (2 * 0.1**2))  # [P, P]
     opacity = prior
     for _ in range(2):
-        posterior = []
-        for y in range(height):
-            posterior.append([])
-            for x in range(width):
-                density = []
-                for weight in (lambda p: p**2, lambda p: (1 - p)**2):
-                    total = sum(weight(opacity[v][u]) for v, u in places)
-                    near = sum(weight(opacity[v][u]) * math.exp(-sum(
-                        (float(img[c, y, x]) - float(img[c, v, u]))**2 for c in range(3)) / (2 * 0.1**2))
-                        for v, u in places)
-                    density.append(near / total + 1e-5)
-                ratio = min(max(math.log(density[0] / density[1]), -6), 6)
-                odds = math.log(prior[y][x] / (1 - prior[y][x])) + ratio
-                posterior[-1].append(1 / (1 + math.exp(-odds)))
-        opacity = posterior
-    return torch.tensor(opacity)
+        of_object, of_ground = (near @ weight / weight.sum() + 1e-5 for weight in (opacity**2, (1 - opacity)**2))
+        ratio = torch.log(of_object / of_ground).clamp(-6, 6)
+        opacity = 1 / (1 + (1 - prior) / prior * torch.exp(-ratio))
+    return opacity.reshape(mask.shape).float()
 
 
 @pytest.mark.parametrize("height, width", [(5, 7), (18, 3)])

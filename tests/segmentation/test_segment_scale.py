@@ -15,6 +15,7 @@ import PIL.Image
 import psutil
 import pytest
 from click.testing import CliRunner
+from shell import ROOT, start_copy
 from tiny_models import make_model, make_pictures, picture, zip_folder
 
 import invert
@@ -337,10 +338,9 @@ def test_call_that_is_killed_and_given_again_leaves_the_bytes_of_one_call(model,
         picture(17 + idx % 5, 23 - idx % 7, seed=idx).save(many / f"{idx:03d}.png")
     whole, out = tmp_path / "whole", tmp_path / "out"
     assert run(model, many, whole, "--workers=0").exit_code == 0
-    root = os.path.dirname(invert.__file__)
-    args = [sys.executable, os.path.join(root, "invert.py"), "segment", f"--model={model}", f"--images={many}",
-            f"--outdir={out}", "--device=cpu", "--batch=3", "--workers=1"]
-    call = subprocess.Popen(args, stderr=subprocess.DEVNULL, env=dict(os.environ, OMP_NUM_THREADS="1"))
+    args = [sys.executable, "invert.py", "segment", f"--model={model}", f"--images={many}", f"--outdir={out}",
+            "--device=cpu", "--batch=3", "--workers=1"]
+    call = start_copy(args, cwd=ROOT, stderr=subprocess.DEVNULL, env=dict(os.environ, OMP_NUM_THREADS="1"))
     while call.poll() is None and len(list((out / "masks").glob("*"))) < 20:
         time.sleep(0.01)
     call.send_signal(signal.SIGKILL)

@@ -1,7 +1,9 @@
 """Two CPU processes over gloo: the same step as one process, and a short real run."""
 
+import atexit
 import re
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +13,14 @@ from shell import call, dry
 from test_growing import SCHEDULE
 from test_growing import TINY as TINY_GROWING
 from test_loop import config, weights
-from tiny_models import TINY
+from tiny_models import TINY, make_pictures
 from torch.nn.parallel import DistributedDataParallel
 from torch_utils import training_stats
 from training.networks import Discriminator
 
 from layered_plugin import runs
 from layered_plugin.model.generator import LayeredGenerator
-from layered_plugin.training import growing, metrics, scene_variety
+from layered_plugin.training import growing, metrics
 from layered_plugin.training import wgan_gp as gan_loss
 from layered_plugin.training.launcher import leave_process
 from layered_plugin.training.loop import training_loop
@@ -90,8 +92,9 @@ def step(rank: int, world: int, loss_name: str) -> dict[str, torch.Tensor]:
 
 def work(rank: int, folder: str, data: str, grown: dict[str, Any]) -> None:
     """What one of the two processes does, for all tests: to start them costs more than their steps."""
+    atexit._clear()  # They tidy up what the tests still need.
+    warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    scene_variety.NUM_SCENES, scene_variety.STEPS = 50, 20
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/init", rank=rank, world_size=WORLD)
     training_stats.init_multiprocessing(rank=rank, sync_device=torch.device("cpu"))
     train_whole_and_in_two_parts(rank, folder, data)
@@ -125,7 +128,7 @@ def worked(data, tmp_path_factory):
     del grown["base"]
     (folder / "grown").mkdir()
     torch.multiprocessing.start_processes(work, args=(str(folder), str(data), grown), nprocs=WORLD,
-                                          start_method="spawn")
+                                          start_method="spawn" if torch.cuda.is_available() else "fork")
     return folder
 
 
@@ -164,12 +167,13 @@ def test_growing_on_two_processes(worked):
     assert all(value.isfinite().all() for value in state["G_ema"].values())
 
 
-def test_short_run_under_torchrun_trains(data, tmp_path):
+def test_short_run_under_torchrun_trains(tmp_path):
     """That --gpus starts processes by itself is shown where SIGTERM stops two of them."""
+    data = make_pictures(tmp_path / "pictures")  # Too few to be compared with, which would take longer than all else.
     done = call("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "train_layered.py",
-                f"--outdir={tmp_path}", f"--data={data}", *TINY, "--kimg=0.048", "--snap=9", "--aug=ada")
+                f"--outdir={tmp_path / 'runs'}", f"--data={data}", *TINY, "--kimg=0.048", "--snap=9", "--aug=ada")
     assert done.returncode == 0, done.stderr
-    (run,) = tmp_path.iterdir()
+    (run,) = (tmp_path / "runs").iterdir()
     assert len(re.findall(r"^tick ", (run / "log.txt").read_text(), re.MULTILINE)) == 4
     state = runs.load_training_state(runs.training_states(run)[-1])
     assert state["cur_nimg"] == 48 and len(state["rng"]) == 2

@@ -5,6 +5,7 @@ import torch
 from tiny_models import make_generator
 
 from layered_plugin.model.picture_distance import frechet_distance
+from layered_plugin.training import scene_variety
 from layered_plugin.training.scene_variety import SceneVariety
 
 
@@ -32,7 +33,9 @@ def test_the_same_generator_has_the_same_figures_and_random_streams_are_left_alo
     assert found.keys() == {"Variety/variation", "Variety/area", "Variety/area_deviation", "Variety/frechet"}
 
 
-def test_other_pictures_than_real_ones_are_further_away():
+def test_other_pictures_than_real_ones_are_further_away(monkeypatch):
+    monkeypatch.setattr(scene_variety, "NUM_SCENES", 50)
+    monkeypatch.setattr(scene_variety, "STEPS", 20)
     pictures = Pictures(200)
     variety = SceneVariety(pictures, 16, seed=0)
     features, real = variety._learnt
