@@ -43,6 +43,8 @@ def color_posterior(img: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     ground's colors over the whole picture: histograms blurred by a Gaussian kernel, in which a pixel counts by the
     square of the mask, and of its rest to 1, so that what is half and half counts for little.
 
+    On CUDA, histograms are summed in no fixed order, so that last bits differ from call to call.
+
     Args:
         img: Pictures, [N, 3, H, W], in [-1, 1].
         mask: Opacities, [N, 1, H, W], in [0, 1].
