@@ -14,15 +14,12 @@ from torch.utils.data import Sampler
 from training.dataset import Dataset
 
 from layered_plugin.data import decoded
-from layered_plugin.data.files import UNREADABLE
+from layered_plugin.data.picture_labels import read_labels
 from layered_plugin.data.pictures import CROP_MARGIN, PictureSource, random_crop, to_float, to_square
 from layered_plugin.errors import ArgumentError, PictureError
-from layered_plugin.json_files import parse_json
 from layered_plugin.progress import progress
 
 CACHE_BYTES = 4 << 30  # Decoded pictures that are not shared are kept in memory up to this size.
-
-MAX_CLASSES = 100_000  # A label is as long as there are classes.
 
 MAX_UNREADABLE = 16  # So many pictures may become unreadable while they are shown; the next one ends the run.
 
@@ -31,7 +28,8 @@ class PictureDataset(Dataset):
     """Pictures of a folder (searched recursively) or a zip, resized to ``size_px`` squares, RGB, uint8.
 
     A host ``Dataset`` with fewer demands than ``ImageFolderDataset``: sizes and modes may differ from picture to
-    picture; non-square ones are squeezed, as in the paper. Labels are read from ``dataset.json`` as upstream has it.
+    picture; non-square ones are squeezed, as in the paper. Labels are read from ``dataset.json`` as upstream has it, or
+    from ``.cls`` as WebDataset does.
 
     With ``resolution``, which upstream's ``calc_metrics.py`` adds, each picture is cropped as the training crops it,
     at a place of its own that its number decides.
@@ -116,7 +114,7 @@ class PictureDataset(Dataset):
             return (self._decode(raw_idx) for raw_idx in shown)
 
         if num_bytes >= decoded.SHARED_FROM and self.path.exists():
-            self._cache = decoded.shared_pictures(self.path, self._sizes(), used, len(self.names), decode)
+            self._cache = decoded.shared_pictures(self._source, self._sizes(), used, len(self.names), decode)
         if self._cache is None and num_bytes <= CACHE_BYTES:
             cache = np.empty(shape, dtype=np.uint8)
             for raw_idx, picture in zip(used, decode(used), strict=True):
@@ -155,36 +153,7 @@ class PictureDataset(Dataset):
             return random_crop(torch.from_numpy(square.copy()).unsqueeze(0), self._crop_px)[0].numpy()
 
     def _load_raw_labels(self) -> np.ndarray | None:
-        try:
-            text = self._source.read("dataset.json")
-        except (KeyError, FileNotFoundError):
-            return None
-        except UNREADABLE as err:
-            raise PictureError(f"{self.path}: dataset.json: damaged: {err}") from err
-        content = parse_json(text, f"{self.path}: dataset.json", PictureError)
-        try:
-            labels = content.get("labels")
-            if labels is None:
-                return None
-            by_name = dict(labels)
-        except (ValueError, TypeError, AttributeError) as err:
-            raise PictureError(f"{self.path}: dataset.json: damaged: {err}") from err
-        missing = [fname for fname in self.names if fname not in by_name]
-        if missing:
-            raise PictureError(f"{self.path}: dataset.json: has labels but none for {missing[0]}")
-        rule = "labels must be class indices from 0 on, or lists of numbers, all of one length"
-        try:
-            values = np.array([by_name[fname] for fname in self.names])
-            if values.ndim == 1 and values.dtype.kind != "i":  # Of true, 1.5 and "1" no class can be made.
-                raise ValueError(values.dtype)
-            values = values.astype({1: np.int64, 2: np.float32}[values.ndim])
-        except (ValueError, TypeError, KeyError, OverflowError) as err:
-            raise PictureError(f"{self.path}: dataset.json: {rule}") from err
-        if not np.isfinite(values).all() or (values.ndim == 1 and values.min() < 0):
-            raise PictureError(f"{self.path}: dataset.json: {rule}")
-        if max(values.max() + 1 if values.ndim == 1 else 0, *values.shape[1:], 0) > MAX_CLASSES:
-            raise PictureError(f"{self.path}: dataset.json: more than {MAX_CLASSES} classes, or numbers in a label")
-        return values
+        return read_labels(self._source)
 
     def close(self) -> None:
         self._source.close()

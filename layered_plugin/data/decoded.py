@@ -18,7 +18,7 @@ import PIL
 from filelock import FileLock
 
 from layered_plugin.data.files import UNREADABLE
-from layered_plugin.data.fingerprint import fingerprint
+from layered_plugin.data.fingerprint import of_source
 from layered_plugin.data.pictures import PictureSource
 from layered_plugin.errors import DiskFullError
 from layered_plugin.files import atomic_write
@@ -40,12 +40,12 @@ def cache_folder() -> Path | None:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "layered-plugin"
 
 
-def shared_pictures(path: Path, sizes: list[int], used: list[int], num: int,
+def shared_pictures(source: PictureSource, sizes: list[int], used: list[int], num: int,
                     decode: Callable[[Iterable[int]], Iterable[np.ndarray]]) -> np.ndarray | None:
     """All pictures of a data set, decoded now or by an earlier process.
 
     Args:
-        path: Folder or archive.
+        source: Folder or archive.
         sizes: Sides that they are brought to, one after the other.
         used: Positions of those that are wanted, ascending; the others are holes.
         num: Number of pictures.
@@ -59,7 +59,7 @@ def shared_pictures(path: Path, sizes: list[int], used: list[int], num: int,
         return None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = folder / f"{_key(path, sizes, used)}.uint8"
+        file = folder / f"{_key(source, sizes, used)}.uint8"
         with FileLock(file.with_suffix(".lock")):  # Others of this run wait, and then find it.
             if not file.is_file():
                 if shutil.disk_usage(folder).free * (1 - SPARE) < np.prod(shape, dtype=np.int64):
@@ -87,23 +87,24 @@ def _write(file: Path, shape: tuple[int, ...], used: list[int],
         out.truncate(row * shape[0])
 
 
-def _key(path: Path, sizes: list[int], used: list[int]) -> str:
-    described: dict[str, Any] = dict(data=fingerprint(path), times=_times(path), sizes=sizes, pillow=PIL.__version__)
+def _key(source: PictureSource, sizes: list[int], used: list[int]) -> str:
+    described: dict[str, Any] = dict(data=of_source(source), times=_times(source), sizes=sizes, pillow=PIL.__version__)
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
     digest.update(np.array(used, np.int64).tobytes())
-    return f"{path.stem[:40]}-{sizes[-1]}px-{digest.hexdigest()[:16]}"
+    return f"{source.path.stem[:40]}-{sizes[-1]}px-{digest.hexdigest()[:16]}"
 
 
-def _times(path: Path) -> str:
+def _times(source: PictureSource) -> str:
     """When the files were last written; of a zip its checksums say more."""
+    path = source.path
     if path.suffix == ".zip":
         return ""
     try:
-        files = [path]
+        files: Iterable[Path] = [path]
         if path.is_dir():
-            names = [path / name for name in PictureSource(path).names]
-            files = names if names[0].is_file() else sorted(path.glob("*.tar"))
-        times = np.array([file.stat().st_mtime_ns for file in files], np.int64)
+            own = (path / source.names[0]).is_file()
+            files = (path / name for name in source.names) if own else sorted(path.glob("*.tar"))
+        times = np.fromiter((file.stat().st_mtime_ns for file in files), np.int64)
     except UNREADABLE:
         return ""
     return hashlib.sha256(times.tobytes()).hexdigest()

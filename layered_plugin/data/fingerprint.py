@@ -2,9 +2,7 @@
 
 import hashlib
 import os
-import zipfile
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from layered_plugin.data.files import UNREADABLE
@@ -26,12 +24,18 @@ def fingerprint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     source = PictureSource(path)
     try:
-        sizes, contents = _contents(Path(path), source)
-    except UNREADABLE as err:
-        raise PictureError(f"{path}: not readable: {err}") from err
+        return of_source(source)
     finally:
         source.close()
-    return dict(num=len(source.names), bytes=sum(sizes), names=_hash(source.names), contents=_hash(contents))
+
+
+def of_source(source: PictureSource) -> dict[str, Any]:
+    """As ``fingerprint``, of what is open already."""
+    try:
+        return dict(num=len(source), bytes=sum(map(source.size, source.names)), names=_hash(source.names),
+                    contents=_hash(map(source.files.contents, source.names)))
+    except UNREADABLE as err:
+        raise PictureError(f"{source.path}: not readable: {err}") from err
 
 
 def what_changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
@@ -44,16 +48,6 @@ def what_changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | Non
         return (f"pictures have other contents than when the run began ({before['bytes']} bytes then, "
                 f"{now['bytes']} now)")
     return None
-
-
-def _contents(path: Path, source: PictureSource) -> tuple[list[int], list[str]]:
-    """Size of each picture, and what tells it from another: in a zip the checksum too, which is there for nothing."""
-    if not path.is_dir() and zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            infos = [archive.getinfo(name) for name in source.names]
-        return [info.file_size for info in infos], [f"{info.file_size} {info.CRC}" for info in infos]
-    sizes = [source.size(name) for name in source.names]
-    return sizes, list(map(str, sizes))
 
 
 def _hash(words: Iterable[str]) -> str:

@@ -10,7 +10,8 @@ import PIL.Image
 import PIL.ImageOps
 import torch
 
-from layered_plugin.data.files import UNREADABLE, Folder, Shards, is_picture_name, open_files, read_file
+from layered_plugin.data.files import UNREADABLE, Folder, is_picture_name, open_files, read_file
+from layered_plugin.data.tars import Shards
 from layered_plugin.errors import PictureError
 
 BATCH_PIXELS = 30_000_000  # Pictures, masks and layers are held at full size, at about 30 bytes a pixel.
@@ -37,11 +38,11 @@ class PictureSource:
         self.path = Path(path)
         single = self.path.is_file() and is_picture_name(self.path.name)
         try:
-            self._files = Folder(self.path.parent) if single else open_files(self.path, temp_dir)
-            names = [self.path.name] if single else self._files.list_names()
+            self.files = Folder(self.path.parent) if single else open_files(self.path, temp_dir)
+            names = [self.path.name] if single else self.files.list_names()
             if self.path.is_dir() and not any(map(is_picture_name, names)) and any(self.path.glob("*.tar")):
-                self._files = Shards(self.path)
-                names = self._files.list_names()
+                self.files = Shards(self.path)
+                names = self.files.list_names()
         except UNREADABLE as err:
             raise PictureError(f"{self.path}: neither a folder nor a readable zip or tar: {err}") from err
         self.names = [name for name in names if is_picture_name(name)]
@@ -52,16 +53,12 @@ class PictureSource:
         return len(self.names)
 
     def read(self, name: str) -> bytes:
-        """Contents of any file of the folder or archive.
-
-        Raises:
-            KeyError, FileNotFoundError: There is no such file.
-        """
-        return read_file(self._files, name)
+        """Contents of any file of the folder or archive; KeyError or FileNotFoundError if there is none."""
+        return read_file(self.files, name)
 
     def size(self, name: str) -> int:
         """Bytes of any file of the folder or archive; errors as ``read``."""
-        return self._files.size(name)
+        return self.files.size(name)
 
     def open(self, name: str) -> PIL.Image.Image:
         """Decode one picture, in its own mode and size, upright as its EXIF orientation says.
@@ -70,7 +67,7 @@ class PictureSource:
             PictureError: It can't be read.
         """
         try:
-            with self._files.open(name) as file:
+            with self.files.open(name) as file:
                 return decode(file)
         except UNREADABLE as err:
             raise PictureError(self.cannot_read(name, err)) from err
@@ -81,7 +78,7 @@ class PictureSource:
 
     def close(self) -> None:
         """Close the archive, if one is open."""
-        self._files.close()
+        self.files.close()
 
 
 def full_batches(items: Iterable[T], pixels: Callable[[T], int], batch: int) -> Iterator[list[T]]:

@@ -1,0 +1,166 @@
+"""Tars, read at random: one, or a folder of them as WebDataset writes them."""
+
+import gzip
+import io
+import os
+import tarfile
+import tempfile
+import zlib
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from layered_plugin.data.places import Places
+from layered_plugin.errors import PictureError
+from layered_plugin.progress import progress
+
+_BLOCK = 1 << 20
+
+_PLACE = np.dtype([("tar", np.int64), ("offset", np.int64), ("size", np.int64)])
+
+
+class Tar:
+    """A tar; a compressed one can't be read at random, so it is unpacked once into a nameless temporary file.
+
+    One that is not compressed can be pickled.
+
+    Args:
+        path: The archive.
+        temp_dir: Folder on a disk that has room for the unpacked tar; None = a compressed one is not taken.
+
+    Raises:
+        PictureError: It is damaged, or can't be unpacked.
+        tarfile.TarError: It is no tar.
+    """
+
+    def __init__(self, path: Path, temp_dir: Path | None) -> None:
+        self.path = path
+        self._plain = _plain_tar(path, temp_dir)
+        try:
+            self._places = _places([self._plain])
+        except BaseException:
+            self._plain.close()
+            raise
+
+    def list_names(self) -> list[str]:
+        return self._places.names
+
+    def open(self, name: str) -> IO[bytes]:
+        _tar, offset, size = self._places[name].item()
+        # At a place of its own: processes that inherit an open file share its position.
+        data = os.pread(self._plain.fileno(), size, offset)
+        if len(data) < size:
+            raise EOFError(f"the tar ends within {name}")
+        return io.BytesIO(data)
+
+    def size(self, name: str) -> int:
+        return int(self._places[name]["size"])
+
+    def contents(self, name: str) -> str:
+        return str(self.size(name))
+
+    def close(self) -> None:
+        self._plain.close()
+
+    def __getstate__(self) -> dict:
+        return dict(self.__dict__, _plain=None)
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state, _plain=self.path.open("rb"))
+
+
+class Shards:
+    """The uncompressed tars of a folder as one, such as WebDataset's; names are ``shard.tar/name within``.
+
+    Args:
+        path: The folder.
+
+    Raises:
+        tarfile.TarError: One of them is no tar, or compressed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._shards = sorted(shard.name for shard in path.glob("*.tar"))
+        self._places = _places(_one_by_one(path / shard for shard in self._shards),
+                               [f"{shard}/" for shard in self._shards])
+
+    def list_names(self) -> list[str]:
+        return self._places.names
+
+    def open(self, name: str) -> IO[bytes]:
+        number, offset, size = self._places[name].item()
+        shard = self._shards[number]
+        with (self.path / shard).open("rb") as file:
+            file.seek(offset)
+            data = file.read(size)
+        if len(data) < size:
+            raise EOFError(f"{shard} ends within it")
+        return io.BytesIO(data)
+
+    def size(self, name: str) -> int:
+        return int(self._places[name]["size"])
+
+    def contents(self, name: str) -> str:
+        return str(self.size(name))
+
+    def close(self) -> None:
+        """Each tar is open while a file of it is read."""
+
+
+def _one_by_one(paths: Iterable[Path]) -> Iterator[IO[bytes]]:
+    for path in paths:
+        with path.open("rb") as file:
+            yield file
+
+
+def _places(files: Iterable[IO[bytes]], prefixes: Sequence[str] = ("",)) -> Places:
+    """Files in some uncompressed tars, each by its number, offset and size in bytes; names with that tar's prefix."""
+    names, numbers = [], array("q")
+    for number, file in enumerate(files):
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            while (member := tar.next()) is not None:
+                if member.isfile():
+                    names.append(prefixes[number] + member.name.removeprefix("./"))
+                    numbers.extend((number, member.offset_data, member.size))
+                tar.members.clear()  # type: ignore[attr-defined]  # Of a kilobyte each.
+    return Places(names, np.frombuffer(numbers, _PLACE) if numbers else np.empty(0, _PLACE))
+
+
+def _plain_tar(path: Path, temp_dir: Path | None) -> IO[bytes]:
+    """The archive as an open, uncompressed tar."""
+    raw = path.open("rb")
+    if raw.read(2) != b"\x1f\x8b":
+        raw.seek(0)
+        return raw
+    with raw:
+        if temp_dir is None:
+            raise PictureError(f"{path}: is compressed, and can't be read at random; unpack it first")
+        raw.seek(0)
+        temp_dir.mkdir(parents=True, exist_ok=True)
+        plain = tempfile.TemporaryFile(dir=temp_dir)
+        try:
+            for _percent in progress(_inflate(raw, plain, path.stat().st_size), 100, f"unpacking {path.name}, %"):
+                pass
+        except (EOFError, zlib.error, gzip.BadGzipFile) as err:
+            plain.close()
+            raise PictureError(f"{path}: damaged or cut off ({err}); download it again") from err
+        except OSError as err:
+            plain.close()
+            raise PictureError(f"{path}: cannot be unpacked into {temp_dir} ({err})") from err
+    plain.seek(0)
+    return plain
+
+
+def _inflate(raw: IO[bytes], plain: IO[bytes], size: int) -> Iterator[None]:
+    """Unpack; yields once for every hundredth of the compressed file."""
+    percent = 0
+    with gzip.GzipFile(fileobj=raw) as file:
+        while block := file.read(_BLOCK):
+            plain.write(block)
+            while percent < raw.tell() * 100 // size:
+                percent += 1
+                yield None
