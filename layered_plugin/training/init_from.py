@@ -1,8 +1,9 @@
 """Start a layered generator from an ordinary StyleGAN2 generator (``--init-from``), and D from its discriminator.
 
-Every synthesis network begins as a copy of the ordinary one, so background and foreground are one and the same picture,
-and the composite is that picture whatever the mask is (Eq. 1). Only the mask is new. What remains to be learnt is which
-of the two draws what, once the shift has pulled them apart (Eq. 2).
+Every synthesis and mapping network begins as a copy of the ordinary one, but each object's mapping sees z turned. So
+background and foreground are two pictures that have nothing to do with each other; in one and the same, an object would
+keep the color of its ground and hardly be seen. Only the mask is new. What remains to be learnt is which of the two
+draws what (Eq. 1, 2).
 """
 
 import functools
@@ -130,6 +131,8 @@ def start_from_plain(path: str, G: Any, D: torch.nn.Module, G_ema: Any, mask_min
     except (RuntimeError, ValueError, AssertionError, KeyError) as err:
         raise CheckpointError(f"`init_from`: the networks of {path} have other shapes than this configuration asks "
                               f"for: {one_line(err, 200)}") from err
+    for number, name in enumerate(G.mapping.names[1:]):
+        turn_codes(getattr(G.mapping, name), G.z_dim, number)
     start_masks(G, max(mask_min, 0.05), batch)
     misc.copy_params_and_buffers(G, G_ema, require_all=True)
 
@@ -154,6 +157,19 @@ def _copy_synthesis(source: torch.nn.Module, net: Any) -> None:
         if value.shape != tensor.shape:
             raise ValueError(f"{name} is {list(value.shape)}, not {list(tensor.shape)}")
         tensor.copy_(value)
+
+
+def turn_of(number: int, z_dim: int) -> torch.Tensor:
+    """A rotation of z, [z_dim, z_dim], the same for a number at any time; z turned is as likely as z."""
+    draws = torch.randn(z_dim, z_dim, generator=torch.Generator().manual_seed(number))
+    return torch.linalg.qr(draws)[0]
+
+
+def turn_codes(mapping: torch.nn.Module, z_dim: int, number: int) -> None:
+    """Let a mapping network see z turned by ``turn_of``; what it draws over all z stays what it was."""
+    weight: Any = mapping.get_parameter("fc0.weight")  # [out, z_dim and embedded label]
+    codes = weight[:, :z_dim]
+    codes.copy_(codes @ turn_of(number, z_dim).to(codes))
 
 
 def start_masks(G: Any, coverage: float, batch: int) -> None:
