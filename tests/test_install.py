@@ -87,7 +87,7 @@ def test_source_distribution_holds_all_that_a_build_needs(sources):
 
 
 def test_installed_commands_train_in_any_folder(scripts, tmp_path):
-    run(scripts / "layered-data", "shapes", "--dest=shapes.zip", "--num=24", "--size=18", cwd=tmp_path)
+    run(scripts / "layered-data", "shapes", "--dest=shapes.zip", "--num=3", "--size=18", cwd=tmp_path)
     run(scripts / "layered-train", "--outdir=runs", "--data=shapes.zip", "--cfg=demo", "--resolution=16", "--cbase=64",
         "--cmax=4", "--w-dim=8", "--batch=8", "--kimg=0.016", "--snap=1", "--tick=0.1", "--device=cpu",
         "--precision=fp32", cwd=tmp_path)

@@ -9,10 +9,13 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
+import torch
 from shell import invoke
-from tiny_models import make_gan_run, make_pictures
+from tiny_models import make_gan_run, make_pictures, small_resnet
 
 import invert
+from layered_plugin.segmentation import chunks
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -20,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def command(folder):
     data = make_pictures(folder / "pictures", [f"{idx}.png" for idx in range(9)])
     return ["train", f"--network={make_gan_run(folder / 'gan')}", f"--data={data}", f"--outdir={folder / 'out'}",
-            "--steps=200", "--chunk-size=3", "--batch=2", "--feature-resolution=8", "--jobs=2", "--device=cpu"]
+            "--steps=100000", "--chunk-size=3", "--batch=2", "--feature-resolution=8", "--jobs=2", "--device=cpu"]
 
 
 def wait_for_two_chunks(folder):
@@ -48,7 +51,12 @@ def test_ctrl_c_reaches_every_process(tmp_path):
     check_stopped(tmp_path, "SIGINT", output, errors)
 
 
-def test_signal_to_the_main_process_alone_stops_the_others(tmp_path):
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a process that has used a GPU can't be forked")
+def test_signal_to_the_main_process_alone_stops_the_others(tmp_path, monkeypatch):
+    context = multiprocessing.get_context("fork")  # Fresh processes, which import PyTorch first, stop above.
+    monkeypatch.setattr(chunks.multiprocessing, "get_context", lambda *_method: context)
+    monkeypatch.setattr("torchvision.models.resnet18", small_resnet)
     before = multiprocessing.active_children()  # Data loaders of other tests may linger.
     def stop_main():
         wait_for_two_chunks(tmp_path)

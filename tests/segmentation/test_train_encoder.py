@@ -1,6 +1,7 @@
 """Training of encoders: exact resumption in every stage, chunks apart from one another, where an encoder may start."""
 
 import json
+import multiprocessing
 import os
 import signal
 
@@ -13,7 +14,7 @@ import invert
 from layered_plugin.errors import ArgumentError, ModelError, PictureError
 from layered_plugin.model.generator import LayeredGenerator
 from layered_plugin.model.snapshots import save_network_pkl
-from layered_plugin.segmentation import fitting, train_encoder
+from layered_plugin.segmentation import chunks, fitting, train_encoder
 from layered_plugin.segmentation.encoder_training import EncoderTraining, prepare
 from layered_plugin.segmentation.model_file import fingerprint, load_model, load_tensors
 from layered_plugin.segmentation.reconstruction import DiscriminatorFeatures
@@ -154,14 +155,16 @@ def test_chunks_do_not_influence_one_another(tmp_path, places):
     assert (tmp_path / "all" / file).read_bytes() != (tmp_path / "all" / "chunk-00001.safetensors").read_bytes()
 
 
-def test_chunks_side_by_side_are_those_one_after_the_other(tmp_path, places):
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))  # Sums depend on how many threads share them.
-        for jobs in (1, 2):
-            assert train(tmp_path / str(jobs), places, mode="chunks", pretrain=0, steps=2, jobs=jobs) is None
-    finally:
-        torch.set_num_threads(threads)
+@pytest.mark.usefixtures("_quick")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a process that has used a GPU can't be forked")
+def test_chunks_side_by_side_are_those_one_after_the_other(tmp_path, places, monkeypatch):
+    """In copies of this process; fresh ones, which import PyTorch first, are stopped in test_chunks_side_by_side."""
+    context = multiprocessing.get_context("fork")
+    monkeypatch.setattr(chunks.multiprocessing, "get_context", lambda *_method: context)
+    monkeypatch.setattr(chunks, "usable_cores", lambda: 2)  # Sums depend on how many threads share them.
+    for jobs in (1, 2):
+        assert train(tmp_path / str(jobs), places, mode="chunks", pretrain=0, steps=2, jobs=jobs) is None
     for file in ("chunk-00000.safetensors", "chunk-00001.safetensors", "model.safetensors"):
         assert (tmp_path / "2" / file).read_bytes() == (tmp_path / "1" / file).read_bytes()
 
