@@ -111,7 +111,7 @@ def work(rank: int, folder: str, data: str, grown: dict[str, Any]) -> None:
 
 def train_whole_and_in_two_parts(rank: int, folder: str, data: str) -> None:
     loss = dict(class_name="layered_plugin.training.loss.LayeredLoss", r1_gamma=0.5, pl_weight=2.0)
-    for name, kimg in (("whole", 0.064), ("parts", 0.032), ("parts", 0.064)):
+    for name, kimg in (("whole", 0.032), ("parts", 0.016), ("parts", 0.032)):
         run = Path(folder, name)
         states = runs.training_states(run)
         training_loop(**config(data, run, num_gpus=WORLD, rank=rank, batch_gpu=BATCH // WORLD, G_reg_interval=2,
@@ -123,6 +123,8 @@ def train_whole_and_in_two_parts(rank: int, folder: str, data: str) -> None:
 @pytest.fixture(scope="module")
 def worked(data, tmp_path_factory):
     """Folder of what two processes have left."""
+    import torch._dynamo  # Every optimizer does so, which takes two seconds in each process.
+
     folder = tmp_path_factory.mktemp("worked")
     grown = dict(dry(data, *TINY_GROWING, SCHEDULE, "--gpus=2", "--aug=ada"), run_dir=str(folder / "grown"))
     del grown["base"]

@@ -52,8 +52,9 @@ def test_each_snapshot_has_a_line_in_upstreams_files(data, tmp_path, monkeypatch
 
     # What is learnt is the same without them.
     training_loop(**config(data, tmp_path / "other", network_snapshot_ticks=9))
-    for name, value in weights(tmp_path / "other", 0).items():
-        assert torch.equal(value, weights(run, 0)[name]), name
+    expected = weights(tmp_path / "other", 0)
+    for name, value in weights(run, 0).items():
+        assert torch.equal(value, expected[name]), name
 
 
 def test_numbers_are_torch_fidelitys(data, tmp_path, monkeypatch):
