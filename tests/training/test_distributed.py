@@ -1,9 +1,7 @@
 """Two CPU processes over gloo: the same step as one process, and a short real run."""
 
-import atexit
 import re
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ from training.networks import Discriminator
 
 from layered_plugin import runs
 from layered_plugin.model.generator import LayeredGenerator
-from layered_plugin.training import growing, metrics
+from layered_plugin.training import growing, metrics, scene_variety
 from layered_plugin.training import wgan_gp as gan_loss
 from layered_plugin.training.launcher import leave_process
 from layered_plugin.training.loop import training_loop
@@ -92,9 +90,8 @@ def step(rank: int, world: int, loss_name: str) -> dict[str, torch.Tensor]:
 
 def work(rank: int, folder: str, data: str, grown: dict[str, Any]) -> None:
     """What one of the two processes does, for all tests: to start them costs more than their steps."""
-    atexit._clear()  # They tidy up what the tests still need.
-    warnings.simplefilter("ignore")
     torch.set_num_threads(1)
+    scene_variety.NUM_SCENES, scene_variety.STEPS = 10, 2
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/init", rank=rank, world_size=WORLD)
     training_stats.init_multiprocessing(rank=rank, sync_device=torch.device("cpu"))
     train_whole_and_in_two_parts(rank, folder, data)
@@ -123,14 +120,12 @@ def train_whole_and_in_two_parts(rank: int, folder: str, data: str) -> None:
 @pytest.fixture(scope="module")
 def worked(data, tmp_path_factory):
     """Folder of what two processes have left."""
-    import torch._dynamo  # Every optimizer does so, which takes two seconds in each process.
-
     folder = tmp_path_factory.mktemp("worked")
     grown = dict(dry(data, *TINY_GROWING, SCHEDULE, "--gpus=2", "--aug=ada"), run_dir=str(folder / "grown"))
     del grown["base"]
     (folder / "grown").mkdir()
     torch.multiprocessing.start_processes(work, args=(str(folder), str(data), grown), nprocs=WORLD,
-                                          start_method="spawn" if torch.cuda.is_available() else "fork")
+                                          start_method="spawn")
     return folder
 
 
