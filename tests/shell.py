@@ -103,13 +103,9 @@ def _run_here(words: list[str], env: dict[str, str] | None, shared: set[int]) ->
 
 
 def call_and_stop(number: signal.Signals, pattern: Path, *args: object) -> tuple[int, str, str]:
-    """As ``call``, in a copy of this process, with a signal once a path fits the pattern.
-
-    Returns:
-        Exit code, standard output and error.
-    """
-    process = start_copy([sys.executable, *args], cwd=ROOT, env=dict(os.environ, OMP_NUM_THREADS="1"),
-                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    """As ``call``, with a signal once a path fits the pattern; returns exit code, standard output and error."""
+    process = subprocess.Popen([sys.executable, *map(str, args)], cwd=ROOT, env=dict(os.environ, OMP_NUM_THREADS="1"),
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.time() + 120
     while not glob.glob(str(pattern)) and time.time() < deadline:
         time.sleep(0.05)

@@ -15,7 +15,7 @@ import PIL.Image
 import psutil
 import pytest
 from click.testing import CliRunner
-from shell import ROOT, start_copy
+from shell import ROOT
 from tiny_models import make_model, make_pictures, picture, zip_folder
 
 import invert
@@ -340,7 +340,7 @@ def test_call_that_is_killed_and_given_again_leaves_the_bytes_of_one_call(model,
     assert run(model, many, whole, "--workers=0").exit_code == 0
     args = [sys.executable, "invert.py", "segment", f"--model={model}", f"--images={many}", f"--outdir={out}",
             "--device=cpu", "--batch=3", "--workers=1"]
-    call = start_copy(args, cwd=ROOT, stderr=subprocess.DEVNULL, env=dict(os.environ, OMP_NUM_THREADS="1"))
+    call = subprocess.Popen(args, cwd=ROOT, stderr=subprocess.DEVNULL, env=dict(os.environ, OMP_NUM_THREADS="1"))
     while call.poll() is None and len(list((out / "masks").glob("*"))) < 20:
         time.sleep(0.01)
     call.send_signal(signal.SIGKILL)
