@@ -83,9 +83,9 @@ class MaskFiles:
             raise MaskError(str(err)) from err
         except UnusableError as err:
             raise MaskError(f"{self.path}: mask {file} {err}") from err
-        if size not in (None, opacity.shape[::-1]):
+        if size is not None and opacity.shape[::-1] != size:
             raise MaskError(f"{self.path}: mask {file} is {opacity.shape[1]}x{opacity.shape[0]}, its picture "
-                            f"{size[0]}x{size[1]}")  # type: ignore[index]
+                            f"{size[0]}x{size[1]}")
         return opacity >= OBJECT_LEVEL
 
 

@@ -22,7 +22,22 @@ _BLOCK = 1 << 20
 _PLACE = np.dtype([("tar", np.int64), ("offset", np.int64), ("size", np.int64)])
 
 
-class Tar:
+class _Tars:
+    """What is known of the files of one or several tars."""
+
+    _places: Places
+
+    def list_names(self) -> list[str]:
+        return self._places.names
+
+    def size(self, name: str) -> int:
+        return int(self._places[name]["size"])
+
+    def contents(self, name: str) -> str:
+        return str(self.size(name))
+
+
+class Tar(_Tars):
     """A tar; a compressed one can't be read at random, so it is unpacked once into a nameless temporary file.
 
     One that is not compressed can be pickled.
@@ -45,9 +60,6 @@ class Tar:
             self._plain.close()
             raise
 
-    def list_names(self) -> list[str]:
-        return self._places.names
-
     def open(self, name: str) -> IO[bytes]:
         _tar, offset, size = self._places[name].item()
         # At a place of its own: processes that inherit an open file share its position.
@@ -55,12 +67,6 @@ class Tar:
         if len(data) < size:
             raise EOFError(f"the tar ends within {name}")
         return io.BytesIO(data)
-
-    def size(self, name: str) -> int:
-        return int(self._places[name]["size"])
-
-    def contents(self, name: str) -> str:
-        return str(self.size(name))
 
     def close(self) -> None:
         self._plain.close()
@@ -72,7 +78,7 @@ class Tar:
         self.__dict__.update(state, _plain=self.path.open("rb"))
 
 
-class Shards:
+class Shards(_Tars):
     """The uncompressed tars of a folder as one, such as WebDataset's; names are ``shard.tar/name within``.
 
     Args:
@@ -88,9 +94,6 @@ class Shards:
         self._places = _places(_one_by_one(path / shard for shard in self._shards),
                                [f"{shard}/" for shard in self._shards])
 
-    def list_names(self) -> list[str]:
-        return self._places.names
-
     def open(self, name: str) -> IO[bytes]:
         number, offset, size = self._places[name].item()
         shard = self._shards[number]
@@ -100,12 +103,6 @@ class Shards:
         if len(data) < size:
             raise EOFError(f"{shard} ends within it")
         return io.BytesIO(data)
-
-    def size(self, name: str) -> int:
-        return int(self._places[name]["size"])
-
-    def contents(self, name: str) -> str:
-        return str(self.size(name))
 
     def close(self) -> None:
         """Each tar is open while a file of it is read."""
