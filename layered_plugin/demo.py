@@ -14,10 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import click
-import torch
 
 from layered_plugin.calls import as_typed
 from layered_plugin.command_line import CheckedCommand, Number, Whole
+from layered_plugin.cores import usable_cores
 from layered_plugin.runs import MODEL_FILE, last_kimg, or_go_on
 
 DATA = Path("data")
@@ -74,7 +74,8 @@ def side_by_side(work: Callable[[Steps], None], others: Callable[[Steps], None],
         others: Theirs have the log.
         log: Its file.
     """
-    threads, stop = max(1, torch.get_num_threads() // 2), threading.Event()
+    given, stop = os.environ.get("OMP_NUM_THREADS", ""), threading.Event()
+    threads = max(1, (int(given) if given.isdigit() else usable_cores()) // 2)
     with ThreadPoolExecutor(1) as pool:
         meanwhile = pool.submit(others, Steps(threads, stop, log))
         try:
@@ -154,11 +155,11 @@ def main(outdir: str, kimg: float, steps: int) -> None:
     python -m layered_plugin.demo --outdir=runs/demo
     """
     start, out, todo = time.monotonic(), Path(outdir), Steps()
-    for dest, options in (("shapes", ["--jobs=2"]), ("shapes-test", ["--num=2000", "--seed=1"])):
+    for dest, options in (("shapes", []), ("shapes-test", ["--num=2000", "--seed=1"])):
         if not (DATA / f"{dest}.zip").is_file():
             todo.run("Draw pictures with shadow and light; their masks are for scoring only",
                      ["-m", "layered_plugin.dataset_tool", "shapes", f"--dest={DATA}/{dest}.zip",
-                      f"--masks={DATA}/{dest}-masks.zip", *options])
+                      f"--masks={DATA}/{dest}-masks.zip", "--jobs=2", *options])
     gan = learn(todo, out, "shapes-demo", "Train the layered generator on unlabelled pictures",
                 ["train_layered.py", f"--outdir={out}", f"--data={DATA}/shapes.zip", "--cfg=demo"],
                 [f"--kimg={kimg:g}"], lambda run_dir: last_kimg(run_dir) >= int(kimg))

@@ -45,11 +45,6 @@ def use_own_gpu(device: str) -> str:
     return device
 
 
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def check_count(kind: str, processes: int) -> None:
     """See that there are devices for so many processes; each needs a CUDA device of its own, others are shared.
 

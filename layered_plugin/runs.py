@@ -1,6 +1,7 @@
 """Run folders: names of their files, how they are found, started and written.
 
-A training state is a plain dict that ``torch.load(weights_only=True)`` reads; pickles are for upstream's tools.
+A training state is a plain dict that ``torch.load(weights_only=True)`` reads; pickles are for upstream's tools. PyTorch
+is imported where it is needed: it takes long, and who looks for folders does without.
 """
 
 import difflib
@@ -13,15 +14,11 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.distributed
-
 from layered_plugin.base import BASE
 from layered_plugin.calls import typed_command
 from layered_plugin.errors import CheckpointError, ModelError, one_line
 from layered_plugin.files import write_json
 from layered_plugin.json_files import read_json
-from layered_plugin.tensor_files import save_state
 
 GAN_FILE = "training_options.json"  # What a training of train_layered.py was asked for.
 
@@ -49,6 +46,8 @@ def save_training_state(run_dir: str | os.PathLike, kimg: int, state: dict[str, 
     Returns:
         The path written.
     """
+    from layered_plugin.tensor_files import save_state
+
     path = Path(run_dir) / f"training-state-{kimg:06d}.pt"
     save_state(path, state)
     for old in training_states(run_dir)[:-KEEP_STATES]:
@@ -62,6 +61,8 @@ def load_training_state(path: str | os.PathLike, map_location: Any = "cpu") -> d
     Raises:
         CheckpointError: The file is damaged or is no training state.
     """
+    import torch
+
     if not zipfile.is_zipfile(path):
         raise CheckpointError(f"{path}: missing, damaged, or no training state")
     try:
@@ -221,6 +222,8 @@ def forget_states(run_dir: Path) -> None:
 
 def provenance(program: str) -> dict[str, str]:
     """Command line, date, base and torch version of this process, for a record; ``program`` as for typed_command."""
+    import torch
+
     return dict(command=typed_command(program), date=date.today().isoformat(), base=BASE.name, torch=torch.__version__)
 
 

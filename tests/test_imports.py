@@ -128,3 +128,9 @@ def test_help_of_the_commands_comes_without_the_libraries_that_take_long_to_impo
             "      *({'torch._dynamo', 'scipy.stats', 'scipy.spatial', 'scipy.ndimage'} & set(sys.modules)))")
     done = call("-c", code)
     assert (done.returncode, done.stdout.split()) == (0, []), done.stderr + done.stdout
+
+
+def test_drawing_and_the_demo_start_without_pytorch():
+    """Each process that draws would import it anew; the demo's commands do by themselves."""
+    done = call("-c", "import sys, layered_plugin.dataset_tool, layered_plugin.demo\nprint('torch' in sys.modules)")
+    assert (done.returncode, done.stdout.strip()) == (0, "False"), done.stderr + done.stdout

@@ -13,8 +13,8 @@ from torch_utils import training_stats
 from training.loss import StyleGAN2Loss
 
 from layered_plugin import device as devices
-from layered_plugin.data.dataset import PictureDataset
-from layered_plugin.data.pictures import CROP_MARGIN, random_crop, to_float
+from layered_plugin.data.dataset import PictureDataset, random_crop
+from layered_plugin.data.pictures import CROP_MARGIN, to_float
 from layered_plugin.model.snapshots import save_network_pkl
 from layered_plugin.training import phases, setup
 from layered_plugin.training.feed import endless_batches

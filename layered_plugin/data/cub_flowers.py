@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
-import scipy.io
-import torch
 
 from layered_plugin.data.downloads import Archive, Entry, decode_bytes, find_download
 from layered_plugin.data.masks import OBJECT_LEVEL, remove_small_parts
@@ -140,7 +138,7 @@ def flower_mask(painted: np.ndarray, picture: np.ndarray) -> np.ndarray:
     from_blue = picture.astype(np.float32) - FLOWER_BLUE
     mixed = ((painted.astype(np.float32) - FLOWER_BLUE) * from_blue).sum(axis=2)
     mask = mixed >= 0.5 * np.maximum((from_blue ** 2).sum(axis=2), 1.0)
-    return remove_small_parts(torch.from_numpy(mask[None]), MIN_PART)[0].numpy()
+    return remove_small_parts(mask[None], MIN_PART)[0]
 
 
 def _open(stack: contextlib.ExitStack, folder: Path, temp_dir: Path, archive: str, unpacked: Sequence[str]) -> Archive:
@@ -190,11 +188,13 @@ def _check_size(mask: np.ndarray, picture: PIL.Image.Image, name: str) -> None:
 
 def _read_mat(folder: Path, name: str, key: str) -> np.ndarray:
     """A row of whole numbers of a MATLAB file."""
+    from scipy.io import loadmat  # Takes long to import, and no other data set needs it.
+
     path = folder / name
     if not path.is_file():
         raise PictureError(f"{folder}: holds no {name}")
     try:
-        return np.asarray(scipy.io.loadmat(path)[key]).astype(np.int64).ravel()
+        return np.asarray(loadmat(path)[key]).astype(np.int64).ravel()
     except KeyError as err:
         raise PictureError(f"{path}: has no {key}; is it the right file?") from err
     except Exception as err:  # SciPy raises many kinds for files that are no MATLAB files.

@@ -15,13 +15,39 @@ from training.dataset import Dataset
 
 from layered_plugin.data import decoded
 from layered_plugin.data.picture_labels import read_labels
-from layered_plugin.data.pictures import CROP_MARGIN, PictureSource, random_crop, to_float, to_square
+from layered_plugin.data.pictures import CROP_MARGIN, PictureSource, to_float, to_square
 from layered_plugin.errors import ArgumentError, PictureError
 from layered_plugin.progress import progress
 
 CACHE_BYTES = 4 << 30  # Decoded pictures that are not shared are kept in memory up to this size.
 
 MAX_UNREADABLE = 16  # So many pictures may become unreadable while they are shown; the next one ends the run.
+
+
+def random_crop(img: torch.Tensor, size_px: int) -> torch.Tensor:
+    """Crop each image at a place of its own.
+
+    Args:
+        img: Images, [N, C, H, W], any dtype, H and W at least size_px.
+        size_px: Side of the crop, in pixels.
+
+    Returns:
+        Crops, [N, C, size_px, size_px]; offsets are drawn from torch's default generator on the image's device.
+
+    Raises:
+        ValueError: If the images are smaller than the crop.
+    """
+    num, _channels, height, width = img.shape
+    if height < size_px or width < size_px:
+        raise ValueError(f"Expected argument `img` to be at least {size_px} px wide and high, but got {width}x{height}")
+    if (height, width) == (size_px, size_px):
+        return img
+    top = torch.randint(0, height - size_px + 1, [num, 1, 1, 1], device=img.device)
+    left = torch.randint(0, width - size_px + 1, [num, 1, 1, 1], device=img.device)
+    offset = torch.arange(size_px, device=img.device)
+    sample = torch.arange(num, device=img.device).view(-1, 1, 1, 1)
+    channel = torch.arange(img.shape[1], device=img.device).view(1, -1, 1, 1)
+    return img[sample, channel, top + offset.view(1, 1, -1, 1), left + offset.view(1, 1, 1, -1)]
 
 
 class PictureDataset(Dataset):

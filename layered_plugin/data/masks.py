@@ -5,7 +5,6 @@ import re
 
 import numpy as np
 import PIL.Image
-import torch
 
 from layered_plugin.data.pictures import fit_box
 from layered_plugin.errors import ArgumentError, UnusableError
@@ -117,7 +116,7 @@ def square_mask(mask: np.ndarray, size_px: int, fit: str) -> np.ndarray:
     return np.asarray(whole.resize((size_px, size_px), PIL.Image.Resampling.BILINEAR, fit_box(whole.size, fit)))
 
 
-def remove_small_parts(mask: torch.Tensor, min_part: float) -> torch.Tensor:
+def remove_small_parts(mask: np.ndarray, min_part: float) -> np.ndarray:
     """Remove the small connected parts of masks, and fill their small holes.
 
     Args:
@@ -125,9 +124,9 @@ def remove_small_parts(mask: torch.Tensor, min_part: float) -> torch.Tensor:
         min_part: Smallest part or hole that stays, as a share of the largest part of the object, in [0, 1].
 
     Returns:
-        Cleaned masks, [N, H, W], bool, on the same device. Parts touch along edges; holes don't reach the border.
+        Cleaned masks, [N, H, W], bool. Parts touch along edges; holes don't reach the border.
     """
-    out = mask.cpu().numpy().copy()
+    out = mask.copy()
     parts, sizes = _label(out)
     owner = np.zeros(len(sizes), np.intp)  # Picture of each part.
     where, rows, cols = out.nonzero()
@@ -144,7 +143,7 @@ def remove_small_parts(mask: torch.Tensor, min_part: float) -> torch.Tensor:
     small = sizes < least[owner]
     small[border] = small[0] = False
     out[small[holes]] = True
-    return torch.from_numpy(out).to(mask.device)
+    return out
 
 
 # Pixels touch along edges, and never those of another picture.

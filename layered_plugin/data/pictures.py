@@ -1,18 +1,20 @@
-"""Pictures of any size and format: read from a folder or zip, made square, cropped, as arrays and tensors."""
+"""Pictures of any size and format: read from a folder or zip, made square, as arrays and tensors."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, NamedTuple, TypeVar
+from typing import IO, TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 import PIL.Image
 import PIL.ImageOps
-import torch
 
 from layered_plugin.data.files import UNREADABLE, Folder, is_picture_name, open_files, read_file
 from layered_plugin.data.tars import Shards
 from layered_plugin.errors import PictureError
+
+if TYPE_CHECKING:  # Takes long to import, and who draws pictures has no tensors.
+    import torch
 
 BATCH_PIXELS = 30_000_000  # Pictures, masks and layers are held at full size, at about 30 bytes a pixel.
 
@@ -221,37 +223,11 @@ def to_letterbox(picture: PIL.Image.Image, size_px: int) -> np.ndarray:
     return np.pad(small, margins, mode="edge").transpose(2, 0, 1)  # [C, H, W]
 
 
-def random_crop(img: torch.Tensor, size_px: int) -> torch.Tensor:
-    """Crop each image at a place of its own.
-
-    Args:
-        img: Images, [N, C, H, W], any dtype, H and W at least size_px.
-        size_px: Side of the crop, in pixels.
-
-    Returns:
-        Crops, [N, C, size_px, size_px]; offsets are drawn from torch's default generator on the image's device.
-
-    Raises:
-        ValueError: If the images are smaller than the crop.
-    """
-    num, _channels, height, width = img.shape
-    if height < size_px or width < size_px:
-        raise ValueError(f"Expected argument `img` to be at least {size_px} px wide and high, but got {width}x{height}")
-    if (height, width) == (size_px, size_px):
-        return img
-    top = torch.randint(0, height - size_px + 1, [num, 1, 1, 1], device=img.device)
-    left = torch.randint(0, width - size_px + 1, [num, 1, 1, 1], device=img.device)
-    offset = torch.arange(size_px, device=img.device)
-    sample = torch.arange(num, device=img.device).view(-1, 1, 1, 1)
-    channel = torch.arange(img.shape[1], device=img.device).view(1, -1, 1, 1)
-    return img[sample, channel, top + offset.view(1, 1, -1, 1), left + offset.view(1, 1, 1, -1)]
-
-
-def to_float(img: torch.Tensor) -> torch.Tensor:
+def to_float(img: "torch.Tensor") -> "torch.Tensor":
     """uint8 [0, 255] to float32 [-1, 1], the host's way: x / 127.5 - 1."""
-    return img.to(torch.float32) / 127.5 - 1
+    return img.float() / 127.5 - 1
 
 
-def to_uint8(img: torch.Tensor) -> torch.Tensor:
+def to_uint8(img: "torch.Tensor") -> "torch.Tensor":
     """Float [-1, 1] to uint8, rounded and clamped; the exact inverse of ``to_float`` on its 256 levels."""
-    return ((img.to(torch.float32) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return ((img.float() + 1) * 127.5).round().clamp(0, 255).byte()

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from layered_plugin.cores import usable_cores
 from layered_plugin.data.pictures import PictureSource, to_float, to_square
-from layered_plugin.device import usable_cores
 from layered_plugin.errors import ArgumentError, UserError
 from layered_plugin.progress import progress
 from layered_plugin.runs import forget_states

@@ -42,7 +42,7 @@ class PairFilter:
         Returns:
             Pictures [M, 3, H, W] and binary masks [M, 1, H, W], float, M <= N.
         """
-        clean = remove_small_parts(mask[:, 0] > 0.5, self.min_part)
+        clean = torch.from_numpy(remove_small_parts((mask[:, 0] > 0.5).cpu().numpy(), self.min_part)).to(mask.device)
         coverage = clean.float().mean(dim=[1, 2])
         keep = (coverage >= self.min_coverage) & (coverage <= self.max_coverage)
         return img[keep], clean[keep].unsqueeze(1).to(img.dtype)

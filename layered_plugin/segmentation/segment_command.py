@@ -8,7 +8,8 @@ import click
 
 from layered_plugin import runs
 from layered_plugin.command_line import DEVICES, SETTINGS, CheckedCommand, Number, Whole, user_errors, writing
-from layered_plugin.device import usable_cores, use_own_gpu
+from layered_plugin.cores import usable_cores
+from layered_plugin.device import use_own_gpu
 from layered_plugin.segmentation.merging import merge_shards
 from layered_plugin.segmentation.outputs import say_doubtful
 from layered_plugin.segmentation.parts import FORMATS, Shard, shard_manifest

@@ -86,7 +86,7 @@ def put_into_scene(fg_premultiplied: np.ndarray, alpha: np.ndarray, bg: np.ndarr
         bg = bg * (1.0 - light.shadow_strength * shade)[:, :, None]
     scene = fg_premultiplied + bg * (1.0 - alpha)[:, :, None]
     scene = scene * np.asarray(light.tint, dtype=np.float32) * light_field(alpha.shape[0], light.gradient)[:, :, None]
-    return to_uint8(scene)
+    return np.ascontiguousarray(to_uint8(scene))
 
 
 def to_uint8(values: np.ndarray) -> np.ndarray:

@@ -37,8 +37,8 @@ def place_objects(draw: Callable[[], PlacedObject], num: int) -> list[PlacedObje
     Raises:
         CrowdedError: No place was found in MAX_TRIES draws of an object.
     """
-    objects: list[PlacedObject] = []
-    for number in range(1, num + 1):
+    objects = [draw()]
+    for number in range(2, num + 1):
         for _ in range(MAX_TRIES):
             tried = [*objects, draw()]
             parts = visible_parts([placed.alpha for placed in tried])

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from layered_plugin.data.dataset import ResumableSampler
-from layered_plugin.data.pictures import random_crop, to_float
+from layered_plugin.data.dataset import ResumableSampler, random_crop
+from layered_plugin.data.pictures import to_float
 from layered_plugin.errors import PictureError
 from layered_plugin.training.fading import Fade
 from layered_plugin.training.setup import any_rank

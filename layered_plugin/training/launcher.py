@@ -19,7 +19,7 @@ from torch_utils import custom_ops, training_stats
 from layered_plugin import errors, runs, signals
 from layered_plugin.base import BASE
 from layered_plugin.calls import go_on_command, typed_command
-from layered_plugin.device import usable_cores
+from layered_plugin.cores import usable_cores
 from layered_plugin.files import NO_ROOM, disk_full, remove_leftovers, write_json
 from layered_plugin.runs import make_run_dir, next_desc
 from layered_plugin.training import growing, processes

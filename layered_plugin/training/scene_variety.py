@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from layered_plugin.data.dataset import random_crop
 from layered_plugin.data.labels import Labels
-from layered_plugin.data.pictures import random_crop
 from layered_plugin.model.mask_variety import spread
 from layered_plugin.model.picture_distance import PictureFeatures, frechet_distance
 from layered_plugin.model.scenes import collect_scenes

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from layered_plugin.data import dataset
-from layered_plugin.data.dataset import PictureDataset, PictureError, RealPictures, ResumableSampler
-from layered_plugin.data.pictures import random_crop, to_float, to_square, to_uint8
+from layered_plugin.data.dataset import PictureDataset, PictureError, RealPictures, ResumableSampler, random_crop
+from layered_plugin.data.pictures import to_float, to_square, to_uint8
 
 
 @pytest.fixture

@@ -95,6 +95,13 @@ def test_command_writes_the_same_bytes_again(tmp_path: Path, monkeypatch: pytest
     assert np.array_equal(masks[3], shapes.draw_picture(16, np.random.default_rng([0, 3]))[1])
 
 
+def test_labels_are_drawn_for_who_wants_them() -> None:
+    labelled, plain = (shapes.Job(16, 0, labelled=wanted).draw(range(2)) for wanted in (True, False))
+    for one, other in zip(labelled, plain, strict=True):
+        assert np.array_equal(one.picture, other.picture) and np.array_equal(one.mask, other.mask)
+        assert one.labels is not None and other.labels is None
+
+
 def test_seeds_give_other_pictures() -> None:
     first, second = (shapes.draw_picture(16, np.random.default_rng([seed, 0]))[0] for seed in (0, 1))
     assert not np.array_equal(first, second)

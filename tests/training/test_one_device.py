@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch_utils import custom_ops, training_stats
 
-from layered_plugin.data.pictures import random_crop, to_float
+from layered_plugin.data.dataset import random_crop
+from layered_plugin.data.pictures import to_float
 from layered_plugin.model.encoder import Encoder
 from layered_plugin.model.generator import LayeredGenerator
 from layered_plugin.model.layers import Layers
