@@ -23,7 +23,7 @@ import torch
 
 from benchmarks.segment_scale import sample_segmenting
 from benchmarks.support.killing import Work, go_on_to_the_end, kill_one
-from benchmarks.support.memory import Sample, sample_memory
+from benchmarks.support.memory import Sample, peaks_of_parts, sample_memory
 from benchmarks.support.provenance import provenance
 from layered_plugin import runs
 from layered_plugin.model.snapshots import load_snapshot
@@ -121,11 +121,9 @@ def training_memory(steps: int, temp: Path) -> list[Sample]:
 
 def growth(samples: list[Sample]) -> dict[str, Any]:
     """Peaks of the fifths of a run after its first tenth, and by how much the last is above the first of them."""
-    settled = samples[len(samples) // 10:]
-    fifths = [max(one.used_mb for one in settled[len(settled) * idx // 5:max(len(settled) * (idx + 1) // 5, 1)])
-              for idx in range(5)]
-    return dict(seconds=round(samples[-1].seconds, 1), samples=len(samples),
-                peak_mb_of_fifths=[round(value, 1) for value in fifths], grown_mb=round(fifths[-1] - fifths[0], 1))
+    fifths = peaks_of_parts(samples[len(samples) // 10:], 5)
+    return dict(seconds=round(samples[-1].seconds, 1), samples=len(samples), peak_mb_of_fifths=fifths,
+                grown_mb=round(fifths[-1] - fifths[0], 1))
 
 
 def table(records: list[dict[str, Any]]) -> str:

@@ -21,7 +21,7 @@ import matplotlib.cbook
 import numpy as np
 import PIL.Image
 
-from benchmarks.support.memory import Sample, sample_memory
+from benchmarks.support.memory import Sample, peaks_of_parts, sample_memory
 from benchmarks.support.provenance import provenance
 from layered_plugin.data.pictures import to_rgb
 from layered_plugin.segmentation.merging import sheet_of_folder
@@ -56,28 +56,30 @@ def make_photos(folder: Path, num: int) -> Path:
     return folder
 
 
-def make_shards(folder: Path, num: int, side: int) -> Path:
+def make_shards(folder: Path, num: int, side: int, per_shard: int = PER_SHARD) -> Path:
     """One tar of small JPEGs under as many names as it takes."""
     folder.mkdir()
     first = folder / "00000.tar"
     random = np.random.RandomState(0)
     with tarfile.open(first, "w") as archive:
-        for idx in range(PER_SHARD):
+        for idx in range(per_shard):
             data = io.BytesIO()
             coarse = PIL.Image.fromarray(random.randint(0, 256, [4, 4, 3], dtype=np.uint8))
             coarse.resize((side, side), PIL.Image.Resampling.BICUBIC).save(data, "jpeg")
             member = tarfile.TarInfo(f"{idx:06d}.jpg")
             member.size = len(data.getvalue())
             archive.addfile(member, io.BytesIO(data.getvalue()))
-    for idx in range(1, num // PER_SHARD):
+    for idx in range(1, num // per_shard):
         (folder / f"{idx:05d}.tar").symlink_to(first)
     return folder
 
 
-def sample_segmenting(num: int, side: int, workers: int) -> list[Sample]:
+def sample_segmenting(num: int, side: int, workers: int, per_shard: int = PER_SHARD,
+                      resolution: int = 32) -> list[Sample]:
     """Memory of segmenting so many pictures from tar shards to tar shards."""
     with tempfile.TemporaryDirectory() as temp:
-        model, shards = make_model(Path(temp) / "model", 32), make_shards(Path(temp) / "shards", num, side)
+        model = make_model(Path(temp) / "model", resolution)
+        shards = make_shards(Path(temp) / "shards", num, side, per_shard)
         samples = sample_memory(["invert.py", "segment", f"--model={model}", f"--images={shards}/*.tar",
                                  f"--outdir={temp}/out", "--format=tar", "--device=cpu", f"--workers={workers}"])
         listed = sum(1 for path in Path(temp, "out").glob("*.jsonl") for _line in path.open())
@@ -86,12 +88,11 @@ def sample_segmenting(num: int, side: int, workers: int) -> list[Sample]:
     return samples
 
 
-def memory(num: int, side: int, workers: int) -> dict[str, Any]:
+def memory(num: int, **how: int) -> dict[str, Any]:
     """Peak memory of the command and of its workers together, in MB; pages that they share count once."""
-    samples = sample_segmenting(num, side, workers)
-    used = [sample.used_mb for sample in samples]
-    return dict(pictures=num, side_px=side, workers=workers, peak_mb=max(used), seconds=samples[-1].seconds,
-                first_tenth_peak_mb=max(used[:max(1, len(used) // 10)]))
+    samples = sample_segmenting(num, **how)
+    return dict(pictures=num, **how, seconds=round(samples[-1].seconds, 1), samples=len(samples),
+                peak_mb_of_tenths=peaks_of_parts(samples, 10))
 
 
 def usual_png(picture: PIL.Image.Image) -> bytes:
@@ -148,25 +149,29 @@ def throughput(num: int, rounds: int, model: str | None) -> dict[str, Any]:
 
 
 @click.command()
-@click.option("--memory", "numbers", help="Numbers of pictures, thousands each", metavar="N,N", default="10000,100000",
-              show_default=True)
+@click.option("--memory", "numbers", help="Numbers of pictures, multiples of --per-shard", metavar="N,N",
+              default="10000,100000", show_default=True)
 @click.option("--side", help="Side of the small pictures", type=int, default=32, show_default=True, metavar="PX")
+@click.option("--resolution", help="Of the network, for memory", type=int, default=32, show_default=True, metavar="PX")
+@click.option("--per-shard", help="Pictures in a tar", type=int, default=PER_SHARD, show_default=True, metavar="INT")
 @click.option("--photos", help="JPEGs of 500 pixels for the time, 0 = none", type=int, default=64, show_default=True,
               metavar="INT")
 @click.option("--rounds", help="Paired rounds", type=int, default=3, show_default=True, metavar="INT")
 @click.option("--model", help="For the time  [default: random weights, whose masks are all edge]", metavar="RUN")
 @click.option("--workers", help="Of the command", type=int, default=2, show_default=True, metavar="INT")
-def main(numbers: str, side: int, photos: int, rounds: int, model: str | None, workers: int) -> None:
+def main(numbers: str, photos: int, rounds: int, model: str | None, **how: int) -> None:
     """Measure memory by the number of pictures, and time against decoding and encoding alone.
 
     \b
     Example:
-    python -m benchmarks.segment_scale --memory=10000,100000,1000000
+    python -m benchmarks.segment_scale --memory=10000,100000
+    OMP_NUM_THREADS=1 python -m benchmarks.segment_scale --photos=0 --memory=1000000 --side=16 --resolution=16 \\
+        --per-shard=10000
     """
     record: dict[str, Any] = dict(cores=os.cpu_count())
     if photos:
         record["throughput"] = throughput(photos, rounds, model)
-    record["memory"] = [memory(int(num), side, workers) for num in numbers.split(",") if num]
+    record["memory"] = [memory(int(num), **how) for num in numbers.split(",") if num]
     print(json.dumps(dict(record, **provenance("benchmarks.segment_scale")), indent=2))
 
 

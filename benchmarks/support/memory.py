@@ -1,9 +1,11 @@
 """Memory of a command and all its processes while it runs."""
 
 import os
+import re
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -29,7 +31,7 @@ def sample_memory(command: Sequence[str], every: float = 1.0) -> list[Sample]:
         every: Seconds between two looks.
 
     Returns:
-        The proportional set size of it and all its processes together: pages that they share count once.
+        That of it and all its processes together, mapped files included; pages that they share count once.
 
     Raises:
         click.ClickException: It failed; the text has the end of what it printed.
@@ -47,11 +49,28 @@ def sample_memory(command: Sequence[str], every: float = 1.0) -> list[Sample]:
     return samples
 
 
+def peaks_of_parts(samples: Sequence[Sample], parts: int) -> list[float]:
+    """Most memory in each of so many parts of a run, equally many samples each, in MB."""
+    bounds = [len(samples) * idx // parts for idx in range(parts + 1)]
+    return [round(max(one.used_mb for one in samples[first:max(last, first + 1)]), 1)
+            for first, last in zip(bounds, bounds[1:], strict=False)]
+
+
 def _used_mb(call: psutil.Popen) -> float:
-    used = 0
+    """Unlike the proportional set size, it counts files in full that other programs on the machine map as well."""
+    own, files = 0, Counter[str]()
     for process in [call, *call.children(recursive=True)]:
         try:
-            used += process.memory_full_info().pss
-        except psutil.Error:
+            maps = process.memory_maps()
+            own += _private_kb(process.pid) * 1024
+        except (psutil.Error, OSError):
             continue
-    return used / 1e6
+        # Of each file the most that any of them has.
+        files |= Counter({one.path: one.rss - one.anonymous for one in maps if not one.path.startswith("[")})
+    return (own + files.total()) / 1e6
+
+
+def _private_kb(pid: int) -> int:
+    """Memory of no file; pages that processes share since a fork are divided among them."""
+    found = re.search(r"^Pss_Anon: +(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
+    return 0 if found is None else int(found[1])

@@ -1,6 +1,7 @@
 """The endurance benchmark: its rehearsal, and that it sees what was lost, what hangs and what grows."""
 
 import json
+import mmap
 import os
 import time
 
@@ -10,7 +11,7 @@ from click.testing import CliRunner
 
 from benchmarks import endurance
 from benchmarks.support import killing
-from benchmarks.support.memory import Sample, sample_memory
+from benchmarks.support.memory import Sample, peaks_of_parts, sample_memory
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("process_as_before"),
               pytest.mark.skipif(torch.cuda.is_available(), reason="a process that has used a GPU can't be forked")]
@@ -92,3 +93,24 @@ def test_memory_of_a_command_counts_its_processes(tmp_path):
                       "subprocess.run([sys.executable, '-c', b])\n")
     peak = max(sample.used_mb for sample in sample_memory([str(script)], every=0.05))
     assert 52 <= peak <= 90
+
+
+def test_memory_of_files_is_counted_once_whoever_else_maps_them(tmp_path):
+    file = tmp_path / "data"
+    file.write_bytes(b"x" * (40 << 20))
+    script = tmp_path / "mapped.py"
+    script.write_text("import mmap, os, sys, time\n"
+                      "file = open(sys.argv[1], 'rb')\n"
+                      "m = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)\n"
+                      "os.fork()\n"
+                      "for at in range(0, len(m), 4096): m[at]\n"
+                      "time.sleep(1)\n")
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, prot=mmap.PROT_READ) as here:
+        assert sum(here[at] for at in range(0, len(here), 4096)) > 0
+        peak = max(sample.used_mb for sample in sample_memory([str(script), str(file)], every=0.05))
+    assert 42 <= peak <= 70
+
+
+def test_peaks_of_parts():
+    assert peaks_of_parts([Sample(idx, used) for idx, used in enumerate([1, 5, 2, 3, 9, 0])], 3) == [5, 3, 9]
+    assert peaks_of_parts([Sample(0, 4)], 2) == [4, 4]
