@@ -119,12 +119,43 @@ def _places(files: Iterable[IO[bytes]], prefixes: Sequence[str] = ("",)) -> Plac
     names, numbers = [], array("q")
     for number, file in enumerate(files):
         with tarfile.open(fileobj=file, mode="r:") as tar:
-            while (member := tar.next()) is not None:
-                if member.isfile():
-                    names.append(prefixes[number] + member.name.removeprefix("./"))
-                    numbers.extend((number, member.offset_data, member.size))
-                tar.members.clear()  # type: ignore[attr-defined]  # Of a kilobyte each.
+            for name, offset, size in _members(tar, file):
+                names.append(prefixes[number] + name.removeprefix("./"))
+                numbers.extend((number, offset, size))
     return Places(names, np.frombuffer(numbers, _PLACE) if numbers else np.empty(0, _PLACE))
+
+
+def _members(tar: tarfile.TarFile, file: IO[bytes]) -> Iterator[tuple[str, int, int]]:
+    """Name, place and size of each file. What is plain is read here, in a fifth of the time that `tarfile` takes."""
+    while (member := tar.next()) is not None:
+        tar.members.clear()  # type: ignore[attr-defined]  # Of a kilobyte each.
+        if member.isfile():
+            yield member.name, member.offset_data, member.size
+        while not tar.pax_headers:  # These hold for all that follow.
+            file.seek(tar.offset)  # type: ignore[attr-defined]
+            plain = _plain_member(file.read(tarfile.BLOCKSIZE))
+            if plain is None:
+                file.seek(0)  # Elsewhere than at the offset, for which `tarfile` sees whether the tar goes on there.
+                break
+            name, size = plain
+            offset = tar.offset + tarfile.BLOCKSIZE  # type: ignore[attr-defined]
+            yield name, offset, size
+            tar.offset = offset + -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE  # type: ignore[attr-defined]
+
+
+def _plain_member(header: bytes) -> tuple[str, int] | None:
+    """Name and size by a header of the ustar format or GNU's; None for all but plain files, the end, and damage."""
+    magic, prefix = header[257:265], header[345:500].partition(b"\0")[0]
+    if header[156:157] != tarfile.REGTYPE or magic not in (tarfile.POSIX_MAGIC, tarfile.GNU_MAGIC):
+        return None
+    try:
+        size, checksum = (int(field.partition(b"\0")[0], 8) for field in (header[124:136], header[148:156]))
+    except ValueError:  # GNU has another way for sizes of 8 GB and more.
+        return None
+    if size < 0 or checksum != sum(header) - sum(header[148:156]) + 8 * ord(" "):
+        return None
+    path = header[:100].partition(b"\0")[0]
+    return (prefix + b"/" + path if prefix else path).decode(tarfile.ENCODING, "surrogateescape"), size
 
 
 def _plain_tar(path: Path, temp_dir: Path | None) -> IO[bytes]:

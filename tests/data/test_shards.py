@@ -1,5 +1,6 @@
 """Folders of tars, such as WebDataset's: their pictures one after the other, from their places in the files."""
 
+import io
 import pickle
 import tarfile
 import zipfile
@@ -12,7 +13,7 @@ from layered_plugin.data.dataset import PictureDataset
 from layered_plugin.data.decoded import _times
 from layered_plugin.data.fingerprint import fingerprint, what_changed
 from layered_plugin.data.pictures import PictureSource
-from layered_plugin.data.tars import Shards
+from layered_plugin.data.tars import Shards, Tar
 from layered_plugin.errors import PictureError
 
 
@@ -101,3 +102,41 @@ def test_a_zip_is_no_folder_of_shards(shards, tmp_path):
         archive.write(shards[0] / "cars-000000.tar", "cars-000000.tar")
     with pytest.raises(PictureError, match="all.zip: holds no pictures"):
         PictureSource(tmp_path / "all.zip")
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+@pytest.mark.parametrize("pax_headers", [{}, {"comment": "of all"}])
+def test_files_are_where_tarfile_says(tmp_path, form, pax_headers):
+    """Plain files, those of long and foreign names, empty and large ones, and what is no file between them."""
+    names = ["a.jpg", "./b.jpg", "folder/", f"{'d' * 90}/{'e' * 60}.jpg", "link", "empty", "\u00e4.jpg", "last.bin"]
+    if form != tarfile.USTAR_FORMAT:
+        names.insert(3, f"{'n' * 200}.jpg")
+    with tarfile.open(tmp_path / "a.tar", "w", format=form, pax_headers=pax_headers) as tar:
+        for idx, name in enumerate(names):
+            member = tarfile.TarInfo(name.rstrip("/"))
+            member.type = {"folder/": tarfile.DIRTYPE, "link": tarfile.SYMTYPE}.get(name, tarfile.REGTYPE)
+            member.size = 0 if not member.isfile() or name == "empty" else 500 * idx + 12
+            member.mtime = idx + 0.5 * (idx % 2)  # A part of a second needs a header of its own in the pax format.
+            tar.addfile(member, io.BytesIO(bytes([idx]) * member.size))
+    with tarfile.open(tmp_path / "a.tar") as tar:
+        expected = {one.name.removeprefix("./"): tar.extractfile(one).read() for one in tar if one.isfile()}
+    found = Tar(tmp_path / "a.tar", None)
+    assert found.list_names() == sorted(expected) and len(expected) >= 6
+    for name, content in expected.items():
+        assert found.open(name).read() == content and found.size(name) == len(content)
+    found.close()
+
+
+@pytest.mark.parametrize("at, text", [(148, b"0000000\0"), (124, b"9"), (0, b"\xff"), (156, b"\xfe")])
+def test_a_damaged_header_is_an_error_as_of_tarfile(tmp_path, at, text):
+    write_shard(tmp_path / "a.tar", ["a", "b", "c"])
+    whole = bytearray((tmp_path / "a.tar").read_bytes())
+    with tarfile.open(tmp_path / "a.tar") as tar:
+        start = tar.getmembers()[3].offset
+    whole[start + at:start + at + len(text)] = text
+    (tmp_path / "a.tar").write_bytes(whole)
+    with tarfile.open(tmp_path / "a.tar") as tar:
+        expected = [one.name.removeprefix("./") for one in tar]
+    found = Tar(tmp_path / "a.tar", None)
+    assert found.list_names() == sorted(expected) and len(expected) == 3
+    found.close()
