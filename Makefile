@@ -29,10 +29,10 @@ test: $(INSTALLED)  # ruff, then mypy beside pytest in JOBS=2 processes.
 	$(PY) -m pytest -n $(JOBS) --dist=worksteal; tests=$$?; \
 	wait $$mypy; types=$$?; cat build/mypy.log; exit $$((tests + types))
 
-audit:  # Known holes in the versions of constraints.txt, by pip-audit; asks the package index.
+audit:  # Known holes in the versions of constraints.txt, by pip-audit; fails where the index can't say.
 	$(PYTHON) -m venv build/audit
 	build/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
-	build/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
+	build/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
 
 clean:  # Remove what the commands above have made; other data and runs stay.
 	rm -rf $(VENV) build runs/demo data/judge-shapes-demo.pt data/shapes.zip data/shapes-masks.zip \
