@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,7 +41,7 @@ def sample_memory(command: Sequence[str], every: float = 1.0) -> list[Sample]:
     start, samples, said = time.monotonic(), [], b""
     while call.poll() is None:
         said = (said + (call.stderr.read() or b""))[-2000:]
-        samples.append(Sample(time.monotonic() - start, _used_mb(call)))
+        samples.append(Sample(time.monotonic() - start, used_mb([call, *call.children(recursive=True)])))
         time.sleep(every)
     if call.returncode != 0:
         said += call.stderr.read() or b""
@@ -56,10 +56,13 @@ def peaks_of_parts(samples: Sequence[Sample], parts: int) -> list[float]:
             for first, last in zip(bounds, bounds[1:], strict=False)]
 
 
-def _used_mb(call: psutil.Popen) -> float:
-    """Unlike the proportional set size, it counts files in full that other programs on the machine map as well."""
+def used_mb(processes: Iterable[psutil.Process]) -> float:
+    """Memory of processes together, in MB; pages that they share count once.
+
+    Unlike the proportional set size, it counts files in full that other programs on the machine map as well.
+    """
     own, files = 0, Counter[str]()
-    for process in [call, *call.children(recursive=True)]:
+    for process in processes:
         try:
             maps = process.memory_maps()
             own += _private_kb(process.pid) * 1024
