@@ -55,7 +55,7 @@ class PictureDataset(Dataset):
 
     A host ``Dataset`` with fewer demands than ``ImageFolderDataset``: sizes and modes may differ from picture to
     picture; non-square ones are squeezed, as in the paper. Labels are read from ``dataset.json`` as upstream has it, or
-    from ``.cls`` as WebDataset does.
+    from ``.cls`` or ``.json`` beside each picture, as WebDataset does (``picture_labels``).
 
     With ``resolution``, which upstream's ``calc_metrics.py`` adds, each picture is cropped as the training crops it,
     at a place of its own that its number decides.

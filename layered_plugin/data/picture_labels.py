@@ -1,4 +1,8 @@
-"""Labels of training pictures: upstream's dataset.json, or classes as WebDataset has them, `a/b.cls` of `a/b.jpg`."""
+"""Labels of training pictures: upstream's dataset.json, or classes as WebDataset has them.
+
+That of `a/b.jpg` stands in `a/b.cls`, or as a whole number under `label` or `cls` in `a/b.json`. What else there is in
+a .json plays no part; without such a number in that of the first picture there are no labels.
+"""
 
 from typing import Any
 
@@ -8,6 +12,8 @@ from layered_plugin.data.files import UNREADABLE
 from layered_plugin.data.pictures import PictureSource
 from layered_plugin.errors import PictureError
 from layered_plugin.json_files import parse_json
+
+KEYS = ("label", "cls")  # Of a class in .json, the first that is there.
 
 MAX_CLASSES = 100_000  # A label is as long as there are classes.
 
@@ -39,19 +45,50 @@ def read_labels(source: PictureSource) -> np.ndarray | None:
 
 
 def _read_classes(source: PictureSource) -> np.ndarray | None:
-    classes: list[int] = []
-    for name in source.names:
-        folder, slash, file = name.rpartition("/")
-        path = f"{folder}{slash}{file.split('.')[0]}.cls"  # What stands behind the first dot is no part of the key.
+    """Of .cls beside each picture, else of .json; the first picture says which, and under which key."""
+    for suffix in (".cls", ".json"):
+        content = _read_beside(source, source.names[0], suffix)
+        if content is None:
+            continue
+        key = None
+        if suffix == ".json":  # It may hold other things, such as captions.
+            first = parse_json(content, f"{source.path}: {_beside(source.names[0], suffix)}", PictureError)
+            key = next((key for key in KEYS if isinstance(first, dict) and type(first.get(key)) is int), None)
+            if key is None:
+                continue
+        return _check([_class(source, name, suffix, key) for name in source.names], f"{source.path}: {suffix}")
+    return None
+
+
+def _class(source: PictureSource, name: str, suffix: str, key: str | None) -> int:
+    content, where = _read_beside(source, name, suffix), f"{source.path}: {_beside(name, suffix)}"
+    if content is None:
+        raise PictureError(f"{source.path}: has classes in {suffix} but none for {name}")
+    if key is None:
         try:
-            classes.append(int(source.read(path)))
-        except (KeyError, FileNotFoundError):
-            if not classes:
-                return None
-            raise PictureError(f"{source.path}: has classes in .cls but none for {name}") from None
-        except UNREADABLE as err:
-            raise PictureError(f"{source.path}: {path}: no class number, or not readable: {err}") from err
-    return _check(classes, f"{source.path}: .cls")
+            return int(content)
+        except ValueError as err:
+            raise PictureError(f"{where}: no class number: {err}") from err
+    found = parse_json(content, where, PictureError)
+    value = found.get(key) if isinstance(found, dict) else None
+    if type(value) is not int:
+        raise PictureError(f"{where}: no class number under {key}")
+    return value
+
+
+def _read_beside(source: PictureSource, name: str, suffix: str) -> bytes | None:
+    """Contents of the file beside a picture; None if there is none."""
+    try:
+        return source.read(_beside(name, suffix))
+    except (KeyError, FileNotFoundError):
+        return None
+    except UNREADABLE as err:
+        raise PictureError(f"{source.path}: {_beside(name, suffix)}: not readable: {err}") from err
+
+
+def _beside(name: str, suffix: str) -> str:
+    folder, slash, file = name.rpartition("/")
+    return f"{folder}{slash}{file.split('.')[0]}{suffix}"  # What stands behind the first dot is no part of the key.
 
 
 def _check(labels: list[Any], where: str) -> np.ndarray:

@@ -164,7 +164,8 @@ def _probe(data: str, masks: str | None, cond: bool, subset: int | None, resolut
     found = _Pictures(probe.name, len(probe), resolution)
     probe.close()
     if cond and not has_labels:
-        raise ArgumentError(f"`cond`=1 needs labels in dataset.json, or .cls beside each picture, but {data} has none")
+        raise ArgumentError("`cond`=1 needs labels in dataset.json, or .cls or .json with a number under label or cls "
+                            f"beside each picture, but {data} has none")
     if resolution < 8 or resolution & (resolution - 1):
         raise ArgumentError(f"`resolution` must be a power of two, at least 8, got {resolution}")
     return found
