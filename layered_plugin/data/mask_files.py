@@ -12,6 +12,8 @@ from layered_plugin.data.pictures import PictureSource
 from layered_plugin.errors import MaskError, PictureError, UnusableError
 from layered_plugin.progress import progress
 
+LEAST_MASKED = 0.01  # Share of the pictures; with fewer the names are probably of another data set.
+
 
 class MaskFiles:
     """Masks of a folder or zip, read as ``mask_opacity`` does.
@@ -48,18 +50,37 @@ class MaskFiles:
         Raises:
             MaskError: A mask is missing or left over, or two pictures share one; the text names the first.
         """
+        missing, extra = self.unmatched(names, data)
+        count = f"(masks: {len(self._by_stem)}, pictures: {len(names)})"
+        if missing:
+            raise MaskError(f"{self.path}: no mask for picture {missing[0]} of {data} {count}")
+        if extra:
+            raise MaskError(f"{self.path}: mask {extra[0]} belongs to no picture of {data} {count}")
+
+    def unmatched(self, names: Sequence[str], data: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
+        """Pictures of a whole data set that have no mask, and masks that belong to none of its pictures.
+
+        Args:
+            names: All pictures of the data set.
+            data: Its path, for the error.
+
+        Raises:
+            MaskError: Two pictures share a mask.
+        """
         pictures: dict[str, str] = {}
         for name in names:
             other = pictures.setdefault(_stem(name), name)
             if other != name:
                 raise MaskError(f"{self.path}: pictures {other} and {name} of {data} would share a mask; rename one")
-        count = f"(masks: {len(self._by_stem)}, pictures: {len(pictures)})"
-        missing = [name for stem, name in pictures.items() if stem not in self._by_stem]
-        if missing:
-            raise MaskError(f"{self.path}: no mask for picture {missing[0]} of {data} {count}")
-        extra = [name for stem, name in self._by_stem.items() if stem not in pictures]
-        if extra:
-            raise MaskError(f"{self.path}: mask {extra[0]} belongs to no picture of {data} {count}")
+        return ([name for stem, name in pictures.items() if stem not in self._by_stem],
+                [name for stem, name in self._by_stem.items() if stem not in pictures])
+
+    def __len__(self) -> int:
+        return len(self._by_stem)
+
+    def __contains__(self, name: str) -> bool:
+        """Whether a picture has a mask."""
+        return _stem(name) in self._by_stem
 
     def read(self, name: str, size: tuple[int, int] | None = None) -> np.ndarray:
         """The mask of a picture.
@@ -74,7 +95,7 @@ class MaskFiles:
         Raises:
             MaskError: There is none, it can't be read, or it has another size.
         """
-        if _stem(name) not in self._by_stem:
+        if name not in self:
             raise MaskError(f"{self.path}: no mask for picture {name}")
         file = self._by_stem[_stem(name)]
         try:
@@ -90,25 +111,38 @@ class MaskFiles:
 
 
 class MaskedPictures:
-    """Pictures of a data set with their masks as a fourth channel, squeezed alike.
+    """Pictures of a data set with their masks as a fourth channel, squeezed alike; those without a mask are left out.
 
     An item is as that of the data set, but [4, S, S], uint8; of the mask 255 = object, pixels of the edge in between.
 
     Args:
         pictures: The data set.
-        path: Folder or zip of masks, one for each picture.
+        path: Folder or zip of masks.
 
     Raises:
-        MaskError: As of ``MaskFiles`` and ``check_names``.
+        MaskError: As of ``MaskFiles``; two pictures share a mask, or fewer than ``LEAST_MASKED`` have one.
     """
 
     def __init__(self, pictures: PictureDataset, path: str | os.PathLike[str]) -> None:
         self._pictures, self._files = pictures, MaskFiles(path)
-        self._files.check_names(pictures.names, pictures.path)
+        self._missing, self._extra = self._files.unmatched(pictures.names, pictures.path)
+        self._has_mask = np.fromiter((name in self._files for name in pictures.names), bool, len(pictures.names))
+        self._items = [idx for idx in range(len(pictures)) if self._has_mask[pictures.get_details(idx)["raw_idx"]]]
         self._cache: np.ndarray | None = None
+        if len(self._items) < max(LEAST_MASKED * len(pictures), 1):
+            raise MaskError(f"{path}: {len(self._items)} of the {len(pictures)} pictures of {pictures.path} have a "
+                            f"mask, {self._missing[0]} has none; a mask needs its picture's name, folders included")
+
+    @property
+    def left_out(self) -> list[str]:
+        """What a user should know of names that do not match: a line of pictures, a line of masks, or neither."""
+        data, path = self._pictures.path, self._files.path
+        kinds = ((self._missing, f"{len(self._pictures.names)} pictures of {data} have no mask in {path}"),
+                 (self._extra, f"{len(self._files)} masks in {path} belong to no picture of {data}"))
+        return [f"{len(names)} of {text} and are left out, such as {names[0]}" for names, text in kinds if names]
 
     def __len__(self) -> int:
-        return len(self._pictures)
+        return len(self._items)
 
     def preload(self, verbose: bool = False) -> bool:
         """Read every mask once, where the pictures are in memory and the masks have room there; as of the pictures.
@@ -116,7 +150,7 @@ class MaskedPictures:
         Args:
             verbose: Show progress on stderr.
         """
-        side, used = self._pictures.size_px, self._pictures.used
+        side, used = self._pictures.size_px, [pos for pos in self._pictures.used if self._has_mask[pos]]
         if self._cache is None and self._pictures.preload(verbose) and len(used) * side**2 <= CACHE_BYTES:
             shown: Iterable[int] = progress(used, len(used), "Reading masks") if verbose else used
             cache = np.empty([len(self._pictures.names), side, side], np.uint8)
@@ -129,11 +163,13 @@ class MaskedPictures:
         return square_mask(self._files.read(self._pictures.names[raw_idx]), self._pictures.size_px, "squeeze")
 
     def __getitem__(self, idx: int) -> tuple[np.ndarray, np.ndarray]:
-        details = self._pictures.get_details(idx)
+        details = self._pictures.get_details(self._items[idx])
         square, shown = self._pictures.square(details["raw_idx"])
+        while not self._has_mask[shown]:  # It stands in for one that can't be read.
+            square, shown = self._pictures.square((shown + 1) % len(self._has_mask))
         mask = self._decode(shown) if self._cache is None else self._cache[shown]
         both = np.concatenate([square, mask[None]])
-        return both[:, :, ::-1].copy() if details["xflip"] else both, self._pictures.get_label(idx)
+        return both[:, :, ::-1].copy() if details["xflip"] else both, self._pictures.get_label(self._items[idx])
 
 
 def _stem(name: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from layered_plugin import device
 from layered_plugin.base import BASE
 from layered_plugin.data.dataset import PictureDataset
-from layered_plugin.data.mask_files import MaskFiles
+from layered_plugin.data.mask_files import MaskedPictures
 from layered_plugin.data.pictures import CROP_MARGIN
 from layered_plugin.errors import ArgumentError
 from layered_plugin.runs import short_name
@@ -22,6 +22,7 @@ class _Pictures(NamedTuple):
 
     name: str
     num: int
+    shown: int  # Of these; with masks only those that have one.
     resolution: int  # Of the networks.
 
 
@@ -53,7 +54,7 @@ def setup_training_config(*, data, masks, gpus, snap, metrics, fid_weights, seed
         PictureError: The data set cannot be used.
         MaskError: Its masks can't.
     """
-    pictures = _probe(data, masks, cond, subset, resolution)
+    pictures = _probe(data, masks, cond, subset, resolution, seed)
     resolution = pictures.resolution
     base, batch_gpu, mbstd, stages = _divide_batch(cfg, resolution, gpus, grow, grow_schedule, batch_gpu,
                                                    dict(kimg=kimg, batch=batch, gamma=gamma, lr=lr,
@@ -61,7 +62,7 @@ def setup_training_config(*, data, masks, gpus, snap, metrics, fid_weights, seed
     if mask_overlap_weight > 0 and objects == 1:
         raise ArgumentError(f"`mask_overlap_weight`={mask_overlap_weight:g} needs `objects` of at least 2, got 1")
     device_name, half, block = _choose_precision(device_name, gpus, precision, fp32, nhwc)
-    mirror, aug = _choose_for_size(cfg, pictures.num, base["kimg"], mirror, aug, (p, target, augpipe))
+    mirror, aug = _choose_for_size(cfg, pictures.shown, base["kimg"], mirror, aug, (p, target, augpipe))
     presets.check_filters(augpipe, stages[0]["resolution"] if stages else resolution, bool(stages))
     metrics = choose_metrics(metrics, fid_weights)
     resume_pkl = presets.RESUME_PKLS.get(resume, resume)
@@ -154,14 +155,19 @@ def _ramp_name(values: float | list[float]) -> str:
     return "to".join(f"{value:g}" for value in (values if isinstance(values, list) else [values]))
 
 
-def _probe(data: str, masks: str | None, cond: bool, subset: int | None, resolution: int | None) -> _Pictures:
-    probe = PictureDataset(path=data, size_px=4, use_labels=cond, max_size=subset)
+def _probe(data: str, masks: str | None, cond: bool, subset: int | None, resolution: int | None,
+           seed: int) -> _Pictures:
+    probe = PictureDataset(path=data, size_px=4, use_labels=cond, max_size=subset, random_seed=seed)
+    shown = len(probe)
     if masks is not None:
-        MaskFiles(masks).check_names(probe.names, data)
+        masked = MaskedPictures(probe, masks)
+        shown = len(masked)
+        for line in masked.left_out:
+            print(f"WARNING: {line}", file=sys.stderr)
     native_px, has_labels = min(probe.native_size), probe.has_labels
     if resolution is None:
         resolution = 1 << (native_px.bit_length() - 1)
-    found = _Pictures(probe.name, len(probe), resolution)
+    found = _Pictures(probe.name, len(probe), shown, resolution)
     probe.close()
     if cond and not has_labels:
         raise ArgumentError("`cond`=1 needs labels in dataset.json, or .cls or .json with a number under label or cls "

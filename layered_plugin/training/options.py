@@ -46,7 +46,7 @@ run_options = several_options(
 
 data_options = several_options(
     click.option("--data", help="Training pictures", metavar="ZIP|DIR"),
-    click.option("--masks", help="Masks of the pictures, which D sees too", metavar="ZIP|DIR"),
+    click.option("--masks", help="Masks; pictures without one are left out", metavar="ZIP|DIR"),
     click.option("--cond", help="Train on labels: dataset.json, .cls, .json", type=bool, default=False, metavar="BOOL"),
     click.option("--subset", help="Train on only so many pictures", type=Whole(min=1), metavar="INT"),
     click.option("--mirror", help="Mirror them too  [default: below 5000 pictures]", type=bool, metavar="BOOL"))

@@ -45,12 +45,12 @@ def open_training_set(training_set: Any, training_set_kwargs: dict[str, Any], sa
 
 
 def with_masks(training_set: Any, masks_path: str | None, say) -> Any:
-    """The pictures as D sees them: with their masks as a fourth channel, if there are masks."""
+    """The pictures as D sees them: if there are masks, those that have one, with it as a fourth channel."""
     if masks_path is None:
         return training_set
     masked = MaskedPictures(training_set, masks_path)
     in_memory = masked.preload(verbose=say is print)
-    say(f"Masks: {masks_path}  in memory: {'yes' if in_memory else 'no'}")
+    say(f"Masks: {masks_path}  of pictures: {len(masked)}  in memory: {'yes' if in_memory else 'no'}")
     return masked
 
 

@@ -17,6 +17,9 @@ from training.networks import Discriminator
 
 import train_layered
 from layered_plugin import export, runs
+from layered_plugin.data.dataset import PictureDataset
+from layered_plugin.data.mask_files import MaskedPictures
+from layered_plugin.errors import MaskError, PictureError
 from layered_plugin.model.layers import Layers, composite, pad_channels
 from layered_plugin.model.perturb import random_shift, shift_foreground
 from layered_plugin.model.snapshots import load_snapshot
@@ -137,13 +140,74 @@ def test_what_does_not_go_with_masks_is_refused(masked_data, tmp_path, args, wor
     assert result.exit_code == 2 and words in result.output
 
 
-def test_missing_mask_is_named_before_anything_is_made(masked_data, tmp_path):
-    (tmp_path / "masks/00000").mkdir(parents=True)
-    PIL.Image.fromarray(np.zeros([18, 18], np.uint8)).save(tmp_path / "masks/00000/img00000000.png")
-    result = invoke(f"--outdir={tmp_path / 'runs'}", f"--data={masked_data / 'shapes.zip'}",
-                    f"--masks={tmp_path / 'masks'}", *TINY)
-    assert result.exit_code == 1 and "--masks: " in result.output
-    assert "no mask for picture 00000/img00000001.png" in result.output and not (tmp_path / "runs").exists()
+def pick_masks(masked_data, folder, numbers):
+    """Some of the masks, in a folder."""
+    with zipfile.ZipFile(masked_data / "masks.zip") as archive:
+        archive.extractall(folder, [f"00000/img{number:08d}.png" for number in numbers])
+    return folder
+
+
+def test_pictures_without_a_mask_are_left_out_and_masks_without_a_picture(masked_data, tmp_path):
+    masks = pick_masks(masked_data, tmp_path / "masks", range(5, 20))
+    (masks / "other.png").write_bytes((masks / "00000/img00000005.png").read_bytes())
+    result = invoke(f"--outdir={tmp_path / 'runs'}", f"--data={masked_data / 'shapes.zip'}", f"--masks={masks}", *TINY)
+    assert result.exit_code == 0, result.output
+    data = masked_data / "shapes.zip"
+    assert (f"WARNING: 9 of 24 pictures of {data} have no mask in {masks} and are left out, such as "
+            "00000/img00000000.png\n") in result.stderr
+    assert (f"WARNING: 1 of 16 masks in {masks} belong to no picture of {data} and are left out, such as "
+            "other.png\n") in result.stderr
+    (run,) = (tmp_path / "runs").iterdir()
+    options = json.loads((run / "training_options.json").read_text())
+    assert options["training_set_kwargs"]["max_size"] == 24 and options["masks_fingerprint"]["num"] == 16
+    mirrored = 2 if options["training_set_kwargs"]["xflip"] else 1
+    assert f"of pictures: {15 * mirrored} " in (run / "log.txt").read_text()
+    longer = invoke(f"--outdir={tmp_path / 'runs'}", "--resume=latest", "--kimg=0.08")
+    assert longer.exit_code == 0, longer.output
+
+
+def test_masked_pictures_are_those_that_have_masks(masked_data, tmp_path):
+    numbers = [3, 7, 23]
+    masks = pick_masks(masked_data, tmp_path / "masks", numbers)
+    pictures = PictureDataset(masked_data / "shapes.zip", size_px=18, xflip=True)
+    whole, some = MaskedPictures(pictures, masked_data / "masks.zip"), MaskedPictures(pictures, masks)
+    assert len(whole) == 48 and len(some) == 6
+    for cached in (False, True):
+        assert not cached or some.preload()
+        for idx in range(6):
+            np.testing.assert_array_equal(some[idx][0], whole[numbers[idx % 3] + 24 * (idx // 3)][0])
+    assert whole.left_out == []
+
+
+def test_picture_that_stands_in_for_an_unreadable_one_has_a_mask(masked_data, tmp_path, monkeypatch):
+    masks = pick_masks(masked_data, tmp_path / "masks", [3, 7, 23])
+    pictures = PictureDataset(masked_data / "shapes.zip", size_px=18)
+    some = MaskedPictures(pictures, masks)
+    expected, read = some[1][0], pictures._decode
+    monkeypatch.setattr(pictures, "_decode",
+                        lambda raw_idx: read(raw_idx) if raw_idx != 3 else (_ for _ in ()).throw(PictureError("torn")))
+    np.testing.assert_array_equal(some[0][0], expected)
+
+
+def test_masks_of_other_pictures_are_an_error_before_anything_is_made(masked_data, tmp_path):
+    masks = pick_masks(masked_data, tmp_path / "masks", [0])
+    (masks / "00000/img00000000.png").rename(masks / "other.png")
+    result = invoke(f"--outdir={tmp_path / 'runs'}", f"--data={masked_data / 'shapes.zip'}", f"--masks={masks}", *TINY)
+    assert result.exit_code == 1 and not (tmp_path / "runs").exists()
+    assert "--masks: " in result.output and "0 of the 24 pictures" in result.output
+    assert "00000/img00000000.png has none; a mask needs its picture's name" in result.output
+
+
+def test_fewer_masks_than_one_in_a_hundred_pictures_are_an_error(tmp_path):
+    for folder, num in (("pictures", 201), ("masks", 2)):
+        (tmp_path / folder).mkdir()
+        for idx in range(num):
+            PIL.Image.new("L", (4, 4), 255).save(tmp_path / folder / f"{idx:03d}.png")
+    pictures = PictureDataset(tmp_path / "pictures", size_px=4)
+    with pytest.raises(MaskError, match="2 of the 201 pictures"):
+        MaskedPictures(pictures, tmp_path / "masks")
+    (tmp_path / "pictures/200.png").unlink()
+    assert len(MaskedPictures(PictureDataset(tmp_path / "pictures", size_px=4), tmp_path / "masks")) == 2
 
 
 def test_discriminator_of_an_exported_layer_judges_pictures_alone(run, tmp_path):
