@@ -2,6 +2,7 @@
 
 import re
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from training.networks import Discriminator
 
 from layered_plugin import runs
 from layered_plugin.model.generator import LayeredGenerator
+from layered_plugin.synthetic.shapes import write_shapes
 from layered_plugin.training import growing, metrics, scene_variety
 from layered_plugin.training import wgan_gp as gan_loss
 from layered_plugin.training.launcher import leave_process
@@ -94,7 +96,8 @@ def work(rank: int, folder: str, data: str, grown: dict[str, Any]) -> None:
     scene_variety.NUM_SCENES, scene_variety.STEPS = 10, 2
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/init", rank=rank, world_size=WORLD)
     training_stats.init_multiprocessing(rank=rank, sync_device=torch.device("cpu"))
-    train_whole_and_in_two_parts(rank, folder, data)
+    train_whole_and_in_two_parts(rank, folder, data, "", pl_weight=2.0)
+    train_whole_and_in_two_parts(rank, folder, data, "masked-", show_masks=True)
     growing.train_stages(grown, rank, torch.device("cpu"))
     torch.save({name: step(rank, WORLD, name) for name in LOSSES}, f"{folder}/{rank}.pt")
     with metrics.others_wait(WORLD):
@@ -106,12 +109,14 @@ def work(rank: int, folder: str, data: str, grown: dict[str, Any]) -> None:
     leave_process(0)
 
 
-def train_whole_and_in_two_parts(rank: int, folder: str, data: str) -> None:
-    loss = dict(class_name="layered_plugin.training.loss.LayeredLoss", r1_gamma=0.5, pl_weight=2.0)
+def train_whole_and_in_two_parts(rank: int, folder: str, data: str, prefix: str, **changes: Any) -> None:
+    loss = dict(class_name="layered_plugin.training.loss.LayeredLoss", r1_gamma=0.5, **changes)
     for name, kimg in (("whole", 0.032), ("parts", 0.016), ("parts", 0.032)):
-        run = Path(folder, name)
+        run = Path(folder, prefix + name)
         states = runs.training_states(run)
-        training_loop(**config(data, run, num_gpus=WORLD, rank=rank, batch_gpu=BATCH // WORLD, G_reg_interval=2,
+        training_loop(**config(data, run, num_gpus=WORLD, rank=rank, batch_gpu=BATCH // WORLD,
+                               G_reg_interval=2 if "pl_weight" in changes else None,
+                               masks_path=f"{folder}/masks" if "show_masks" in changes else None,
                                loss_kwargs=loss, total_kimg=kimg, image_snapshot_ticks=None,
                                resume_state=str(states[-1]) if states else None))
         torch.distributed.barrier()
@@ -124,6 +129,9 @@ def worked(data, tmp_path_factory):
     grown = dict(dry(data, *TINY_GROWING, SCHEDULE, "--gpus=2", "--aug=ada"), run_dir=str(folder / "grown"))
     del grown["base"]
     (folder / "grown").mkdir()
+    write_shapes(dict(picture=str(folder / "same.zip"), mask=str(folder / "masks.zip")), 24, 18, 0)
+    with zipfile.ZipFile(folder / "masks.zip") as archive:  # Not of all: pictures without one are left out.
+        archive.extractall(folder / "masks", archive.namelist()[5:])
     torch.multiprocessing.start_processes(work, args=(str(folder), str(data), grown), nprocs=WORLD,
                                           start_method="spawn")
     return folder
@@ -154,6 +162,13 @@ def test_two_processes_with_path_length_resume_exactly(worked):
         assert torch.equal(value, parts[name]), name
     means = runs.load_training_state(worked / "parts/training-state-000000.pt")["pl_mean"]
     assert means[0] != means[1]
+
+
+def test_two_processes_with_masks_resume_exactly(worked):
+    whole, parts = (weights(worked / f"masked-{name}", 0) for name in ("whole", "parts"))
+    assert whole["D.b16.fromrgb.weight"].shape[1] == 4
+    for name, value in whole.items():
+        assert torch.equal(value, parts[name]), name
 
 
 def test_growing_on_two_processes(worked):
