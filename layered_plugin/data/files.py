@@ -6,6 +6,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
+from operator import attrgetter
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -78,9 +79,8 @@ class Zip:
         if self._zip is None:
             self._zip = zipfile.ZipFile(self.path)
             # Of a kilobyte each. A row has what is needed to read one.
-            members, fields = self._zip.NameToInfo.values(), _MEMBER.names or ()
-            rows = np.fromiter((tuple(getattr(info, name) for name in fields) for info in members), _MEMBER,
-                               len(members))
+            members = self._zip.NameToInfo.values()
+            rows = np.fromiter(map(attrgetter(*_MEMBER.names or ()), members), _MEMBER, len(members))
             kept = np.fromiter((not info.is_dir() for info in members), bool, len(members))
             names = [info.filename for info in members if not info.is_dir()]
             self._zip.NameToInfo.clear()
@@ -108,11 +108,13 @@ class Zip:
         return self.archive().open(self._member(name))
 
     def size(self, name: str) -> int:
-        return self._member(name).file_size
+        self.archive()
+        return int(self._places[name]["file_size"])
 
     def contents(self, name: str) -> str:
-        member = self._member(name)
-        return f"{member.file_size} {member.CRC}"
+        self.archive()
+        row = self._places[name]
+        return f"{row['file_size']} {row['CRC']}"
 
     def close(self) -> None:
         if self._zip is not None:
@@ -136,7 +138,7 @@ def _below(folder: Path, prefix: str) -> Iterator[str]:
 def is_picture_name(name: str) -> bool:
     """Whether a file's name has the suffix of a format that Pillow knows."""
     # Data sets made on a Mac carry a shadow of every file.
-    hidden = name.startswith("__MACOSX/") or os.path.basename(name).startswith("._")
+    hidden = name.startswith("__MACOSX/") or name.startswith("._", name.rfind("/") + 1)
     return os.path.splitext(name)[1].lower() in PIL.Image.registered_extensions() and not hidden
 
 
