@@ -21,6 +21,7 @@ from layered_plugin.command_line import (
     user_errors,
     writing,
 )
+from layered_plugin.segmentation.colors import MARGIN
 from layered_plugin.segmentation.commands import run_training
 from layered_plugin.segmentation.onnx_export import export_onnx
 from layered_plugin.segmentation.segment_command import merge, segment
@@ -118,6 +119,8 @@ def train(ctx: click.Context, **opts: Any) -> None:
               metavar="FRAC")
 @click.option("--colors", help="Correct real pictures' masks by color", type=bool, default=True,
               metavar="BOOL")
+@click.option("--margin", help="Where objects are less likely, by the side", type=Number(0, 0.5), default=MARGIN,
+              metavar="FRAC")
 @click.option("--paste", help="Share of real objects pasted on other grounds", type=Number(0, 1), default=0.33,
               metavar="FRAC")
 @click.option("--min-coverage", help="Objects smaller than this are left out", type=Number(0, 1),

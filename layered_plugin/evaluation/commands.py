@@ -114,8 +114,9 @@ def _over_networks(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def run_real(*, models: Sequence[str], data: str, masks: str | None, mask_values: Ranges | None,
              teacher_kind: str | None, detector_size: int | None, num: int | None, eval_size: str, polarity: str,
-             flip: bool, refine: int, posterior: bool, prior: str | None, sharp: bool, sizes: tuple[float, ...],
-             baselines: str, seed: int, batch: int, device_name: str, **teacher_options: Any) -> None:
+             flip: bool, refine: int, posterior: bool, prior: str | None, sharp: bool, margin: float,
+             sizes: tuple[float, ...], baselines: str, seed: int, batch: int, device_name: str,
+             **teacher_options: Any) -> None:
     """Body of ``eval.py real``; parameters are its options.
 
     Raises:
@@ -135,7 +136,7 @@ def run_real(*, models: Sequence[str], data: str, masks: str | None, mask_values
         source = PictureSource(data)
         segmenters = [Segmenter.load(model, device) for model in models]
         kept_to = None if prior is None else Segmenter.load(prior, device)
-        refinement = Refinement(flip, refine, posterior, kept_to, sharp)
+        refinement = Refinement(flip, refine, posterior, kept_to, sharp, margin)
         _check_models(segmenters, eval_size, refinement)
         size_px = segmenters[0].resolution
         teacher: Teacher
@@ -159,8 +160,8 @@ def run_real(*, models: Sequence[str], data: str, masks: str | None, mask_values
               for path, segmenter, sets in zip(models, segmenters, scores["models"], strict=True)]
     record = dict(protocol="real", data=data, num_data=len(source), num=scores["num"],
                   num_detected=scores["num_detected"], teacher=description, eval_size=eval_size, polarity=polarity,
-                  flip=flip, refine=refine, posterior=posterior, prior=prior, sharp=sharp, sizes=list(sizes),
-                  seed=seed, models=scored, baselines=scores["baselines"], **runs.provenance("eval.py"))
+                  flip=flip, refine=refine, posterior=posterior, prior=prior, sharp=sharp, margin=margin,
+                  sizes=list(sizes), seed=seed, models=scored, baselines=scores["baselines"], **runs.provenance("eval.py"))
     everything = dict(record, over_models=_over_models(scored)) if len(scored) > 1 else record
     click.echo(output.real_table(everything, [segmenter.folder.name for segmenter in segmenters]), err=True)
     click.echo(json.dumps(everything))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from layered_plugin.errors import ArgumentError
+from layered_plugin.segmentation.colors import MARGIN
 from layered_plugin.segmentation.outputs import EXTENSIONS
 from layered_plugin.segmentation.pipeline import Item, Pipeline
 from layered_plugin.segmentation.segmenter import Refinement, Segmenter
@@ -28,7 +29,8 @@ class BatchSegmenter:
         threshold: Opacity from which a pixel counts as object, in (0, 1).
         soft: Write opacities instead of 0 and 255?
         min_confidence: Results of pictures with less are marked doubtful.
-        sharp: Refine masks of large pictures?
+        sharp: Correct masks by the pictures' colors?
+        margin: In which objects are less likely, by the side, if sharp.
         flip: Average with the mirrored picture?
 
     Raises:
@@ -38,15 +40,15 @@ class BatchSegmenter:
 
     def __init__(self, model: str | os.PathLike[str], *, column: str = "bytes", device: str = "auto",
                  threshold: float = 0.5, soft: bool = False, min_confidence: float = 0.0, sharp: bool = True,
-                 flip: bool = False) -> None:
+                 margin: float = MARGIN, flip: bool = False) -> None:
         segmenter = Segmenter.load(model, device)
         if segmenter.kind == "chunks":
             raise ArgumentError(f"`model`: encoders of chunks know their own pictures alone: {segmenter.folder}")
         self._column = column
         self._kinds = [kind for kind in EXTENSIONS if segmenter.kind == "encoder" or kind in ("masks", "cutouts")]
         self._fields = (*FIELDS, "error") if segmenter.kind == "encoder" else FIELDS
-        how = Finish(threshold, soft, min_confidence, sharp, segmenter.letterbox)
-        refinement = Refinement(flip=flip, sharp=sharp)
+        how = Finish(threshold, soft, min_confidence, sharp, margin, segmenter.letterbox)
+        refinement = Refinement(flip=flip, sharp=sharp, margin=margin)
         self._pipeline = Pipeline(segmenter, refinement, how, lambda _name, reason: reason, Here(), workers=0)
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

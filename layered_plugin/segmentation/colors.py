@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 BANDWIDTH, BINS = 0.1, 24  # Of a channel in [-1, 1]: standard deviation of the kernel, and how finely it is told apart.
 
+MARGIN = 0.2  # Of the side, along each border: how far in objects are less likely (`likely_place`).
+
 ROUNDS = 2  # The densities are those of the mask, then those of the result.
 
 LEAST_PRIOR, LEAST_DENSITY, LARGEST_LOG_RATIO = 0.02, 1e-5, 6.0  # So far, colors may overrule the mask.
@@ -22,18 +24,42 @@ LEAST_WEIGHT = 1e-16  # Of the kernel; less is 0, since processors are slow with
 _CHUNK = 16  # Pictures at a time: their tables of colors should stay in the cache.
 
 
-def correct_by_colors(img: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def correct_by_colors(img: torch.Tensor, mask: torch.Tensor, margin: float = MARGIN) -> torch.Tensor:
     """A mask in which pixels are object where their colors are the object's, and as their neighbours are.
 
     Args:
         img: Pictures, [N, 3, H, W], in [-1, 1].
         mask: Opacities, [N, 1, H, W], in [0, 1].
+        margin: In which they count for less (`likely_place`), by the side; 0 = none.
 
     Returns:
         Probability of object, [N, 1, H, W], float32.
     """
+    mask = mask * likely_place(mask.shape[2], mask.shape[3], margin).to(mask.device)
     parts = zip(img.float().split(_CHUNK), mask.float().split(_CHUNK), strict=True)
     return torch.cat([tie_neighbours(part, color_posterior(part, soft)) for part, soft in parts])
+
+
+def likely_place(height: int, width: int, margin: float) -> torch.Tensor:
+    """How far what a network says of each pixel is to be believed: objects lie inside their pictures.
+
+    A shift that the generator cannot know leaves only such objects whole (paper, Section 3), and a network that errs
+    mostly takes along something of the ground, which goes on beyond the border.
+
+    Args:
+        height: H.
+        width: W.
+        margin: By the side, in [0, 0.5]; 0 = everywhere alike.
+
+    Returns:
+        [H, W]: distance of the pixel's center from the nearest border, each axis in units of its side, divided by the
+        margin; at most 1.
+    """
+    if margin == 0:
+        return torch.ones(height, width)
+    rows, columns = (((torch.minimum(idx, idx.flip(0)) + 0.5) / (size * margin)).clamp(max=1)
+                     for size, idx in ((size, torch.arange(size)) for size in (height, width)))
+    return torch.minimum(rows[:, None], columns)
 
 
 def color_posterior(img: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,7 @@ import PIL.Image
 import torch
 from torch.nn import functional as F
 
-from layered_plugin.segmentation.colors import correct_by_colors
+from layered_plugin.segmentation.colors import MARGIN, correct_by_colors
 
 LEAST_ENLARGEMENT = 2  # Below it, a stretched mask is nearly as sharp as the picture, and is left alone.
 
@@ -30,13 +30,14 @@ def is_enlarged(size: tuple[int, int], resolution: int) -> bool:
     return max(size) >= LEAST_ENLARGEMENT * resolution
 
 
-def sharpen_mask(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def sharpen_mask(picture: np.ndarray, mask: np.ndarray, margin: float = MARGIN) -> np.ndarray:
     """Refine a network's mask at the picture's own size.
 
     Args:
         picture: The picture, [H, W, 3], uint8.
         mask: The network's opacity, [h, w], float32, in [0, 1], of the whole picture and nothing else, at any size: of
             a picture that the network saw in its own proportions, the part of its square where the picture lies.
+        margin: As of `correct_by_colors`.
 
     Returns:
         Opacity, [H, W], float32, in [0, 1].
@@ -44,7 +45,7 @@ def sharpen_mask(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
     guide = _reduce(picture, max(GUIDE_PX, *mask.shape))  # [3, h, w]
     prior = _stretch(mask[None], guide.shape[1:])[0]
     colors = torch.from_numpy(guide * 2 - 1)[None]
-    posterior = correct_by_colors(colors, torch.from_numpy(prior)[None, None])[0, 0].numpy()
+    posterior = correct_by_colors(colors, torch.from_numpy(prior)[None, None], margin)[0, 0].numpy()
     slope, offset = _guided_coefficients(guide, posterior)
     enlarged = _stretch(np.concatenate([slope / 255, offset[None]]), picture.shape[:2])  # [4, H, W]
     out = enlarged[3]

@@ -11,7 +11,8 @@ import torch
 from torch.nn import functional as F
 
 from layered_plugin.data.masks import THRESHOLD
-from layered_plugin.data.pictures import inner_box, to_letterbox, to_square
+from layered_plugin.data.pictures import inner_box, to_float, to_letterbox, to_square
+from layered_plugin.segmentation.colors import MARGIN, correct_by_colors
 from layered_plugin.segmentation.edges import is_enlarged, sharpen_mask
 
 
@@ -65,23 +66,30 @@ def shrink(picture: PIL.Image.Image, resolution: int, letterbox: bool) -> np.nda
     return to_letterbox(picture, resolution) if letterbox else to_square(picture, resolution)
 
 
-def enlarge(drawn: Drawn, picture: PIL.Image.Image, sharp: bool, letterbox: bool = False) -> Segmentation:
+def enlarge(drawn: Drawn, picture: PIL.Image.Image, sharp: bool, letterbox: bool = False,
+            margin: float = MARGIN) -> Segmentation:
     """Bring a network's result to the picture's own size.
 
     Args:
         drawn: The result.
         picture: The picture, RGB.
-        sharp: Refine the mask of a picture much larger than the network with the picture as guide (`edges`)?
+        sharp: Correct the mask by the picture's colors (`colors`), and refine that of a picture much larger than the
+            network with the picture as guide (`edges`)?
         letterbox: Did the network see it in its own proportions (`shrink`)? Of masks alone.
+        margin: As of `correct_by_colors`.
     """
     size, resolution = (picture.height, picture.width), drawn.mask.shape[0]
     if letterbox:
         box = inner_box(picture.size, resolution)
         drawn = Drawn(np.ascontiguousarray(drawn.mask[box.top:box.bottom, box.left:box.right]))
     if sharp and is_enlarged(picture.size, resolution):
-        mask = sharpen_mask(np.asarray(picture), drawn.mask)
+        mask = sharpen_mask(np.asarray(picture), drawn.mask, margin)
     else:
-        mask = _stretch(drawn.mask[None], size)[0].clamp(0, 1).numpy()
+        opacity = _stretch(drawn.mask[None], size).clamp(0, 1)
+        if sharp:
+            img = to_float(torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None])
+            opacity = correct_by_colors(img, opacity[None], margin)[0]
+        mask = opacity[0].numpy()
     bg, fg, reconstruction = (None if layer is None else _stretch_layer(layer, size)
                               for layer in (drawn.bg, drawn.fg, drawn.composite))
     return Segmentation(mask, expected_iou(drawn.mask), bg, fg, reconstruction, drawn.error)

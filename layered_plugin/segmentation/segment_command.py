@@ -10,6 +10,7 @@ from layered_plugin import runs
 from layered_plugin.command_line import DEVICES, SETTINGS, CheckedCommand, Number, Whole, user_errors, writing
 from layered_plugin.cores import usable_cores
 from layered_plugin.device import use_own_gpu
+from layered_plugin.segmentation.colors import MARGIN
 from layered_plugin.segmentation.merging import merge_shards
 from layered_plugin.segmentation.outputs import say_doubtful
 from layered_plugin.segmentation.parts import FORMATS, Shard, shard_manifest
@@ -28,7 +29,9 @@ from layered_plugin.segmentation.segmenter import Refinement, Segmenter
               type=Number(0, 1, min_open=True, max_open=True))
 @click.option("--soft", help="Write opacities, not 0 and 255", type=bool, default=False, metavar="BOOL")
 @click.option("--min-confidence", help="Less goes to doubtful/", type=Number(0, 1), default=0, metavar="FRAC")
-@click.option("--sharp", help="Refine masks of large pictures", type=bool, default=True, metavar="BOOL")
+@click.option("--sharp", help="Correct masks by the pictures' colors", type=bool, default=True, metavar="BOOL")
+@click.option("--margin", help="Where objects are less likely, by the side", type=Number(0, 0.5), default=MARGIN,
+              metavar="FRAC")
 @click.option("--flip", help="Average with the mirrored picture", type=bool, default=False, metavar="BOOL")
 @click.option("--refine", help="Refine each picture's codes", type=Whole(min=0), default=0, metavar="STEPS")
 @click.option("--prior", help="Distilled model that --refine keeps to", metavar="RUN")
@@ -40,7 +43,7 @@ from layered_plugin.segmentation.segmenter import Refinement, Segmenter
               metavar="I/N")
 @user_errors()
 def segment(model: str, images: str, outdir: str, device: str, flip: bool, refine: int, posterior: bool,
-            prior: str | None, sharp: bool, workers: int | None, shard: str | None, **opts: Any) -> None:
+            prior: str | None, sharp: bool, margin: float, workers: int | None, shard: str | None, **opts: Any) -> None:
     """Segment real pictures: masks, cut-outs, a contact sheet, and with an encoder the layers as well.
 
     Files go to masks/, cutouts/ (and backgrounds/, foregrounds/, reconstructions/) under the pictures' own names, at
@@ -72,7 +75,8 @@ def segment(model: str, images: str, outdir: str, device: str, flip: bool, refin
     if part.total > 1:
         click.echo(f"Shard {part.number} of {part.total}, from 0 on, by {reason}", err=True)
     segmenter = Segmenter.load(model, use_own_gpu(device))
-    refinement = Refinement(flip, refine, posterior, None if prior is None else Segmenter.load(prior, device), sharp)
+    refinement = Refinement(flip, refine, posterior, None if prior is None else Segmenter.load(prior, device), sharp,
+                            margin)
     refinement.check(segmenter)
     with writing("--outdir", outdir):
         outcome = segment_files(segmenter, images, outdir, refinement=refinement, shard=part,

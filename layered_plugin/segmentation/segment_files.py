@@ -41,7 +41,8 @@ SETTINGS = "segment.json"
 # What an earlier version may not have written has its default.
 SETTINGS_RULE = fields(dict(model=text, threshold=number(0, 1), soft=flag), dict(
     flip=(flag, PLAIN.flip), refine=(number(0, 10**9, whole=True), PLAIN.refine), posterior=(flag, PLAIN.posterior),
-    sharp=(flag, PLAIN.sharp), prior=(maybe(text), None), min_confidence=(number(0, 1), 0.0)))
+    sharp=(flag, PLAIN.sharp), margin=(number(0, 0.5), 0.0), prior=(maybe(text), None),
+    min_confidence=(number(0, 1), 0.0)))
 
 GROUP_BYTES = 16 << 20  # A group of pictures ends early once its files have so many.
 
@@ -102,7 +103,7 @@ def segment_files(segmenter: Segmenter, images: str | os.PathLike[str], outdir: 
         UserError: A worker was killed.
     """
     outdir = Path(outdir)
-    how = Finish(threshold, soft, min_confidence, refinement.sharp, segmenter.letterbox)
+    how = Finish(threshold, soft, min_confidence, refinement.sharp, refinement.margin, segmenter.letterbox)
     job = Job(segmenter, refinement, how, batch, workers)
     settings = dict(model=str(segmenter.folder.resolve()), threshold=threshold, soft=soft,
                     min_confidence=min_confidence, **refinement.record())

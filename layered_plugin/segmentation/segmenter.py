@@ -23,6 +23,7 @@ from layered_plugin.model.encoder import Codes, Encoder, decode
 from layered_plugin.model.layers import Layers, composite
 from layered_plugin.model.unet import fold_batch_norm
 from layered_plugin.runs import find_model
+from layered_plugin.segmentation.colors import MARGIN
 from layered_plugin.segmentation.full_size import Drawn, Segmentation, enlarge, shrink
 from layered_plugin.segmentation.model_file import fill, load_model, load_tensors
 from layered_plugin.segmentation.reconstruction import Reconstruction, posterior_mask, refine_codes
@@ -37,7 +38,9 @@ class Refinement:
         refine: Steps of gradient descent on the codes of each picture; encoders only.
         posterior: Correct the mask pixel by pixel (`posterior_mask`); encoders only.
         prior: A distilled model of the same resolution, to whose masks the gradient descent keeps.
-        sharp: Refine masks of pictures much larger than the network with the picture as guide (`edges`)?
+        sharp: Correct masks by the pictures' colors (`colors`), and refine those of pictures much larger than the
+            network with the picture as guide (`edges`)?
+        margin: As of `correct_by_colors`, if sharp.
     """
 
     flip: bool = False
@@ -45,6 +48,7 @@ class Refinement:
     posterior: bool = False
     prior: "Segmenter | None" = None
     sharp: bool = True
+    margin: float = MARGIN
 
     def check(self, segmenter: "Segmenter") -> None:
         """See that a model can do this.
@@ -68,11 +72,11 @@ class Refinement:
 
     def record(self) -> dict[str, Any]:
         """The fields for a JSON file; the prior by its folder."""
-        return dict(flip=self.flip, refine=self.refine, posterior=self.posterior, sharp=self.sharp,
+        return dict(flip=self.flip, refine=self.refine, posterior=self.posterior, sharp=self.sharp, margin=self.margin,
                     prior=None if self.prior is None else str(self.prior.folder.resolve()))
 
 
-PLAIN = Refinement()  # One pass through the network, and sharp edges.
+PLAIN = Refinement()  # One pass through the network; its mask corrected by the colors.
 
 
 class Segmenter:
@@ -131,7 +135,7 @@ class Segmenter:
                              f"but got {len(names)} and {len(images)}")
         squares = np.stack([shrink(picture, self.resolution, self.letterbox) for picture in pictures])
         drawn = self.draw(squares, names, refinement)
-        return [enlarge(one, picture, refinement.sharp, self.letterbox)
+        return [enlarge(one, picture, refinement.sharp, self.letterbox, refinement.margin)
                 for one, picture in zip(drawn, pictures, strict=True)]
 
     def draw(self, squares: np.ndarray, names: Sequence[str] | None = None,
@@ -141,7 +145,7 @@ class Segmenter:
         Args:
             squares: Pictures brought to the network's square (`shrink`), [N, 3, R, R], uint8.
             names: As for a call.
-            refinement: As for a call; `sharp` plays no part yet.
+            refinement: As for a call; `sharp` and `margin` play no part yet.
 
         Raises:
             As a call does.

@@ -12,7 +12,7 @@ import torch
 from layered_plugin.device import fast_half
 from layered_plugin.model.unet import AnyUNet
 from layered_plugin.segmentation.augment import detail_of, disturb, random_affine
-from layered_plugin.segmentation.colors import correct_by_colors
+from layered_plugin.segmentation.colors import MARGIN, correct_by_colors
 from layered_plugin.segmentation.pairs import PairFilter
 from layered_plugin.segmentation.pasting import paste_objects
 
@@ -26,16 +26,18 @@ class SelfTraining:
         seed: Of augmentation.
         decay: Of the teacher's moving average, a step.
         colors: Correct what the teacher says by the colors of the picture (`correct_by_colors`)?
+        margin: As of `correct_by_colors`.
         paste: Share of the pictures whose object is pasted on the ground of another (`paste_objects`).
     """
 
     def __init__(self, unet: AnyUNet, keep: PairFilter, seed: int, decay: float = 0.99, colors: bool = True,
-                 paste: float = 0.33):
+                 margin: float = MARGIN, paste: float = 0.33):
         self.unet = unet
         self.teacher = copy.deepcopy(unet).eval().requires_grad_(False)
         self.keep = keep
         self.decay = decay
         self.colors = colors
+        self.margin = margin
         self.paste = paste
         self.generator = torch.Generator().manual_seed(seed)
 
@@ -53,7 +55,7 @@ class SelfTraining:
             opinions = [self.teacher(view).float().sigmoid() for view in views]
         mean = (opinions[0] + opinions[1].flip(3) + opinions[2].flip(2) + opinions[3].transpose(2, 3)) / 4
         if self.colors:
-            mean = correct_by_colors(img, mean)
+            mean = correct_by_colors(img, mean, self.margin)
         return (mean > 0.5).to(img.dtype)
 
     def batch(self, img: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -82,7 +82,8 @@ def _adapt(run_dir: Path, options: dict[str, Any], unet: AnyUNet, sampler: PairS
     num_real = options["batch"] - num_gen
     settled = settle_on_real(unet, real)
     keep = PairFilter(options["min_coverage"], options["max_coverage"], MIN_PART_REAL)
-    teaching = SelfTraining(unet, keep, options["seed"] + 1, colors=options["colors"], paste=options["paste"])
+    teaching = SelfTraining(unet, keep, options["seed"] + 1, colors=options["colors"],
+                            margin=options["margin"], paste=options["paste"])
     fitting = Fitting(unet, options["adapt"])
 
     def step(_step: int) -> dict[str, float]:

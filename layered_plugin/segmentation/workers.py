@@ -31,6 +31,7 @@ class Finish(NamedTuple):
     soft: bool
     min_confidence: float
     sharp: bool
+    margin: float
     letterbox: bool
 
 
@@ -75,7 +76,7 @@ def finish(drawn: Sequence[tuple[bytes, Drawn]], how: Finish) -> list[Finished]:
 
 
 def _finish(picture: PIL.Image.Image, drawn: Drawn, how: Finish) -> Finished:
-    result = enlarge(drawn, picture, how.sharp, how.letterbox)
+    result = enlarge(drawn, picture, how.sharp, how.letterbox, how.margin)
     inside = result.mask >= how.threshold
     opacity = (result.mask * 255).round().astype(np.uint8) if how.soft else inside.astype(np.uint8) * 255
     alpha = PIL.Image.fromarray(opacity)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from layered_plugin.segmentation import colors
-from layered_plugin.segmentation.colors import color_posterior, correct_by_colors, tie_neighbours
+from layered_plugin.segmentation.colors import color_posterior, correct_by_colors, likely_place, tie_neighbours
 
 
 def by_the_formula(img, mask):
@@ -67,6 +67,26 @@ def test_one_color_leaves_the_mask():
 def test_a_mask_of_one_value_stays_on_its_side(value):
     posterior = color_posterior(in_two_colors(square(16, 4, 9)), torch.full([1, 1, 16, 16], value))
     assert ((posterior > 0.5).float() == value).all() and posterior.isfinite().all()
+
+
+def test_a_pixel_is_likely_by_its_distance_from_the_nearest_border():
+    place = likely_place(10, 20, 0.2)
+    for row, column in ((0, 10), (1, 10), (2, 10), (5, 0), (5, 3), (5, 4), (9, 19), (8, 17)):
+        near = min((row + 0.5) / 10, 1 - (row + 0.5) / 10, (column + 0.5) / 20, 1 - (column + 0.5) / 20)
+        assert place[row, column].item() == pytest.approx(min(1, near / 0.2))
+    assert torch.equal(place, place.flip(0)) and torch.equal(place, place.flip(1))
+    assert (likely_place(4, 6, 0) == 1).all()
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.2])
+def test_a_second_thing_at_the_border_goes_and_the_object_stays(margin):
+    """Of two things of one kind that the mask takes for the object, the one that goes on beyond the border is ground."""
+    truth, clutter = square(32, 10, 24), torch.zeros(1, 1, 32, 32)
+    clutter[..., :5, 4:16] = 1
+    blue = torch.tensor([-0.6, -0.6, 0.8]).reshape(1, 3, 1, 1)
+    img = (1 - clutter) * in_two_colors(truth) + clutter * blue
+    found = correct_by_colors(img, 0.7 * (truth + clutter), margin) > 0.5
+    assert torch.equal(found.float(), truth if margin else truth + clutter)
 
 
 def test_no_picture_sees_another(monkeypatch):

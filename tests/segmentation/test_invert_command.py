@@ -264,12 +264,12 @@ def test_distillation_of_an_older_version_goes_on_without_what_is_new(gan, data,
     invoke(*DISTILL, f"--network={gan}", f"--data={data}", f"--outdir={tmp_path}")
     (path,) = tmp_path.glob("*/options.json")
     record = json.loads(path.read_text())
-    assert record["options"].pop("colors") and record["options"].pop("paste") > 0
+    assert record["options"].pop("colors") and all(record["options"].pop(name) > 0 for name in ("paste", "margin"))
     path.write_text(json.dumps(record))
     shown = invoke("distill", f"--outdir={tmp_path}", "--resume=latest", "-n")
     assert shown.exit_code == 0, shown.output
     options = json.loads(shown.stdout)["options"]
-    assert options["colors"] is False and options["paste"] == 0
+    assert options["colors"] is False and options["paste"] == options["margin"] == 0
 
 
 def test_ctrl_c_in_a_terminal(gan, data, tmp_path):

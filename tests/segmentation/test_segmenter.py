@@ -1,5 +1,7 @@
 """Segmenter: masks at the picture's own size, the same in any company; layers, flip and refinement of encoders."""
 
+from dataclasses import replace
+
 import numpy as np
 import PIL.Image
 import pytest
@@ -12,12 +14,15 @@ from layered_plugin.errors import ArgumentError, ModelError
 from layered_plugin.model.encoder import decode
 from layered_plugin.model.layers import composite
 from layered_plugin.model.unet import UNet
+from layered_plugin.segmentation.colors import correct_by_colors
 from layered_plugin.segmentation.edges import sharpen_mask
 from layered_plugin.segmentation.full_size import enlarge, shrink
 from layered_plugin.segmentation.model_file import fingerprint, load_model, load_tensors, save_model
 from layered_plugin.segmentation.segmenter import Refinement, Segmenter
 
 KINDS = ["distill", "encoder"]
+
+DRAWN = Refinement(sharp=False)  # The mask as the network draws it.
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +70,7 @@ def test_distilled_mask_is_the_networks(load, models):
     segmenter = load("distill")
     assert (segmenter.kind, segmenter.resolution, segmenter.options) == ("distill", SIDE, dict(seed=0))
     expected = load_model(models / "distill")[1]["unet"](as_input(picture())).sigmoid()
-    (found,) = segmenter([picture()])
+    (found,) = segmenter([picture()], refinement=DRAWN)
     torch.testing.assert_close(torch.from_numpy(found.mask), expected[0, 0])
     assert found.mask.std() > 0
 
@@ -82,7 +87,7 @@ def test_distilled_mask_is_much_the_same_in_half_precision(load, monkeypatch):
 def test_model_of_three_resolutions_is_still_read(tmp_path):
     unet = UNet((4, 6, 8)).eval()
     save_model(tmp_path, "distill", dict(unet=unet), dict(resolution=SIDE))
-    (found,) = Segmenter.load(tmp_path, "cpu")([picture()])
+    (found,) = Segmenter.load(tmp_path, "cpu")([picture()], refinement=DRAWN)
     with torch.no_grad():
         torch.testing.assert_close(torch.from_numpy(found.mask), unet(as_input(picture())).sigmoid()[0, 0])
 
@@ -91,8 +96,8 @@ def test_mask_of_a_larger_picture_is_stretched_bilinearly(load):
     large = picture(3 * SIDE, 2 * SIDE)
     segmenter = load("distill")
     segmenter.letterbox = False
-    (small,) = segmenter([PIL.Image.fromarray(to_square(large, SIDE).transpose(1, 2, 0))])
-    (found,) = segmenter([large], refinement=Refinement(sharp=False))
+    (small,) = segmenter([PIL.Image.fromarray(to_square(large, SIDE).transpose(1, 2, 0))], refinement=DRAWN)
+    (found,) = segmenter([large], refinement=DRAWN)
     expected = PIL.Image.fromarray(small.mask).resize((2 * SIDE, 3 * SIDE), PIL.Image.Resampling.BILINEAR)
     np.testing.assert_allclose(found.mask, np.asarray(expected), atol=1e-5)
 
@@ -107,24 +112,27 @@ def test_distilled_model_sees_a_picture_in_its_own_proportions(load, height, wid
         for column in range(SIDE):  # The nearest pixel of the picture.
             nearest = min(max(column, box.left), box.right - 1), min(max(row, box.top), box.bottom - 1)
             square[row, column] = small.getpixel((nearest[0] - box.left, nearest[1] - box.top))
-    (within,) = segmenter([square])
-    (found,) = segmenter([large], refinement=Refinement(sharp=False))
+    within, found = (segmenter([one], refinement=DRAWN)[0] for one in (square, large))
     cut = PIL.Image.fromarray(within.mask[box.top:box.bottom, box.left:box.right])
     expected = cut.resize((width, height), PIL.Image.Resampling.BILINEAR)
     np.testing.assert_allclose(found.mask, np.asarray(expected), atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_mask_of_a_larger_picture_is_refined_from_twice_the_networks_side_on(load, kind):
+@pytest.mark.parametrize("margin", [0.0, 0.3])
+def test_colors_correct_masks_and_edges_are_refined_from_twice_the_networks_side_on(load, kind, margin):
     segmenter = load(kind)
     for side in (2 * SIDE - 1, 2 * SIDE):
         large = picture(side, side)
-        (plain,), (sharp,) = segmenter([large], refinement=Refinement(sharp=False)), segmenter([large])
+        (plain,), (sharp,) = (segmenter([large], refinement=how) for how in (DRAWN, Refinement(margin=margin)))
         if side < 2 * SIDE:
-            np.testing.assert_array_equal(sharp.mask, plain.mask)
-            continue
-        (small,) = segmenter([PIL.Image.fromarray(to_square(large, SIDE).transpose(1, 2, 0))])
-        np.testing.assert_allclose(sharp.mask, sharpen_mask(np.asarray(large), small.mask), atol=1e-5)
+            img = to_float(torch.from_numpy(np.array(large)).permute(2, 0, 1)[None])
+            expected = correct_by_colors(img, torch.from_numpy(plain.mask)[None, None], margin)[0, 0]
+        else:
+            square = PIL.Image.fromarray(to_square(large, SIDE).transpose(1, 2, 0))
+            (small,) = segmenter([square], refinement=DRAWN)
+            expected = sharpen_mask(np.asarray(large), small.mask, margin)
+        np.testing.assert_allclose(sharp.mask, expected, atol=1e-5)
         assert np.abs(sharp.mask - plain.mask).max() > 0.01
 
 
@@ -132,7 +140,7 @@ def test_layers_of_an_encoder_are_those_of_its_codes(load):
     segmenter = load("encoder")
     one = picture()
     layers = decode(segmenter.networks["G"], segmenter.networks["E"](as_input(one)), force_fp32=True)
-    (found,) = segmenter([one])
+    (found,) = segmenter([one], refinement=DRAWN)
     torch.testing.assert_close(torch.from_numpy(found.mask), layers.mask[0, 0])
     for part, layer in [(found.bg, layers.bg), (found.fg, layers.fg), (found.composite, composite(layers))]:
         expected = to_uint8(layer)[0].permute(1, 2, 0).numpy().astype(int)
@@ -213,8 +221,8 @@ def test_flip_treats_a_picture_as_its_mirror_image(load, kind):
     one = picture()
     mirrored = one.transpose(PIL.Image.Transpose.FLIP_LEFT_RIGHT)
     segmenter = load(kind)
-    plain, mirror = (found.mask for found in segmenter([one, mirrored]))
-    both, other = (found.mask for found in segmenter([one, mirrored], refinement=Refinement(flip=True)))
+    plain, mirror = (found.mask for found in segmenter([one, mirrored], refinement=DRAWN))
+    both, other = (found.mask for found in segmenter([one, mirrored], refinement=replace(DRAWN, flip=True)))
     np.testing.assert_allclose(both, (plain + mirror[:, ::-1]) / 2, atol=1e-5)
     np.testing.assert_allclose(other, both[:, ::-1], atol=1e-5)
     assert np.abs(both - plain).max() > 1e-4
@@ -225,7 +233,7 @@ def test_flip_makes_the_mask_of_a_symmetric_picture_symmetric_and_keeps_its_cove
     pixels = np.asarray(picture())
     symmetric = PIL.Image.fromarray(np.concatenate([pixels[:, :8], pixels[:, 7::-1]], axis=1))
     segmenter = load(kind)
-    (plain,), (both,) = segmenter([symmetric]), segmenter([symmetric], refinement=Refinement(flip=True))
+    (plain,), (both,) = (segmenter([symmetric], refinement=replace(DRAWN, flip=flip)) for flip in (False, True))
     np.testing.assert_allclose(both.mask, both.mask[:, ::-1], atol=1e-5)
     assert both.mask.mean() == pytest.approx(plain.mask.mean(), abs=1e-5)
 
@@ -254,26 +262,28 @@ def test_distilled_model_has_nothing_to_refine(load):
 
 def test_posterior_corrects_the_mask_and_leaves_the_layers(load):
     segmenter, one = load("encoder"), picture()
-    (plain,), (fitted,) = segmenter([one]), segmenter([one], refinement=Refinement(posterior=True))
+    posterior = Refinement(posterior=True, sharp=False)
+    (plain,), (fitted,) = segmenter([one], refinement=DRAWN), segmenter([one], refinement=posterior)
     for name in ("bg", "fg", "composite"):
         np.testing.assert_array_equal(getattr(plain, name), getattr(fitted, name))
     assert np.abs(plain.mask - fitted.mask).max() > 1e-3
     mirrored = one.transpose(PIL.Image.Transpose.FLIP_LEFT_RIGHT)
-    (other,) = segmenter([mirrored], refinement=Refinement(posterior=True))
-    (both,) = segmenter([one], refinement=Refinement(posterior=True, flip=True))
+    (other,) = segmenter([mirrored], refinement=posterior)
+    (both,) = segmenter([one], refinement=replace(posterior, flip=True))
     np.testing.assert_allclose(both.mask, (fitted.mask + other.mask[:, ::-1]) / 2, atol=1e-5)
 
 
 def test_refinement_keeps_to_the_masks_of_a_prior(load):
     segmenter, prior, pictures = load("encoder"), load("distill"), [picture(seed=seed) for seed in range(3)]
-    wanted = [found.mask for found in prior(pictures)]
-    free, kept = (segmenter(pictures, refinement=Refinement(refine=30, prior=given)) for given in (None, prior))
+    wanted = [found.mask for found in prior(pictures, refinement=DRAWN)]
+    free, kept = (segmenter(pictures, refinement=replace(DRAWN, refine=30, prior=given)) for given in (None, prior))
     distances = [[np.abs(found.mask - mask).mean() for found, mask in zip(each, wanted, strict=True)]
                  for each in (free, kept)]
     assert all(near < far for far, near in zip(*distances, strict=True))
     mirrored = [one.transpose(PIL.Image.Transpose.FLIP_LEFT_RIGHT) for one in pictures]
-    both = segmenter(pictures, refinement=Refinement(refine=3, prior=prior, flip=True))
-    sides = (segmenter(side, refinement=Refinement(refine=3, prior=prior)) for side in (pictures, mirrored))
+    three = replace(DRAWN, refine=3, prior=prior)
+    both = segmenter(pictures, refinement=replace(three, flip=True))
+    sides = (segmenter(side, refinement=three) for side in (pictures, mirrored))
     for found, plain, mirror in zip(both, *sides, strict=True):
         np.testing.assert_allclose(found.mask, (plain.mask + mirror.mask[:, ::-1]) / 2, atol=1e-3)
 
@@ -305,7 +315,7 @@ def test_each_picture_of_a_chunk_has_its_chunks_encoder(load):
     pictures = dict(zip(["a.png", "b.png", "c.png"], [picture(20, 16, seed=seed) for seed in range(3)], strict=True))
     order = ["c.png", "a.png", "b.png"]
     segmenter = load("chunks")
-    found = dict(zip(order, segmenter([pictures[name] for name in order], order), strict=True))
+    found = dict(zip(order, segmenter([pictures[name] for name in order], order, DRAWN), strict=True))
     for chunk, names in enumerate([["a.png", "b.png"], ["c.png"]]):
         alone = load("chunks")
         E = alone._chunk_encoder(chunk)
