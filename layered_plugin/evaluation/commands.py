@@ -161,7 +161,8 @@ def run_real(*, models: Sequence[str], data: str, masks: str | None, mask_values
     record = dict(protocol="real", data=data, num_data=len(source), num=scores["num"],
                   num_detected=scores["num_detected"], teacher=description, eval_size=eval_size, polarity=polarity,
                   flip=flip, refine=refine, posterior=posterior, prior=prior, sharp=sharp, margin=margin,
-                  sizes=list(sizes), seed=seed, models=scored, baselines=scores["baselines"], **runs.provenance("eval.py"))
+                  sizes=list(sizes), seed=seed, models=scored, baselines=scores["baselines"],
+                  **runs.provenance("eval.py"))
     everything = dict(record, over_models=_over_models(scored)) if len(scored) > 1 else record
     click.echo(output.real_table(everything, [segmenter.folder.name for segmenter in segmenters]), err=True)
     click.echo(json.dumps(everything))

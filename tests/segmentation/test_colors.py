@@ -80,7 +80,7 @@ def test_a_pixel_is_likely_by_its_distance_from_the_nearest_border():
 
 @pytest.mark.parametrize("margin", [0.0, 0.2])
 def test_a_second_thing_at_the_border_goes_and_the_object_stays(margin):
-    """Of two things of one kind that the mask takes for the object, the one that goes on beyond the border is ground."""
+    """Of two things that the mask takes for the object, the one that goes on beyond the border is ground."""
     truth, clutter = square(32, 10, 24), torch.zeros(1, 1, 32, 32)
     clutter[..., :5, 4:16] = 1
     blue = torch.tensor([-0.6, -0.6, 0.8]).reshape(1, 3, 1, 1)
