@@ -165,8 +165,7 @@ def _probe(data: str, masks: str | None, cond: bool, subset: int | None, resolut
         for line in masked.left_out:
             print(f"WARNING: {line}", file=sys.stderr)
     native_px, has_labels = min(probe.native_size), probe.has_labels
-    if resolution is None:
-        resolution = 1 << (native_px.bit_length() - 1)
+    resolution = resolution or 1 << (native_px.bit_length() - 1)
     found = _Pictures(probe.name, len(probe), shown, resolution)
     probe.close()
     if cond and not has_labels:
