@@ -118,8 +118,9 @@ def segmenter(todo: Steps, out: Path, given: list[str], steps: int, segmented: P
     model = learn(todo, out, "distill", "Distil a segmenter from generated pictures, then real ones",
                   ["invert.py", "distill", *given, f"--steps={steps}", f"--adapt={steps}"])
     todo.run("Score the masks of real pictures never trained on", ["eval.py", "real", f"--model={model}", *PAIRS])
+    # Worker processes would take longer to start than to work.
     todo.run("Segment them to files", ["invert.py", "segment", f"--model={model}", f"--images={DATA}/shapes-test.zip",
-                                       f"--outdir={segmented}"])
+                                       f"--outdir={segmented}", "--workers=0"])
 
 
 def comparisons(todo: Steps, out: Path, given: list[str], steps: int) -> None:
