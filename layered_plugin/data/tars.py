@@ -85,7 +85,7 @@ class Shards(_Tars):
         path: The folder.
 
     Raises:
-        tarfile.TarError: One of them is no tar, or compressed.
+        tarfile.TarError: One of them is no tar, compressed or damaged; the text names it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -118,10 +118,13 @@ def _places(files: Iterable[IO[bytes]], prefixes: Sequence[str] = ("",)) -> Plac
     """Files in some uncompressed tars, each by its number, offset and size in bytes; names with that tar's prefix."""
     names, numbers = [], array("q")
     for number, file in enumerate(files):
-        with tarfile.open(fileobj=file, mode="r:") as tar:
-            for name, offset, size in _members(tar, file):
-                names.append(prefixes[number] + name.removeprefix("./"))
-                numbers.extend((number, offset, size))
+        try:
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                for name, offset, size in _members(tar, file):
+                    names.append(prefixes[number] + name.removeprefix("./"))
+                    numbers.extend((number, offset, size))
+        except tarfile.TarError as err:
+            raise tarfile.ReadError(f"{prefixes[number].replace('/', ': ')}{err}") from err
     return Places(names, np.frombuffer(numbers, _PLACE) if numbers else np.empty(0, _PLACE))
 
 
@@ -141,6 +144,9 @@ def _members(tar: tarfile.TarFile, file: IO[bytes]) -> Iterator[tuple[str, int, 
             offset = tar.offset + tarfile.BLOCKSIZE  # type: ignore[attr-defined]
             yield name, offset, size
             tar.offset = offset + -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE  # type: ignore[attr-defined]
+    file.seek(tar.offset)  # type: ignore[attr-defined]
+    if file.read(tarfile.BLOCKSIZE).strip(b"\0"):  # `tarfile` takes a damaged header for the end.
+        raise tarfile.ReadError(f"damaged at byte {tar.offset}")  # type: ignore[attr-defined]
 
 
 def _plain_member(header: bytes) -> tuple[str, int] | None:
