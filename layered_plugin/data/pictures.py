@@ -49,6 +49,7 @@ class PictureSource:
             raise PictureError(f"{self.path}: neither a folder nor a readable zip or tar: {err}") from err
         self.names = [name for name in names if is_picture_name(name)]
         if not self.names:
+            self.files.close()
             raise PictureError(f"{self.path}: holds no pictures")
 
     def __len__(self) -> int:

@@ -94,7 +94,7 @@ def segment_files(segmenter: Segmenter, images: str | os.PathLike[str], outdir: 
         shard: Which of the calls that share the work this is.
 
     Returns:
-        What happened; a picture that can't be read or matched is left out and named.
+        What happened; a picture that can't be read or matched is left out and named, and so is one of many archives.
 
     Raises:
         ModelError: None of the pictures can be segmented by this model, or the folder holds results of another call.
@@ -168,7 +168,10 @@ def _segment_part(job: Job, part: Part, listing: Listing | None, label: str) -> 
         return Outcome(0, len(entries) - len(failed), failed)
     if listing is not None:
         return _segment_listing(job, part, listing, label)
-    own = _list(part.images, part.manifest.parent)
+    try:
+        own = _list(part.images, part.manifest.parent)
+    except PictureError as err:  # One of many archives; without a manifest the next call tries it again.
+        return Outcome(0, 0, {str(part.images): str(err)})
     with closing(own.source):
         return _segment_listing(job, part, own, label)
 

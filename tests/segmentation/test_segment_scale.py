@@ -19,7 +19,7 @@ from shell import ROOT
 from tiny_models import make_model, make_pictures, picture, zip_folder
 
 import invert
-from layered_plugin.errors import ArgumentError, PictureError, UserError
+from layered_plugin.errors import ArgumentError, ModelError, PictureError, UserError
 from layered_plugin.segmentation import outputs, parts, segment_files, workers
 from layered_plugin.segmentation.merging import merge_shards
 from layered_plugin.segmentation.outputs import ArchiveOutput, FolderOutput
@@ -128,6 +128,30 @@ def test_each_archive_of_a_pattern_gets_results_and_a_manifest_of_its_own(segmen
         assert contents(tmp_path / "out").keys() == {"segment.json", f"s-0.{form}", "s-0.jsonl", f"s-1.{form}",
                                                      "s-1.jsonl"}
         assert len(lines(tmp_path / "out" / "s-1.jsonl")) == 13
+
+
+@pytest.mark.parametrize("form", ["files", "tar"])
+def test_an_archive_that_cannot_be_read_is_named_and_the_others_go_on(segment, folder, tmp_path, form):
+    tars = [tar_folder(folder, tmp_path / f"s-{idx}.tar") for idx in range(4)]
+    whole = segment(tmp_path / "s-*.tar", tmp_path / "whole", form=form)
+    good = tars[1].read_bytes()
+    tars[1].write_bytes(good[:len(good) // 2 + 100])
+    with tarfile.open(tars[2], "w"):
+        pass
+    out = tmp_path / "out"
+    done, skipped, failed = segment(tmp_path / "s-*.tar", out, form=form)
+    assert (done, skipped) == (26, 0) and failed.keys() == {str(tars[1]), str(tars[2])}
+    assert failed[str(tars[2])] == f"{tars[2]}: holds no pictures"
+    for tar in tars[1:3]:
+        tar.write_bytes(good)
+    assert segment(tmp_path / "s-*.tar", out, form=form) == (26, 26, {})
+    assert contents(out) == contents(tmp_path / "whole") and whole.done == 52
+
+
+def test_no_archive_that_can_be_read_is_an_error(segment, tmp_path):
+    (tmp_path / "s-0.tar").write_bytes(b"no tar")
+    with pytest.raises(ModelError, match=r"s-0\.tar: neither a folder nor a readable zip or tar"):
+        segment(tmp_path / "s-*.tar", tmp_path / "out")
 
 
 def test_zip_holds_what_the_folder_would(segment, folder, tmp_path):
