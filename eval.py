@@ -107,7 +107,7 @@ def generated(**opts: Any) -> None:
 @click.option("--polarity", help="May the truth swap object and ground?", type=click.Choice(["fixed", "oracle"]),
               default="fixed")
 @click.option("--sharp", help="Correct masks by the pictures' colors", type=bool, default=True, metavar="BOOL")
-@click.option("--margin", help="Width of the border where objects are unlikely", type=Number(0, 0.5), default=MARGIN,
+@click.option("--margin", help="Width of the border where objects are rare", type=Number(0, 0.5), default=MARGIN,
               metavar="FRAC")
 @click.option("--flip", help="Average with the mirrored picture", type=bool, default=False, metavar="BOOL")
 @click.option("--refine", help="Steps on each picture's codes (encoders)", type=Whole(min=0), default=0,

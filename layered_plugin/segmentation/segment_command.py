@@ -30,7 +30,7 @@ from layered_plugin.segmentation.segmenter import Refinement, Segmenter
 @click.option("--soft", help="Write opacities, not 0 and 255", type=bool, default=False, metavar="BOOL")
 @click.option("--min-confidence", help="Less goes to doubtful/", type=Number(0, 1), default=0, metavar="FRAC")
 @click.option("--sharp", help="Correct masks by the pictures' colors", type=bool, default=True, metavar="BOOL")
-@click.option("--margin", help="Width of the border where objects are unlikely", type=Number(0, 0.5), default=MARGIN,
+@click.option("--margin", help="Width of the border where objects are rare", type=Number(0, 0.5), default=MARGIN,
               metavar="FRAC")
 @click.option("--flip", help="Average with the mirrored picture", type=bool, default=False, metavar="BOOL")
 @click.option("--refine", help="Refine each picture's codes", type=Whole(min=0), default=0, metavar="STEPS")
