@@ -69,8 +69,11 @@ def supervise(context: Any, stop: StopRequest, run_dir: str, grace: float = GRAC
         torch.multiprocessing.ProcessRaisedException: A mistake of the program, with its traceback.
     """
     processes, forwarded = context.processes, False
-    while all(process.exitcode in (None, 0) for process in processes):
-        alive = [process.sentinel for process in processes if process.exitcode is None]
+    while True:
+        codes = [process.exitcode for process in processes]  # Asked once: they may end while they are looked at.
+        if any(code not in (None, 0) for code in codes):
+            break
+        alive = [process.sentinel for process, code in zip(processes, codes, strict=True) if code is None]
         if not alive:
             return 0
         multiprocessing.connection.wait(alive, timeout=1)

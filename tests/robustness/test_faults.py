@@ -316,6 +316,17 @@ def test_killed_process_is_named_with_what_is_saved(tmp_path):
         supervise([-11, None], tmp_path)
 
 
+def test_processes_that_end_between_two_looks_keep_their_exit_codes(tmp_path, monkeypatch):
+    class Ending(FakeProcess):
+        """Runs when first looked at, and has ended when looked at again."""
+
+        exitcode = property(lambda self: self.codes.pop(0) if len(self.codes) > 1 else self.codes[0],
+                            lambda self, code: setattr(self, "codes", [None, code]))
+
+    monkeypatch.setattr(sys.modules[__name__], "FakeProcess", Ending)
+    assert supervise([143, 143], tmp_path) == 143
+
+
 def test_process_that_does_not_answer_is_ended(tmp_path):
     with pytest.raises(UserError, match="process 1 of 2 does not answer"):
         supervise([1, None], tmp_path)
