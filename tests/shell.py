@@ -4,7 +4,6 @@ import atexit
 import functools
 import glob
 import json
-import multiprocessing
 import os
 import runpy
 import signal
@@ -19,7 +18,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import click
-import pytest
 from click.testing import CliRunner, Result
 
 import train_layered
@@ -47,18 +45,17 @@ def call(*args: object) -> subprocess.CompletedProcess:
                           text=True, capture_output=True, timeout=300)
 
 
-def start_copy(args: Sequence[object], **kwargs: Any) -> subprocess.Popen:
+def start_copy(command: Sequence[object], **kwargs: Any) -> subprocess.Popen:
     """As ``subprocess.Popen`` of `PYTHON ARGS`, in a copy of this process, which need not import PyTorch.
 
     That takes four seconds less of a core. It draws as few scenes for its statistics as the tests do.
     """
     import torch._dynamo  # Every optimizer does so, which takes two seconds.
 
-    words = [str(word) for word in args]
+    words = [str(word) for word in command]
     if torch.cuda.is_available():  # A process that has used a GPU can't be copied.
         return subprocess.Popen(words, **kwargs)
-    called = words[2:] if words[1] == "-u" else words[1:]  # As torchrun says it.
-    run = functools.partial(_run_here, called, kwargs.get("env"), _open_files())
+    run = functools.partial(_run_here, words[1:], kwargs.get("env"), _open_files())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # Of threads, which a copy lacks.
         return subprocess.Popen(words, preexec_fn=run, **kwargs)
@@ -70,16 +67,6 @@ def run_copy(command: Sequence[object], capture_output: bool = False, **kwargs: 
     with start_copy(command, **pipes, **kwargs) as process:
         output, errors = process.communicate()
     return subprocess.CompletedProcess(command, process.returncode, output, errors)
-
-
-def fork_for_spawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have what would spawn processes fork them, here and in copies of this process: they need not import PyTorch."""
-    import torch._dynamo
-
-    if not torch.cuda.is_available():
-        context = multiprocessing.get_context("fork")
-        monkeypatch.setattr(multiprocessing, "get_context", lambda *_method: context)
-        warnings.filterwarnings("ignore", ".*fork", DeprecationWarning)  # Of threads; until the end of the test.
 
 
 # In the place of the module `subprocess` where only Python is called.
@@ -116,12 +103,9 @@ def _run_here(words: list[str], env: dict[str, str] | None, shared: set[int]) ->
 
 
 def call_and_stop(number: signal.Signals, pattern: Path, *args: object) -> tuple[int, str, str]:
-    """As ``call``, by ``start_copy`` and with a signal once a path fits the pattern.
-
-    Returns exit code, standard output and error.
-    """
-    process = start_copy([sys.executable, *args], cwd=ROOT, env=dict(os.environ, OMP_NUM_THREADS="1"),
-                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    """As ``call``, with a signal once a path fits the pattern; returns exit code, standard output and error."""
+    process = subprocess.Popen([sys.executable, *map(str, args)], cwd=ROOT, env=dict(os.environ, OMP_NUM_THREADS="1"),
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.time() + 120
     while not glob.glob(str(pattern)) and time.time() < deadline:
         time.sleep(0.05)

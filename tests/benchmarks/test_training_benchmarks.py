@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from shell import fork_for_spawn
 from torch_utils import native
 from training.networks import Discriminator
 
@@ -181,8 +180,7 @@ def test_arithmetic_of_the_limit():
     assert len({line.count("|") for line in shown.splitlines()}) == 1
 
 
-def test_throughput_measures_variants_in_turns(monkeypatch):
-    fork_for_spawn(monkeypatch)  # A process that is spawned fails below, and says why.
+def test_throughput_measures_variants_in_turns():
     result = CliRunner().invoke(training_throughput.main, [*TINY_OPTIONS, "--rounds=2", "--variants=reference,zeros"])
     assert result.exit_code == 0, result.output
     record = json.loads(result.stdout)
@@ -214,8 +212,7 @@ def test_a_failing_process_is_reported():
             process.receive()
 
 
-def test_a_point_of_scaling_is_a_training_of_two_processes(monkeypatch):
-    fork_for_spawn(monkeypatch)
+def test_a_point_of_scaling_is_a_training_of_two_processes():
     point = scaling.measure_point(TINY, processes=2, num_pictures=7, seconds=0, threads=2)
     assert all(point[name] > 0 for name in ("pictures_per_sec", "peak_memory_mb", "start_seconds"))
 

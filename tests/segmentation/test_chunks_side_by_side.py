@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from shell import invoke, start_copy
+from shell import invoke
 from tiny_models import make_gan_run, make_pictures, small_resnet
 
 import invert
@@ -41,9 +41,9 @@ def check_stopped(folder, name, output, errors):
 
 
 def test_ctrl_c_reaches_every_process(tmp_path):
-    process = start_copy([sys.executable, "invert.py", *command(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE,
-                         env=dict(os.environ, OMP_NUM_THREADS="1"), stderr=subprocess.PIPE, text=True,
-                         start_new_session=True)
+    process = subprocess.Popen([sys.executable, "invert.py", *command(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE,
+                               env=dict(os.environ, OMP_NUM_THREADS="1"), stderr=subprocess.PIPE, text=True,
+                               start_new_session=True)
     wait_for_two_chunks(tmp_path)
     os.killpg(process.pid, signal.SIGINT)
     output, errors = process.communicate(timeout=100)  # Until every process has closed its end.

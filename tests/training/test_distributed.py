@@ -1,8 +1,6 @@
 """Two CPU processes over gloo: the same step as one process, and a short real run."""
 
-import os
 import re
-import sys
 import time
 import zipfile
 from pathlib import Path
@@ -10,12 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from shell import ROOT, dry, fork_for_spawn, run_copy, start_copy
+from shell import call, dry
 from test_growing import SCHEDULE
 from test_growing import TINY as TINY_GROWING
 from test_loop import config, weights
 from tiny_models import TINY, make_pictures
-from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
 from torch.nn.parallel import DistributedDataParallel
 from torch_utils import training_stats
 from training.networks import Discriminator
@@ -135,9 +132,8 @@ def worked(data, tmp_path_factory):
     write_shapes(dict(picture=str(folder / "same.zip"), mask=str(folder / "masks.zip")), 24, 18, 0)
     with zipfile.ZipFile(folder / "masks.zip") as archive:  # Not of all: pictures without one are left out.
         archive.extractall(folder / "masks", archive.namelist()[5:])
-    with pytest.MonkeyPatch.context() as patch:
-        fork_for_spawn(patch)
-        torch.multiprocessing.spawn(work, args=(str(folder), str(data), grown), nprocs=WORLD)
+    torch.multiprocessing.start_processes(work, args=(str(folder), str(data), grown), nprocs=WORLD,
+                                          start_method="spawn")
     return folder
 
 
@@ -183,14 +179,11 @@ def test_growing_on_two_processes(worked):
     assert all(value.isfinite().all() for value in state["G_ema"].values())
 
 
-def test_short_run_under_torchrun_trains(tmp_path, monkeypatch):
+def test_short_run_under_torchrun_trains(tmp_path):
     """That --gpus starts processes by itself is shown where SIGTERM stops two of them."""
     data = make_pictures(tmp_path / "pictures")  # Too few to be compared with, which would take longer than all else.
-    monkeypatch.setattr(subprocess_handler, "Popen", start_copy)  # Of the two that torchrun starts.
-    done = run_copy([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-                     "train_layered.py", f"--outdir={tmp_path / 'runs'}", f"--data={data}", *TINY, "--kimg=0.048",
-                     "--snap=9", "--aug=ada"], cwd=ROOT, env=dict(os.environ, OMP_NUM_THREADS="1"),
-                    capture_output=True, text=True)
+    done = call("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "train_layered.py",
+                f"--outdir={tmp_path / 'runs'}", f"--data={data}", *TINY, "--kimg=0.048", "--snap=9", "--aug=ada")
     assert done.returncode == 0, done.stderr
     (run,) = (tmp_path / "runs").iterdir()
     assert len(re.findall(r"^tick ", (run / "log.txt").read_text(), re.MULTILINE)) == 4

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from shell import fork_for_spawn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch_utils import misc, training_stats
 
@@ -193,8 +192,7 @@ def _worker(rank: int, folder: str) -> None:
     leave_process(0)
 
 
-def test_two_processes_share_statistics_and_are_compared(tmp_path: Path, monkeypatch) -> None:
-    fork_for_spawn(monkeypatch)
+def test_two_processes_share_statistics_and_are_compared(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(_worker, args=(str(tmp_path),), nprocs=2)
     results = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for result in results:
