@@ -47,7 +47,8 @@ def test_examples_are_accepted(source, data, tmp_path, monkeypatch):
     (tmp_path / "my-masks").mkdir()
     for name in ("data/shapes.zip", "data/shapes2.zip", "data/plants.zip", "data/plants-lit.zip",
                  "data/plants-lit-64.zip", "data/plants-lit-small.zip", "data/vegetables-lit.zip",
-                 "data/vehicles-lit.zip", "data/clothing.zip", "my-cars", "my-plants", "my-masks/masks"):
+                 "data/vehicles-lit.zip", "data/things-lit.zip", "data/flowers-close.zip", "data/clothing.zip",
+                 "my-cars", "my-plants", "my-masks/masks"):
         (tmp_path / name).write_bytes(data.read_bytes())
     make_plain(tmp_path / "stylegan2-car.pkl")
     for args in examples:
