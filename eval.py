@@ -11,7 +11,6 @@ from layered_plugin.command_line import DEVICES, SEED, SETTINGS, CheckedGroup, N
 from layered_plugin.evaluation import commands
 from layered_plugin.evaluation.options import TEACHERS, Shares, mask_values_option, teacher_options
 from layered_plugin.report.page import write_report
-from layered_plugin.segmentation.colors import MARGIN
 
 
 @click.group(cls=CheckedGroup, context_settings=SETTINGS)
@@ -107,7 +106,7 @@ def generated(**opts: Any) -> None:
 @click.option("--polarity", help="May the truth swap object and ground?", type=click.Choice(["fixed", "oracle"]),
               default="fixed")
 @click.option("--sharp", help="Correct masks by the pictures' colors", type=bool, default=True, metavar="BOOL")
-@click.option("--margin", help="Width of the border where objects are rare", type=Number(0, 0.5), default=MARGIN,
+@click.option("--margin", help="Border where objects are rare  [default: the model's]", type=Number(0, 0.5),
               metavar="FRAC")
 @click.option("--flip", help="Average with the mirrored picture", type=bool, default=False, metavar="BOOL")
 @click.option("--refine", help="Steps on each picture's codes (encoders)", type=Whole(min=0), default=0,

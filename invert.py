@@ -119,7 +119,7 @@ def train(ctx: click.Context, **opts: Any) -> None:
               metavar="FRAC")
 @click.option("--colors", help="Correct real pictures' masks by color", type=bool, default=True,
               metavar="BOOL")
-@click.option("--margin", help="Width of the border where objects are rare", type=Number(0, 0.5), default=MARGIN,
+@click.option("--margin", help="Border where objects are rare, in training", type=Number(0, 0.5), default=MARGIN,
               metavar="FRAC")
 @click.option("--paste", help="Share of real objects pasted on other grounds", type=Number(0, 1), default=0.33,
               metavar="FRAC")

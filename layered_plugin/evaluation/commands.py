@@ -114,7 +114,7 @@ def _over_networks(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def run_real(*, models: Sequence[str], data: str, masks: str | None, mask_values: Ranges | None,
              teacher_kind: str | None, detector_size: int | None, num: int | None, eval_size: str, polarity: str,
-             flip: bool, refine: int, posterior: bool, prior: str | None, sharp: bool, margin: float,
+             flip: bool, refine: int, posterior: bool, prior: str | None, sharp: bool, margin: float | None,
              sizes: tuple[float, ...], baselines: str, seed: int, batch: int, device_name: str,
              **teacher_options: Any) -> None:
     """Body of ``eval.py real``; parameters are its options.
@@ -156,6 +156,7 @@ def run_real(*, models: Sequence[str], data: str, masks: str | None, mask_values
             size_px=size_px if eval_size == "net" else None, oracle_polarity=polarity == "oracle",
             refinement=refinement, sizes=sizes, seed=seed, batch=batch)
     scored = [dict(model=str(path), kind=segmenter.kind, resolution=segmenter.resolution,
+                   margin=refinement.margin_for(segmenter),
                    train_seed=segmenter.options.get("seed"), network=segmenter.options.get("network"), **sets)
               for path, segmenter, sets in zip(models, segmenters, scores["models"], strict=True)]
     record = dict(protocol="real", data=data, num_data=len(source), num=scores["num"],

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from layered_plugin.errors import ArgumentError
-from layered_plugin.segmentation.colors import MARGIN
 from layered_plugin.segmentation.outputs import EXTENSIONS
 from layered_plugin.segmentation.pipeline import Item, Pipeline
 from layered_plugin.segmentation.segmenter import Refinement, Segmenter
@@ -30,7 +29,7 @@ class BatchSegmenter:
         soft: Write opacities instead of 0 and 255?
         min_confidence: Results of pictures with less are marked doubtful.
         sharp: Correct masks by the pictures' colors?
-        margin: In which objects are less likely, by the side, if sharp.
+        margin: In which objects are less likely, by the side, if sharp; None = the model's.
         flip: Average with the mirrored picture?
 
     Raises:
@@ -40,15 +39,15 @@ class BatchSegmenter:
 
     def __init__(self, model: str | os.PathLike[str], *, column: str = "bytes", device: str = "auto",
                  threshold: float = 0.5, soft: bool = False, min_confidence: float = 0.0, sharp: bool = True,
-                 margin: float = MARGIN, flip: bool = False) -> None:
+                 margin: float | None = None, flip: bool = False) -> None:
         segmenter = Segmenter.load(model, device)
         if segmenter.kind == "chunks":
             raise ArgumentError(f"`model`: encoders of chunks know their own pictures alone: {segmenter.folder}")
         self._column = column
         self._kinds = [kind for kind in EXTENSIONS if segmenter.kind == "encoder" or kind in ("masks", "cutouts")]
         self._fields = (*FIELDS, "error") if segmenter.kind == "encoder" else FIELDS
-        how = Finish(threshold, soft, min_confidence, sharp, margin, segmenter.letterbox)
         refinement = Refinement(flip=flip, sharp=sharp, margin=margin)
+        how = Finish(threshold, soft, min_confidence, sharp, refinement.margin_for(segmenter), segmenter.letterbox)
         self._pipeline = Pipeline(segmenter, refinement, how, lambda _name, reason: reason, Here(), workers=0)
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -77,7 +77,8 @@ def read_meta(folder: str | os.PathLike[str]) -> dict[str, Any]:
     chunks = list_of(fields(dict(file=_plain_name, names=list_of(text))))
     required = dict(format=number(whole=True), kind=text, resolution=check.SIDE, networks=fields(networks))
     required |= dict(chunks=chunks) if meta["kind"] == "chunks" else {}
-    optional = dict(options=maybe(anything), chunks=chunks, data_fingerprint=anything, **dict.fromkeys(ORIGIN, text))
+    optional = dict(options=maybe(anything), chunks=chunks, margin=number(0, 0.5), data_fingerprint=anything,
+                    **dict.fromkeys(ORIGIN, text))
     check_fields(meta, fields(required, optional), path, ModelError)
     return meta
 

@@ -10,7 +10,6 @@ from layered_plugin import runs
 from layered_plugin.command_line import DEVICES, SETTINGS, CheckedCommand, Number, Whole, user_errors, writing
 from layered_plugin.cores import usable_cores
 from layered_plugin.device import use_own_gpu
-from layered_plugin.segmentation.colors import MARGIN
 from layered_plugin.segmentation.merging import merge_shards
 from layered_plugin.segmentation.outputs import say_doubtful
 from layered_plugin.segmentation.parts import FORMATS, Shard, shard_manifest
@@ -30,7 +29,7 @@ from layered_plugin.segmentation.segmenter import Refinement, Segmenter
 @click.option("--soft", help="Write opacities, not 0 and 255", type=bool, default=False, metavar="BOOL")
 @click.option("--min-confidence", help="Less goes to doubtful/", type=Number(0, 1), default=0, metavar="FRAC")
 @click.option("--sharp", help="Correct masks by the pictures' colors", type=bool, default=True, metavar="BOOL")
-@click.option("--margin", help="Width of the border where objects are rare", type=Number(0, 0.5), default=MARGIN,
+@click.option("--margin", help="Border where objects are rare  [default: the model's]", type=Number(0, 0.5),
               metavar="FRAC")
 @click.option("--flip", help="Average with the mirrored picture", type=bool, default=False, metavar="BOOL")
 @click.option("--refine", help="Refine each picture's codes", type=Whole(min=0), default=0, metavar="STEPS")
@@ -43,7 +42,8 @@ from layered_plugin.segmentation.segmenter import Refinement, Segmenter
               metavar="I/N")
 @user_errors()
 def segment(model: str, images: str, outdir: str, device: str, flip: bool, refine: int, posterior: bool,
-            prior: str | None, sharp: bool, margin: float, workers: int | None, shard: str | None, **opts: Any) -> None:
+            prior: str | None, sharp: bool, margin: float | None, workers: int | None, shard: str | None,
+            **opts: Any) -> None:
     """Segment real pictures: masks, cut-outs, a contact sheet, and with an encoder the layers as well.
 
     Files go to masks/, cutouts/ (and backgrounds/, foregrounds/, reconstructions/) under the pictures' own names, at

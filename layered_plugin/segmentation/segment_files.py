@@ -102,11 +102,11 @@ def segment_files(segmenter: Segmenter, images: str | os.PathLike[str], outdir: 
         PictureError: The pictures, or the manifest of an earlier call, can't be read.
         UserError: A worker was killed.
     """
-    outdir = Path(outdir)
-    how = Finish(threshold, soft, min_confidence, refinement.sharp, refinement.margin, segmenter.letterbox)
+    outdir, margin = Path(outdir), refinement.margin_for(segmenter)
+    how = Finish(threshold, soft, min_confidence, refinement.sharp, margin, segmenter.letterbox)
     job = Job(segmenter, refinement, how, batch, workers)
     settings = dict(model=str(segmenter.folder.resolve()), threshold=threshold, soft=soft,
-                    min_confidence=min_confidence, **refinement.record())
+                    min_confidence=min_confidence, **(refinement.record() | dict(margin=margin)))
     if is_pattern(str(images)):
         return _segment_parts(job, settings, plan_parts(str(images), outdir, form, shard), outdir, None)
     listing = _list(images, outdir)

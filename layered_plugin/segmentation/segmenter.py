@@ -40,7 +40,7 @@ class Refinement:
         prior: A distilled model of the same resolution, to whose masks the gradient descent keeps.
         sharp: Correct masks by the pictures' colors (`colors`), and refine those of pictures much larger than the
             network with the picture as guide (`edges`)?
-        margin: As of `correct_by_colors`, if sharp.
+        margin: As of `correct_by_colors`, if sharp; None = the model's (`Segmenter.margin`).
     """
 
     flip: bool = False
@@ -48,7 +48,7 @@ class Refinement:
     posterior: bool = False
     prior: "Segmenter | None" = None
     sharp: bool = True
-    margin: float = MARGIN
+    margin: float | None = None
 
     def check(self, segmenter: "Segmenter") -> None:
         """See that a model can do this.
@@ -75,6 +75,10 @@ class Refinement:
         return dict(flip=self.flip, refine=self.refine, posterior=self.posterior, sharp=self.sharp, margin=self.margin,
                     prior=None if self.prior is None else str(self.prior.folder.resolve()))
 
+    def margin_for(self, segmenter: "Segmenter") -> float:
+        """The margin given, else the model's."""
+        return segmenter.margin if self.margin is None else self.margin
+
 
 PLAIN = Refinement()  # One pass through the network; its mask corrected by the colors.
 
@@ -87,6 +91,7 @@ class Segmenter:
         self.kind: str = meta["kind"]
         self.resolution: int = meta["resolution"]
         self.options: dict[str, Any] = meta.get("options", {})
+        self.margin: float = meta.get("margin", MARGIN)  # What distillation found of its pictures (`rare_border`).
         self.networks = networks
         self.device = device
         self._chunks: list[dict[str, Any]] = meta.get("chunks", [])
@@ -134,8 +139,8 @@ class Segmenter:
             raise ValueError(f"Expected argument `names` to have as many entries as `images`, "
                              f"but got {len(names)} and {len(images)}")
         squares = np.stack([shrink(picture, self.resolution, self.letterbox) for picture in pictures])
-        drawn = self.draw(squares, names, refinement)
-        return [enlarge(one, picture, refinement.sharp, self.letterbox, refinement.margin)
+        drawn, margin = self.draw(squares, names, refinement), refinement.margin_for(self)
+        return [enlarge(one, picture, refinement.sharp, self.letterbox, margin)
                 for one, picture in zip(drawn, pictures, strict=True)]
 
     def draw(self, squares: np.ndarray, names: Sequence[str] | None = None,

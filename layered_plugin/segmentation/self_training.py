@@ -45,18 +45,30 @@ class SelfTraining:
     def targets(self, img: torch.Tensor) -> torch.Tensor:
         """Object pixels of real pictures as the teacher sees them, [N, 1, H, W], float, 0 or 1.
 
-        The teacher's opinions of the picture, its mirror images and its transpose are averaged; its colors have a say.
+        What the teacher says (`opinions`), and the picture's colors have a say.
 
         Args:
             img: Pictures, [N, 3, H, W], in [-1, 1].
         """
-        views = [img, img.flip(3).contiguous(), img.flip(2).contiguous(), img.transpose(2, 3).contiguous()]
-        with fast_half(img.device):
-            opinions = [self.teacher(view).float().sigmoid() for view in views]
-        mean = (opinions[0] + opinions[1].flip(3) + opinions[2].flip(2) + opinions[3].transpose(2, 3)) / 4
+        mean = self.opinions(img)
         if self.colors:
             mean = correct_by_colors(img, mean, self.margin)
         return (mean > 0.5).to(img.dtype)
+
+    @torch.no_grad()
+    def opinions(self, img: torch.Tensor) -> torch.Tensor:
+        """What the teacher says of real pictures, averaged over the picture, its mirror images and its transpose.
+
+        Args:
+            img: Pictures, [N, 3, H, W], in [-1, 1].
+
+        Returns:
+            Opacities, [N, 1, H, W], in [0, 1].
+        """
+        views = [img, img.flip(3).contiguous(), img.flip(2).contiguous(), img.transpose(2, 3).contiguous()]
+        with fast_half(img.device):
+            opinions = [self.teacher(view).float().sigmoid() for view in views]
+        return (opinions[0] + opinions[1].flip(3) + opinions[2].flip(2) + opinions[3].transpose(2, 3)) / 4
 
     def batch(self, img: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Augmented real pictures with targets.

@@ -15,6 +15,7 @@ from layered_plugin.grids import picture_rows, save_picture
 from layered_plugin.model.snapshots import load_snapshot
 from layered_plugin.model.unet import AnyUNet, make_unet
 from layered_plugin.segmentation.augment import detail_of
+from layered_plugin.segmentation.colors import rare_border
 from layered_plugin.segmentation.fitting import Fitting, settle_on_real
 from layered_plugin.segmentation.pairs import PairFilter, PairSampler
 from layered_plugin.segmentation.self_training import SelfTraining
@@ -23,6 +24,8 @@ from layered_plugin.segmentation.stage import ModelRun, finish_run
 CHANNELS = (16, 32, 64, 128)
 
 SAMPLES = 12  # Columns of the pictures of a run.
+
+MARGIN_BATCH, MARGIN_BATCHES = 100, 5  # Real pictures whose masks give the model's margin.
 
 MIN_PART_REAL = 0.6  # Real targets keep parts and lose holes by a stricter rule than generated ones.
 
@@ -67,17 +70,23 @@ def train_distilled(run_dir: Path, options: dict[str, Any], record: dict[str, An
                    dict(unet=unet, optimizer=fitting.optimizer, schedule=fitting.schedule),
                    dict(pairs=sampler.generator))
     stopped = run.loop(lambda step: dict(loss=fitting.step(*sampler.batch(batch))))
+    margin = None
     if stopped is None and real is not None:
-        stopped = _adapt(run_dir, options, unet, sampler, real)
+        stopped, margin = _adapt(run_dir, options, unet, sampler, real)
     if stopped is not None:
         return stopped
-    finish_run(run_dir, "distill", dict(unet=unet.eval()), G, options, record)
+    found = {} if margin is None else dict(margin=margin)
+    finish_run(run_dir, "distill", dict(unet=unet.eval()), G, options, record, **found)
     return None
 
 
 def _adapt(run_dir: Path, options: dict[str, Any], unet: AnyUNet, sampler: PairSampler,
-           real: RealPictures) -> str | None:
-    """Self-training on real pictures, a quarter of each batch generated; the teacher's weights are the result."""
+           real: RealPictures) -> tuple[str | None, float | None]:
+    """Self-training on real pictures, a quarter of each batch generated; the teacher's weights are the result.
+
+    Returns:
+        None, or the name of the signal that stopped it; the margin at work (`rare_border`), None if it was stopped.
+    """
     num_gen = options["batch"] // 4
     num_real = options["batch"] - num_gen
     settled = settle_on_real(unet, real)
@@ -97,12 +106,14 @@ def _adapt(run_dir: Path, options: dict[str, Any], unet: AnyUNet, sampler: PairS
                    dict(unet=unet, teacher=teaching.teacher, optimizer=fitting.optimizer, schedule=fitting.schedule),
                    dict(pairs=sampler.generator, teaching=teaching.generator))
     real.start_at(settled + run.step * num_real)
-    stopped = run.loop(step)
+    stopped, margin = run.loop(step), None
     if stopped is None:
         unet.load_state_dict(teaching.teacher.state_dict())
+        some = [teaching.opinions(real.batch(MARGIN_BATCH)) for _ in range(MARGIN_BATCHES)]
+        margin = rare_border(torch.cat(some))
         img = real.batch(SAMPLES)
         _save_samples(run_dir / f"samples{run.steps:06d}.png", img, teaching.targets(img))
-    return stopped
+    return stopped, margin
 
 
 def _save_samples(path: Path, img: torch.Tensor, mask: torch.Tensor) -> None:

@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from layered_plugin.segmentation import colors
-from layered_plugin.segmentation.colors import color_posterior, correct_by_colors, likely_place, tie_neighbours
+from layered_plugin.segmentation.colors import (
+    RARE,
+    color_posterior,
+    correct_by_colors,
+    likely_place,
+    rare_border,
+    tie_neighbours,
+)
 
 
 def by_the_formula(img, mask):
@@ -87,6 +94,39 @@ def test_a_second_thing_at_the_border_goes_and_the_object_stays(margin):
     img = (1 - clutter) * in_two_colors(truth) + clutter * blue
     found = correct_by_colors(img, 0.7 * (truth + clutter), margin) > 0.5
     assert torch.equal(found.float(), truth if margin else truth + clutter)
+
+
+def by_distance(shares):
+    """Masks [100, 1, S, S] whose share of object pixels at each distance from the border is as given."""
+    size = 2 * len(shares)
+    mask = torch.zeros(100, 1, size, size)
+    for distance, share in enumerate(shares):  # Each goes over the one before.
+        inside = slice(distance, size - distance)
+        mask[:, :, inside, inside] = (torch.arange(100) < 100 * share).float().reshape(-1, 1, 1, 1)
+    return mask
+
+
+@pytest.mark.parametrize("shares, pixels", [
+    ((0, 0, RARE, 1), 2.5),
+    ((0, 0, 0, 1), 2.5 + RARE),
+    ((0.05, 0.1, 0.4, 1), 1.5 + (RARE - 0.1) / 0.3),
+    ((0.02, 0.06, 0.06, 0.2), 0.5 + (0.2 * RARE - 0.02) / 0.04),  # A share of the largest.
+    ((RARE, 0, 1, 1), 0),
+    ((1, 1, 1, 1), 0),
+    ((0, 0, 0, 0), 0),
+    ((1, 0.9, 0, 0), 0),
+])
+def test_the_border_is_as_wide_as_objects_are_rare_there(shares, pixels):
+    assert rare_border(by_distance(shares)) == pytest.approx(pixels / 8, abs=1e-6)
+
+
+@pytest.mark.parametrize("size", [15, 16, 33])
+def test_objects_far_inside_and_objects_that_fill_the_picture(size):
+    small = torch.zeros(6, 1, size, size)
+    small[..., size // 3:size // 3 + 5, size // 3:size // 3 + 5] = 0.9
+    assert 0.25 < rare_border(small) < 0.5
+    assert rare_border(torch.full([6, 1, size, size], 0.51)) == 0
+    assert rare_border(torch.full([6, 1, size, size], 0.49)) == 0  # Half and less is no object.
 
 
 def test_no_picture_sees_another(monkeypatch):

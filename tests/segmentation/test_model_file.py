@@ -172,6 +172,8 @@ def test_damaged_description_is_named(model, text):
     ("distill", dict(resolution=None)),
     ("distill", dict(resolution="16")),
     ("distill", dict(options="all")),
+    ("distill", dict(margin="wide")),
+    ("distill", dict(margin=0.6)),
     ("distill", dict(kind="encoder")),
     ("chunks", dict(chunks=None)),
     ("chunks", dict(chunks={})),

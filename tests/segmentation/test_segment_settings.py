@@ -16,6 +16,7 @@ def test_settings_of_an_older_version_have_the_defaults(tmp_path):
     segment_files(segmenter, data, tmp_path / "out")
     file = tmp_path / "out" / "segment.json"
     settings = json.loads(file.read_text())
+    assert settings["margin"] == segmenter.margin
     for name in ("sharp", "min_confidence", "prior"):
         del settings[name]
     file.write_text(json.dumps(settings))

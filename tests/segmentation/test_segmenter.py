@@ -1,5 +1,6 @@
 """Segmenter: masks at the picture's own size, the same in any company; layers, flip and refinement of encoders."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +15,7 @@ from layered_plugin.errors import ArgumentError, ModelError
 from layered_plugin.model.encoder import decode
 from layered_plugin.model.layers import composite
 from layered_plugin.model.unet import UNet
-from layered_plugin.segmentation.colors import correct_by_colors
+from layered_plugin.segmentation.colors import MARGIN, correct_by_colors
 from layered_plugin.segmentation.edges import sharpen_mask
 from layered_plugin.segmentation.full_size import enlarge, shrink
 from layered_plugin.segmentation.model_file import fingerprint, load_model, load_tensors, save_model
@@ -134,6 +135,19 @@ def test_colors_correct_masks_and_edges_are_refined_from_twice_the_networks_side
             expected = sharpen_mask(np.asarray(large), small.mask, margin)
         np.testing.assert_allclose(sharp.mask, expected, atol=1e-5)
         assert np.abs(sharp.mask - plain.mask).max() > 0.01
+
+
+def test_the_margin_is_the_models_own_unless_it_is_given(tmp_path):
+    path, found = make_model(tmp_path / "00001-distill"), {}
+    img, meta = picture(24, 24), json.loads((path / "model.json").read_text())
+    for margin in (None, 0.0, 0.4):
+        (path / "model.json").write_text(json.dumps(meta if margin is None else dict(meta, margin=margin)))
+        segmenter = Segmenter.load(path, "cpu")
+        found[margin] = segmenter([img])[0].mask
+        np.testing.assert_array_equal(found[margin], segmenter([img], refinement=Refinement(
+            margin=MARGIN if margin is None else margin))[0].mask)
+        np.testing.assert_array_equal(found[None], segmenter([img], refinement=Refinement(margin=MARGIN))[0].mask)
+    assert np.abs(found[0.0] - found[0.4]).max() > 0.01
 
 
 def test_layers_of_an_encoder_are_those_of_its_codes(load):

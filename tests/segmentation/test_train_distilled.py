@@ -26,6 +26,7 @@ def places(tmp_path_factory):
 def _quick(monkeypatch):
     monkeypatch.setattr(train_distilled, "CHANNELS", (4, 4, 4, 4))
     monkeypatch.setattr(fitting, "SETTLE_BATCH", 4)
+    monkeypatch.setattr(train_distilled, "MARGIN_BATCH", 4)
 
 
 @pytest.mark.parametrize("resolution, coarsest", [(16, 2), (32, 4), (64, 4), (128, 4)])
@@ -89,8 +90,18 @@ def test_run_stopped_after_every_step_ends_as_an_uninterrupted_one(tmp_path, pla
         assert not (tmp_path / "parts" / "model.json").exists()
         calls.clear()
     assert train(tmp_path / "parts", places) is None
-    for file in ("model.safetensors", "samples000000.png", "samples000002.png"):
+    for file in ("model.safetensors", "model.json", "samples000000.png", "samples000002.png"):
         assert (tmp_path / "parts" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
+@pytest.mark.parametrize("changes, margin", [
+    (dict(), 0.25), (dict(margin=0.1), 0.25), (dict(data=None), None), (dict(adapt=0), None)])
+def test_the_model_knows_the_margin_found_in_its_pictures(tmp_path, places, monkeypatch, changes, margin):
+    seen = []
+    monkeypatch.setattr(train_distilled, "rare_border", lambda mask: seen.append(mask.shape) or 0.25)
+    train(tmp_path, places, **changes)
+    assert load_model(tmp_path)[0].get("margin") == margin
+    assert seen == ([(20, 1, SIDE, SIDE)] if margin == 0.25 else [])
 
 
 def test_run_that_broke_off_before_its_first_state_ends_as_an_uninterrupted_one(tmp_path, places, interrupted):
