@@ -74,6 +74,7 @@ def _shell(script, popen):
 
 def test_command_rehearses_steps_and_writes_a_table(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_day, "subprocess", COPIES)
+    monkeypatch.setattr(step_process.seconds_per_call, "__defaults__", (0.001, 1))  # Copies have it, too.
     result = CliRunner().invoke(gpu_day.main, [f"--outdir={tmp_path}", "--device=cpu", "--quick", "--minutes=2",
                                                "--steps=card,ops"])
     assert result.exit_code == 0, result.output
