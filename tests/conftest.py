@@ -23,6 +23,7 @@ torch.backends.cudnn.allow_tf32 = False  # PyTorch's default rounds the factors 
 def _seed() -> None:
     np.random.seed(0)
     torch.manual_seed(0)
+    torch.set_flush_denormal(False)  # Which commands switch on, and hypothesis can't draw numbers with.
 
 
 @pytest.fixture(scope="session")
