@@ -1,7 +1,7 @@
 """Masks of a data set as files beside it: which belongs to which picture, and both as one picture of four channels."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -9,19 +9,26 @@ import numpy as np
 from layered_plugin.data.dataset import CACHE_BYTES, PictureDataset
 from layered_plugin.data.masks import OBJECT_LEVEL, Ranges, mask_opacity, square_mask
 from layered_plugin.data.pictures import PictureSource
+from layered_plugin.data.tars import sample_file
 from layered_plugin.errors import MaskError, PictureError, UnusableError
 from layered_plugin.progress import progress
+from layered_plugin.runs import DOUBTFUL
+
+# Results of ``invert.py segment`` by kind: their folders in a zip, and what a sample's files end in within a tar.
+RESULTS = dict(masks="mask.png", cutouts="cutout.png", backgrounds="background.png", foregrounds="foreground.png",
+               reconstructions="reconstruction.png")
 
 LEAST_MASKED = 0.01  # Share of the pictures; with fewer the names are probably of another data set.
 
 
 class MaskFiles:
-    """Masks of a folder or zip, read as ``mask_opacity`` does.
+    """Masks of a folder, zip or tar, read as ``mask_opacity`` does.
 
-    A mask belongs to the picture with the same name, folders included; only the suffix may differ.
+    A mask belongs to the picture with the same name, folders included; only the suffix may differ. Of an archive that
+    ``invert.py segment`` wrote, the masks are taken, and its other results left alone.
 
     Args:
-        path: Folder or zip.
+        path: Folder, zip or tar; of several tars their folder.
         values: Values of its files that are object; None = where it is plain.
 
     Raises:
@@ -35,10 +42,14 @@ class MaskFiles:
             raise MaskError(str(err)) from err
         self.path, self._values = path, values
         self._by_stem: dict[str, str] = {}
-        for name in self._source.names:
-            other = self._by_stem.setdefault(_stem(name), name)
+        self._within: dict[str, str] = {}  # The same by the name within a tar of a folder: tars are numbered anew.
+        for stem, name in _masks_among(self._source.names):
+            other = self._by_stem.setdefault(stem, name)
             if other != name:
                 raise MaskError(f"{path}: {other} and {name} are masks of the same picture; remove one")
+            shard, _, rest = stem.partition(".tar/")
+            if rest and "/" not in shard:
+                self._within.setdefault(rest, name)
 
     def check_names(self, names: Sequence[str], data: str | os.PathLike[str]) -> None:
         """Compare the names of the masks with those of a whole data set.
@@ -72,15 +83,21 @@ class MaskFiles:
             other = pictures.setdefault(_stem(name), name)
             if other != name:
                 raise MaskError(f"{self.path}: pictures {other} and {name} of {data} would share a mask; rename one")
-        return ([name for stem, name in pictures.items() if stem not in self._by_stem],
-                [name for stem, name in self._by_stem.items() if stem not in pictures])
+        found = {self._find(name) for name in names}
+        return ([name for name in names if name not in self],
+                [name for name in self._by_stem.values() if name not in found])
 
     def __len__(self) -> int:
         return len(self._by_stem)
 
     def __contains__(self, name: str) -> bool:
         """Whether a picture has a mask."""
-        return _stem(name) in self._by_stem
+        return self._find(name) is not None
+
+    def _find(self, name: str) -> str | None:
+        """The file of a picture's mask."""
+        stem = _stem(name)
+        return self._by_stem.get(stem) or self._within.get(stem)
 
     def read(self, name: str, size: tuple[int, int] | None = None) -> np.ndarray:
         """The mask of a picture.
@@ -95,9 +112,9 @@ class MaskFiles:
         Raises:
             MaskError: There is none, it can't be read, or it has another size.
         """
-        if name not in self:
+        file = self._find(name)
+        if file is None:
             raise MaskError(f"{self.path}: no mask for picture {name}")
-        file = self._by_stem[_stem(name)]
         try:
             opacity = mask_opacity(self._source.open(file), self._values)
         except PictureError as err:
@@ -109,6 +126,10 @@ class MaskFiles:
                             f"{size[0]}x{size[1]}")
         return opacity >= OBJECT_LEVEL
 
+    def close(self) -> None:
+        """Close the archive."""
+        self._source.close()
+
 
 class MaskedPictures:
     """Pictures of a data set with their masks as a fourth channel, squeezed alike; those without a mask are left out.
@@ -117,7 +138,7 @@ class MaskedPictures:
 
     Args:
         pictures: The data set.
-        path: Folder or zip of masks.
+        path: Folder, zip or tar of masks.
 
     Raises:
         MaskError: As of ``MaskFiles``; two pictures share a mask, or fewer than ``LEAST_MASKED`` have one.
@@ -170,6 +191,18 @@ class MaskedPictures:
         mask = self._decode(shown) if self._cache is None else self._cache[shown]
         both = np.concatenate([square, mask[None]])
         return both[:, :, ::-1].copy() if details["xflip"] else both, self._pictures.get_label(self._items[idx])
+
+
+def _masks_among(names: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Which of the files are masks, each behind the name of its picture without suffix."""
+    end = f".{RESULTS['masks']}"
+    in_tar = [name for name in names if name.endswith(end)]
+    folders = {name.partition("/")[0] for name in names}
+    if in_tar:
+        return ((sample_file(name.removesuffix(end)), name) for name in in_tar)
+    if {"masks", "cutouts"} <= folders <= {*RESULTS, DOUBTFUL}:
+        return ((_stem(name.removeprefix("masks/")), name) for name in names if name.startswith("masks/"))
+    return ((_stem(name), name) for name in names)
 
 
 def _stem(name: str) -> str:

@@ -8,7 +8,7 @@ import tempfile
 import zlib
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO
 
 import numpy as np
@@ -106,6 +106,18 @@ class Shards(_Tars):
 
     def close(self) -> None:
         """Each tar is open while a file of it is read."""
+
+
+def sample_key(file: str) -> str:
+    """Key of a sample in WebDataset's layout: what stands behind a name's first dot would be its extension there."""
+    path = PurePosixPath(file)
+    return str(path.with_name(path.name.replace("%", "%25").replace(".", "%2E")))
+
+
+def sample_file(key: str) -> str:
+    """The file whose `sample_key` it is."""
+    path = PurePosixPath(key)
+    return str(path.with_name(path.name.replace("%2E", ".").replace("%25", "%")))
 
 
 def _one_by_one(paths: Iterable[Path]) -> Iterator[IO[bytes]]:

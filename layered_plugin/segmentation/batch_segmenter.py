@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from layered_plugin.data.mask_files import RESULTS
 from layered_plugin.errors import ArgumentError
-from layered_plugin.segmentation.outputs import EXTENSIONS
 from layered_plugin.segmentation.pipeline import Item, Pipeline
 from layered_plugin.segmentation.segmenter import Refinement, Segmenter
 from layered_plugin.segmentation.workers import Finish, Here
@@ -44,7 +44,7 @@ class BatchSegmenter:
         if segmenter.kind == "chunks":
             raise ArgumentError(f"`model`: encoders of chunks know their own pictures alone: {segmenter.folder}")
         self._column = column
-        self._kinds = [kind for kind in EXTENSIONS if segmenter.kind == "encoder" or kind in ("masks", "cutouts")]
+        self._kinds = [kind for kind in RESULTS if segmenter.kind == "encoder" or kind in ("masks", "cutouts")]
         self._fields = (*FIELDS, "error") if segmenter.kind == "encoder" else FIELDS
         refinement = Refinement(flip=flip, sharp=sharp, margin=margin)
         how = Finish(threshold, soft, min_confidence, sharp, refinement.margin_for(segmenter), segmenter.letterbox)
@@ -62,7 +62,7 @@ class BatchSegmenter:
             error). Where a picture can't be read they are None, and `failed` says why; else that is None.
         """
         items = [Item(str(row), True, bytes(content)) for row, content in enumerate(batch[self._column])]
-        names = [EXTENSIONS[kind].removesuffix(".png") for kind in self._kinds]
+        names = [RESULTS[kind].removesuffix(".png") for kind in self._kinds]
         columns: dict[str, list[Any]] = {name: [] for name in (*names, *self._fields, "failed")}
         for _name, result in self._pipeline.run([items] if items else []):
             row: dict[str, Any] = dict(failed=result)

@@ -12,21 +12,19 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any, Protocol
 
 import PIL.Image
 
+from layered_plugin.data.mask_files import RESULTS
 from layered_plugin.data.picture_zip import FIXED_TIME
+from layered_plugin.data.tars import sample_key
 from layered_plugin.errors import PictureError
 from layered_plugin.files import cut_torn_line
 from layered_plugin.runs import DOUBTFUL, MANIFEST
 
 Entry = dict[str, Any]
-
-# In a tar, a picture's files stand together: its key, a dot, and one of these.
-EXTENSIONS = dict(masks="mask.png", cutouts="cutout.png", backgrounds="background.png", foregrounds="foreground.png",
-                  reconstructions="reconstruction.png")
 
 
 def encode_png(picture: PIL.Image.Image) -> bytes:
@@ -151,10 +149,9 @@ class ArchiveOutput:
 
     def add(self, entry: Entry, parts: dict[str, bytes]) -> None:
         if self._tar is not None:
-            target = PurePosixPath(entry["file"].removesuffix(".png"))
-            key = str(target.with_name(target.name.replace("%", "%25").replace(".", "%2E")))
+            key = sample_key(entry["file"].removesuffix(".png"))
             entry = dict(entry, file=key)
-            parts = {EXTENSIONS[kind]: data for kind, data in parts.items()} | dict(json=json.dumps(entry).encode())
+            parts = {RESULTS[kind]: data for kind, data in parts.items()} | dict(json=json.dumps(entry).encode())
             for extension, data in parts.items():
                 member = tarfile.TarInfo(f"{key}.{extension}")  # Without time and owner: equal input, equal bytes.
                 member.size = len(data)

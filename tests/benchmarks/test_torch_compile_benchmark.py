@@ -22,7 +22,8 @@ def test_step_differentiates_the_synthesis_alone():
     assert all(param.grad is None for param in step.D.parameters())
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute", "ignore:dynamo_pgo force disabled")
+@pytest.mark.filterwarnings("ignore:The .grad attribute", "ignore:dynamo_pgo force disabled",
+                            "ignore:Guards may run slower on Python 3.13.0")
 def test_both_ways_are_timed():
     result = CliRunner().invoke(torch_compile.main, [
         "--resolution=8", "--cbase=32", "--cmax=4", "--w-dim=8", "--batch=4", "--steps=1", "--threads=1",

@@ -9,6 +9,7 @@ import sys
 import tarfile
 import time
 import zipfile
+from contextlib import closing
 
 import numpy as np
 import PIL.Image
@@ -19,6 +20,8 @@ from shell import ROOT
 from tiny_models import make_model, make_pictures, picture, zip_folder
 
 import invert
+from layered_plugin.data.mask_files import MaskFiles
+from layered_plugin.data.pictures import PictureSource
 from layered_plugin.errors import ArgumentError, ModelError, PictureError, UserError
 from layered_plugin.segmentation import outputs, parts, segment_files, workers
 from layered_plugin.segmentation.merging import merge_shards
@@ -56,6 +59,11 @@ def tar_folder(folder, path, mode="w"):
         for file in sorted(path for path in folder.rglob("*") if path.is_file()):
             archive.add(file, file.relative_to(folder).as_posix())
     return path
+
+
+def names_in(path):
+    with closing(PictureSource(path)) as source:
+        return source.names
 
 
 def lines(path):
@@ -161,6 +169,35 @@ def test_zip_holds_what_the_folder_would(segment, folder, tmp_path):
         found = {name: archive.read(name) for name in archive.namelist()}
     assert found == {name: data for name, data in contents(tmp_path / "expected").items() if "/" in name}
     assert (tmp_path / "out" / "00000.jsonl").read_bytes() == (tmp_path / "expected" / "manifest.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("form, masks", [("zip", "00000.zip"), ("tar", "00000.tar"), ("tar", ".")])
+def test_masks_in_an_archive_of_results_are_those_of_their_pictures(segment, folder, tmp_path, form, masks):
+    segment(folder, tmp_path / "expected")
+    segment(folder, tmp_path / "out", form=form)
+    names, expected = names_in(folder), MaskFiles(tmp_path / "expected" / "masks")
+    assert len(names) == 13 and "sub/a.b.png" in names
+    with closing(MaskFiles(tmp_path / "out" / masks)) as found:
+        found.check_names(names, folder)
+        for name in names:
+            np.testing.assert_array_equal(found.read(name), expected.read(name))
+        left = "masks/00.png" if form == "zip" else f"{'00000.tar/' if masks == '.' else ''}00.mask.png"
+        assert found.unmatched(names[1:], folder) == ([], [left])
+
+
+def test_shards_find_the_masks_of_their_own_results(segment, folder, tmp_path):
+    """Pictures have the same names in both shards, and other masks."""
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    tar_folder(folder, shards / "s-0.tar")
+    make_pictures(folder, names_in(folder)[::-1])
+    tar_folder(folder, shards / "s-1.tar")
+    segment(shards / "s-*.tar", tmp_path / "out", form="tar")
+    segment(folder, tmp_path / "expected")
+    masks = MaskFiles(tmp_path / "out")
+    masks.check_names(names_in(shards), shards)
+    np.testing.assert_array_equal(masks.read("s-1.tar/z.png"), MaskFiles(tmp_path / "expected" / "masks").read("z.png"))
+    assert masks.read("s-1.tar/z.png").shape != masks.read("s-0.tar/z.png").shape
 
 
 @pytest.mark.filterwarnings("ignore")  # Of the library.
