@@ -83,9 +83,7 @@ def vary_shape(layers: Layers, prob: float, generator: torch.Generator) -> Layer
     factor = (1 + wave(0.6, *LOBES) + wave(0.3, 1, 3)).clamp(min=LEAST_RADIUS)
 
     axis, stretch = uniform(0, math.pi), torch.exp(uniform(-math.log(2), math.log(2)))
-    cos, sin = torch.cos(axis), torch.sin(axis)
-    along, across = (cos * dx + sin * dy) * stretch, (cos * dy - sin * dx) / stretch
-    bent = torch.stack([cos * along - sin * across, sin * along + cos * across], dim=3) * factor[..., None]
+    bent = unstretch(dx, dy, axis, stretch) * factor[..., None]
     ends = torch.cat([layers.mask[:, :, [0, -1]].flatten(1), layers.mask[:, :, :, [0, -1]].flatten(1)], dim=1)
     uncut = (ends <= 0.5).all(dim=1)[:, None, None, None]
     chosen = (uniform(0, 1)[..., None] < prob) & uncut
@@ -93,6 +91,22 @@ def vary_shape(layers: Layers, prob: float, generator: torch.Generator) -> Layer
     fg = F.grid_sample(layers.fg, where, padding_mode="border", align_corners=False)
     mask = F.grid_sample(layers.mask, where, padding_mode="zeros", align_corners=False)
     return layers._replace(fg=fg, mask=mask)
+
+
+def unstretch(dx: torch.Tensor, dy: torch.Tensor, axis: torch.Tensor, stretch: torch.Tensor) -> torch.Tensor:
+    """Where points of pictures come from that were stretched about the origin, and squeezed as much across.
+
+    Args:
+        dx, dy: Points, [N, H, W] each.
+        axis: Angle of the axis squeezed along, [N, 1, 1], in radians.
+        stretch: Factor across it, [N, 1, 1].
+
+    Returns:
+        [N, H, W, 2], x and y.
+    """
+    cos, sin = torch.cos(axis), torch.sin(axis)
+    along, across = (cos * dx + sin * dy) * stretch, (cos * dy - sin * dx) / stretch
+    return torch.stack([cos * along - sin * across, sin * along + cos * across], dim=3)
 
 
 def random_affine(

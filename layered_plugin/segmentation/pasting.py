@@ -10,16 +10,20 @@ import torch
 from torch.nn import functional as F
 
 from layered_plugin.model.layers import Layers, composite
-from layered_plugin.segmentation.augment import clean_edges, detail_of
+from layered_plugin.segmentation.augment import clean_edges, detail_of, unstretch
 
-SIZE = (0.4, 1.1)  # Least and largest factor, of lengths.
+SIZE = (0.4, 1.2)  # Least and largest factor, of lengths.
+
+STRETCH = 2.0  # Largest factor of an axis, by which the other is squeezed: thin objects are rare as well.
 
 PLACE = 0.25  # Largest distance of the object's center from the picture's along an axis, by the side.
 
 
 def paste_objects(img: torch.Tensor, mask: torch.Tensor,
                   generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Put the object of each picture, larger or smaller, on the ground of the one before it, whose object is filled in.
+    """Put the object of each picture, larger or smaller and stretched, on the ground of the one before it.
+
+    That one's own object is filled in.
 
     Args:
         img: Pictures, [N, 3, S, S], in [-1, 1].
@@ -32,15 +36,15 @@ def paste_objects(img: torch.Tensor, mask: torch.Tensor,
     num, detail = len(img), detail_of(img.shape[-1])
 
     def uniform(low: float, high: float) -> torch.Tensor:
-        return (low + (high - low) * torch.rand([num, 1, 1, 1], generator=generator)).to(img.device)
+        return (low + (high - low) * torch.rand([num, 1, 1], generator=generator)).to(img.device)
 
     identity = torch.eye(2, 3, device=img.device).expand(num, -1, -1)
     grid = F.affine_grid(identity, list(mask.shape), align_corners=False)  # [N, S, S, 2]
     weight = mask[:, 0, :, :, None]
     center = (grid * weight).sum(dim=[1, 2], keepdim=True) / weight.sum(dim=[1, 2], keepdim=True).clamp(min=1)
     size = torch.exp(uniform(math.log(SIZE[0]), math.log(SIZE[1])))
-    place = torch.cat([uniform(-2 * PLACE, 2 * PLACE), uniform(-2 * PLACE, 2 * PLACE)], dim=3)
-    where = center + (grid - place) / size
+    dx, dy = (grid[..., axis] - uniform(-2 * PLACE, 2 * PLACE) for axis in (0, 1))
+    where = center + unstretch(dx, dy, uniform(0, math.pi), torch.exp(uniform(0, math.log(STRETCH)))) / size[..., None]
 
     ground = fill_in(img, F.max_pool2d(mask, 4 * detail + 1, stride=1, padding=2 * detail))  # The rim goes as well.
     layers = clean_edges(Layers(ground.roll(1, 0), img, mask), 3 * detail)

@@ -6,6 +6,7 @@ picture turned and disturbed. No true mask is seen.
 """
 
 import copy
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -15,6 +16,12 @@ from layered_plugin.segmentation.augment import detail_of, disturb, random_affin
 from layered_plugin.segmentation.colors import MARGIN, correct_by_colors
 from layered_plugin.segmentation.pairs import PairFilter
 from layered_plugin.segmentation.pasting import paste_objects
+
+# Ways to look at a picture; each undoes itself.
+VIEWS: tuple[Callable[[torch.Tensor], torch.Tensor], ...] = (
+    lambda img: img, lambda img: img.flip(3), lambda img: img.flip(2), lambda img: img.transpose(2, 3))
+
+VIEWS_OF_TARGETS = 2  # More make a target little better and a step longer.
 
 
 class SelfTraining:
@@ -31,7 +38,7 @@ class SelfTraining:
     """
 
     def __init__(self, unet: AnyUNet, keep: PairFilter, seed: int, decay: float = 0.99, colors: bool = True,
-                 margin: float = MARGIN, paste: float = 0.33):
+                 margin: float = MARGIN, paste: float = 0.5):
         self.unet = unet
         self.teacher = copy.deepcopy(unet).eval().requires_grad_(False)
         self.keep = keep
@@ -45,30 +52,33 @@ class SelfTraining:
     def targets(self, img: torch.Tensor) -> torch.Tensor:
         """Object pixels of real pictures as the teacher sees them, [N, 1, H, W], float, 0 or 1.
 
-        What the teacher says (`opinions`), and the picture's colors have a say.
+        What the teacher says of two views (`opinions`), and the picture's colors have a say.
 
         Args:
             img: Pictures, [N, 3, H, W], in [-1, 1].
         """
-        mean = self.opinions(img)
+        mean = self.opinions(img, VIEWS_OF_TARGETS)
         if self.colors:
             mean = correct_by_colors(img, mean, self.margin)
         return (mean > 0.5).to(img.dtype)
 
     @torch.no_grad()
-    def opinions(self, img: torch.Tensor) -> torch.Tensor:
-        """What the teacher says of real pictures, averaged over the picture, its mirror images and its transpose.
+    def opinions(self, img: torch.Tensor, num_views: int = len(VIEWS)) -> torch.Tensor:
+        """What the teacher says of real pictures, averaged over views: the picture, its mirror images, its transpose.
 
         Args:
             img: Pictures, [N, 3, H, W], in [-1, 1].
+            num_views: So many of the four, drawn anew for each call; all four need no draw.
 
         Returns:
             Opacities, [N, 1, H, W], in [0, 1].
         """
-        views = [img, img.flip(3).contiguous(), img.flip(2).contiguous(), img.transpose(2, 3).contiguous()]
+        chosen: Sequence[int] = range(len(VIEWS))
+        if num_views < len(VIEWS):
+            chosen = torch.randperm(len(VIEWS), generator=self.generator)[:num_views].tolist()
         with fast_half(img.device):
-            opinions = [self.teacher(view).float().sigmoid() for view in views]
-        return (opinions[0] + opinions[1].flip(3) + opinions[2].flip(2) + opinions[3].transpose(2, 3)) / 4
+            opinions = [VIEWS[view](self.teacher(VIEWS[view](img).contiguous()).float().sigmoid()) for view in chosen]
+        return torch.stack(opinions).mean(dim=0)
 
     def batch(self, img: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Augmented real pictures with targets.

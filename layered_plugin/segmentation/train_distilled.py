@@ -72,7 +72,7 @@ def train_distilled(run_dir: Path, options: dict[str, Any], record: dict[str, An
     stopped = run.loop(lambda step: dict(loss=fitting.step(*sampler.batch(batch))))
     margin = None
     if stopped is None and real is not None:
-        stopped, margin = _adapt(run_dir, options, unet, sampler, real)
+        stopped, margin = _adapt(run_dir, options, unet, real)
     if stopped is not None:
         return stopped
     found = {} if margin is None else dict(margin=margin)
@@ -80,15 +80,14 @@ def train_distilled(run_dir: Path, options: dict[str, Any], record: dict[str, An
     return None
 
 
-def _adapt(run_dir: Path, options: dict[str, Any], unet: AnyUNet, sampler: PairSampler,
+def _adapt(run_dir: Path, options: dict[str, Any], unet: AnyUNet,
            real: RealPictures) -> tuple[str | None, float | None]:
-    """Self-training on real pictures, a quarter of each batch generated; the teacher's weights are the result.
+    """Self-training on real pictures; the teacher's weights are the result.
 
     Returns:
         None, or the name of the signal that stopped it; the margin at work (`rare_border`), None if it was stopped.
     """
-    num_gen = options["batch"] // 4
-    num_real = options["batch"] - num_gen
+    batch = options["batch"]
     settled = settle_on_real(unet, real)
     keep = PairFilter(options["min_coverage"], options["max_coverage"], MIN_PART_REAL)
     teaching = SelfTraining(unet, keep, options["seed"] + 1, colors=options["colors"],
@@ -96,16 +95,17 @@ def _adapt(run_dir: Path, options: dict[str, Any], unet: AnyUNet, sampler: PairS
     fitting = Fitting(unet, options["adapt"])
 
     def step(_step: int) -> dict[str, float]:
-        img, mask = teaching.batch(real.batch(num_real))
-        gen_img, gen_mask = sampler.batch(num_gen)
-        loss = fitting.step(torch.cat([img, gen_img]), torch.cat([mask, gen_mask]))
-        teaching.follow()
-        return dict(loss=loss, kept=len(img) / num_real)
+        img, mask = teaching.batch(real.batch(batch))
+        terms = dict(kept=len(img) / batch)
+        if len(img) > 1:  # Batch normalisation needs two.
+            terms.update(loss=fitting.step(img, mask))
+            teaching.follow()
+        return terms
 
-    run = ModelRun(run_dir, "real", "Real pictures", options["adapt"], options["batch"],
+    run = ModelRun(run_dir, "real", "Real pictures", options["adapt"], batch,
                    dict(unet=unet, teacher=teaching.teacher, optimizer=fitting.optimizer, schedule=fitting.schedule),
-                   dict(pairs=sampler.generator, teaching=teaching.generator))
-    real.start_at(settled + run.step * num_real)
+                   dict(teaching=teaching.generator))
+    real.start_at(settled + run.step * batch)
     stopped, margin = run.loop(step), None
     if stopped is None:
         unet.load_state_dict(teaching.teacher.state_dict())

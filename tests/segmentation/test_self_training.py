@@ -1,6 +1,7 @@
 """Self-training: what the teacher says, whom it follows, which pictures come back."""
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -46,23 +47,36 @@ def scenes(*sides, size=16):
     return (mask * 1.6 - 0.8).expand(-1, 3, -1, -1), mask
 
 
-@pytest.mark.parametrize("shape", [(16, 16), (8, 12)])
-def test_targets_are_the_mean_opinion_of_four_views(shape):
-    unet = tiny()
-    teaching = SelfTraining(unet, ALL, seed=0, colors=False)
-    img = torch.randn(3, 3, *shape)
-    net = copy.deepcopy(unet).eval()
+def by_view(net, img):
+    """Opinions of the picture, of its two mirror images and of its transpose, each as of the picture."""
+    height, width = img.shape[2:]
+    rows, columns = range(height - 1, -1, -1), range(width - 1, -1, -1)
     with torch.no_grad():
-        prob = torch.zeros(3, 1, *shape)
-        prob += net(img).sigmoid()
-        prob += net(img[:, :, :, range(shape[1] - 1, -1, -1)]).sigmoid()[:, :, :, range(shape[1] - 1, -1, -1)]
-        prob += net(img[:, :, range(shape[0] - 1, -1, -1)]).sigmoid()[:, :, range(shape[0] - 1, -1, -1)]
-        prob += net(img.permute(0, 1, 3, 2)).sigmoid().permute(0, 1, 3, 2)
-    targets = teaching.targets(img)
-    assert targets.shape == (3, 1, *shape) and targets.dtype == torch.float32
-    clear = (prob / 4 - 0.5).abs() > 1e-5
-    assert torch.equal(targets[clear], (prob / 4 > 0.5).float()[clear])
-    assert 0.05 < targets.mean() < 0.95, "all of one kind would test nothing"
+        return [net(img).sigmoid(), net(img[:, :, :, columns]).sigmoid()[:, :, :, columns],
+                net(img[:, :, rows]).sigmoid()[:, :, rows], net(img.permute(0, 1, 3, 2)).sigmoid().permute(0, 1, 3, 2)]
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (8, 12)])
+def test_opinions_are_the_mean_of_four_views(shape):
+    unet = tiny()
+    img = torch.randn(3, 3, *shape)
+    expected = sum(by_view(copy.deepcopy(unet).eval(), img)) / 4
+    opinions = SelfTraining(unet, ALL, seed=0).opinions(img)
+    assert opinions.shape == (3, 1, *shape) and torch.allclose(opinions, expected, atol=1e-5)
+    assert 0.05 < (opinions > 0.5).float().mean() < 0.95, "all of one kind would test nothing"
+
+
+def test_targets_are_the_mean_opinion_of_two_views_drawn_anew():
+    unet, img = tiny(), torch.randn(3, 3, 16, 16)
+    views = by_view(copy.deepcopy(unet).eval(), img)
+    pairs = {pair: (views[pair[0]] + views[pair[1]]) / 2 for pair in itertools.combinations(range(4), 2)}
+    teaching, drawn = SelfTraining(unet, ALL, seed=0, colors=False), set()
+    for _ in range(40):
+        targets = teaching.targets(img)
+        assert targets.shape == (3, 1, 16, 16) and targets.dtype == torch.float32
+        drawn.add(next(pair for pair, mean in pairs.items()
+                       if not ((targets != (mean > 0.5)) & ((mean - 0.5).abs() > 1e-5)).any()))
+    assert drawn == set(pairs)
 
 
 class Aside(nn.Module):
@@ -81,8 +95,9 @@ def test_colors_correct_what_the_teacher_says(colors):
 
 
 def test_targets_do_not_depend_on_the_batch():
-    teaching, img = SelfTraining(tiny(), ALL, seed=0), torch.randn(4, 3, 16, 16)
-    assert torch.equal(teaching.targets(img), torch.cat([teaching.targets(one[None]) for one in img]))
+    unet, img = tiny(), torch.randn(4, 3, 16, 16)
+    targets = [SelfTraining(unet, ALL, seed=0).targets(part) for part in (img, *img.split(1))]
+    assert torch.equal(targets[0], torch.cat(targets[1:]))
 
 
 def test_the_teacher_is_a_frozen_copy_in_evaluation_mode():
