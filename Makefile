@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
-JOBS ?= 2
+JOBS ?= 3
 INSTALLED := $(VENV)/.installed
 
 .PHONY: help demo test install audit clean
@@ -21,7 +21,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED)  # The whole job on built-in pictures; finished steps are not repeated.
 	$(PY) -m layered_plugin.demo
 
-test: $(INSTALLED)  # ruff, then mypy beside pytest in JOBS=2 processes.
+test: $(INSTALLED)  # ruff, then mypy beside pytest in JOBS=3 processes.
 	$(VENV)/bin/ruff check .
 	@mkdir -p build
 	@echo "$(VENV)/bin/mypy, beside $(PY) -m pytest -n $(JOBS) --dist=worksteal"
