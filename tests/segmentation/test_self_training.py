@@ -58,7 +58,8 @@ def test_opinions_are_the_mean_over_a_picture_and_its_mirror_image(shape):
     assert opinions.shape == (3, 1, *shape) and torch.allclose(opinions, expected, atol=1e-5)
     assert 0.05 < (opinions > 0.5).float().mean() < 0.95, "all of one kind would test nothing"
     targets = teaching.targets(img)
-    assert targets.dtype == torch.float32 and not ((targets != (expected > 0.5)) & ((expected - 0.5).abs() > 1e-5)).any()
+    unlike = (targets != (expected > 0.5)) & ((expected - 0.5).abs() > 1e-5)
+    assert targets.dtype == torch.float32 and not unlike.any()
 
 
 class Aside(nn.Module):
