@@ -16,7 +16,7 @@ from layered_plugin.segmentation.colors import MARGIN, correct_by_colors
 from layered_plugin.segmentation.pairs import PairFilter
 from layered_plugin.segmentation.pasting import paste_objects
 
-TURN = 15.0  # Degrees to either side: most photographs show what is upright, and that is half of the knowledge of it.
+TURN = 15.0  # Degrees to either side, at most: most pictures show what is upright.
 
 
 class SelfTraining:
