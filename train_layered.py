@@ -16,12 +16,12 @@ from layered_plugin.base import BASE
 from layered_plugin.command_line import SETTINGS, CheckedCommand, user_errors
 from layered_plugin.data.fingerprint import fingerprint
 from layered_plugin.errors import ArgumentError, CheckpointError, FidelityError, MaskError, PictureError
-from layered_plugin.model.snapshots import is_saved_generator
 from layered_plugin.training import options, presets
 from layered_plugin.training.config import check_together, setup_training_config
 from layered_plugin.training.init_from import adopt_plain, plain_options
 from layered_plugin.training.launcher import launch
 from layered_plugin.training.resume import resume_config
+from layered_plugin.trust import is_saved_generator
 
 
 def new_config(outdir: str, dry_run: bool, is_local: bool, opts: dict[str, Any],

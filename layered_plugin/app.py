@@ -20,7 +20,7 @@ from layered_plugin.errors import CheckpointError, MissingLibraryError, ModelErr
 from layered_plugin.model.layers import composite
 from layered_plugin.model.perturb import shift_foreground
 from layered_plugin.model.scenes import draw_layers, seed_codes
-from layered_plugin.model.snapshots import load_snapshot
+from layered_plugin.model.snapshots import find_snapshot, load_snapshot
 from layered_plugin.segmentation.segmenter import Segmenter
 
 NUM_SCENES = 16  # Of the gallery at a time.
@@ -56,17 +56,18 @@ def main(model: str | None, network: str | None, snapshot: str, host: str, port:
         raise click.UsageError("--model: encoders of chunks know only their own pictures; give a distilled model, or "
                                "an encoder of a whole data set")
     if network is None:
-        network = own_network(segmenter.options.get("network"))  # type: ignore[union-attr]
+        network = own_network(segmenter.options.get("network"), snapshot)  # type: ignore[union-attr]
     G = None if network is None else load_snapshot(network, choose_device(device), snapshot)["G_ema"]
     page = make_page(segmenter, G)
     page.launch(server_name=host, server_port=port, inbrowser=open_browser, share=False, show_error=True)
 
 
-def own_network(path: str | None) -> str | None:
+def own_network(path: str | None, snapshot: str = "best") -> str | None:
     """The network that a model's file names, if it is there and may be loaded on that word alone; else None."""
     if path is None or not os.path.exists(path):
         return None
-    if not os.path.isdir(path) and not trust.is_trusted(trust.pickle_hash(path)):
+    path = find_snapshot(path, snapshot)
+    if not trust.is_saved_generator(path) and not trust.is_trusted(trust.pickle_hash(path)):
         click.echo(f"Without scenes: {path} was not made here; give --network={path} if you trust it", err=True)
         return None
     return path

@@ -15,8 +15,9 @@ from layered_plugin.model.open_raster import scene_layers, write_open_raster
 from layered_plugin.model.parts import background_networks, foreground_networks
 from layered_plugin.model.scenes import draw_layers, one_hot, seed_codes, to_pictures
 from layered_plugin.model.snapshots import load_snapshot, save_network_pkl
-from layered_plugin.model.weights_file import GENERATOR_FILE, WEIGHTS_FILE, save_generator
+from layered_plugin.model.weights_file import WEIGHTS_FILE, save_generator
 from layered_plugin.progress import progress
+from layered_plugin.trust import GENERATOR_FILE
 
 BATCH = 32  # Scenes at a time.
 

@@ -13,6 +13,8 @@ import dnnlib
 
 from layered_plugin.errors import CheckpointError
 
+GENERATOR_FILE = "generator.json"  # Of networks without code (``model/weights_file.py``).
+
 _seen: set[str] = set()  # Of this process; the list may not be writable.
 
 
@@ -23,13 +25,13 @@ def ledger() -> Path:
 
 
 def pickle_hash(file_or_url: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file, of what a URL gives, or of the files of a folder.
+    """SHA-256 of a file, of what a URL gives, or of the files of networks without code.
 
     Raises:
         CheckpointError: It can't be read; the text names it.
     """
     digest = hashlib.sha256()
-    files = sorted(Path(file_or_url).glob("generator.*")) if _is_folder(file_or_url) else [file_or_url]
+    files = sorted(Path(file_or_url).glob("generator.*")) if is_saved_generator(file_or_url) else [file_or_url]
     try:
         for name in files:
             with dnnlib.util.open_url(str(name)) as file:
@@ -70,7 +72,7 @@ def trust_named(file_or_url: str | os.PathLike[str]) -> str:
         Its hash.
     """
     digest = pickle_hash(file_or_url)
-    if not is_trusted(digest) and not _is_folder(file_or_url):
+    if not is_trusted(digest) and not is_saved_generator(file_or_url):
         print(f"NOTE: {file_or_url} was not made here, and loading a pickle runs its code", file=sys.stderr)
         trust(digest)
     return digest
@@ -80,7 +82,7 @@ def check_pickle(file_or_url: str, recorded: str | None, told: bool, where: str 
     """See that a pickle that a run's file names may be loaded.
 
     Args:
-        file_or_url: The pickle.
+        file_or_url: The pickle, or networks without code; of a run folder the snapshot that is to be loaded.
         recorded: Its hash when the run began, None = the run is older than hashes.
         told: Has the user given --trust-pickle?
         where: The file that names it.
@@ -92,7 +94,7 @@ def check_pickle(file_or_url: str, recorded: str | None, told: bool, where: str 
     if recorded is not None and digest != recorded:
         raise CheckpointError(f"{file_or_url}: its contents have changed since the run of {where} began; put the file "
                               "back, or start a new run")
-    if is_trusted(digest) or _is_folder(file_or_url):
+    if is_trusted(digest) or is_saved_generator(file_or_url):
         return
     if not told:
         raise CheckpointError(f"{where} names the pickle {file_or_url}, which was not made here, and loading a pickle "
@@ -100,6 +102,6 @@ def check_pickle(file_or_url: str, recorded: str | None, told: bool, where: str 
     trust(digest)
 
 
-def _is_folder(file_or_url: str | os.PathLike[str]) -> bool:
-    """Whether these are networks without code (``weights_file.py``)."""
-    return Path(file_or_url).is_dir()
+def is_saved_generator(path: str | os.PathLike[str]) -> bool:
+    """Whether these are networks without code: a folder of ``weights_file.save_generator``."""
+    return (Path(path) / GENERATOR_FILE).is_file()

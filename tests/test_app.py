@@ -88,6 +88,13 @@ def test_network_that_a_model_names_is_loaded_only_if_it_was_made_here(runs, cap
     assert app.own_network(str(runs[0] / "foreign.pkl")) is None and "--network=" in capsys.readouterr().err
 
 
+def test_run_folder_that_a_model_names_is_judged_as_the_pickle_that_would_be_loaded(runs, tmp_path, capsys):
+    assert app.own_network(str(runs[0])) == str(runs[0] / "network-snapshot-000001.pkl")
+    foreign = tmp_path / "network-snapshot-000000.pkl"
+    foreign.write_bytes(b"made elsewhere")
+    assert app.own_network(str(tmp_path)) is None and f"--network={foreign}" in capsys.readouterr().err
+
+
 @contextlib.contextmanager
 def served(*args):
     """Address of the page, in a process of its own."""

@@ -18,9 +18,10 @@ import torch
 from layered_plugin import trust
 from layered_plugin.errors import CheckpointError, ModelError, one_line
 from layered_plugin.files import write_watched
-from layered_plugin.model.weights_file import GENERATOR_FILE, load_generator
+from layered_plugin.model.weights_file import load_generator
 from layered_plugin.runs import STATS_FILE, complete_run, nearest_runs
 from layered_plugin.tensor_files import tensor_bytes
+from layered_plugin.trust import is_saved_generator
 
 
 def snapshot_path(run_dir: str | os.PathLike[str], nimg: int) -> Path:
@@ -130,11 +131,6 @@ def read_networks(path: str) -> dict[str, Any]:
             return legacy.load_network_pkl(file)
     except Exception as err:  # A pickle is a program, a damaged one may fail in any way.
         raise CheckpointError(f"{path}: not a readable network snapshot: {one_line(err, 200)}") from err
-
-
-def is_saved_generator(path: str | os.PathLike[str]) -> bool:
-    """Whether this is a folder of ``save_generator``."""
-    return (Path(path) / GENERATOR_FILE).is_file()
 
 
 def is_layered(G: torch.nn.Module) -> bool:

@@ -16,8 +16,9 @@ from layered_plugin.files import atomic_write, write_json
 from layered_plugin.json_files import anything, check_fields, fields, maybe, number, read_json, text
 from layered_plugin.model.generator import LayeredGenerator
 from layered_plugin.model.network_rules import NETWORKS
+from layered_plugin.trust import GENERATOR_FILE
 
-GENERATOR_FILE, WEIGHTS_FILE = "generator.json", "generator.safetensors"
+WEIGHTS_FILE = "generator.safetensors"
 
 FORMAT = 1
 

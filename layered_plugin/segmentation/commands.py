@@ -109,6 +109,7 @@ def _go_on(ctx: click.Context, command: str, opts: dict[str, Any]) -> tuple[Path
     options["device"] = choose_device(options["device"])
     if not (run_dir / runs.MODEL_FILE).is_file():
         _check_data(options, record, opts["data_changed"] == "ok", path)
+        options["network"] = find_snapshot(options["network"])  # What is judged is what will be loaded.
         trust.check_pickle(options["network"], record.get("network_sha256"), opts["trust_pickle"], path)
     return run_dir, record
 

@@ -166,6 +166,30 @@ def test_resume_loads_no_pickle_that_its_options_name_instead(begun, tmp_path):
     assert not (tmp_path / "went-off").exists()
 
 
+def test_run_folder_is_judged_as_the_pickle_that_would_be_loaded_from_it(begun, tmp_path):
+    run, network = begun
+    (tmp_path / "runs" / "00002-evil").mkdir()
+    bomb = write_bomb(tmp_path / "runs" / "00002-evil" / network.name, tmp_path)
+    record = json.loads((run / "options.json").read_text())
+    del record["network_sha256"]
+    args = ["distill", f"--outdir={tmp_path}/runs", f"--resume={run}"]
+    for folder in (bomb.parent, tmp_path / "runs" / "00002"):  # By the beginning of its name, too.
+        record["options"]["network"] = str(folder)
+        (run / "options.json").write_text(json.dumps(record))
+        refused = invoke(invert.main, *args)
+        assert refused.exit_code == 1 and f"names the pickle {bomb}, which was not made here" in refused.stderr
+    assert not (tmp_path / "went-off").exists() and not trust.is_trusted(trust.pickle_hash(bomb))
+    record["options"]["network"] = str(network.parent)
+    (run / "options.json").write_text(json.dumps(record))
+    assert invoke(invert.main, *args).exit_code == 0  # One that was made here goes on.
+
+
+def test_only_a_folder_of_networks_without_code_needs_no_trust(tmp_path):
+    write_bomb(tmp_path / "network-snapshot-000000.pkl", tmp_path)
+    with pytest.raises(CheckpointError, match=f"{tmp_path}: not readable"):
+        trust.check_pickle(str(tmp_path), None, False, "options.json")
+
+
 def test_network_that_changed_since_the_run_began_is_refused(begun, tmp_path):
     run, network = begun
     shutil.copy(make_gan_run(tmp_path / "other", seed=1) / network.name, network)
