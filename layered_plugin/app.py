@@ -110,12 +110,12 @@ def moved_scenes(G: Any, first: int, right: int, down: int) -> list[tuple[PIL.Im
     Args:
         G: Layered generator.
         first: Seed of the first; the others follow.
-        right, down: Of every object, in pixels of the network.
+        right, down: Where every object goes, in pixels of the network; Eq. 2 counts the other way.
     """
     seeds = list(range(first, first + NUM_SCENES))
     codes = seed_codes(G, seeds, class_idx=0 if G.c_dim > 0 else None)
     layers = draw_layers(G, codes, noise_seeds=seeds)
-    shift = torch.tensor([[right, down]], device=codes.device).expand(len(seeds) * G.num_objects, 2)
+    shift = torch.tensor([[-right, -down]], device=codes.device).expand(len(seeds) * G.num_objects, 2)
     pictures = to_uint8(composite(shift_foreground(layers, shift))).permute(0, 2, 3, 1).cpu().numpy()
     scale = max(1, CELL_PX // G.img_resolution)
     return [(PIL.Image.fromarray(picture).resize((G.img_resolution * scale,) * 2, PIL.Image.Resampling.NEAREST),

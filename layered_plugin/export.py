@@ -119,10 +119,11 @@ def generator(network: str, snapshot: str, dest: str) -> None:
 def onnx(network: str, snapshot: str, trunc: float, dest: str) -> None:
     """Write the whole generator as ONNX, for programs without PyTorch, and check it against PyTorch.
 
-    Inputs: z [N, z_dim], normal numbers; shift [N, K, 2], int64, how far (dx, dy) each of the K objects is moved in
-    pixels, mostly zeros; of a conditional network label [N, c_dim], 1 for the class, else 0. Outputs, float32: picture
-    [N, 3, R, R] in about [-1, 1]; mask [N, K, R, R] in [0, 1]. N is free. Noise and --trunc are fixed in the file.
-    Needs pip install 'layered-plugin[onnx]'.
+    Inputs: z [N, z_dim], normal numbers; shift [N, K, 2], int64, how far each of the K objects is moved in pixels,
+    mostly zeros: (dx, dy) as in equation 2 of the paper, above 0 to the left and up, below 0 to the right and down; of
+    a conditional network label [N, c_dim], 1 for the class, else 0. Outputs, float32: picture [N, 3, R, R] in about
+    [-1, 1]; mask [N, K, R, R] in [0, 1]. N is free. Noise and --trunc are fixed in the file. Needs
+    pip install 'layered-plugin[onnx]'.
 
     \b
     Example:

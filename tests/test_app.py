@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from tiny_models import SIDE, make_gan_run, make_model, picture
 
 from layered_plugin import Segmenter, app, trust
-from layered_plugin.model.layers import composite
+from layered_plugin.model.layers import Layers, composite
 from layered_plugin.model.scenes import seed_codes
 from layered_plugin.model.snapshots import load_snapshot
 
@@ -59,6 +59,17 @@ def test_scenes_are_those_of_the_seeds_and_their_objects_move(runs):
     away = app.moved_scenes(G, 7, SIDE, 0)[0][0].resize((SIDE, SIDE), PIL.Image.Resampling.NEAREST)
     background = (layers.bg * 127.5 + 128).clamp(0, 255)[0].permute(1, 2, 0).numpy()
     assert np.abs(np.asarray(away) - background).max() <= 2 and torch.is_tensor(layers.mask)
+
+
+@pytest.mark.parametrize("right, down", [(2, 0), (0, 3), (-1, -4), (3, -2)])
+def test_objects_move_where_the_sliders_say(runs, monkeypatch, right, down):
+    G, place = load_snapshot(runs[0])["G_ema"], (7, 5)  # Row and column of an object of one pixel, white on black.
+    mask = torch.zeros(app.NUM_SCENES, 1, SIDE, SIDE)
+    mask[:, :, place[0], place[1]] = 1
+    white = torch.ones(app.NUM_SCENES, 3, SIDE, SIDE)
+    monkeypatch.setattr(app, "draw_layers", lambda *_args, **_kwargs: Layers(-white, white, mask))
+    shown = app.moved_scenes(G, 0, right, down)[0][0].resize((SIDE, SIDE), PIL.Image.Resampling.NEAREST)
+    assert np.argwhere(np.asarray(shown.convert("L")) > 128).tolist() == [[place[0] + down, place[1] + right]]
 
 
 @pytest.mark.parametrize("args, code, text", [

@@ -18,8 +18,8 @@ class Codes(NamedTuple):
 
     Fields:
         ws: Codes of both halves of the generator, [N, num_ws, w_dim].
-        shift: Displacement (dx, dy) of foreground and mask as a fraction of the side, [N, 2], positive to the right
-            and down.
+        shift: Displacement (dx, dy) of foreground and mask as a fraction of the side, [N, 2]; positive numbers move
+            them to the right and down, the other way than the shift of Eq. 2 in ``perturb.py``.
     """
 
     ws: torch.Tensor

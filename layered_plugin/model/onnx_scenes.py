@@ -29,8 +29,9 @@ def export_scenes(G: Any, dest: str | os.PathLike[str], truncation_psi: float = 
     """Write a layered generator of K objects as ONNX, N scenes at a time, N free.
 
     Inputs: `z` [N, z_dim], normal; `shift` [N, K, 2], int64, (dx, dy) of each object in pixels, zeros for none: what
-    stood at p + shift goes to p (Eq. 2); of a conditional network `label` [N, c_dim], one-hot. Outputs: `picture`
-    [N, 3, R, R] in about [-1, 1], `mask` [N, K, R, R] in [0, 1], how much of each pixel shows each object.
+    stood at p + shift goes to p (Eq. 2), so positive numbers move an object to the left and up; of a conditional
+    network `label` [N, c_dim], one-hot. Outputs: `picture` [N, 3, R, R] in about [-1, 1], `mask` [N, K, R, R] in
+    [0, 1], how much of each pixel shows each object.
 
     Args:
         G: LayeredGenerator in evaluation mode, on the CPU.

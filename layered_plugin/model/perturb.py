@@ -34,7 +34,8 @@ def shift_images(img: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
 
     Args:
         img: Images, [N, C, H, W], any float dtype.
-        shift: (dx, dy) per image in pixels, [N, 2], integer; as in Eq. 2, out[p] = img[p + shift].
+        shift: (dx, dy) per image in pixels, [N, 2], integer; as in Eq. 2, out[p] = img[p + shift]: positive numbers
+            move what is there to the left and up, the other way than ``encoder.Codes.shift``.
 
     Returns:
         Shifted images, [N, C, H, W], dtype of img.
@@ -64,7 +65,8 @@ def shift_foreground(layers: Layers, shift: torch.Tensor) -> Layers:
 
     Args:
         layers: Scene of N pictures with K objects.
-        shift: (dx, dy) per object in pixels, [N * K, 2], integer, the K of a picture in a row.
+        shift: (dx, dy) per object in pixels, [N * K, 2], integer, the K of a picture in a row; positive numbers move
+            to the left and up, see ``shift_images``.
 
     Returns:
         The scene to composite; a mask is 0 where nothing was moved in.
