@@ -52,13 +52,13 @@ def is_lost_process(err: RuntimeError) -> bool:
     return isinstance(err, torch.distributed.DistError) or any(words in str(err) for words in GLOO_WORDS)
 
 
-def supervise(context: Any, stop: StopRequest, run_dir: str, grace: float = GRACE_SECONDS) -> int:
+def supervise(context: Any, stop: StopRequest, told: Path, grace: float = GRACE_SECONDS) -> int:
     """Wait for all processes; when one dies, end the others, and say who died of what and how to go on.
 
     Args:
         context: What ``torch.multiprocessing.start_processes`` returned.
         stop: Its SIGTERM is passed on; Ctrl-C reaches the processes by itself.
-        run_dir: Of the run.
+        told: File with the path of the run folder, that of a restart once there is one.
         grace: Seconds that the others get to end by themselves.
 
     Returns:
@@ -89,6 +89,7 @@ def supervise(context: Any, stop: StopRequest, run_dir: str, grace: float = GRAC
         if process.exitcode is None:
             process.kill()
             process.join()
+    run_dir = os.fsdecode(told.read_bytes())
     killed = [rank for rank, code in enumerate(codes) if code is not None and code < 0]
     if killed:
         name = signal.Signals(-codes[killed[0]]).name
@@ -103,9 +104,8 @@ def supervise(context: Any, stop: StopRequest, run_dir: str, grace: float = GRAC
 
 
 def how_to_go_on(run_dir: str) -> str:
-    """Where the last training state is, and the command that goes on from it; of the run or a restart of it."""
-    begun = [path for path in runs.begun_runs(Path(run_dir).parent) if path.name >= Path(run_dir).name]
-    states = runs.training_states(begun[-1]) if begun else []
+    """Where a run's last training state is, and the command that goes on from it."""
+    states = runs.training_states(run_dir)
     if not states:
         return f"nothing is saved in {run_dir} yet: start anew"
-    return f"the last training state is {states[-1]}; go on with: {go_on_command('train_layered.py', begun[-1])}"
+    return f"the last training state is {states[-1]}; go on with: {go_on_command('train_layered.py', run_dir)}"

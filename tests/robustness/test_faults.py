@@ -295,7 +295,9 @@ class FakeProcess:
 
 def supervise(codes, tmp_path):
     context = SimpleNamespace(processes=[FakeProcess(code) for code in codes], error_files=[str(tmp_path / "none")] * 9)
-    return processes.supervise(context, SimpleNamespace(received=None), str(tmp_path / "00000-cars"), grace=0.1)
+    told = tmp_path / "told"
+    told.write_text(str(tmp_path / "00000-cars"))
+    return processes.supervise(context, SimpleNamespace(received=None), told, grace=0.1)
 
 
 def test_exit_codes_of_processes_are_passed_on(tmp_path):
@@ -314,6 +316,17 @@ def test_killed_process_is_named_with_what_is_saved(tmp_path):
              r"go on with: python train_layered\.py --outdir=\S+ --resume=\S+00000-cars$")
     with pytest.raises(UserError, match=words):
         supervise([-11, None], tmp_path)
+
+
+def test_later_runs_of_others_are_not_taken_for_the_run_that_failed(tmp_path):
+    run = tmp_path / "00003-shapes-demo"
+    run.mkdir()
+    runs.save_training_state(run, 3, {})
+    later = runs.start_run(str(tmp_path), "distill-shapes", dict(invert="distill", options={}))
+    for _ in range(2):
+        told = processes.how_to_go_on(str(run))
+        assert str(run / "training-state-000003.pt") in told and told.endswith(f"--resume={run}")
+        runs.save_training_state(later, 9, {})
 
 
 def test_processes_that_end_between_two_looks_keep_their_exit_codes(tmp_path, monkeypatch):

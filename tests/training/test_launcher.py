@@ -41,9 +41,11 @@ def collapse_twice(monkeypatch):
 
 
 def test_name_of_a_restarted_run_has_its_seed(tmp_path, collapse_twice):
-    launcher._run_attempts(0, "cpu", config(random_seed=8), str(tmp_path), "cars-seed8")
+    told = tmp_path.with_name("told")
+    launcher._run_attempts(0, "cpu", config(random_seed=8), str(tmp_path), "cars-seed8", told)
     names = ["00000-cars-seed8", "00001-cars-seed9", "00002-cars-seed10"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names and collapse_twice == [8, 9, 10]
+    assert told.read_text() == str(tmp_path / names[-1])  # What is said if it is killed.
     for name, seed in zip(names, collapse_twice, strict=True):
         assert json.loads((tmp_path / name / "training_options.json").read_text())["random_seed"] == seed
 
