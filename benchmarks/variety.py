@@ -22,6 +22,8 @@ import torch
 
 from benchmarks.support.judged_runs import Shell
 from benchmarks.support.provenance import provenance
+from layered_plugin.data.mask_files import MaskFiles
+from layered_plugin.data.pictures import PictureSource
 from layered_plugin.errors import UserError
 from layered_plugin.evaluation.variety import NUM_COMPARED, real_masks, real_pictures, score_variety
 from layered_plugin.files import atomic_write
@@ -112,7 +114,8 @@ def train_and_score(trial: Trial, speed: float, seconds: float, files: dict[str,
     snapshot = load_snapshot(run_dir)
     scenes = collect_scenes(snapshot["G_ema"], NUM_COMPARED, seed=1)
     real = real_pictures(str(files["data"]), resolution, NUM_COMPARED)
-    masks = real_masks(str(files["masks"]), resolution, NUM_COMPARED)
+    names = PictureSource(str(files["data"])).names
+    masks = real_masks(MaskFiles(str(files["masks"])), names, resolution, NUM_COMPARED)
     result = dict(setting=trial.setting, seed=trial.seed, device=trial.device, options=SETTINGS[trial.setting],
                   kimg=kimg, train_minutes=minutes, images_per_second=speed,
                   **score_variety(scenes, real, masks))

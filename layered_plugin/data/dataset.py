@@ -50,6 +50,15 @@ def random_crop(img: torch.Tensor, size_px: int) -> torch.Tensor:
     return img[sample, channel, top + offset.view(1, 1, -1, 1), left + offset.view(1, 1, 1, -1)]
 
 
+def crop_by_number(square: np.ndarray, size_px: int, number: int) -> np.ndarray:
+    """Crop one picture at a place that its number in the data set decides, [C, S, S] to [C, size_px, size_px]."""
+    if square.shape[2] == size_px:
+        return square
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(number)
+        return random_crop(torch.from_numpy(square.copy()).unsqueeze(0), size_px)[0].numpy()
+
+
 class PictureDataset(Dataset):
     """Pictures of a folder (searched recursively) or a zip, resized to ``size_px`` squares, RGB, uint8.
 
@@ -89,10 +98,6 @@ class PictureDataset(Dataset):
         self._super_kwargs = super_kwargs
         super().__init__(name=self.path.stem, raw_shape=raw_shape, **super_kwargs)
 
-    def _open(self, fname: str) -> PIL.Image.Image:
-        """To override: a picture as it is to be squeezed."""
-        return self._source.open(fname)
-
     def reduced(self, size_px: int) -> "PictureDataset":
         """The same pictures at a smaller size, antialiased, made from those in memory after ``preload``.
 
@@ -107,7 +112,7 @@ class PictureDataset(Dataset):
 
     def _decode(self, raw_idx: int) -> np.ndarray:
         if self._larger is None:
-            return to_square(self._open(self.names[raw_idx]), self.size_px)
+            return to_square(self._source.open(self.names[raw_idx]), self.size_px)
         pixels = self._larger.square(raw_idx)[0].transpose(1, 2, 0)  # [H, W, C]
         return to_square(PIL.Image.fromarray(pixels), self.size_px)
 
@@ -171,12 +176,7 @@ class PictureDataset(Dataset):
             raw_idx = (raw_idx + 1) % len(self.names)
 
     def _load_raw_image(self, raw_idx: int) -> np.ndarray:
-        square, _shown = self.square(raw_idx)
-        if self._crop_px == self.size_px:
-            return square
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(raw_idx)
-            return random_crop(torch.from_numpy(square.copy()).unsqueeze(0), self._crop_px)[0].numpy()
+        return crop_by_number(self.square(raw_idx)[0], self._crop_px, raw_idx)
 
     def _load_raw_labels(self) -> np.ndarray | None:
         return read_labels(self._source)

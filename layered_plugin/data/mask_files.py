@@ -110,6 +110,17 @@ class MaskFiles:
             Object pixels, [H, W], bool.
 
         Raises:
+            MaskError: As of ``opacity``.
+        """
+        return self.opacity(name, size) >= OBJECT_LEVEL
+
+    def opacity(self, name: str, size: tuple[int, int] | None = None) -> np.ndarray:
+        """The mask of a picture with its soft edges, [H, W], uint8; object from ``OBJECT_LEVEL`` on.
+
+        Args:
+            name, size: As for ``read``.
+
+        Raises:
             MaskError: There is none, it can't be read, or it has another size.
         """
         file = self._find(name)
@@ -124,7 +135,7 @@ class MaskFiles:
         if size is not None and opacity.shape[::-1] != size:
             raise MaskError(f"{self.path}: mask {file} is {opacity.shape[1]}x{opacity.shape[0]}, its picture "
                             f"{size[0]}x{size[1]}")
-        return opacity >= OBJECT_LEVEL
+        return opacity
 
     def close(self) -> None:
         """Close the archive."""

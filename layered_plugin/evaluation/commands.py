@@ -59,7 +59,7 @@ def run_generated(*, networks: Sequence[str], snapshot: str, num: int, seed: int
         fidelity = Fidelity(fid_weights, device=device) if fid is not None else None
     comparison = None
     if real is not None:
-        with user_errors(data="--real", model="--real-model"):
+        with user_errors(data="--real", teacher="--real-masks", model="--real-model"):
             model = None if real_model is None else Segmenter.load(real_model, device)
             comparison = Comparison(real, real_masks, model, mask_values)
     with user_errors(data="--real" if fid is None else "--fid"):
@@ -68,7 +68,8 @@ def run_generated(*, networks: Sequence[str], snapshot: str, num: int, seed: int
             drawing = dict(size_px=size_px, trunc=trunc, batch=batch)
             scores = _score_network(nets, teacher, num, seed, drawing, fidelity, fid)
             if comparison is not None:
-                scores["variety"] = comparison(nets, teacher, num, seed, drawing)
+                with user_errors(data="--real", teacher="--weights" if real_masks is None else "--real-masks"):
+                    scores["variety"] = comparison(nets, teacher, num, seed, drawing)
             record = dict(protocol="generated", network=nets["path"],
                           resolution=nets["G_ema"].img_resolution, teacher=description, detector_size=size_px,
                           seed=seed, trunc=trunc, **scores, **runs.provenance("eval.py"))

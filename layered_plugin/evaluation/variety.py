@@ -4,7 +4,7 @@ Both sides are compared at the networks' size, real pictures and their masks und
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,13 @@ import PIL.Image
 import torch
 from torch.nn import functional as F
 
-from layered_plugin.data.dataset import PictureDataset
+from layered_plugin.data.dataset import crop_by_number
 from layered_plugin.data.labels import labels_of_training
-from layered_plugin.data.masks import Ranges, mask_opacity
-from layered_plugin.data.pictures import CROP_MARGIN, PictureSource
-from layered_plugin.errors import PictureError, UnusableError
-from layered_plugin.evaluation.teachers import MaskTeacher, Teacher
+from layered_plugin.data.mask_files import MaskFiles
+from layered_plugin.data.masks import Ranges
+from layered_plugin.data.pictures import CROP_MARGIN, PictureSource, to_square
+from layered_plugin.errors import PictureError
+from layered_plugin.evaluation.teachers import Teacher
 from layered_plugin.model.fidelity import CroppedPictures
 from layered_plugin.model.mask_variety import compare_masks
 from layered_plugin.model.picture_distance import PictureFeatures, frechet_distance
@@ -40,25 +41,21 @@ def real_pictures(path: str | os.PathLike[str], resolution: int, num: int, size_
     return torch.stack([pictures[idx] for idx in range(min(num, len(pictures)))])
 
 
-class _Masks(PictureDataset):
-    """True masks in the place of pictures; `values` as for ``mask_opacity``."""
+def real_masks(files: MaskFiles, names: Sequence[str], resolution: int, num: int,
+               size_px: int | None = None) -> torch.Tensor:
+    """True masks of the first real pictures under the same crops as ``real_pictures``, [N, H, W], in [0, 1].
 
-    def __init__(self, path, size_px: int, resolution: int, values: Ranges | None = None) -> None:
-        self._values = values
-        super().__init__(path, size_px, resolution)
+    Args:
+        files: The masks.
+        names: All pictures of the data set.
+        resolution, num, size_px: As for ``real_pictures``.
 
-    def _open(self, fname: str) -> PIL.Image.Image:
-        try:
-            return PIL.Image.fromarray(mask_opacity(super()._open(fname), self._values))
-        except UnusableError as err:
-            raise PictureError(f"{self.path}: mask {fname} {err}") from err
-
-
-def real_masks(path: str | os.PathLike[str], resolution: int, num: int, size_px: int | None = None,
-               values: Ranges | None = None) -> torch.Tensor:
-    """The first true masks under the same crops as ``real_pictures``, [N, H, W], in [0, 1]."""
-    masks = _Masks(path, size_px or round(resolution * CROP_MARGIN), resolution, values)
-    first = np.stack([masks[idx][0][0] for idx in range(min(num, len(masks)))])
+    Raises:
+        MaskError: A mask is missing or can't be read; the text names it.
+    """
+    side = size_px or round(resolution * CROP_MARGIN)
+    squares = (to_square(PIL.Image.fromarray(files.opacity(name)), side) for name in names[:num])
+    first = np.stack([crop_by_number(square, resolution, number)[0] for number, square in enumerate(squares)])
     return torch.from_numpy(first).float() / 255
 
 
@@ -117,17 +114,18 @@ class Comparison:
         values: Values of the true masks that are object; None = where it is plain (``mask_opacity``).
 
     Raises:
-        PictureError, TeacherError: A file can't be read, or a picture has no mask; the text names it. Or there are
-            fewer than ``MIN_REAL`` pictures.
+        PictureError, MaskError: A file can't be read, or a picture has no mask; the text names it. Or there are fewer
+            than ``MIN_REAL`` pictures.
     """
 
     def __init__(self, data: str, masks: str | None = None, model: Any = None, values: Ranges | None = None) -> None:
-        self._data, self._masks, self._model, self._values = data, masks, model, values
-        names = PictureSource(data).names
-        if len(names) < MIN_REAL:
-            raise PictureError(f"{data}: holds {len(names)} pictures; at least {MIN_REAL} are needed")
-        if masks is not None:
-            MaskTeacher(masks).check_names(names, data)
+        self._data, self._model = data, model
+        self._names = PictureSource(data).names
+        if len(self._names) < MIN_REAL:
+            raise PictureError(f"{data}: holds {len(self._names)} pictures; at least {MIN_REAL} are needed")
+        self._masks = None if masks is None else MaskFiles(masks, values)
+        if self._masks is not None:
+            self._masks.check_names(self._names, data)
 
     def __call__(self, snapshot: Mapping[str, Any], teacher: Teacher, num: int, seed: int,
                  drawing: Mapping[str, Any]) -> dict[str, Any]:
@@ -147,7 +145,8 @@ class Comparison:
         px, size_px = G_ema.img_resolution, training_set.get("size_px")
         pictures = real_pictures(self._data, px, NUM_COMPARED, size_px)
         if self._masks is not None:
-            masks, source = real_masks(self._masks, px, NUM_COMPARED, size_px, self._values), self._masks
+            masks = real_masks(self._masks, self._names, px, NUM_COMPARED, size_px)
+            source = str(self._masks.path)
         elif self._model is not None:
             masks, source = self._by_model(pictures), str(self._model.folder)
         else:

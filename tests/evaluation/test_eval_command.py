@@ -181,6 +181,18 @@ def test_generated_compares_outlines_with_real_ones(run, judge, pairs, model, so
     assert "coverage" in stderr and "real from real" in stderr
 
 
+def test_real_masks_that_cannot_serve_are_said_to_be_those(run, judge, pairs):
+    data, masks = (pair.partition("=")[2] for pair in pairs)
+    args = [f"--network={run}", "--teacher=unet", f"--weights={judge}", "--num=2", f"--real={data}",
+            f"--real-masks={masks}"]
+    PIL.Image.new("L", (18, 18), 7).save(Path(masks) / "0.png")
+    for words in (f"Error: --real-masks: {masks}: mask 0.png holds values up to 7", f"Error: --real-masks: {masks}: no "
+                  "mask for picture 0.bmp"):
+        result = invoke("generated", *args)
+        assert result.exit_code == 1 and words in result.stderr
+        (Path(masks) / "0.png").unlink(missing_ok=True)
+
+
 def test_several_networks_have_a_mean_and_a_deviation(run, judge, tmp_path):
     other = make_gan_run(tmp_path / "00001-gan", seed=1)
     (other / "training_options.json").write_text("{}")
