@@ -7,6 +7,7 @@ without code.
 import json
 import os
 import pickle
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from layered_plugin.model.weights_file import load_generator
 from layered_plugin.runs import STATS_FILE, complete_run, nearest_runs
 from layered_plugin.tensor_files import tensor_bytes
 from layered_plugin.trust import is_saved_generator
+
+SNAPSHOT_PATTERN = re.compile(r"network-snapshot-([0-9]{6,})\.pkl")
 
 
 def snapshot_path(run_dir: str | os.PathLike[str], nimg: int) -> Path:
@@ -53,10 +56,10 @@ def find_snapshot(path: str | os.PathLike[str], choice: str = "latest") -> str:
         return str(path)
     if not path.exists():
         raise CheckpointError(f"{path}: no such file or run folder{nearest_runs(path)}")
-    found = list(path.glob("network-snapshot-*.pkl"))
-    if not found:
-        raise CheckpointError(f"{path}: holds no network-snapshot-*.pkl; is it the run folder of train_layered.py?")
-    kimg_of = {file: int(file.stem.rpartition("-")[2]) for file in found}
+    kimg_of = {file: int(match[1]) for file in path.glob("network-snapshot-*.pkl")
+               if (match := SNAPSHOT_PATTERN.fullmatch(file.name))}
+    if not kimg_of:
+        raise CheckpointError(f"{path}: holds no network-snapshot-KIMG.pkl; is it the run folder of train_layered.py?")
     if choice not in ("latest", "best"):
         chosen = [file for file, kimg in kimg_of.items() if str(kimg) == choice]
         if not chosen:
@@ -64,9 +67,9 @@ def find_snapshot(path: str | os.PathLike[str], choice: str = "latest") -> str:
                                   f"{', '.join(map(str, sorted(kimg_of.values())))}")
         return str(chosen[0])
     distances = _snapshot_distances(path) if choice == "best" else {}
-    measured = [file for file in found if kimg_of[file] in distances]
+    measured = [file for file, kimg in kimg_of.items() if kimg in distances]
     if not measured:
-        return str(max(found, key=kimg_of.__getitem__))
+        return str(max(kimg_of, key=kimg_of.__getitem__))
     nearest = min(measured, key=lambda file: distances[kimg_of[file]])
     print(f"{nearest}: of {len(measured)} snapshots the nearest to the real pictures (Frechet distance "
           f"{distances[kimg_of[nearest]]:.2f})", file=sys.stderr)

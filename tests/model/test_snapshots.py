@@ -60,6 +60,18 @@ def test_the_last_snapshot_is_that_of_the_largest_kimg(run):
     assert find_snapshot(run) == str(run / "network-snapshot-1000000.pkl")
 
 
+def test_pickles_of_other_names_are_no_snapshots_of_a_run(run):
+    for name in ("best", "000100-copy", "12", "００００１２", "000007.old"):
+        (run / f"network-snapshot-{name}.pkl").touch()
+    assert find_snapshot(run) == find_snapshot(run, "best") == str(run / "network-snapshot-000100.pkl")
+    assert find_snapshot(run, "12") == str(run / "network-snapshot-000012.pkl")
+    for kimg in ("000012", "000100"):
+        (run / f"network-snapshot-{kimg}.pkl").unlink()
+    with pytest.raises(CheckpointError, match="holds no network-snapshot-KIMG.pkl"):
+        find_snapshot(run)
+    assert find_snapshot(run / "network-snapshot-best.pkl").endswith("best.pkl")
+
+
 def test_files_and_urls_are_taken_as_they_are(run):
     assert find_snapshot("https://example.org/net.pkl") == "https://example.org/net.pkl"
     assert find_snapshot(run / "network-snapshot-000012.pkl", "best") == str(run / "network-snapshot-000012.pkl")
@@ -67,7 +79,7 @@ def test_files_and_urls_are_taken_as_they_are(run):
 
 @pytest.mark.parametrize("name, words", [
     ("nowhere.pkl", "nowhere.pkl: no such file or run folder"),
-    ("empty", "empty: holds no network-snapshot-.*train_layered.py"),
+    ("empty", "empty: holds no network-snapshot-KIMG.pkl.*train_layered.py"),
 ])
 def test_what_is_not_there_is_named(tmp_path, name, words):
     (tmp_path / "empty").mkdir()

@@ -153,7 +153,7 @@ def test_wrong_option_is_named_with_its_rule(gan, data, tmp_path, args, words):
 @pytest.mark.parametrize("name", ["train", "distill"])
 @pytest.mark.parametrize("args, words", [
     (["--network=none.pkl"], "none.pkl: no such file or run folder"),
-    (["--network=EMPTY"], "empty: holds no network-snapshot-*.pkl; is it the run folder of train_layered.py?"),
+    (["--network=EMPTY"], "empty: holds no network-snapshot-KIMG.pkl; is it the run folder of train_layered.py?"),
     (["--network=SHORT"], "short.pkl: not a readable network snapshot"),
     (["--network=PLAIN"], "plain.pkl: its generator draws no layers; train one with train_layered.py"),
     (["--data=none.zip"], "none.zip: neither a folder nor a readable zip"),
