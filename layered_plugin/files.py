@@ -4,8 +4,8 @@ import errno
 import json
 import os
 import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,21 +34,18 @@ def atomic_write(path: str | os.PathLike, needed: int | None = None) -> Iterator
     """
     path = Path(path)
     start = path.name.encode()[:_PREFIX_BYTES].decode(errors="ignore")
-    temp, size = None, 0
+    temp, size = path.parent / f".{start}.{secrets.token_hex(4)}", 0
     try:
-        handle, temp = tempfile.mkstemp(dir=path.parent, prefix=f".{start}.")
-        with os.fdopen(handle, "wb") as file:
+        with open(temp, "xb") as file:  # Not tempfile's, which nobody else may read, whatever the umask.
             try:
                 yield file
             finally:
-                size = os.fstat(handle).st_size
+                size = os.fstat(file.fileno()).st_size
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temp, 0o644)
         os.replace(temp, path)
     except BaseException as err:
-        if temp is not None:
-            Path(temp).unlink(missing_ok=True)
+        temp.unlink(missing_ok=True)
         if isinstance(err, OSError) and err.errno in NO_ROOM:
             raise disk_full(path, needed or size) from err
         raise
