@@ -124,7 +124,10 @@ def remove_leftovers(folder: str | os.PathLike[str]) -> list[str]:
 
 
 def cut_torn_line(path: str | os.PathLike[str]) -> None:
-    """Cut off a last line without an end: its process was killed, or the disk full, while it was written."""
+    """Cut off a last line without an end: its process was killed, or the disk full, while it was written.
+
+    Where only its end is missing, as some editors leave it, it gets one: what is a whole JSON object is no part of one.
+    """
     path = Path(path)
     if not path.is_file():
         return
@@ -139,4 +142,22 @@ def cut_torn_line(path: str | os.PathLike[str]) -> None:
                 break
             end = start
         if end < size:
-            file.truncate(end)
+            file.seek(end)
+            if _is_object(file.read()):
+                file.write(b"\n")
+            else:
+                file.truncate(end)
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def append_line(path: str | os.PathLike[str], line: str) -> None:
+    """Append to a file of JSON lines, which may end in a torn one (``cut_torn_line``)."""
+    cut_torn_line(path)
+    with open(path, "ab") as file:
+        file.write(line.encode() + b"\n")

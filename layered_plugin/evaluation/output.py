@@ -14,6 +14,7 @@ import PIL.ImageFont
 from layered_plugin.data.masks import THRESHOLD
 from layered_plugin.evaluation.scoring import Example
 from layered_plugin.evaluation.sizes import size_name
+from layered_plugin.files import append_line
 from layered_plugin.grids import GAP_PX, MARGIN_PX, save_picture
 
 CELL_PX = 108  # Three times the 36 pixels of the built-in data.
@@ -40,8 +41,7 @@ def check_writable(folder: Path) -> None:
 
 def append_record(folder: Path, name: str, record: Mapping[str, Any]) -> None:
     """Add one line of JSON to a file of the run folder, as upstream's calc_metrics does."""
-    with (folder / name).open("a") as file:
-        file.write(json.dumps(record) + "\n")
+    append_line(folder / name, json.dumps(record))
 
 
 def score_table(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> str:

@@ -21,7 +21,7 @@ import torch.distributed
 from layered_plugin.base import BASE
 from layered_plugin.data.labels import Labels
 from layered_plugin.errors import ArgumentError, FidelityError, PictureError
-from layered_plugin.files import cut_torn_line
+from layered_plugin.files import append_line
 from layered_plugin.model.fidelity import CroppedPictures, Fidelity
 
 NAME = re.compile(r"(fid|kid)([1-9]\d{0,3})k_full")
@@ -126,10 +126,7 @@ class SnapshotMetrics:
             results={name: value}, metric=name, total_time=seconds, total_time_str=dnnlib.util.format_time(seconds),
             num_gpus=self.num_gpus, snapshot_pkl=snapshot_pkl.name, timestamp=time.time()))
         print(line)
-        path = snapshot_pkl.parent / f"metric-{name}.jsonl"
-        cut_torn_line(path)
-        with open(path, "a") as file:
-            file.write(line + "\n")
+        append_line(snapshot_pkl.parent / f"metric-{name}.jsonl", line)
 
 
 def _split(name: str) -> tuple[str, int]:

@@ -1,5 +1,6 @@
 """Sheets, tables and run folders: what they show of known scores."""
 
+import json
 import re
 
 import numpy as np
@@ -34,6 +35,14 @@ def test_large_pictures_are_reduced_and_small_ones_enlarged_to_whole_pixels(tmp_
         black = (sheet[: output.CELL_PX] == 0).all(axis=2)
         # 36 pixels threefold; 500 reduced to the cell.
         assert black.any(axis=1).sum() == 108 and black.any(axis=0).sum() == 54
+
+
+def test_record_is_not_glued_to_one_torn_by_a_kill(tmp_path):
+    for name, before, kept in (("new", "", []), ("whole", '{"a": 1}\n', [dict(a=1)]),
+                               ("torn", '{"a": 1}\n{"num": 20, "detect', [dict(a=1)])):
+        (tmp_path / name).write_text(before)
+        output.append_record(tmp_path, name, dict(num=3))
+        assert [json.loads(line) for line in (tmp_path / name).read_text().splitlines()] == [*kept, dict(num=3)]
 
 
 @pytest.mark.parametrize("file", ["training_options.json", "model.json"])

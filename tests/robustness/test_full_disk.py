@@ -118,13 +118,20 @@ def test_segmenting_without_room_goes_on_when_there_is_some(tmp_path):
 
 # What a killed process leaves.
 
-@pytest.mark.parametrize("text, kept", [("", ""), ("a\nb\n", "a\nb\n"), ("a\nb", "a\n"), ("torn", ""),
-                                        ("a\n" + "b" * 200_000, "a\n"), ("a" * 70_000 + "\n" + "b" * 70_000,
-                                                                          "a" * 70_000 + "\n")])
-def test_torn_last_line_is_cut_off(tmp_path, text, kept):
+LONG = "a" * 70_000
+
+
+@pytest.mark.parametrize("text, kept", [
+    ("", ""), ("a\nb\n", "a\nb\n"), ("a\nb", "a\n"), ("torn", ""), ("a\n" + LONG * 3, "a\n"),
+    (LONG + "\n" + LONG, LONG + "\n"), ("a\n" + "[" * 200_000, "a\n"), ("a\n12", "a\n"), ('{"b": {}', ""),
+    ('a\n{"b": 1}', 'a\n{"b": 1}\n')])
+def test_last_line_is_cut_off_if_torn_and_ended_if_whole(tmp_path, text, kept):
     (tmp_path / "stats.jsonl").write_text(text)
     files.cut_torn_line(tmp_path / "stats.jsonl")
     assert (tmp_path / "stats.jsonl").read_text() == kept
+    (tmp_path / "stats.jsonl").write_text(text)
+    files.append_line(tmp_path / "stats.jsonl", '{"é": 2}')
+    assert (tmp_path / "stats.jsonl").read_text(encoding="utf-8") == kept + '{"é": 2}\n'
 
 
 def test_leftovers_are_removed_and_nothing_else(tmp_path):
