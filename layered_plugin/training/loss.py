@@ -156,9 +156,9 @@ class LayeredLoss(StyleGAN2Loss):
     def _variety_terms(self, layers: Layers) -> torch.Tensor | float:
         """The terms for varied and sound layers that are on, weighted; each object counts, as in the mask terms."""
         terms: torch.Tensor | float = 0.0
-        for name, bound, hinge in (("floor", self.mask_floor * self.mask_min, mask_size_loss),
-                                   ("excess", self.mask_max, mask_excess_loss)):
-            if bound not in (0, 1):
+        for name, bound, off, hinge in (("floor", self.mask_floor * self.mask_min, 0, mask_size_loss),
+                                        ("excess", self.mask_max, 1, mask_excess_loss)):
+            if bound != off:
                 loss_bound = hinge(layers.mask, bound).sum(dim=1)  # [N]
                 training_stats.report(f"Loss/mask/{name}", loss_bound)
                 terms = terms + self.mask_size_weight * loss_bound.mean()

@@ -99,7 +99,7 @@ layer_options = several_options(
                  default="picture"),
     click.option("--mask-floor", help="Least coverage of each mask, of --mask-min",
                  type=Number(0, 1), default=0.0, metavar="FRAC"),
-    click.option("--mask-max", help="Largest coverage of each mask", type=Number(0, 1), default=1.0,
+    click.option("--mask-max", help="Largest coverage of each mask, 1 = off", type=Number(0, 1), default=1.0,
                  metavar="FRAC"),
     click.option("--mask-binary-weight", help="Weight of binarisation (gamma_2)", type=Ramp(), default="2",
                  metavar="FLOAT[:END]"),

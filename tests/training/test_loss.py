@@ -287,6 +287,16 @@ def test_terms_for_variety_are_the_weighted_sum_of_their_definitions():
     assert loss._variety_terms(layers).item() == pytest.approx(3 * (floor + excess) + 7 * variety + 5 * 0.25, rel=1e-4)
 
 
+@pytest.mark.parametrize("bounds, expected", [
+    (dict(mask_min=0.4, mask_floor=0, mask_max=1), 0), (dict(mask_min=0.4, mask_max=0), 3 * 0.3),
+    (dict(mask_min=1, mask_floor=1), 3 * 0.7)])
+def test_only_a_floor_of_0_and_a_ceiling_of_1_are_off(bounds, expected):
+    _G, _D, loss = make_loss(mask_size_weight=3, **bounds)
+    picture = torch.zeros(2, 3, 4, 4)
+    terms = loss._variety_terms(Layers(picture, picture, torch.full([2, 1, 4, 4], 0.3)))
+    assert float(terms) == pytest.approx(expected)
+
+
 def test_scenes_count_as_empty_or_full_below_1_and_above_99_percent():
     coverage = torch.tensor([0.005, 0.015, 0.6, 0.985, 0.995])[:, None, None, None]
     collector = training_stats.Collector(regex="Layers/.*", keep_previous=False)
