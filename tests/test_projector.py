@@ -117,7 +117,7 @@ def test_perceptual_distance_is_that_of_the_file(vgg, run, target, tmp_path):
 @pytest.mark.parametrize("args, code, text", [
     (["--target=none.png"], 1, "--target: none.png: not a readable picture"),
     (["--target=text.png"], 1, "--target: text.png: not a readable picture"),
-    (["--vgg=text.png"], 1, "--vgg: text.png: no TorchScript"),
+    (["--vgg=text.png"], 1, "--vgg: text.png: no TorchScript network such as upstream's vgg16.pt: Pytorch"),
     (["--network=none"], 1, "--network: none"),
     (["--feature-resolution=5"], 2, "--feature-resolution must be one of"),
     (["--space=z"], 2, "--space"),

@@ -133,7 +133,7 @@ def run_real(*, models: Sequence[str], data: str, masks: str | None, mask_values
         raise click.UsageError("--weights and --class describe a --teacher; leave them out with --masks")
     if detector_size is not None and teacher_kind != "unet":
         raise click.UsageError("--detector-size is for --teacher=unet; other truths have the picture's size")
-    with user_errors(teacher="--masks"):
+    with user_errors(teacher="--weights" if masks is None else "--masks"):
         source = PictureSource(data)
         segmenters = [Segmenter.load(model, device) for model in models]
         kept_to = None if prior is None else Segmenter.load(prior, device)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn import functional as F
 
-from layered_plugin.errors import ModelError
+from layered_plugin.errors import ModelError, one_line
 from layered_plugin.model.encoder import Codes, decode
 from layered_plugin.model.layers import Layers, composite
 from layered_plugin.segmentation.reconstruction import Reconstruction, autoencoder_loss
@@ -37,7 +37,7 @@ class PerceptualDistance:
                 warnings.filterwarnings("ignore", "`torch.jit.load` is deprecated")
                 self._vgg: Any = torch.jit.load(path, map_location=device).eval()
         except (OSError, RuntimeError, ValueError, pickle.UnpicklingError) as err:
-            reason = str(err).strip().splitlines()[-1:]
+            reason = one_line((str(err).strip().splitlines() or [""])[-1])
             raise ModelError(f"{path}: no TorchScript network such as upstream's vgg16.pt: {reason}") from err
 
     def features(self, img: torch.Tensor) -> torch.Tensor:

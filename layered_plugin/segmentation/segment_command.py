@@ -1,5 +1,6 @@
 """The commands ``invert.py segment`` and ``invert.py merge``."""
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import click
 
 from layered_plugin import runs
+from layered_plugin.calls import as_typed
 from layered_plugin.command_line import DEVICES, SETTINGS, CheckedCommand, Number, Whole, user_errors, writing
 from layered_plugin.cores import usable_cores
 from layered_plugin.device import use_own_gpu
@@ -87,7 +89,8 @@ def segment(model: str, images: str, outdir: str, device: str, flip: bool, refin
     click.echo(f"{outcome.done} pictures segmented, {outcome.skipped} were there already, {len(outcome.failed)} "
                f"failed{say_doubtful(outdir)}: {sheet if sheet.is_file() else outdir}", err=True)
     if (Path(outdir) / shard_manifest(part, done=True)).is_file():
-        click.echo(f"When all shards are finished: python invert.py merge --outdir={outdir}", err=True)
+        command = as_typed(shlex.join(["python", "invert.py", "merge", f"--outdir={outdir}"]))
+        click.echo(f"When all shards are finished: {command}", err=True)
     sys.exit(1 if outcome.failed else 0)
 
 

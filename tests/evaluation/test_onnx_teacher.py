@@ -170,6 +170,7 @@ def test_real_pictures_are_scored_by_it(tmp_path, scoring):
 
 @pytest.mark.parametrize("args, code, text", [
     ([], 2, "--teacher=onnx needs --weights"),
+    (["--weights={odd}"], 1, "--weights: {odd}: its first output is [1, 2, "),
     (["--weights={net}", "--class=car"], 2, "--class is for --teacher=maskrcnn"),
     (["--weights={net}", "--onnx-mean=1,2"], 2, "'1,2' is neither one number nor three"),
     (["--weights={net}", "--onnx-scale=1,0,1"], 2, "none of them 0"),
@@ -178,8 +179,8 @@ def test_real_pictures_are_scored_by_it(tmp_path, scoring):
     (["--weights={net}", "--onnx-cache={net}"], 1, "--onnx-cache: can't be written"),
 ])
 def test_wrong_options_are_named(tmp_path, scoring, args, code, text):
-    network = write_network(tmp_path / "net.onnx")
-    result = CliRunner().invoke(eval_script.main, [*scoring, "--teacher=onnx",
-                                                   *(arg.format(net=network) for arg in args)])
-    assert result.exit_code == code and text in result.stderr, result.output
+    files = dict(net=write_network(tmp_path / "net.onnx"), odd=write_network(tmp_path / "odd.onnx", num_outputs=2))
+    result = CliRunner().invoke(eval_script.main, [*scoring, "--teacher=onnx", f"--onnx-cache={tmp_path}/cache",
+                                                   *(arg.format(**files) for arg in args)])
+    assert result.exit_code == code and text.format(**files) in result.stderr, result.output
     assert "Traceback" not in result.output

@@ -377,15 +377,17 @@ def test_a_wrong_shard_is_named(model, folder, tmp_path, shard):
 
 def test_shards_by_option_and_environment_and_then_merge(model, folder, tmp_path, monkeypatch):
     run(model, folder, tmp_path / "whole")
-    out = tmp_path / "out"
+    out = tmp_path / "my out"
     first = run(model, folder, out, "--shard=1/2", "--workers=0")
     assert first.exit_code == 0 and "Shard 1 of 2, from 0 on, by --shard" in first.stderr
-    assert f"When all shards are finished: python invert.py merge --outdir={out}" in first.stderr
+    assert f"When all shards are finished: python invert.py merge '--outdir={out}'" in first.stderr
     early = CliRunner().invoke(invert.main, ["merge", f"--outdir={out}"])
     assert early.exit_code == 1 and f"Error: {out}: shard 0/2 is not finished; run it again" in early.stderr
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert run(model, folder, out).exit_code == 0
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/layered-invert"])
+    second = run(model, folder, out)
+    assert second.exit_code == 0 and f": layered-invert merge '--outdir={out}'\n" in second.stderr
     merged = CliRunner().invoke(invert.main, ["merge", f"--outdir={out}"])
     assert merged.exit_code == 0 and f"13 pictures: {out}/manifest.jsonl" in merged.stderr
     assert contents(out) == contents(tmp_path / "whole")
