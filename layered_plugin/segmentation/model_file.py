@@ -15,13 +15,14 @@ from training.networks import Discriminator
 
 from layered_plugin.errors import ModelError, one_line
 from layered_plugin.files import write_json
-from layered_plugin.json_files import anything, check_fields, choice, fields, list_of, maybe, number, read_json, text
+from layered_plugin.json_files import anything, check_fields, choice, fields, list_of, number, read_json, text
 from layered_plugin.model import network_rules as check
 from layered_plugin.model.encoder import Encoder
 from layered_plugin.model.generator import LayeredGenerator
 from layered_plugin.model.unet import FastUNet, UNet, make_unet
 from layered_plugin.model.weights_file import fill, load_tensors, save_tensors
 from layered_plugin.runs import MODEL_FILE, find_model
+from layered_plugin.segmentation.reconstruction import LOSS_OPTIONS
 
 FORMAT = 1
 
@@ -77,7 +78,7 @@ def read_meta(folder: str | os.PathLike[str]) -> dict[str, Any]:
     chunks = list_of(fields(dict(file=_plain_name, names=list_of(text))))
     required = dict(format=number(whole=True), kind=text, resolution=check.SIDE, networks=fields(networks))
     required |= dict(chunks=chunks) if meta["kind"] == "chunks" else {}
-    optional = dict(options=maybe(anything), chunks=chunks, margin=number(0, 0.5), data_fingerprint=anything,
+    optional = dict(options=_options, chunks=chunks, margin=number(0, 0.5), data_fingerprint=anything,
                     **dict.fromkeys(ORIGIN, text))
     check_fields(meta, fields(required, optional), path, ModelError)
     return meta
@@ -86,6 +87,15 @@ def read_meta(folder: str | os.PathLike[str]) -> dict[str, Any]:
 def _other_base(err: Exception) -> str:
     """What to do where a network needs an argument that only one of the two bases has."""
     return "; it was trained on the bundled base: unset STYLEGAN2_ADA_PYTORCH" if "half_dtype" in str(err) else ""
+
+
+def _options(value: Any, key: str) -> Any:
+    """What a run of invert.py was asked for; checked is what a model at work heeds of it."""
+    options = anything(value, key)
+    for name, rule in dict(network=text, **dict.fromkeys(LOSS_OPTIONS, number(0))).items():
+        if name in options:
+            rule(options[name], f"{key}.{name}")
+    return options
 
 
 def _plain_name(value: Any, key: str) -> Any:
@@ -103,7 +113,8 @@ def start_from(E: Encoder, G: torch.nn.Module, run: str | os.PathLike[str]) -> N
     if meta["kind"] != "encoder":
         raise ModelError(f"{path}: holds no encoder of a whole data set to start from")
     if meta.get("generator") != fingerprint(G):
-        raise ModelError(f"{path}: its encoder was trained for another generator, {meta['options']['network']}")
+        other = meta.get("options", {}).get("network")
+        raise ModelError(f"{path}: its encoder was trained for another generator" + (f", {other}" if other else ""))
     if meta["networks"]["E"] != network_config(E):
         raise ModelError(f"{path}: its encoder has other options: {meta['networks']['E']}, not {network_config(E)}")
     fill(E, "E", load_tensors(path / "model.safetensors"), path)

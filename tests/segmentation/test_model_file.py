@@ -26,6 +26,7 @@ from layered_plugin.segmentation.model_file import (
     network_config,
     save_model,
     save_tensors,
+    start_from,
 )
 from layered_plugin.segmentation.segmenter import Segmenter
 
@@ -172,6 +173,9 @@ def test_damaged_description_is_named(model, text):
     ("distill", dict(resolution=None)),
     ("distill", dict(resolution="16")),
     ("distill", dict(options="all")),
+    ("distill", dict(options=dict(network=3))),
+    ("encoder", dict(options=dict(feature_weight="much"))),
+    ("encoder", dict(options=dict(feature_resolution=None))),
     ("distill", dict(margin="wide")),
     ("distill", dict(margin=0.6)),
     ("distill", dict(kind="encoder")),
@@ -184,6 +188,24 @@ def test_description_with_wrong_entries_is_named(tmp_path, small_body, kind, cha
     edit(folder, **changes)
     with pytest.raises(ModelError, match=r"model/model\.json: "):
         Segmenter.load(folder, "cpu")
+
+
+@pytest.mark.parametrize("kind", ["distill", "encoder"])
+def test_options_that_are_null_are_named(tmp_path, small_body, kind):
+    folder = make_model(tmp_path / "model", kind)
+    meta = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps(dict(meta, options=None)))
+    with pytest.raises(ModelError, match=r"model/model\.json: damaged: options must be an object, got null"):
+        Segmenter.load(folder, "cpu")
+
+
+def test_encoder_of_another_generator_is_no_start_whatever_it_says_of_its_options(tmp_path, small_body):
+    G = make_generator(seed=1)
+    folder = make_model(tmp_path / "model", "encoder")
+    for options, said in ((dict(network="gan.pkl"), "another generator, gan.pkl"), (None, "another generator$")):
+        edit(folder, options=options)
+        with pytest.raises(ModelError, match=said):
+            start_from(make_encoder(G), G, folder)
 
 
 def test_weights_of_another_network_are_refused_in_one_short_line(model):
