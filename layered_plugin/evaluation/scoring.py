@@ -14,10 +14,10 @@ import torch
 from torch.nn import functional as F
 
 from layered_plugin.data.labels import Labels
-from layered_plugin.data.masks import THRESHOLD, squeeze_mask
+from layered_plugin.data.masks import OBJECT_LEVEL, THRESHOLD, square_mask
 from layered_plugin.data.pictures import PictureSource, full_batches, to_rgb, to_square, to_uint8
 from layered_plugin.evaluation.metrics import MaskEvaluation
-from layered_plugin.evaluation.teachers import Teacher
+from layered_plugin.evaluation.teachers import Teacher, none_if_empty
 from layered_plugin.model.layers import composite, union_mask
 from layered_plugin.model.scenes import draw_scenes
 from layered_plugin.progress import progress
@@ -181,7 +181,8 @@ def score_real(segmenters: Sequence[Callable[..., Any]], source: PictureSource, 
         truths = teacher(pictures, batch_names)
         if size_px is not None:
             pictures = [to_square(PIL.Image.fromarray(picture), size_px).transpose(1, 2, 0) for picture in pictures]
-            truths = [None if truth is None else squeeze_mask(truth, size_px) for truth in truths]
+            truths = [None if truth is None else none_if_empty(square_mask(truth, size_px, "squeeze") >= OBJECT_LEVEL)
+                      for truth in truths]
         num_detected += sum(truth is not None for truth in truths)
         for run in runs:
             run.add(batch_names, pictures, truths, refinement)
