@@ -12,9 +12,9 @@ from layered_plugin import runs, trust
 from layered_plugin.calls import go_on_command
 from layered_plugin.command_line import LARGEST, writing
 from layered_plugin.data.dataset import PictureDataset
-from layered_plugin.data.fingerprint import FINGERPRINT, fingerprint, what_changed
+from layered_plugin.data.fingerprint import FINGERPRINT, REMEDY, compare, fingerprint
 from layered_plugin.device import choose_device
-from layered_plugin.errors import CheckpointError, DiskFullError, PictureError, UserError
+from layered_plugin.errors import DiskFullError, UserError
 from layered_plugin.files import remove_leftovers
 from layered_plugin.json_files import Rule, check_fields, choice, fields, flag, maybe, number, text
 from layered_plugin.model.snapshots import find_snapshot
@@ -117,20 +117,9 @@ def _check_data(options: dict[str, Any], record: dict[str, Any], may_change: boo
     """See that the pictures are those that the run began with; a chunk's are bound to its encoder."""
     if options["data"] is None:
         return
-    try:
-        now = fingerprint(options["data"])
-    except PictureError as err:
-        raise CheckpointError(f"{path}: its data: {err}") from err
-    changed = what_changed(record.get("data_fingerprint", now), now)
-    if changed is None:
-        return
-    if options.get("mode") == "chunks":
-        raise CheckpointError(f"{options['data']}: {changed}; encoders of chunks belong to their pictures: put it "
-                              "back, or start a new run")
-    if not may_change:
-        raise CheckpointError(f"{options['data']}: {changed}; put it back, or go on with the other pictures by "
-                              "`data_changed`=ok")
-    click.echo(f"WARNING: {options['data']}: {changed}", err=True)
+    of_chunks = options.get("mode") == "chunks"
+    remedy = "encoders of chunks belong to their pictures: put it back, or start a new run" if of_chunks else REMEDY
+    compare(options["data"], record.get("data_fingerprint"), may_change and not of_chunks, f"{path}: its data", remedy)
 
 
 def _record_rule(ctx: click.Context, defaults: dict[str, Any]) -> Rule:
