@@ -16,7 +16,7 @@ from typing import Any
 
 from layered_plugin.base import BASE
 from layered_plugin.calls import typed_command
-from layered_plugin.errors import CheckpointError, ModelError, one_line
+from layered_plugin.errors import CheckpointError, ModelError, UserError, one_line
 from layered_plugin.files import write_json
 from layered_plugin.json_files import read_json
 
@@ -85,20 +85,20 @@ def last_kimg(run_dir: str | os.PathLike[str]) -> int:
     return max((int(path.stem.rpartition("-")[2]) for path in training_states(run_dir)), default=-1)
 
 
-def complete_run(path: str | os.PathLike[str]) -> Path:
+def complete_run(path: str | os.PathLike[str], kind: type[UserError] = CheckpointError) -> Path:
     """A path as it is, or, where nothing has that name, the one folder whose name begins with it.
 
     Names of run folders are long: `runs/00001` or `runs/00001-distill` will do.
 
     Raises:
-        CheckpointError: Several names begin with it.
+        UserError: Of this kind: several names begin with it.
     """
     path = Path(path)
     if path.exists() or not path.parent.is_dir():
         return path
     found = sorted(p for p in path.parent.iterdir() if p.is_dir() and p.name.startswith(path.name))
     if len(found) > 1:
-        raise CheckpointError(f"{path}: fits {len(found)} run folders, such as {found[0]}; write more of the name")
+        raise kind(f"{path}: fits {len(found)} run folders, such as {found[0]}; write more of the name")
     return found[0] if found else path
 
 
@@ -160,10 +160,7 @@ def find_model(path: str | os.PathLike[str]) -> Path:
     Raises:
         ModelError: There is no model, or not yet.
     """
-    try:
-        path = complete_run(path)
-    except CheckpointError as err:
-        raise ModelError(str(err)) from err
+    path = complete_run(path, ModelError)
     folder = path if path.is_dir() else path.parent
     if path.exists() and (folder / OPTIONS).is_file() and not (folder / MODEL_FILE).is_file():
         raise ModelError(f"{path}: this run is not finished; go on with invert.py and --resume={folder}")
