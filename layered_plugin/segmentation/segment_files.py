@@ -21,7 +21,7 @@ from layered_plugin.json_files import check_fields, fields, flag, maybe, number,
 from layered_plugin.progress import progress
 from layered_plugin.runs import MANIFEST
 from layered_plugin.segmentation.merging import sheet_of_folder
-from layered_plugin.segmentation.outputs import ArchiveOutput, FolderOutput, Output, read_manifest
+from layered_plugin.segmentation.outputs import ArchiveOutput, FolderOutput, read_manifest
 from layered_plugin.segmentation.parts import (
     WHOLE,
     Part,
@@ -179,8 +179,8 @@ def _segment_part(job: Job, part: Part, listing: Listing | None, label: str) -> 
 def _segment_listing(job: Job, part: Part, listing: Listing, label: str) -> Outcome:
     source, targets = listing
     names = source.names[part.first:part.last]
-    output: Output = (FolderOutput(part.folder, part.manifest) if part.archive is None
-                      else ArchiveOutput(part.archive))
+    output: FolderOutput | ArchiveOutput = (FolderOutput(part.folder, part.manifest) if part.archive is None
+                                            else ArchiveOutput(part.archive))
     failed: dict[str, str] = {}
     try:
         there = mark_places(names, output.listed())
