@@ -1,5 +1,6 @@
 """The work of invert.py train and distill: a run folder that is started, or gone on with; what its files may hold."""
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,6 @@ from layered_plugin.errors import DiskFullError, UserError
 from layered_plugin.files import remove_leftovers
 from layered_plugin.json_files import Rule, check_fields, choice, fields, flag, maybe, number, text
 from layered_plugin.model.snapshots import find_snapshot
-from layered_plugin.segmentation import stage
 
 Work = Callable[[Path, dict[str, Any], dict[str, Any]], str | None]
 
@@ -48,7 +48,7 @@ def run_training(ctx: click.Context, command: str, opts: dict[str, Any], desc: s
             record = _begin(command, opts)
         options = record["options"]
         if opts["dry_run"]:
-            click.echo(stage.as_json(record))
+            click.echo(json.dumps(record, indent=2))
             return
         if opts["resume"] is None:
             record["network_sha256"] = trust.trust_named(options["network"])
@@ -65,9 +65,12 @@ def run_training(ctx: click.Context, command: str, opts: dict[str, Any], desc: s
             if opts["resume"] is not None:
                 for folder in (run_dir, *run_dir.glob("chunk-*/")):
                     remove_leftovers(folder)
-            stopped = _work(work, run_dir, options, record)
+            go_on = go_on_command(f"invert.py {command}", run_dir)
+            try:
+                stopped = work(run_dir, options, record)
+            except DiskFullError as err:
+                raise UserError(f"{err}: {go_on}") from err
             if stopped is not None:
-                go_on = go_on_command(f"invert.py {command}", run_dir)
                 click.echo(f"Stopped by {stopped}; all is saved. Go on with: {go_on}", err=True)
                 sys.exit(130 if stopped == "SIGINT" else 143)
     except Exception:
@@ -75,13 +78,6 @@ def run_training(ctx: click.Context, command: str, opts: dict[str, Any], desc: s
             runs.discard_unstarted(new_dir)
         raise
     click.echo(run_dir)
-
-
-def _work(work: Work, run_dir: Path, options: dict[str, Any], record: dict[str, Any]) -> str | None:
-    try:
-        return work(run_dir, options, record)
-    except DiskFullError as err:
-        raise UserError(f"{err}: {go_on_command('invert.py ' + record['invert'], run_dir)}") from err
 
 
 def _begin(command: str, opts: dict[str, Any]) -> dict[str, Any]:

@@ -136,8 +136,3 @@ def finish_run(run_dir: Path, kind: str, networks: Mapping[str, torch.nn.Module]
     meta = dict(record, resolution=G.img_resolution, options=options, generator=fingerprint(G), **more)
     save_model(run_dir, kind, networks, meta)
     forget_states(run_dir)
-
-
-def as_json(record: Mapping[str, Any]) -> str:
-    """A record as indented JSON."""
-    return json.dumps(record, indent=2)
