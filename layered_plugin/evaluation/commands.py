@@ -15,10 +15,11 @@ from layered_plugin.data.labels import labels_of_training
 from layered_plugin.data.masks import Ranges, mask_opacity
 from layered_plugin.data.picture_zip import read_pairs
 from layered_plugin.data.pictures import PictureSource
+from layered_plugin.device import choose_device
 from layered_plugin.evaluation import output, scoring
 from layered_plugin.evaluation.judge import check_pairs, save_judge, score_judge, train_judge
 from layered_plugin.evaluation.metrics import mean_and_deviation
-from layered_plugin.evaluation.options import choose_baselines, make_teacher, resolve_device, user_errors
+from layered_plugin.evaluation.options import choose_baselines, make_teacher, user_errors
 from layered_plugin.evaluation.sizes import sizes_over
 from layered_plugin.evaluation.teachers import AlphaTeacher, MaskTeacher, Teacher
 from layered_plugin.evaluation.variety import Comparison
@@ -39,7 +40,7 @@ def run_generated(*, networks: Sequence[str], snapshot: str, num: int, seed: int
         click.UsageError: An option's value is wrong or does not fit another.
         click.ClickException: A file can't be used or written.
     """
-    device = resolve_device(device_name)
+    device = choose_device(device_name)
     if fid_weights is not None and fid is None:
         raise click.UsageError("--fid-weights can only be given with --fid")
     if real is None and (real_masks is not None or real_model is not None):
@@ -123,7 +124,7 @@ def run_real(*, models: Sequence[str], data: str, masks: str | None, mask_values
         click.UsageError: An option's value is wrong or does not fit another.
         click.ClickException: A file can't be used or written.
     """
-    device = resolve_device(device_name)
+    device = choose_device(device_name)
     if (masks is None) == (teacher_kind is None):
         raise click.UsageError("either --masks or --teacher must be given, and not both")
     if mask_values is not None and masks in (None, "alpha"):
@@ -183,7 +184,7 @@ def run_judge(*, data: str, masks: str, test_data: str, test_masks: str, mask_va
         click.UsageError: The device is not there.
         click.ClickException: A file can't be used or written.
     """
-    device = resolve_device(device_name)
+    device = choose_device(device_name)
     pictures, truth = _read_pairs("--data, --masks", data, masks, mask_values)
     test_pictures, test_truth = _read_pairs("--test-data, --test-masks", test_data, test_masks, mask_values)
     with writing("--dest", Path(dest).parent):
