@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from layered_plugin import runs
-from layered_plugin.command_line import DEVICES, SETTINGS, CheckedCommand, Number, Whole, user_errors, writing
+from layered_plugin.command_line import DEVICES, CheckedCommand, Number, Whole, user_errors, writing
 from layered_plugin.cores import usable_cores
 from layered_plugin.device import use_own_gpu
 from layered_plugin.segmentation.merging import merge_shards
@@ -17,8 +17,7 @@ from layered_plugin.segmentation.segment_files import segment_files
 from layered_plugin.segmentation.segmenter import Refinement, Segmenter
 
 
-@click.command("segment", cls=CheckedCommand, context_settings=SETTINGS,
-               short_help="Masks, cut-outs and layers of your pictures, by either")
+@click.command(cls=CheckedCommand, short_help="Masks, cut-outs and layers of your pictures, by either")
 @click.option("--model", help="Run of train or distill", required=True, metavar="RUN")
 @click.option("--images", help="Pictures of any size", required=True, metavar="DIR|ZIP|TAR|FILE|PATTERN")
 @click.option("--outdir", help="Folder for the results", required=True, metavar="DIR")
@@ -91,8 +90,7 @@ def segment(model: str, images: str, outdir: str, device: str, flip: bool, refin
     sys.exit(1 if outcome.failed else 0)
 
 
-@click.command("merge", cls=CheckedCommand, context_settings=SETTINGS,
-               short_help="What several calls of segment left in one folder")
+@click.command(cls=CheckedCommand, short_help="What several calls of segment left in one folder")
 @click.option("--outdir", help="Folder that the shards filled", required=True, metavar="DIR")
 @user_errors()
 def merge(outdir: str) -> None:
