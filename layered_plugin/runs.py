@@ -55,7 +55,7 @@ def save_training_state(run_dir: str | os.PathLike, kimg: int, state: dict[str, 
     return path
 
 
-def load_training_state(path: str | os.PathLike, map_location: Any = "cpu") -> dict[str, Any]:
+def load_training_state(path: str | os.PathLike) -> dict[str, Any]:
     """Read a training state; executes no code.
 
     Raises:
@@ -66,7 +66,7 @@ def load_training_state(path: str | os.PathLike, map_location: Any = "cpu") -> d
     if not zipfile.is_zipfile(path):
         raise CheckpointError(f"{path}: missing, damaged, or no training state")
     try:
-        state = torch.load(path, map_location=map_location, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as err:  # Of a damaged one PyTorch and zipfile say so in many ways.
         raise CheckpointError(f"{path}: not a readable training state: {one_line(err, 200)}") from err
     if not isinstance(state, dict):

@@ -102,9 +102,9 @@ def judge_objects(judge: AnyUNet, img: torch.Tensor, batch: int = 250) -> torch.
     return torch.cat(masks)
 
 
-def judge_masks(judge: AnyUNet, img: torch.Tensor, batch: int = 250) -> torch.Tensor:
+def judge_masks(judge: AnyUNet, img: torch.Tensor) -> torch.Tensor:
     """Ask the judge for object pixels, of any object; as ``judge_objects``, but [N, H, W]."""
-    return judge_objects(judge, img, batch).any(dim=1)
+    return judge_objects(judge, img).any(dim=1)
 
 
 def score_judge(judge: AnyUNet, pictures: np.ndarray, masks: np.ndarray) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def test_training_finds_the_objects_of_unseen_pictures(judge: UNet) -> None:
 
 def test_masks_do_not_depend_on_the_batch_size(judge: UNet) -> None:
     img = center_crop(to_float(torch.from_numpy(_squares(7, seed=2)[0])), 16)
-    assert torch.equal(judge_masks(judge, img, batch=2), judge_masks(judge, img, batch=7))
+    assert torch.equal(judge_objects(judge, img, batch=2), judge_objects(judge, img, batch=7))
 
 
 def test_a_judge_of_two_objects_tells_them_apart_in_any_order(tmp_path: Path) -> None:
