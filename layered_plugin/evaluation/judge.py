@@ -12,7 +12,7 @@ import torch
 
 from layered_plugin.data.masks import OBJECT_LEVEL
 from layered_plugin.data.pictures import to_float
-from layered_plugin.errors import PictureError, TeacherError, UserError
+from layered_plugin.errors import PictureError, TeacherError, UserError, one_line
 from layered_plugin.evaluation.metrics import MaskEvaluation
 from layered_plugin.evaluation.teachers import none_if_empty, resized
 from layered_plugin.model.unet import AnyUNet, make_unet
@@ -183,7 +183,7 @@ class UNetTeacher:
         try:
             self._judge = load_judge(path, device)
         except (OSError, EOFError, RuntimeError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as err:
-            reason = str(err).removeprefix(f"{path}: ").splitlines()[0] if str(err) else type(err).__name__
+            reason = one_line(err, 200).removeprefix(f"{path}: ")
             raise TeacherError(f"{path}: no judge of eval.py judge: {reason}") from err
         self._size = (size_px, size_px)
 
