@@ -17,6 +17,8 @@ from layered_plugin.segmentation.model_file import fingerprint, save_model
 from layered_plugin.signals import StopRequest
 from layered_plugin.tensor_files import save_state
 
+SAMPLES = 12  # Columns of the pictures of a run.
+
 
 class ModelRun:
     """Repeat a step, with progress, ``stats.jsonl``, saving and resumption; Ctrl-C and SIGTERM save first.

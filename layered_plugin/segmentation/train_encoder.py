@@ -10,9 +10,9 @@ import torch
 
 from layered_plugin.data.dataset import RealPictures
 from layered_plugin.segmentation.chunks import split_pictures, train_chunks
-from layered_plugin.segmentation.encoder_training import SAMPLES, EncoderTraining, prepare, save_samples
+from layered_plugin.segmentation.encoder_training import EncoderTraining, prepare, save_samples
 from layered_plugin.segmentation.fitting import settle_on_real
-from layered_plugin.segmentation.stage import ModelRun, finish_run
+from layered_plugin.segmentation.stage import SAMPLES, ModelRun, finish_run
 
 
 def train_encoder(run_dir: Path, options: dict[str, Any], record: dict[str, Any]) -> str | None:
