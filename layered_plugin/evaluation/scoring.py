@@ -21,7 +21,7 @@ from layered_plugin.evaluation.teachers import Teacher, none_if_empty
 from layered_plugin.model.layers import composite, union_mask
 from layered_plugin.model.scenes import draw_scenes
 from layered_plugin.progress import progress
-from layered_plugin.segmentation.segmenter import PLAIN, Refinement
+from layered_plugin.segmentation.segmenter import USUAL, Refinement
 
 SHOWN = 8  # Best and worst pictures that are kept to be looked at.
 
@@ -144,7 +144,7 @@ def score_generated(G_ema: Any, teacher: Teacher, *, num: int, seed: int, size_p
 def score_real(segmenters: Sequence[Callable[..., Any]], source: PictureSource, names: Sequence[str],
                teacher: Teacher, *, baselines: Mapping[str, Callable[[np.ndarray], np.ndarray]],
                size_px: int | None = None, oracle_polarity: bool = False,
-               refinement: Refinement = PLAIN, sizes: Sequence[float] = (), seed: int = 0, batch: int = 100
+               refinement: Refinement = USUAL, sizes: Sequence[float] = (), seed: int = 0, batch: int = 100
                ) -> tuple[dict[str, Any], list[Extremes]]:
     """Compare masks of real pictures with a teacher's (Table 2), for several models and baselines at once.
 

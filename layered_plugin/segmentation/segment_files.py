@@ -33,15 +33,15 @@ from layered_plugin.segmentation.parts import (
     shard_manifest,
 )
 from layered_plugin.segmentation.pipeline import Item, Pipeline
-from layered_plugin.segmentation.segmenter import PLAIN, Refinement, Segmenter
+from layered_plugin.segmentation.segmenter import USUAL, Refinement, Segmenter
 from layered_plugin.segmentation.workers import Finish, task_executor
 
 SETTINGS = "segment.json"
 
 # What an earlier version may not have written has its default.
 SETTINGS_RULE = fields(dict(model=text, threshold=number(0, 1), soft=flag), dict(
-    flip=(flag, PLAIN.flip), refine=(number(0, 10**9, whole=True), PLAIN.refine), posterior=(flag, PLAIN.posterior),
-    sharp=(flag, PLAIN.sharp), margin=(number(0, 0.5), 0.0), prior=(maybe(text), None),
+    flip=(flag, USUAL.flip), refine=(number(0, 10**9, whole=True), USUAL.refine), posterior=(flag, USUAL.posterior),
+    sharp=(flag, USUAL.sharp), margin=(number(0, 0.5), 0.0), prior=(maybe(text), None),
     min_confidence=(number(0, 1), 0.0)))
 
 GROUP_BYTES = 16 << 20  # A group of pictures ends early once its files have so many.
@@ -76,7 +76,7 @@ class Listing(NamedTuple):
 
 def segment_files(segmenter: Segmenter, images: str | os.PathLike[str], outdir: str | os.PathLike[str], *,
                   batch: int = 64, threshold: float = 0.5, soft: bool = False, min_confidence: float = 0.0,
-                  refinement: Refinement = PLAIN, workers: int = 0, form: str = "files",
+                  refinement: Refinement = USUAL, workers: int = 0, form: str = "files",
                   shard: Shard = WHOLE) -> Outcome:
     """Segment every picture that no manifest lists yet.
 
