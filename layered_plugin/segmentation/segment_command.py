@@ -12,9 +12,9 @@ from layered_plugin.cores import usable_cores
 from layered_plugin.device import use_own_gpu
 from layered_plugin.segmentation.merging import merge_shards
 from layered_plugin.segmentation.outputs import say_doubtful
-from layered_plugin.segmentation.parts import FORMATS, Shard, shard_manifest
 from layered_plugin.segmentation.segment_files import segment_files
 from layered_plugin.segmentation.segmenter import Refinement, Segmenter
+from layered_plugin.segmentation.shares import FORMATS, Shard, shard_manifest
 
 
 @click.command(cls=CheckedCommand, short_help="Masks, cut-outs and layers of your pictures, by either")

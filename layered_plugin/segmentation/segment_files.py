@@ -1,7 +1,7 @@
 """Segment a folder, an archive or many archives: masks, cut-outs, layers, manifests, contact sheet.
 
 Streams: in memory are the names of one folder or archive and a few groups of pictures, however many there are. The work
-of ``invert.py segment``; what a call has to do is said by ``parts``, what becomes of pictures by ``pipeline``, where
+of ``invert.py segment``; what a call has to do is said by ``shares``, what becomes of pictures by ``pipeline``, where
 results go by ``outputs``.
 """
 
@@ -22,7 +22,9 @@ from layered_plugin.progress import progress
 from layered_plugin.runs import MANIFEST
 from layered_plugin.segmentation.merging import sheet_of_folder
 from layered_plugin.segmentation.outputs import ArchiveOutput, FolderOutput, read_manifest
-from layered_plugin.segmentation.parts import (
+from layered_plugin.segmentation.pipeline import Item, Pipeline
+from layered_plugin.segmentation.segmenter import USUAL, Refinement, Segmenter
+from layered_plugin.segmentation.shares import (
     WHOLE,
     Part,
     Shard,
@@ -32,8 +34,6 @@ from layered_plugin.segmentation.parts import (
     plan_parts,
     shard_manifest,
 )
-from layered_plugin.segmentation.pipeline import Item, Pipeline
-from layered_plugin.segmentation.segmenter import USUAL, Refinement, Segmenter
 from layered_plugin.segmentation.workers import Finish, task_executor
 
 SETTINGS = "segment.json"
