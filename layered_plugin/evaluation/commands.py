@@ -34,12 +34,7 @@ def run_generated(*, networks: Sequence[str], snapshot: str, num: int, seed: int
                   detector_size: int | None, fid: str | None, fid_weights: str | None, real: str | None,
                   real_masks: str | None, real_model: str | None, mask_values: Ranges | None, batch: int,
                   device_name: str, **teacher_options: Any) -> None:
-    """Body of ``eval.py generated``; parameters are its options.
-
-    Raises:
-        click.UsageError: An option's value is wrong or does not fit another.
-        click.ClickException: A file can't be used or written.
-    """
+    """Body of ``eval.py generated``; parameters are its options."""
     device = choose_device(device_name)
     if fid_weights is not None and fid is None:
         raise click.UsageError("--fid-weights can only be given with --fid")
@@ -118,12 +113,7 @@ def run_real(*, models: Sequence[str], data: str, masks: str | None, mask_values
              flip: bool, refine: int, posterior: bool, prior: str | None, sharp: bool, margin: float | None,
              sizes: tuple[float, ...], baselines: str, seed: int, batch: int, device_name: str,
              **teacher_options: Any) -> None:
-    """Body of ``eval.py real``; parameters are its options.
-
-    Raises:
-        click.UsageError: An option's value is wrong or does not fit another.
-        click.ClickException: A file can't be used or written.
-    """
+    """Body of ``eval.py real``; parameters are its options."""
     device = choose_device(device_name)
     if (masks is None) == (teacher_kind is None):
         raise click.UsageError("either --masks or --teacher must be given, and not both")
@@ -178,12 +168,7 @@ def run_real(*, models: Sequence[str], data: str, masks: str | None, mask_values
 
 def run_judge(*, data: str, masks: str, test_data: str, test_masks: str, mask_values: Ranges | None, dest: str,
               steps: int, batch: int, seed: int, device_name: str) -> None:
-    """Body of ``eval.py judge``; parameters are its options.
-
-    Raises:
-        click.UsageError: The device is not there.
-        click.ClickException: A file can't be used or written.
-    """
+    """Body of ``eval.py judge``; parameters are its options."""
     device = choose_device(device_name)
     pictures, truth = _read_pairs("--data, --masks", data, masks, mask_values)
     test_pictures, test_truth = _read_pairs("--test-data, --test-masks", test_data, test_masks, mask_values)

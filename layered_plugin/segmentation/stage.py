@@ -124,16 +124,9 @@ class ModelRun:
 
 def finish_run(run_dir: Path, kind: str, networks: Mapping[str, torch.nn.Module], G: Any, options: dict[str, Any],
                record: Mapping[str, Any], **more: Any) -> None:
-    """Write the model of a finished run, and remove its training states.
+    """Write the model of a finished run by `save_model`, and remove its training states.
 
-    Args:
-        run_dir: Of the run.
-        kind: As for `save_model`.
-        networks: As for `save_model`.
-        G: The generator that the model was trained for.
-        options: Of the command.
-        record: Further entries of model.json, to stand first.
-        more: Further entries, to stand last.
+    Of model.json, the entries of ``record`` stand first, ``more`` last; G is the generator that it was trained for.
     """
     meta = dict(record, resolution=G.img_resolution, options=options, generator=fingerprint(G), **more)
     save_model(run_dir, kind, networks, meta)
