@@ -12,7 +12,6 @@ from typing import Any
 from layered_plugin.errors import CheckpointError, UserError
 
 MAX_BYTES = 64 << 20  # Of what a command writes about a run.
-
 MAX_NUMBER = 10**12  # Of what has no bound of its own.
 
 Rule = Callable[[Any, str], Any]

@@ -21,22 +21,16 @@ from layered_plugin.files import write_json
 from layered_plugin.json_files import read_json
 
 GAN_FILE = "training_options.json"  # What a training of train_layered.py was asked for.
-
 OPTIONS = "options.json"  # What a run of invert.py was asked for.
-
 MODEL_FILE = "model.json"  # A finished run of invert.py.
-
 MODEL_FILES = (MODEL_FILE, OPTIONS)  # Of a finished run of invert.py, and of one still on its way.
-
 STATS_FILE, LOG_FILE = "stats.jsonl", "log.txt"
-
 GENERATED_FILE, REAL_FILE = "metric-generated.jsonl", "metric-real.jsonl"  # Scores of eval.py.
 
 # Of a folder of invert.py segment; the last, within it, of the pictures whose masks are doubtful.
 MANIFEST, CONTACT_SHEET, DOUBTFUL = "manifest.jsonl", "contact-sheet.png", "doubtful"
 
 STATE_PATTERN = re.compile(r"training-state-(\d{6,})\.pt")
-
 KEEP_STATES = 2  # Older training states are removed: each holds both networks, the EMA and Adam's moments.
 
 

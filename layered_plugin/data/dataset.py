@@ -20,7 +20,6 @@ from layered_plugin.errors import ArgumentError, PictureError
 from layered_plugin.progress import progress
 
 CACHE_BYTES = 4 << 30  # Decoded pictures that are not shared are kept in memory up to this size.
-
 MAX_UNREADABLE = 16  # So many pictures may become unreadable while they are shown; the next one ends the run.
 
 

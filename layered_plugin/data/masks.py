@@ -10,7 +10,6 @@ from layered_plugin.data.pictures import fit_box
 from layered_plugin.errors import ArgumentError, UnusableError
 
 OBJECT_LEVEL = 128  # Gray value from which on a pixel of a mask file is object.
-
 THRESHOLD = 0.5  # Opacity from which on a pixel of a predicted mask is object.
 
 

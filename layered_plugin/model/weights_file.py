@@ -17,7 +17,6 @@ from layered_plugin.model.generator import LayeredGenerator
 from layered_plugin.model.network_rules import NETWORKS
 
 GENERATOR_FILE, WEIGHTS_FILE = "generator.json", "generator.safetensors"
-
 FORMAT = 1
 
 GENERATOR = fields(

@@ -12,7 +12,6 @@ from torch.nn import functional as F
 from layered_plugin.model.layers import Layers
 
 LOBES = (2, 8)  # Least and largest number of petals of a bent outline.
-
 LEAST_RADIUS = 0.35  # Of the factor by which an outline's radius changes, so that no outline folds.
 
 

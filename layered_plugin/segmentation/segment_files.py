@@ -45,7 +45,6 @@ SETTINGS_RULE = fields(dict(model=text, threshold=number(0, 1), soft=flag), dict
     min_confidence=(number(0, 1), 0.0)))
 
 GROUP_BYTES = 16 << 20  # A group of pictures ends early once its files have so many.
-
 WORTH_WORKERS = 200  # Fewer pictures are done before processes have started.
 
 

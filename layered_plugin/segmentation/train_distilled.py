@@ -22,9 +22,7 @@ from layered_plugin.segmentation.self_training import SelfTraining
 from layered_plugin.segmentation.stage import SAMPLES, ModelRun, finish_run
 
 CHANNELS = (16, 32, 64, 128)
-
 MARGIN_BATCH, MARGIN_BATCHES = 100, 5  # Real pictures whose masks give the model's margin.
-
 MIN_PART_REAL = 0.6  # Real targets keep parts and lose holes by a stricter rule than generated ones.
 
 

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from layered_plugin.errors import UserError
 
 WARN_KIMG = 4  # Shorter than this is how every run begins.
-
 PATIENCE_KIMG = 20  # A collapse this long does not recover; many runs pass a degenerate state before 20 kimg.
 
 STRONGER_PENALTY = "a higher --gamma (wgan-gp: --gp-weight)"
