@@ -38,6 +38,7 @@ def main() -> None:
 @click.option("--real-model", help="Model for their masks, instead", metavar="RUN")
 @click.option("--batch", help="Scenes at a time", type=Whole(1, 2**16), default=32, metavar="INT")
 @click.option("--device", "device_name", help="Where to compute", type=DEVICES, default="auto")
+@user_errors()
 def generated(**opts: Any) -> None:
     """Score the masks of generated scenes, as Table 1 of the paper does.
 
@@ -119,6 +120,7 @@ def generated(**opts: Any) -> None:
 @click.option("--seed", help="Seed of the bootstrap", type=SEED, default=0, metavar="INT")
 @click.option("--batch", help="Pictures at a time, at most", type=Whole(1, 2**16), default=100, metavar="INT")
 @click.option("--device", "device_name", help="Where to compute", type=DEVICES, default="auto")
+@user_errors()
 def real(**opts: Any) -> None:
     """Score the masks of real pictures, as Table 2 of the paper does, beside simple baselines.
 
@@ -176,6 +178,7 @@ def real(**opts: Any) -> None:
 @click.option("--batch", help="Pictures a step", type=Whole(1, 2**16), default=32, metavar="INT")
 @click.option("--seed", help="Random seed", type=SEED, default=0, metavar="INT")
 @click.option("--device", "device_name", help="Where to compute", type=DEVICES, default="auto")
+@user_errors()
 def judge(**opts: Any) -> None:
     """Train a judge and score it: a U-Net that learns from true masks where the object is.
 

@@ -50,8 +50,7 @@ common_options = several_options(
     click.option("-n", "--dry-run", help="Print the settings, train nothing", is_flag=True))
 
 
-@main.command("train", short_help="The paper's encoder: also the background behind the object",
-              context_settings=SETTINGS)
+@main.command(short_help="The paper's encoder: also the background behind the object")
 @common_options
 @click.option("--data", help="Real pictures", metavar="ZIP|DIR")
 @click.option("--mode", help="One encoder, or one per chunk", type=click.Choice(["chunks", "dataset"]),
@@ -105,8 +104,7 @@ def train(ctx: click.Context, **opts: Any) -> None:
     run_training(ctx, "train", opts, "chunks" if opts["mode"] == "chunks" else "encoder", train_encoder)
 
 
-@main.command("distill", short_help="A U-Net from generated pictures, then real ones: quick, any picture",
-              context_settings=SETTINGS)
+@main.command(short_help="A U-Net from generated pictures, then real ones: quick, any picture")
 @common_options
 @click.option("--data", help="Real pictures to adapt to, unlabelled", metavar="ZIP|DIR")
 @click.option("--steps", help="Steps on generated pairs", type=COUNT, default=600, metavar="INT")
@@ -153,7 +151,7 @@ main.add_command(segment)
 main.add_command(merge)
 
 
-@main.command("export", short_help="A distilled model as ONNX", context_settings=SETTINGS)
+@main.command(short_help="A distilled model as ONNX")
 @click.option("--model", help="Run of distill", required=True, metavar="RUN")
 @click.option("--dest", help="File  [default: model.onnx in the run]", metavar="ONNX")
 @user_errors()

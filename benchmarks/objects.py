@@ -21,13 +21,19 @@ from layered_plugin.command_line import user_errors
 from layered_plugin.data.picture_zip import read_pairs
 from layered_plugin.data.pictures import to_float
 from layered_plugin.errors import PictureError
-from layered_plugin.evaluation.judge import judge_objects, load_judge, save_judge, train_judge
+from layered_plugin.evaluation.judge import (
+    center_crop,
+    crop_side,
+    judge_objects,
+    load_judge,
+    save_judge,
+    train_judge,
+)
 from layered_plugin.files import write_json
 from layered_plugin.model.snapshots import load_snapshot
 from layered_plugin.model.unet import AnyUNet
 from layered_plugin.report.reading import read_gan_run
 from layered_plugin.runs import begun_runs, or_go_on
-from layered_plugin.segmentation.augment import center_crop, crop_side
 from layered_plugin.synthetic.occlusion import MAX_OBJECTS
 
 SCORE_SEED = 1

@@ -23,13 +23,9 @@ from layered_plugin.errors import BaseError
 ENV_NAME = "STYLEGAN2_ADA_PYTORCH"
 
 PACKAGE_DIR = Path(__file__).resolve().parent
-
 VENDOR_DIR = PACKAGE_DIR.parent / "vendor"
-
 INSTALLED_DIR = PACKAGE_DIR / "_base"  # In a wheel (setup.py).
-
 BUNDLED_DIR = INSTALLED_DIR if INSTALLED_DIR.is_dir() else VENDOR_DIR / "stylegan2_compat"
-
 CHECKOUT_DIR = VENDOR_DIR / "stylegan2-ada-pytorch"
 
 # What the plugin imports; a folder that lacks one of these is no usable base.

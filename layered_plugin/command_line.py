@@ -9,15 +9,13 @@ from typing import Any
 import click
 
 from layered_plugin.errors import ArgumentError, UserError, one_line, with_options
-from layered_plugin.files import NO_ROOM
+from layered_plugin.files import NAME_BYTES, NO_ROOM
 
 SETTINGS = dict(show_default=True, max_content_width=100)
 
 DEVICES = click.Choice(["auto", "cpu", "cuda", "mps"])
 
 LARGEST = 10**9  # Of any number that has no bound of its own: beyond it are slips of the keyboard.
-
-NAME_BYTES = 255  # Of a file or folder, on every system in use.
 
 # Metavars of options that name files.
 FILES = {"DIR", "ZIP", "RUN", "PKL", "FILE", "PT", "HTML", "NPZ", "PNG", "JSONL", "ONNX", "TAR", "PATH", "JSON"}

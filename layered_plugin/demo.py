@@ -21,7 +21,6 @@ from layered_plugin.cores import usable_cores
 from layered_plugin.runs import MODEL_FILE, last_kimg, or_go_on
 
 DATA = Path("data")
-
 PAIRS = [f"--data={DATA}/shapes-test.zip", f"--masks={DATA}/shapes-test-masks.zip"]
 
 

@@ -47,7 +47,7 @@ def main() -> None:
     """
 
 
-@main.command("background", short_help="The background as an ordinary snapshot", context_settings=SETTINGS)
+@main.command(short_help="The background as an ordinary snapshot")
 @network_options
 @click.option("--dest", help="Pickle to write", required=True, metavar="PKL")
 @named
@@ -64,7 +64,7 @@ def background(network: str, snapshot: str, dest: str) -> None:
     _save(dest, background_networks(load_snapshot(network, choice=snapshot)))
 
 
-@main.command("foreground", short_help="An object as a snapshot of four channels", context_settings=SETTINGS)
+@main.command(short_help="An object as a snapshot of four channels")
 @network_options
 @click.option("--object", "number", help="Which object, from back to front", type=Whole(min=1), default=1,
               metavar="INT")
@@ -89,7 +89,7 @@ def _save(dest: str, snapshot: dict) -> None:
     click.echo(dest)
 
 
-@main.command("generator", short_help="Generator and discriminator without code", context_settings=SETTINGS)
+@main.command(short_help="Generator and discriminator without code")
 @network_options
 @click.option("--dest", help="Folder to write", required=True, metavar="DIR")
 @named
@@ -111,7 +111,7 @@ def generator(network: str, snapshot: str, dest: str) -> None:
     click.echo(f"{Path(dest, WEIGHTS_FILE)}\n{Path(dest, GENERATOR_FILE)}")
 
 
-@main.command("onnx", short_help="The generator as ONNX", context_settings=SETTINGS)
+@main.command(short_help="The generator as ONNX")
 @network_options
 @truncation_option
 @click.option("--dest", help="File to write", required=True, metavar="ONNX")
@@ -136,7 +136,7 @@ def onnx(network: str, snapshot: str, trunc: float, dest: str) -> None:
     click.echo(f"{dest}: differs from PyTorch by at most {difference:.1e}", err=True)
 
 
-@main.command("scenes", short_help="Scenes as OpenRaster files, a layer each", context_settings=SETTINGS)
+@main.command(short_help="Scenes as OpenRaster files, a layer each")
 @network_options
 @click.option("--seeds", help="Scenes to draw, such as 0,3,5-9", required=True, metavar="LIST")
 @truncation_option

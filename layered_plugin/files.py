@@ -15,6 +15,8 @@ from layered_plugin.errors import DiskFullError
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
+NAME_BYTES = 255  # Of a file or folder, on every system in use.
+
 _PREFIX_BYTES = 120  # Of a file's own name in that of its temporary file: names have at most 255 bytes.
 
 

@@ -30,7 +30,6 @@ NOISE_MODES = ("const", "random", "none")
 SHEET_SCENES = 16  # Columns of a sheet; more are too wide to read at a glance.
 
 MAX_SEED = 2**32 - 1  # NumPy's.
-
 MAX_SCENES = 10**7  # Of one range.
 
 

@@ -11,7 +11,6 @@ from layered_plugin.data.pictures import to_uint8
 from layered_plugin.files import atomic_write
 
 MARGIN_PX = 92  # Room for the names of rows.
-
 GAP_PX = 2
 
 

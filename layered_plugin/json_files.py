@@ -12,7 +12,6 @@ from typing import Any
 from layered_plugin.errors import CheckpointError, UserError
 
 MAX_BYTES = 64 << 20  # Of what a command writes about a run.
-
 MAX_NUMBER = 10**12  # Of what has no bound of its own.
 
 Rule = Callable[[Any, str], Any]
@@ -44,18 +43,17 @@ def parse_json(content: bytes | str, where: str | os.PathLike[str], kind: type[U
         raise kind(f"{where}: damaged: {err}") from err
 
 
-def read_json(path: str | os.PathLike[str], kind: type[UserError] = CheckpointError,
-              max_bytes: int = MAX_BYTES) -> dict[str, Any]:
+def read_json(path: str | os.PathLike[str], kind: type[UserError] = CheckpointError) -> dict[str, Any]:
     """An object from a JSON file.
 
     Raises:
-        UserError: Of this kind: the file is missing, larger than max_bytes, no JSON, or holds no object.
+        UserError: Of this kind: the file is missing, larger than ``MAX_BYTES``, no JSON, or holds no object.
     """
     path = Path(path)
     try:
         size = path.stat().st_size
-        if size > max_bytes:
-            raise kind(f"{path}: not readable: {size} bytes, where at most {max_bytes} are expected")
+        if size > MAX_BYTES:
+            raise kind(f"{path}: not readable: {size} bytes, where at most {MAX_BYTES} are expected")
         content = path.read_bytes()
     except OSError as err:
         raise kind(f"{path}: not readable: {err.strerror or err}") from err

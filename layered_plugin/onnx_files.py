@@ -13,7 +13,6 @@ from layered_plugin.errors import MissingLibraryError, UserError, one_line
 from layered_plugin.files import atomic_write
 
 TOLERANCE = 1e-4
-
 OPSET = 18
 
 

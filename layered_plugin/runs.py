@@ -16,27 +16,21 @@ from typing import Any
 
 from layered_plugin.base import BASE
 from layered_plugin.calls import typed_command
-from layered_plugin.errors import CheckpointError, ModelError, one_line
+from layered_plugin.errors import CheckpointError, ModelError, UserError, one_line
 from layered_plugin.files import write_json
 from layered_plugin.json_files import read_json
 
 GAN_FILE = "training_options.json"  # What a training of train_layered.py was asked for.
-
 OPTIONS = "options.json"  # What a run of invert.py was asked for.
-
 MODEL_FILE = "model.json"  # A finished run of invert.py.
-
 MODEL_FILES = (MODEL_FILE, OPTIONS)  # Of a finished run of invert.py, and of one still on its way.
-
 STATS_FILE, LOG_FILE = "stats.jsonl", "log.txt"
-
 GENERATED_FILE, REAL_FILE = "metric-generated.jsonl", "metric-real.jsonl"  # Scores of eval.py.
 
 # Of a folder of invert.py segment; the last, within it, of the pictures whose masks are doubtful.
 MANIFEST, CONTACT_SHEET, DOUBTFUL = "manifest.jsonl", "contact-sheet.png", "doubtful"
 
 STATE_PATTERN = re.compile(r"training-state-(\d{6,})\.pt")
-
 KEEP_STATES = 2  # Older training states are removed: each holds both networks, the EMA and Adam's moments.
 
 
@@ -55,7 +49,7 @@ def save_training_state(run_dir: str | os.PathLike, kimg: int, state: dict[str, 
     return path
 
 
-def load_training_state(path: str | os.PathLike, map_location: Any = "cpu") -> dict[str, Any]:
+def load_training_state(path: str | os.PathLike) -> dict[str, Any]:
     """Read a training state; executes no code.
 
     Raises:
@@ -66,7 +60,7 @@ def load_training_state(path: str | os.PathLike, map_location: Any = "cpu") -> d
     if not zipfile.is_zipfile(path):
         raise CheckpointError(f"{path}: missing, damaged, or no training state")
     try:
-        state = torch.load(path, map_location=map_location, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as err:  # Of a damaged one PyTorch and zipfile say so in many ways.
         raise CheckpointError(f"{path}: not a readable training state: {one_line(err, 200)}") from err
     if not isinstance(state, dict):
@@ -85,20 +79,20 @@ def last_kimg(run_dir: str | os.PathLike[str]) -> int:
     return max((int(path.stem.rpartition("-")[2]) for path in training_states(run_dir)), default=-1)
 
 
-def complete_run(path: str | os.PathLike[str]) -> Path:
+def complete_run(path: str | os.PathLike[str], kind: type[UserError] = CheckpointError) -> Path:
     """A path as it is, or, where nothing has that name, the one folder whose name begins with it.
 
     Names of run folders are long: `runs/00001` or `runs/00001-distill` will do.
 
     Raises:
-        CheckpointError: Several names begin with it.
+        UserError: Of this kind: several names begin with it.
     """
     path = Path(path)
     if path.exists() or not path.parent.is_dir():
         return path
     found = sorted(p for p in path.parent.iterdir() if p.is_dir() and p.name.startswith(path.name))
     if len(found) > 1:
-        raise CheckpointError(f"{path}: fits {len(found)} run folders, such as {found[0]}; write more of the name")
+        raise kind(f"{path}: fits {len(found)} run folders, such as {found[0]}; write more of the name")
     return found[0] if found else path
 
 
@@ -160,10 +154,7 @@ def find_model(path: str | os.PathLike[str]) -> Path:
     Raises:
         ModelError: There is no model, or not yet.
     """
-    try:
-        path = complete_run(path)
-    except CheckpointError as err:
-        raise ModelError(str(err)) from err
+    path = complete_run(path, ModelError)
     folder = path if path.is_dir() else path.parent
     if path.exists() and (folder / OPTIONS).is_file() and not (folder / MODEL_FILE).is_file():
         raise ModelError(f"{path}: this run is not finished; go on with invert.py and --resume={folder}")

@@ -18,7 +18,6 @@ from layered_plugin.data.pictures import box_about, to_rgb
 from layered_plugin.errors import PictureError
 
 FLOWER_SPLITS = {"train": "trnid", "val": "valid", "test": "tstid"}  # Names in setid.mat.
-
 FLOWER_BLUE = np.array([0, 0, 254], np.float32)  # What Flowers-102 paints the background with.
 
 MIN_PART = 0.02  # Parts and holes below this share of the flower's largest part are specks of the segmentation.

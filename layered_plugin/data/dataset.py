@@ -20,7 +20,6 @@ from layered_plugin.errors import ArgumentError, PictureError
 from layered_plugin.progress import progress
 
 CACHE_BYTES = 4 << 30  # Decoded pictures that are not shared are kept in memory up to this size.
-
 MAX_UNREADABLE = 16  # So many pictures may become unreadable while they are shown; the next one ends the run.
 
 
@@ -220,15 +219,14 @@ class RealPictures:
         resolution: Side of the pictures handed out, in pixels.
         seed: Of the order.
         device: Where the pictures go.
-        margin: Pictures are resized to this many times the resolution, then cropped at random.
 
     Raises:
         PictureError: The data set or a picture of it can't be read.
     """
 
-    def __init__(self, path, resolution: int, seed: int = 0, device: str = "cpu", margin: float = CROP_MARGIN):
+    def __init__(self, path, resolution: int, seed: int = 0, device: str = "cpu"):
         self.resolution, self.seed, self.device = resolution, seed, device
-        self.dataset = PictureDataset(path=path, size_px=round(resolution * margin))
+        self.dataset = PictureDataset(path=path, size_px=round(resolution * CROP_MARGIN))
         self.dataset.preload(verbose=True)
         self.start_at(0)
 

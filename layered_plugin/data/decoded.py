@@ -24,9 +24,7 @@ from layered_plugin.errors import DiskFullError
 from layered_plugin.files import atomic_write
 
 SHARED_FROM = 64 << 20  # Smaller data sets are decoded sooner than it would matter, and are not kept.
-
 SPARE = 0.1  # Of the disk stays free.
-
 UNUSABLE = (errno.EROFS, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # Disks without writing, or without locks.
 
 _ENV = "LAYERED_CACHE"

@@ -116,7 +116,7 @@ def decode_bytes(data: bytes, name: str, upright: bool = False) -> PIL.Image.Ima
 
 
 def write_entries(entries: Iterable[Entry], total: int, dest: str, masks: str | None, size_px: int,
-                  fit: str) -> tuple[int, list[str]]:
+                  fit: str) -> None:
     """Write pictures, and masks under the same names; files appear only when complete.
 
     A picture that can't be read, or whose mask does not fit it, is left out and named on standard error.
@@ -128,9 +128,6 @@ def write_entries(entries: Iterable[Entry], total: int, dest: str, masks: str | 
         masks: Zip for the masks, None = none.
         size_px: Side of the pictures.
         fit: One of `pictures.FITS`.
-
-    Returns:
-        Number of pictures written, and why each other one was left out.
 
     Raises:
         PictureError: Not one could be used; nothing is written.
@@ -157,4 +154,3 @@ def write_entries(entries: Iterable[Entry], total: int, dest: str, masks: str | 
             raise PictureError(f"none of {total} pictures can be used, the first because: {(left_out or ['?'])[0]}")
     about = f", object share {share / written:.3f}" if masks else ""
     print(f"{written} pictures{about}, {len(left_out)} left out", file=sys.stderr)
-    return written, left_out

@@ -2,15 +2,18 @@
 
 import hashlib
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from layered_plugin.data.files import UNREADABLE
 from layered_plugin.data.pictures import PictureSource
-from layered_plugin.errors import PictureError
+from layered_plugin.errors import CheckpointError, PictureError
 from layered_plugin.json_files import fields, number, text
 
 FINGERPRINT = fields(dict(num=number(1, whole=True), bytes=number(0, 2**63, whole=True), names=text, contents=text))
+
+REMEDY = "put it back, or go on with the other pictures by `data_changed`=ok"
 
 
 def fingerprint(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -36,6 +39,25 @@ def of_source(source: PictureSource) -> dict[str, Any]:
                     contents=_hash(map(source.files.contents, source.names)))
     except UNREADABLE as err:
         raise PictureError(f"{source.path}: not readable: {err}") from err
+
+
+def compare(path: str, before: Mapping[str, Any] | None, may_change: bool, where: str, remedy: str = REMEDY
+            ) -> tuple[dict[str, Any], bool]:
+    """Fingerprint of pictures or masks, and whether it is another than before, which a warning says.
+
+    Raises:
+        CheckpointError: They can't be read, which names `where`; or are others and must not be, with the remedy.
+    """
+    try:
+        now = fingerprint(path)
+    except PictureError as err:
+        raise CheckpointError(f"{where}: {err}") from err
+    changed = None if before is None else what_changed(before, now)
+    if changed is not None and not may_change:
+        raise CheckpointError(f"{path}: {changed}; {remedy}")
+    if changed is not None:
+        print(f"WARNING: {path}: {changed}", file=sys.stderr)
+    return now, changed is not None
 
 
 def what_changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:

@@ -10,7 +10,6 @@ from layered_plugin.data.pictures import fit_box
 from layered_plugin.errors import ArgumentError, UnusableError
 
 OBJECT_LEVEL = 128  # Gray value from which on a pixel of a mask file is object.
-
 THRESHOLD = 0.5  # Opacity from which on a pixel of a predicted mask is object.
 
 
@@ -158,14 +157,3 @@ def _label(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     sizes = np.bincount(parts.ravel(), minlength=num + 1)
     sizes[0] = 0
     return parts, sizes
-
-
-def squeeze_mask(mask: np.ndarray, size_px: int) -> np.ndarray | None:
-    """Object pixels [H, W] of a picture that is squeezed to a square; half covered counts, a small object may vanish.
-
-    Returns:
-        [size_px, size_px], bool; None where no object is left.
-    """
-    levels = PIL.Image.fromarray(mask.astype(np.uint8) * 255)
-    squeezed = np.asarray(levels.resize((size_px, size_px), PIL.Image.Resampling.BILINEAR)) >= OBJECT_LEVEL
-    return squeezed if squeezed.any() else None

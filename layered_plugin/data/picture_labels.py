@@ -14,7 +14,6 @@ from layered_plugin.errors import PictureError
 from layered_plugin.json_files import parse_json
 
 KEYS = ("label", "cls")  # Of a class in .json, the first that is there.
-
 MAX_CLASSES = 100_000  # A label is as long as there are classes.
 
 

@@ -15,11 +15,8 @@ from layered_plugin.errors import MissingLibraryError
 # Chosen without looking at a mask: half of each side for the object; for GrabCut, which takes what lies outside for
 # certain background, half of the picture.
 BOX_SHARE = 0.25
-
 GRABCUT_SHARE = 0.5
-
 GRABCUT_ROUNDS = 5
-
 KMEANS_ROUNDS = 20
 
 

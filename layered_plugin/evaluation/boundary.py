@@ -2,10 +2,10 @@
 
 import numpy as np
 
-TOLERANCE_PX = 2.0
+TOLERANCE_PX = 2.0  # Largest distance, of centres, that counts as nearby.
 
 
-def boundary_f(pred: np.ndarray, target: np.ndarray, tolerance_px: float = TOLERANCE_PX) -> float:
+def boundary_f(pred: np.ndarray, target: np.ndarray) -> float:
     """Boundary F: harmonic mean of two shares of boundary pixels that have one of the other mask's nearby.
 
     A boundary pixel is an object pixel with a neighbour, of four, outside the object; the picture's border is none.
@@ -13,7 +13,6 @@ def boundary_f(pred: np.ndarray, target: np.ndarray, tolerance_px: float = TOLER
     Args:
         pred: Predicted object pixels, [H, W], bool.
         target: True object pixels, [H, W], bool.
-        tolerance_px: Largest distance, of centres, that counts as nearby.
 
     Returns:
         In [0, 1]; 1 where neither mask has a boundary, 0 where one of them has none.
@@ -21,7 +20,7 @@ def boundary_f(pred: np.ndarray, target: np.ndarray, tolerance_px: float = TOLER
     found, true = boundary_pixels(pred), boundary_pixels(target)
     if not len(found) or not len(true):
         return float(len(found) == len(true))
-    precision, recall = (_share_near(one, other, tolerance_px) for one, other in ((found, true), (true, found)))
+    precision, recall = (_share_near(one, other) for one, other in ((found, true), (true, found)))
     return 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0
 
 
@@ -35,8 +34,8 @@ def boundary_pixels(mask: np.ndarray) -> np.ndarray:
     return np.argwhere(boundary)
 
 
-def _share_near(places: np.ndarray, others: np.ndarray, tolerance_px: float) -> float:
+def _share_near(places: np.ndarray, others: np.ndarray) -> float:
     from scipy.spatial import cKDTree  # Takes long to import.
 
-    distance, _ = cKDTree(others).query(places, distance_upper_bound=tolerance_px + 1e-6)  # Else infinite.
+    distance, _ = cKDTree(others).query(places, distance_upper_bound=TOLERANCE_PX + 1e-6)  # Else infinite.
     return float(np.isfinite(distance).mean())

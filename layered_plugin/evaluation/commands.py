@@ -15,10 +15,11 @@ from layered_plugin.data.labels import labels_of_training
 from layered_plugin.data.masks import Ranges, mask_opacity
 from layered_plugin.data.picture_zip import read_pairs
 from layered_plugin.data.pictures import PictureSource
+from layered_plugin.device import choose_device
 from layered_plugin.evaluation import output, scoring
 from layered_plugin.evaluation.judge import check_pairs, save_judge, score_judge, train_judge
 from layered_plugin.evaluation.metrics import mean_and_deviation
-from layered_plugin.evaluation.options import choose_baselines, make_teacher, resolve_device, user_errors
+from layered_plugin.evaluation.options import choose_baselines, make_teacher, user_errors
 from layered_plugin.evaluation.sizes import sizes_over
 from layered_plugin.evaluation.teachers import AlphaTeacher, MaskTeacher, Teacher
 from layered_plugin.evaluation.variety import Comparison
@@ -33,13 +34,8 @@ def run_generated(*, networks: Sequence[str], snapshot: str, num: int, seed: int
                   detector_size: int | None, fid: str | None, fid_weights: str | None, real: str | None,
                   real_masks: str | None, real_model: str | None, mask_values: Ranges | None, batch: int,
                   device_name: str, **teacher_options: Any) -> None:
-    """Body of ``eval.py generated``; parameters are its options.
-
-    Raises:
-        click.UsageError: An option's value is wrong or does not fit another.
-        click.ClickException: A file can't be used or written.
-    """
-    device = resolve_device(device_name)
+    """Body of ``eval.py generated``; parameters are its options."""
+    device = choose_device(device_name)
     if fid_weights is not None and fid is None:
         raise click.UsageError("--fid-weights can only be given with --fid")
     if real is None and (real_masks is not None or real_model is not None):
@@ -118,13 +114,8 @@ def run_real(*, models: Sequence[str], data: str, masks: str | None, mask_values
              flip: bool, refine: int, posterior: bool, prior: str | None, sharp: bool, margin: float | None,
              sizes: tuple[float, ...], baselines: str, seed: int, batch: int, device_name: str,
              **teacher_options: Any) -> None:
-    """Body of ``eval.py real``; parameters are its options.
-
-    Raises:
-        click.UsageError: An option's value is wrong or does not fit another.
-        click.ClickException: A file can't be used or written.
-    """
-    device = resolve_device(device_name)
+    """Body of ``eval.py real``; parameters are its options."""
+    device = choose_device(device_name)
     if (masks is None) == (teacher_kind is None):
         raise click.UsageError("either --masks or --teacher must be given, and not both")
     if mask_values is not None and masks in (None, "alpha"):
@@ -178,13 +169,8 @@ def run_real(*, models: Sequence[str], data: str, masks: str | None, mask_values
 
 def run_judge(*, data: str, masks: str, test_data: str, test_masks: str, mask_values: Ranges | None, dest: str,
               steps: int, batch: int, seed: int, device_name: str) -> None:
-    """Body of ``eval.py judge``; parameters are its options.
-
-    Raises:
-        click.UsageError: The device is not there.
-        click.ClickException: A file can't be used or written.
-    """
-    device = resolve_device(device_name)
+    """Body of ``eval.py judge``; parameters are its options."""
+    device = choose_device(device_name)
     pictures, truth = _read_pairs("--data, --masks", data, masks, mask_values)
     test_pictures, test_truth = _read_pairs("--test-data, --test-masks", test_data, test_masks, mask_values)
     with writing("--dest", Path(dest).parent):

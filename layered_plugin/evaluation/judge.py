@@ -11,26 +11,19 @@ import PIL.Image
 import torch
 
 from layered_plugin.data.masks import OBJECT_LEVEL
-from layered_plugin.data.pictures import to_float
-from layered_plugin.errors import PictureError, TeacherError, UserError
+from layered_plugin.data.pictures import CROP_MARGIN, to_float
+from layered_plugin.errors import PictureError, TeacherError, UserError, one_line
 from layered_plugin.evaluation.metrics import MaskEvaluation
 from layered_plugin.evaluation.teachers import none_if_empty, resized
 from layered_plugin.model.unet import AnyUNet, make_unet
 from layered_plugin.progress import progress
-from layered_plugin.segmentation.augment import center_crop, crop_side, disturb, random_crop_flip
+from layered_plugin.segmentation.augment import disturb
 from layered_plugin.segmentation.fitting import Fitting
 from layered_plugin.tensor_files import save_state
 
 
-def train_judge(
-    pictures: np.ndarray,
-    masks: np.ndarray,
-    *,
-    steps: int = 1200,
-    batch: int = 32,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-) -> AnyUNet:
+def train_judge(pictures: np.ndarray, masks: np.ndarray, *, steps: int = 1200, batch: int = 32, seed: int = 0,
+                device: torch.device | str = "cpu") -> AnyUNet:
     """Train a judge on pictures with true masks.
 
     Args:
@@ -70,16 +63,48 @@ def check_pairs(pictures: np.ndarray, masks: np.ndarray) -> None:
     """See that a judge can learn from these; arguments and errors as ``train_judge``."""
     square = pictures.ndim == 4 and pictures.shape[1:] == (3, pictures.shape[-1], pictures.shape[-1])
     if pictures.dtype != np.uint8 or not square or crop_side(pictures.shape[-1]) < 4:
-        raise PictureError(
-            "pictures must be uint8 [N, 3, S, S] with S at least 5, "
-            f"but got {pictures.dtype} {list(pictures.shape)}"
-        )
+        raise PictureError("pictures must be uint8 [N, 3, S, S] with S at least 5, "
+                           f"but got {pictures.dtype} {list(pictures.shape)}")
     whole = masks.ndim in (3, 4) and masks.shape == (len(pictures), *masks.shape[1:-2], *pictures.shape[2:])
     if masks.dtype != np.uint8 or not whole or 0 in masks.shape:
-        raise PictureError(
-            f"masks must be uint8 {[len(pictures), *pictures.shape[2:]]}, with K objects of each "
-            f"picture at second place if there are several, but got {masks.dtype} {list(masks.shape)}"
-        )
+        raise PictureError(f"masks must be uint8 {[len(pictures), *pictures.shape[2:]]}, with K objects of each "
+                           f"picture at second place if there are several, but got {masks.dtype} {list(masks.shape)}")
+
+
+def crop_side(size: int) -> int:
+    """Side of the crops trained on, for stored pictures of the given side: size / 1.125, a multiple of 4."""
+    return int(size / CROP_MARGIN) // 4 * 4
+
+
+def center_crop(values: torch.Tensor, side: int) -> torch.Tensor:
+    """Cut the middle [..., side, side] out of [..., S, S]."""
+    top, left = (values.shape[-2] - side) // 2, (values.shape[-1] - side) // 2
+    return values[..., top:top + side, left:left + side]
+
+
+def random_crop_flip(img: torch.Tensor, target: torch.Tensor, side: int,
+                     generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cut the same random square out of each picture and its mask and mirror both with probability 1/2.
+
+    Args:
+        img: [N, 3, S, S].
+        target: [N, K, S, S].
+        side: Side of the square, at most S.
+        generator: Source of randomness.
+
+    Returns:
+        Pictures [N, 3, side, side] and masks [N, K, side, side].
+    """
+    num, _, size, _ = img.shape
+    stacked = torch.cat([img, target], dim=1)
+    places = torch.randint(size - side + 1, (num, 2), generator=generator).tolist()
+    mirrored = (torch.rand(num, generator=generator) < 0.5).tolist()
+    crops = []
+    for picture, (top, left), mirror in zip(stacked, places, mirrored, strict=True):
+        crop = picture[:, top:top + side, left:left + side]
+        crops.append(crop.flip(2) if mirror else crop)
+    stacked = torch.stack(crops)
+    return stacked[:, :3], stacked[:, 3:]
 
 
 @torch.no_grad()
@@ -102,9 +127,9 @@ def judge_objects(judge: AnyUNet, img: torch.Tensor, batch: int = 250) -> torch.
     return torch.cat(masks)
 
 
-def judge_masks(judge: AnyUNet, img: torch.Tensor, batch: int = 250) -> torch.Tensor:
+def judge_masks(judge: AnyUNet, img: torch.Tensor) -> torch.Tensor:
     """Ask the judge for object pixels, of any object; as ``judge_objects``, but [N, H, W]."""
-    return judge_objects(judge, img, batch).any(dim=1)
+    return judge_objects(judge, img).any(dim=1)
 
 
 def score_judge(judge: AnyUNet, pictures: np.ndarray, masks: np.ndarray) -> dict[str, Any]:
@@ -131,29 +156,17 @@ def score_judge(judge: AnyUNet, pictures: np.ndarray, masks: np.ndarray) -> dict
 
 
 def save_judge(judge: AnyUNet, dest: str | os.PathLike[str]) -> None:
-    """Write a judge's weights; the file appears under its name only when complete.
-
-    Args:
-        judge: The judge.
-        dest: Path; its folder is made if missing.
-    """
+    """Write a judge's weights, whole or not at all; the folder is made if missing."""
     dest = Path(dest)
     dest.parent.mkdir(parents=True, exist_ok=True)
     save_state(dest, {"channels": list(judge.channels), "weights": judge.state_dict()})
 
 
 def load_judge(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> AnyUNet:
-    """Read a judge in evaluation mode; no code from the file is run.
-
-    Args:
-        path: File of `save_judge`.
-        device: Where to put it.
-
-    Returns:
-        The judge.
+    """Read a file of `save_judge`, the judge in evaluation mode; no code from the file is run.
 
     Raises:
-        ValueError: If the file holds something else; the text names it.
+        ValueError: The file holds something else; the text names it.
     """
     saved = torch.load(path, map_location=device, weights_only=True)
     if not isinstance(saved, dict) or set(saved) != {"channels", "weights"} or "out.bias" not in saved["weights"]:
@@ -183,7 +196,7 @@ class UNetTeacher:
         try:
             self._judge = load_judge(path, device)
         except (OSError, EOFError, RuntimeError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as err:
-            reason = str(err).removeprefix(f"{path}: ").splitlines()[0] if str(err) else type(err).__name__
+            reason = one_line(err, 200).removeprefix(f"{path}: ")
             raise TeacherError(f"{path}: no judge of eval.py judge: {reason}") from err
         self._size = (size_px, size_px)
 

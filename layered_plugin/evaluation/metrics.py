@@ -14,11 +14,9 @@ import numpy as np
 from layered_plugin.evaluation.boundary import boundary_f
 
 BETA2 = 0.3  # Weight of recall in F-beta, squared; as the literature on salient objects has it.
-
 THRESHOLDS = 255  # Of max F-beta: 0 (so that everything is object), 1/255, ..., 254/255.
 
 MEANS = ("iou", "miou", "dice", "pixel_accuracy", "boundary_f")
-
 TOTALS = ("both", "pred", "target", "size", "full_mask_iou", "empty_pred", "empty_target", "both_empty", "num")
 
 GROUPS = 4096  # Pictures that the bootstrap draws one by one; of more, it draws random groups.

@@ -17,7 +17,7 @@ import torch
 
 from layered_plugin.data.files import UNREADABLE
 from layered_plugin.data.masks import OBJECT_LEVEL
-from layered_plugin.errors import MissingLibraryError, TeacherError
+from layered_plugin.errors import MissingLibraryError, TeacherError, one_line
 from layered_plugin.evaluation.teachers import none_if_empty, resized
 from layered_plugin.files import atomic_write
 
@@ -89,7 +89,7 @@ class OnnxTeacher:
             output = self._session.run([self._session.get_outputs()[0].name], {self._input: pixels})[0]
         except Exception as err:  # Those of onnxruntime have no other base.
             raise TeacherError(f"{self.path}: cannot be run on {name} at {self.size_px}x{self.size_px}: "
-                               f"{_first_line(err)}") from err
+                               f"{one_line(err, 200)}") from err
         output = np.asarray(output, np.float32)
         if output.ndim < 2 or output.size != output.shape[-2] * output.shape[-1]:
             raise TeacherError(f"{self.path}: its first output is {list(output.shape)}, which is no mask [1, 1, S, S]")
@@ -115,7 +115,7 @@ def _open_network(path: str | os.PathLike[str]) -> Any:
     try:
         return onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
     except Exception as err:  # Those of onnxruntime have no other base.
-        raise TeacherError(f"{path}: no readable ONNX file: {_first_line(err)}") from err
+        raise TeacherError(f"{path}: no readable ONNX file: {one_line(err, 200)}") from err
 
 
 def _find_input(path: str | os.PathLike[str], session: Any, size_px: int | None) -> tuple[str, int]:
@@ -131,7 +131,3 @@ def _find_input(path: str | os.PathLike[str], session: Any, size_px: int | None)
         raise TeacherError(f"{path}: takes pictures of {shape[3]}x{shape[2]} only, not of a square"
                            + ("" if size_px is None else f" of {size_px}"))
     return inputs[0].name, size_px or (fixed.pop() if fixed else SIZE_PX)
-
-
-def _first_line(err: Exception) -> str:
-    return (str(err).splitlines() or [type(err).__name__])[0]

@@ -1,4 +1,4 @@
-"""Options that the commands of eval.py share, and what they stand for: teachers, baselines, devices."""
+"""Options that the commands of eval.py share, and what they stand for: teachers, baselines."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -10,7 +10,6 @@ import numpy as np
 from layered_plugin import command_line
 from layered_plugin.command_line import Number, Whole, several_options
 from layered_plugin.data.masks import Ranges, parse_values
-from layered_plugin.device import choose_device
 from layered_plugin.errors import (
     CheckpointError,
     FidelityError,
@@ -172,16 +171,6 @@ def choose_baselines(text: str) -> dict[str, Callable[[np.ndarray], np.ndarray]]
             continue
         chosen[name] = BASELINES[name]
     return chosen
-
-
-def resolve_device(name: str) -> str:
-    """auto, cpu, cuda or mps to a device that is there.
-
-    Raises:
-        click.UsageError: It is not.
-    """
-    with user_errors():
-        return choose_device(name)
 
 
 def user_errors(data: str = "--data", teacher: str = "--weights",

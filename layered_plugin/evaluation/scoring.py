@@ -14,14 +14,14 @@ import torch
 from torch.nn import functional as F
 
 from layered_plugin.data.labels import Labels
-from layered_plugin.data.masks import THRESHOLD, squeeze_mask
+from layered_plugin.data.masks import OBJECT_LEVEL, THRESHOLD, square_mask
 from layered_plugin.data.pictures import PictureSource, full_batches, to_rgb, to_square, to_uint8
 from layered_plugin.evaluation.metrics import MaskEvaluation
-from layered_plugin.evaluation.teachers import Teacher
+from layered_plugin.evaluation.teachers import Teacher, none_if_empty
 from layered_plugin.model.layers import composite, union_mask
 from layered_plugin.model.scenes import draw_scenes
 from layered_plugin.progress import progress
-from layered_plugin.segmentation.segmenter import PLAIN, Refinement
+from layered_plugin.segmentation.segmenter import USUAL, Refinement
 
 SHOWN = 8  # Best and worst pictures that are kept to be looked at.
 
@@ -144,7 +144,7 @@ def score_generated(G_ema: Any, teacher: Teacher, *, num: int, seed: int, size_p
 def score_real(segmenters: Sequence[Callable[..., Any]], source: PictureSource, names: Sequence[str],
                teacher: Teacher, *, baselines: Mapping[str, Callable[[np.ndarray], np.ndarray]],
                size_px: int | None = None, oracle_polarity: bool = False,
-               refinement: Refinement = PLAIN, sizes: Sequence[float] = (), seed: int = 0, batch: int = 100
+               refinement: Refinement = USUAL, sizes: Sequence[float] = (), seed: int = 0, batch: int = 100
                ) -> tuple[dict[str, Any], list[Extremes]]:
     """Compare masks of real pictures with a teacher's (Table 2), for several models and baselines at once.
 
@@ -181,7 +181,8 @@ def score_real(segmenters: Sequence[Callable[..., Any]], source: PictureSource, 
         truths = teacher(pictures, batch_names)
         if size_px is not None:
             pictures = [to_square(PIL.Image.fromarray(picture), size_px).transpose(1, 2, 0) for picture in pictures]
-            truths = [None if truth is None else squeeze_mask(truth, size_px) for truth in truths]
+            truths = [None if truth is None else none_if_empty(square_mask(truth, size_px, "squeeze") >= OBJECT_LEVEL)
+                      for truth in truths]
         num_detected += sum(truth is not None for truth in truths)
         for run in runs:
             run.add(batch_names, pictures, truths, refinement)

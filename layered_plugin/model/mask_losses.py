@@ -9,6 +9,7 @@ import torch
 from layered_plugin.model.layers import Layers
 
 SIZE_OVER = ("picture", "batch")  # What eq. 3 takes the mean opacity over.
+CELLS = 8  # Parts of the picture along each axis whose mean masks are compared.
 
 
 def mask_size_loss(mask: torch.Tensor, min_coverage: float, over: str = "picture") -> torch.Tensor:
@@ -65,17 +66,16 @@ def mask_excess_loss(mask: torch.Tensor, max_coverage: float) -> torch.Tensor:
     return mask_size_loss(1 - mask, 1 - max_coverage)
 
 
-def mask_variety_loss(mask: torch.Tensor, min_variety: float, cells: int = 8) -> torch.Tensor:
+def mask_variety_loss(mask: torch.Tensor, min_variety: float) -> torch.Tensor:
     """Penalize batches whose masks are alike; ours, not the paper's.
 
-    Compared are mean masks of ``cells`` x ``cells`` parts of the picture, so that noisy outlines are no variety. Their
+    Compared are mean masks of ``CELLS`` x ``CELLS`` parts of the picture, so that noisy outlines are no variety. Their
     deviation over the batch, averaged over the parts, is measured by the largest that masks of this coverage q can
     have, sqrt(q (1 - q)): so the same bound does for small and large objects.
 
     Args:
         mask: Opacity of each object, [N, K, H, W], in [0, 1], N at least 2.
         min_variety: Least deviation that costs nothing, as a share of the largest, in [0, 1].
-        cells: Parts of the picture along each axis.
 
     Returns:
         Hinge of the batch, per object, [K], in units of the deviation.
@@ -84,7 +84,7 @@ def mask_variety_loss(mask: torch.Tensor, min_variety: float, cells: int = 8) ->
         ValueError: If mask has not four dimensions.
     """
     _check_mask(mask)
-    cell_means = torch.nn.functional.adaptive_avg_pool2d(mask, cells).flatten(2)  # [N, K, cells * cells]
+    cell_means = torch.nn.functional.adaptive_avg_pool2d(mask, CELLS).flatten(2)  # [N, K, CELLS * CELLS]
     # The root of a variance has no slope at zero, where a batch of equal masks is.
     deviation = (cell_means.var(dim=0, unbiased=False) + 1e-6).sqrt().mean(dim=1)  # [K]
     coverage = mask.detach().mean(dim=[0, 2, 3])

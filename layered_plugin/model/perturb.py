@@ -76,13 +76,12 @@ def shift_foreground(layers: Layers, shift: torch.Tensor) -> Layers:
     return unfold_objects(objects._replace(fg=moved[:, :-1], mask=moved[:, -1:]), layers.bg)
 
 
-def jitter_contrast(img: torch.Tensor, strength: float, generator: torch.Generator | None = None) -> torch.Tensor:
+def jitter_contrast(img: torch.Tensor, strength: float) -> torch.Tensor:
     """Multiply each image's contrast about its own mean by a random factor (section 4, setting d).
 
     Args:
         img: Images, [N, C, H, W].
         strength: Half width s of the factor's range [1 - s, 1 + s], in [0, 1]; 0 = off.
-        generator: Source of randomness; None = torch's default.
 
     Returns:
         Images [N, C, H, W], clamped to each image's own range before the jitter, so that no new extreme appears.
@@ -94,7 +93,7 @@ def jitter_contrast(img: torch.Tensor, strength: float, generator: torch.Generat
         raise ValueError(f"Expected argument `strength` to be in [0, 1], but got {strength}")
     if strength == 0:
         return img
-    uniform = torch.rand([img.shape[0], 1, 1, 1], device=img.device, generator=generator)
+    uniform = torch.rand([img.shape[0], 1, 1, 1], device=img.device)
     factor = (1 + strength * (2 * uniform - 1)).to(img.dtype)
     mean = img.mean(dim=[1, 2, 3], keepdim=True)
     low, high = img.detach().amin(dim=[1, 2, 3], keepdim=True), img.detach().amax(dim=[1, 2, 3], keepdim=True)

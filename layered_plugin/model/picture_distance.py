@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 FEATURES = 64
 TEMPERATURE = 0.2
+BATCH = 64  # Pictures a step.
 
 
 class PictureFeatures:
@@ -21,10 +22,9 @@ class PictureFeatures:
         real: Real pictures, [N, C, H, W], uint8 or float in [-1, 1], N at least 2; H and W at least 8.
         seed: Of the weights and of the training.
         steps: Of the training.
-        batch: Pictures a step.
     """
 
-    def __init__(self, real: torch.Tensor, seed: int = 0, steps: int = 200, batch: int = 64) -> None:
+    def __init__(self, real: torch.Tensor, seed: int = 0, steps: int = 200) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             channels = [real.shape[1], 24, 48, FEATURES]
@@ -34,7 +34,7 @@ class PictureFeatures:
                               torch.nn.LeakyReLU(0.2))))
             head = torch.nn.Sequential(torch.nn.Linear(FEATURES, FEATURES), torch.nn.LeakyReLU(0.2),
                                        torch.nn.Linear(FEATURES, FEATURES))
-            self._train(real, head, steps, min(batch, len(real)))
+            self._train(real, head, steps, min(BATCH, len(real)))
         self._net.eval().requires_grad_(False)
 
     def _train(self, real: torch.Tensor, head: torch.nn.Module, steps: int, batch: int) -> None:

@@ -1,7 +1,6 @@
 """Networks as files without code: weights in safetensors, how they are built in JSON."""
 
 import os
-import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from layered_plugin.model.network_rules import NETWORKS
 from layered_plugin.trust import GENERATOR_FILE
 
 WEIGHTS_FILE = "generator.safetensors"
-
 FORMAT = 1
 
 GENERATOR = fields(
@@ -58,7 +56,7 @@ def fill(net: torch.nn.Module, name: str, tensors: Mapping[str, torch.Tensor], p
     try:
         net.load_state_dict(weights)
     except RuntimeError as err:
-        reason = textwrap.shorten(str(err).partition("\n")[2], 200)
+        reason = one_line(str(err).partition("\n")[2], 200)
         raise ModelError(f"{path}: its weights do not fit the JSON file beside it: {reason}") from err
     return net.eval().requires_grad_(False)
 

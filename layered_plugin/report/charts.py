@@ -10,9 +10,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SIZE_INCH = (4.6, 3.2)  # Small, so that the lettering stays readable on a phone.
-
 MAX_NAMED = 6  # Of more lines than this, the single ones are not told apart.
-
 COLORS = ("#4c6ef5", "#f76707", "#12b886", "#be4bdb", "#f59f00", "#e64980")
 
 COMMON = {"svg.hashsalt": "layered", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False,

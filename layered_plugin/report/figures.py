@@ -19,15 +19,11 @@ from layered_plugin.runs import CONTACT_SHEET, MANIFEST
 from layered_plugin.segmentation.outputs import result_folder
 
 GRIDS_SHOWN = 5  # Layer grids over time, the first and the last among them.
-
 EXAMPLES = 8  # Best and worst segmented pictures.
-
 EXAMPLE_PX = 160
 
 STAGES = {"generated": "generated pictures", "real": "real pictures", "encoder": "real pictures"}
-
 SHARES = {"coverage": "Mask coverage", "kept": "Share of real pictures kept"}  # Not losses.
-
 NO_TERMS = ("step", "seconds", "images_per_sec", *SHARES)
 
 # Title, dashed level out of the loss options, lines: name and quantity.

@@ -7,6 +7,7 @@ import base64
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,8 @@ GAN_OPTIONS: dict[str, Any] = dict(training_set_kwargs=dict, loss_kwargs=dict, r
 
 # Options that may differ between runs of a kind.
 OF_ONE_RUN = ("seed", "random_seed", "run_dir", "command", "network", "init", "device", "jobs", "base")
+
+read_json = partial(json_files.read_json, kind=UserError)
 
 
 class Picture(NamedTuple):
@@ -59,15 +62,6 @@ class ModelRecord(NamedTuple):
             return self.about["kind"]
         mode = self.about["options"].get("mode")
         return {"chunks": "chunks", "dataset": "encoder"}.get(mode, "distill")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """An object from a JSON file.
-
-    Raises:
-        UserError: It can't be read, or holds no object.
-    """
-    return json_files.read_json(path, UserError)
 
 
 def read_lines(path: Path, parse: Callable[[dict[str, Any]], Any]) -> list[Any]:

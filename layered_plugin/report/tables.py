@@ -17,7 +17,6 @@ from layered_plugin.runs import GENERATED_FILE, REAL_FILE
 KINDS = {"encoder": "encoder", "chunks": "one encoder per chunk", "distill": "distilled U-Net"}
 
 GENERATED_KEYS = ("teacher", "detector_size", "num", "seed", "trunc")
-
 REAL_KEYS = ("data", "num", "num_detected", "teacher", "eval_size", "polarity")
 
 # Heading, set of pictures, key of the score.
@@ -26,7 +25,6 @@ COLUMNS = (("mean IoU", "detected", "iou"), ("mean IoU, all", "all", "iou"), ("m
            ("max F\N{GREEK SMALL LETTER BETA}", "detected", "max_fbeta"), ("pooled IoU", "detected", "pooled_iou"))
 
 FULL_MASK = "full-image mask"
-
 BASELINES = {"full": FULL_MASK, "box": "centre box", "kmeans": "k-means on color", "otsu": "Otsu", "grabcut": "GrabCut"}
 
 

@@ -1,7 +1,7 @@
 """Augmentation of generated scenes before they are composited, and of the pairs of picture and mask that come of them.
 
 Not in the paper: what makes a segmenter of generated pictures fit for real ones. First what is done to scenes, then to
-pairs, last the crops that our judge is trained on.
+pairs.
 """
 
 import math
@@ -9,11 +9,9 @@ import math
 import torch
 from torch.nn import functional as F
 
-from layered_plugin.data.pictures import CROP_MARGIN
 from layered_plugin.model.layers import Layers
 
 LOBES = (2, 8)  # Least and largest number of petals of a bent outline.
-
 LEAST_RADIUS = 0.35  # Of the factor by which an outline's radius changes, so that no outline folds.
 
 
@@ -177,40 +175,3 @@ def disturb(img: torch.Tensor, generator: torch.Generator, detail: int = 1) -> t
     noise = 0.06 * torch.rand(num, 1, 1, 1, generator=generator) * torch.randn(img.shape, generator=generator)
     soft, gain, offset, noise = (value.to(img.device) for value in (soft, gain, offset, noise))
     return ((img + soft * (blurred - img)) * gain + offset + noise).clamp(-1, 1)
-
-
-def crop_side(size: int) -> int:
-    """Side of the crops trained on, for stored pictures of the given side: size / 1.125, a multiple of 4."""
-    return int(size / CROP_MARGIN) // 4 * 4
-
-
-def center_crop(values: torch.Tensor, side: int) -> torch.Tensor:
-    """Cut the middle [..., side, side] out of [..., S, S]."""
-    top, left = (values.shape[-2] - side) // 2, (values.shape[-1] - side) // 2
-    return values[..., top : top + side, left : left + side]
-
-
-def random_crop_flip(
-    img: torch.Tensor, target: torch.Tensor, side: int, generator: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cut the same random square out of each picture and its mask and mirror both with probability 1/2.
-
-    Args:
-        img: [N, 3, S, S].
-        target: [N, K, S, S].
-        side: Side of the square, at most S.
-        generator: Source of randomness.
-
-    Returns:
-        Pictures [N, 3, side, side] and masks [N, K, side, side].
-    """
-    num, _, size, _ = img.shape
-    stacked = torch.cat([img, target], dim=1)
-    places = torch.randint(size - side + 1, (num, 2), generator=generator).tolist()
-    mirrored = (torch.rand(num, generator=generator) < 0.5).tolist()
-    crops = []
-    for picture, (top, left), mirror in zip(stacked, places, mirrored, strict=True):
-        crop = picture[:, top : top + side, left : left + side]
-        crops.append(crop.flip(2) if mirror else crop)
-    stacked = torch.stack(crops)
-    return stacked[:, :3], stacked[:, 3:]

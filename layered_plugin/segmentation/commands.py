@@ -1,5 +1,6 @@
 """The work of invert.py train and distill: a run folder that is started, or gone on with; what its files may hold."""
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,21 +13,18 @@ from layered_plugin import runs, trust
 from layered_plugin.calls import go_on_command
 from layered_plugin.command_line import LARGEST, writing
 from layered_plugin.data.dataset import PictureDataset
-from layered_plugin.data.fingerprint import FINGERPRINT, fingerprint, what_changed
+from layered_plugin.data.fingerprint import FINGERPRINT, REMEDY, compare, fingerprint
 from layered_plugin.device import choose_device
-from layered_plugin.errors import CheckpointError, DiskFullError, PictureError, UserError
+from layered_plugin.errors import DiskFullError, UserError
 from layered_plugin.files import remove_leftovers
 from layered_plugin.json_files import Rule, check_fields, choice, fields, flag, maybe, number, text
 from layered_plugin.model.snapshots import find_snapshot
-from layered_plugin.segmentation import stage
 
 Work = Callable[[Path, dict[str, Any], dict[str, Any]], str | None]
 
 # Options of this call, not of the run.
 OF_CALL = ("outdir", "resume", "dry_run", "snapshot", "trust_pickle", "data_changed")
-
 MAY_CHANGE = ("outdir", "resume", "dry_run", "trust_pickle", "data_changed", "device", "jobs")
-
 BEFORE = dict(colors=False, margin=0.0, paste=0.0)  # What a run did that was begun before these options were there.
 
 
@@ -48,7 +46,7 @@ def run_training(ctx: click.Context, command: str, opts: dict[str, Any], desc: s
             record = _begin(command, opts)
         options = record["options"]
         if opts["dry_run"]:
-            click.echo(stage.as_json(record))
+            click.echo(json.dumps(record, indent=2))
             return
         if opts["resume"] is None:
             record["network_sha256"] = trust.trust_named(options["network"])
@@ -65,9 +63,12 @@ def run_training(ctx: click.Context, command: str, opts: dict[str, Any], desc: s
             if opts["resume"] is not None:
                 for folder in (run_dir, *run_dir.glob("chunk-*/")):
                     remove_leftovers(folder)
-            stopped = _work(work, run_dir, options, record)
+            go_on = go_on_command(f"invert.py {command}", run_dir)
+            try:
+                stopped = work(run_dir, options, record)
+            except DiskFullError as err:
+                raise UserError(f"{err}: {go_on}") from err
             if stopped is not None:
-                go_on = go_on_command(f"invert.py {command}", run_dir)
                 click.echo(f"Stopped by {stopped}; all is saved. Go on with: {go_on}", err=True)
                 sys.exit(130 if stopped == "SIGINT" else 143)
     except Exception:
@@ -75,13 +76,6 @@ def run_training(ctx: click.Context, command: str, opts: dict[str, Any], desc: s
             runs.discard_unstarted(new_dir)
         raise
     click.echo(run_dir)
-
-
-def _work(work: Work, run_dir: Path, options: dict[str, Any], record: dict[str, Any]) -> str | None:
-    try:
-        return work(run_dir, options, record)
-    except DiskFullError as err:
-        raise UserError(f"{err}: {go_on_command('invert.py ' + record['invert'], run_dir)}") from err
 
 
 def _begin(command: str, opts: dict[str, Any]) -> dict[str, Any]:
@@ -118,20 +112,9 @@ def _check_data(options: dict[str, Any], record: dict[str, Any], may_change: boo
     """See that the pictures are those that the run began with; a chunk's are bound to its encoder."""
     if options["data"] is None:
         return
-    try:
-        now = fingerprint(options["data"])
-    except PictureError as err:
-        raise CheckpointError(f"{path}: its data: {err}") from err
-    changed = what_changed(record.get("data_fingerprint", now), now)
-    if changed is None:
-        return
-    if options.get("mode") == "chunks":
-        raise CheckpointError(f"{options['data']}: {changed}; encoders of chunks belong to their pictures: put it "
-                              "back, or start a new run")
-    if not may_change:
-        raise CheckpointError(f"{options['data']}: {changed}; put it back, or go on with the other pictures by "
-                              "`data_changed`=ok")
-    click.echo(f"WARNING: {options['data']}: {changed}", err=True)
+    of_chunks = options.get("mode") == "chunks"
+    remedy = "encoders of chunks belong to their pictures: put it back, or start a new run" if of_chunks else REMEDY
+    compare(options["data"], record.get("data_fingerprint"), may_change and not of_chunks, f"{path}: its data", remedy)
 
 
 def _record_rule(ctx: click.Context, defaults: dict[str, Any]) -> Rule:

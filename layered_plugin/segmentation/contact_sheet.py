@@ -11,9 +11,7 @@ from layered_plugin.files import atomic_write
 from layered_plugin.segmentation.outputs import encode_png
 
 SHEET_PICTURES, SHEET_COLUMNS, CELL_PX = 48, 8, 96
-
 REDUCING_GAP = 2.0  # Pixels are averaged before the filter down to so many cells' size: quicker, and looks the same.
-
 SHEET_GROUND = (208, 208, 208)  # Behind cut-outs.
 
 

@@ -17,11 +17,8 @@ from torch.nn import functional as F
 from layered_plugin.segmentation.colors import MARGIN, correct_by_colors
 
 LEAST_ENLARGEMENT = 2  # Below it, a stretched mask is nearly as sharp as the picture, and is left alone.
-
 GUIDE_PX = 128  # Longer side of the picture that the two steps see, or the network's where that is larger.
-
 GUIDED_WINDOW, GUIDED_VARIANCE = 17, 1e-3  # Variance below which a window counts as flat; colors in [0, 1].
-
 EDGE_WINDOW = 13  # Colors further than half of this from the edge are the object's own, unsure as the mask may be.
 
 

@@ -20,8 +20,7 @@ from layered_plugin.model.scenes import random_codes
 from layered_plugin.model.snapshots import load_snapshot
 from layered_plugin.segmentation.model_file import start_from
 from layered_plugin.segmentation.reconstruction import Reconstruction
-
-SAMPLES = 12  # Columns of the pictures of a run.
+from layered_plugin.segmentation.stage import SAMPLES
 
 
 class EncoderTraining:
@@ -104,7 +103,7 @@ def prepare(options: dict[str, Any]) -> EncoderTraining:
     device = options["device"]
     snapshot = load_snapshot(options["network"], device)
     G, D = snapshot["G_ema"], snapshot["D"]
-    if getattr(G, "num_objects", 1) > 1:
+    if G.num_objects > 1:
         raise CheckpointError(f"{snapshot['path']}: draws {G.num_objects} objects a picture, but an encoder finds one; "
                               "use invert.py distill")
     torch.manual_seed(options["seed"])

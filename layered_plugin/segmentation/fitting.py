@@ -6,6 +6,7 @@ from itertools import permutations
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import update_bn
 
 from layered_plugin.data.dataset import RealPictures
 from layered_plugin.device import fast_half
@@ -79,22 +80,12 @@ def best_order(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return target[torch.arange(num, device=target.device)[:, None], orders[best]]
 
 
-@torch.no_grad()
 def settle_batch_norm(net: torch.nn.Module, batches: Iterable[torch.Tensor]) -> None:
     """Set the running statistics of batch normalisation to the plain mean over these batches.
 
     After a short training the moving averages lag behind the weights. The network is left in evaluation mode.
     """
-    norms = [module for module in net.modules() if isinstance(module, torch.nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # Cumulative mean.
-    net.train()
-    for img in batches:
-        net(img)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+    update_bn(batches, net)
     net.eval()
 
 

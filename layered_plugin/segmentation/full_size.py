@@ -35,16 +35,12 @@ class Drawn(NamedTuple):
 
 
 class Segmentation(NamedTuple):
-    """What a model says of one picture, at the picture's own size [H, W].
+    """What a model says of one picture: as ``Drawn``, but at the picture's own size, layers [H, W, 3].
 
     Fields:
         mask: Opacity of the object, [H, W], float32, in [0, 1].
         confidence: IoU that the mask can be expected to have, in [0, 1] (`expected_iou`).
-        bg: Background with the object's place filled in, [H, W, 3], uint8; encoders only, else None.
-        fg: Foreground, [H, W, 3], uint8; encoders only.
-        composite: Reconstruction, [H, W, 3], uint8; encoders only.
-        error: Mean absolute difference of the reconstruction to the picture at the network's resolution, in
-            [0, 255]; encoders only.
+        error: Taken at the network's resolution.
     """
 
     mask: np.ndarray

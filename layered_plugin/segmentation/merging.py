@@ -8,7 +8,7 @@ from layered_plugin.files import atomic_write
 from layered_plugin.runs import CONTACT_SHEET, DOUBTFUL, MANIFEST
 from layered_plugin.segmentation.contact_sheet import write_contact_sheet
 from layered_plugin.segmentation.outputs import join_manifests, read_manifest, result_folder
-from layered_plugin.segmentation.parts import Shard, shard_manifest
+from layered_plugin.segmentation.shares import Shard, shard_manifest
 
 _PATTERN = re.compile(r"manifest-\d+-of-(\d+)(\.partial)?\.jsonl")
 

@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 import PIL.Image
 
@@ -72,25 +72,6 @@ def say_doubtful(outdir: str | os.PathLike[str]) -> str:
     return f", {num} in {DOUBTFUL}/" if num else ""
 
 
-class Output(Protocol):
-    """Takes results one by one; ``close`` when all are there."""
-
-    def listed(self) -> Iterator[str]:
-        """Names of pictures whose results are there already."""
-
-    def add(self, entry: Entry, parts: dict[str, bytes]) -> None:
-        """Write the files of a picture, then its entry, which says as `file` where they are."""
-
-    def fail(self, name: str, reason: str) -> None:
-        """Note that there is no result for a picture."""
-
-    def close(self) -> None:
-        """All is there."""
-
-    def abandon(self) -> None:
-        """Not all is there: leave what the next call can go on with."""
-
-
 class FolderOutput:
     """masks/NAME.png and so on, and a manifest that grows.
 
@@ -106,10 +87,12 @@ class FolderOutput:
         self._manifest = manifest.open("ab")
 
     def listed(self) -> Iterator[str]:
+        """Names of pictures whose results are there already."""
         for path in sorted(self._folder.glob("manifest*.jsonl")):  # Also of calls that share the work.
             yield from (entry["name"] for entry in read_manifest(path))
 
     def add(self, entry: Entry, parts: dict[str, bytes]) -> None:
+        """Write the files of a picture, then its entry, which says as `file` where they are."""
         for kind, data in parts.items():
             path = result_folder(self._folder, entry) / kind / entry["file"]
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -118,16 +101,17 @@ class FolderOutput:
         self._manifest.flush()
 
     def fail(self, name: str, reason: str) -> None:
-        """The next call tries again."""
+        """Note that there is no result for a picture; here the next call tries again."""
 
     def close(self) -> None:
+        """All is there."""
         self._manifest.close()
 
-    abandon = close
+    abandon = close  # Not all is there: leaves what the next call can go on with.
 
 
 class ArchiveOutput:
-    """A zip with masks/NAME.png and so on, or a tar in WebDataset's layout, and a manifest beside it.
+    """As FolderOutput, a zip with masks/NAME.png and so on, or a tar in WebDataset's layout, and a manifest beside it.
 
     In a tar, `a/car.jpg` becomes the sample `a/car`: a/car.mask.png, a/car.cutout.png, a/car.json. What stands behind
     the first dot of a file is its extension there, so a key's own dots are written %2E.

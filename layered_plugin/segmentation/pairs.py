@@ -19,7 +19,7 @@ from layered_plugin.segmentation.augment import clean_edges, detail_of, disturb,
 
 @dataclass(frozen=True)
 class PairFilter:
-    """Which generated pairs serve as examples.
+    """Cleans the masks of pairs, and says which of them serve as examples.
 
     Args:
         min_coverage: Smallest share of the picture that the object may cover.
@@ -54,7 +54,7 @@ class PairSampler:
     Args:
         G: Layered generator in evaluation mode.
         shift: Largest shift of the foreground, as a fraction of the resolution; as in the generator's training.
-        keep: Which pairs serve.
+        keep: Cleans the masks, and says which pairs serve.
         seed: Of latents, shifts and augmentation.
         vary: Probability that the outline of an object is bent, see `vary_shape`.
         force_fp32: Compute the generator in float32?

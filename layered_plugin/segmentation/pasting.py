@@ -13,9 +13,7 @@ from layered_plugin.model.layers import Layers, composite
 from layered_plugin.segmentation.augment import clean_edges, detail_of, unstretch
 
 SIZE = (0.4, 1.2)  # Least and largest factor, of lengths.
-
 STRETCH = 2.0  # Largest factor of an axis, by which the other is squeezed: thin objects are rare as well.
-
 PLACE = 0.25  # Largest distance of the object's center from the picture's along an axis, by the side.
 
 

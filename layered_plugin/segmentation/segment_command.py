@@ -9,18 +9,17 @@ import click
 
 from layered_plugin import runs
 from layered_plugin.calls import as_typed
-from layered_plugin.command_line import DEVICES, SETTINGS, CheckedCommand, Number, Whole, user_errors, writing
+from layered_plugin.command_line import DEVICES, CheckedCommand, Number, Whole, user_errors, writing
 from layered_plugin.cores import usable_cores
 from layered_plugin.device import use_own_gpu
 from layered_plugin.segmentation.merging import merge_shards
 from layered_plugin.segmentation.outputs import say_doubtful
-from layered_plugin.segmentation.parts import FORMATS, Shard, shard_manifest
 from layered_plugin.segmentation.segment_files import segment_files
 from layered_plugin.segmentation.segmenter import Refinement, Segmenter
+from layered_plugin.segmentation.shares import FORMATS, Shard, shard_manifest
 
 
-@click.command("segment", cls=CheckedCommand, context_settings=SETTINGS,
-               short_help="Masks, cut-outs and layers of your pictures, by either")
+@click.command(cls=CheckedCommand, short_help="Masks, cut-outs and layers of your pictures, by either")
 @click.option("--model", help="Run of train or distill", required=True, metavar="RUN")
 @click.option("--images", help="Pictures of any size", required=True, metavar="DIR|ZIP|TAR|FILE|PATTERN")
 @click.option("--outdir", help="Folder for the results", required=True, metavar="DIR")
@@ -94,8 +93,7 @@ def segment(model: str, images: str, outdir: str, device: str, flip: bool, refin
     sys.exit(1 if outcome.failed else 0)
 
 
-@click.command("merge", cls=CheckedCommand, context_settings=SETTINGS,
-               short_help="What several calls of segment left in one folder")
+@click.command(cls=CheckedCommand, short_help="What several calls of segment left in one folder")
 @click.option("--outdir", help="Folder that the shards filled", required=True, metavar="DIR")
 @user_errors()
 def merge(outdir: str) -> None:

@@ -1,7 +1,7 @@
 """Segment a folder, an archive or many archives: masks, cut-outs, layers, manifests, contact sheet.
 
 Streams: in memory are the names of one folder or archive and a few groups of pictures, however many there are. The work
-of ``invert.py segment``; what a call has to do is said by ``parts``, what becomes of pictures by ``pipeline``, where
+of ``invert.py segment``; what a call has to do is said by ``shares``, what becomes of pictures by ``pipeline``, where
 results go by ``outputs``.
 """
 
@@ -21,8 +21,10 @@ from layered_plugin.json_files import check_fields, fields, flag, maybe, number,
 from layered_plugin.progress import progress
 from layered_plugin.runs import MANIFEST
 from layered_plugin.segmentation.merging import sheet_of_folder
-from layered_plugin.segmentation.outputs import ArchiveOutput, FolderOutput, Output, read_manifest
-from layered_plugin.segmentation.parts import (
+from layered_plugin.segmentation.outputs import ArchiveOutput, FolderOutput, read_manifest
+from layered_plugin.segmentation.pipeline import Item, Pipeline
+from layered_plugin.segmentation.segmenter import USUAL, Refinement, Segmenter
+from layered_plugin.segmentation.shares import (
     WHOLE,
     Part,
     Shard,
@@ -32,20 +34,17 @@ from layered_plugin.segmentation.parts import (
     plan_parts,
     shard_manifest,
 )
-from layered_plugin.segmentation.pipeline import Item, Pipeline
-from layered_plugin.segmentation.segmenter import PLAIN, Refinement, Segmenter
 from layered_plugin.segmentation.workers import Finish, task_executor
 
 SETTINGS = "segment.json"
 
 # What an earlier version may not have written has its default.
 SETTINGS_RULE = fields(dict(model=text, threshold=number(0, 1), soft=flag), dict(
-    flip=(flag, PLAIN.flip), refine=(number(0, 10**9, whole=True), PLAIN.refine), posterior=(flag, PLAIN.posterior),
-    sharp=(flag, PLAIN.sharp), margin=(number(0, 0.5), 0.0), prior=(maybe(text), None),
+    flip=(flag, USUAL.flip), refine=(number(0, 10**9, whole=True), USUAL.refine), posterior=(flag, USUAL.posterior),
+    sharp=(flag, USUAL.sharp), margin=(number(0, 0.5), 0.0), prior=(maybe(text), None),
     min_confidence=(number(0, 1), 0.0)))
 
 GROUP_BYTES = 16 << 20  # A group of pictures ends early once its files have so many.
-
 WORTH_WORKERS = 200  # Fewer pictures are done before processes have started.
 
 
@@ -76,7 +75,7 @@ class Listing(NamedTuple):
 
 def segment_files(segmenter: Segmenter, images: str | os.PathLike[str], outdir: str | os.PathLike[str], *,
                   batch: int = 64, threshold: float = 0.5, soft: bool = False, min_confidence: float = 0.0,
-                  refinement: Refinement = PLAIN, workers: int = 0, form: str = "files",
+                  refinement: Refinement = USUAL, workers: int = 0, form: str = "files",
                   shard: Shard = WHOLE) -> Outcome:
     """Segment every picture that no manifest lists yet.
 
@@ -179,8 +178,8 @@ def _segment_part(job: Job, part: Part, listing: Listing | None, label: str) -> 
 def _segment_listing(job: Job, part: Part, listing: Listing, label: str) -> Outcome:
     source, targets = listing
     names = source.names[part.first:part.last]
-    output: Output = (FolderOutput(part.folder, part.manifest) if part.archive is None
-                      else ArchiveOutput(part.archive))
+    output: FolderOutput | ArchiveOutput = (FolderOutput(part.folder, part.manifest) if part.archive is None
+                                            else ArchiveOutput(part.archive))
     failed: dict[str, str] = {}
     try:
         there = mark_places(names, output.listed())

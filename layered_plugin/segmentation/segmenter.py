@@ -80,7 +80,7 @@ class Refinement:
         return segmenter.margin if self.margin is None else self.margin
 
 
-PLAIN = Refinement()  # One pass through the network; its mask corrected by the colors.
+USUAL = Refinement()  # One pass through the network; its mask corrected by the colors.
 
 
 class Segmenter:
@@ -118,7 +118,7 @@ class Segmenter:
         return cls(find_model(path), meta, networks, device)
 
     def __call__(self, images: Sequence[PIL.Image.Image | np.ndarray], names: Sequence[str] | None = None,
-                 refinement: Refinement = PLAIN) -> list[Segmentation]:
+                 refinement: Refinement = USUAL) -> list[Segmentation]:
         """Segment pictures, all in one batch.
 
         Args:
@@ -144,7 +144,7 @@ class Segmenter:
                 for one, picture in zip(drawn, pictures, strict=True)]
 
     def draw(self, squares: np.ndarray, names: Sequence[str] | None = None,
-             refinement: Refinement = PLAIN) -> list[Drawn]:
+             refinement: Refinement = USUAL) -> list[Drawn]:
         """What the network says of pictures, at its own resolution: the part of segmenting that is worth a GPU.
 
         Args:

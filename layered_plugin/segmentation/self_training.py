@@ -24,7 +24,7 @@ class SelfTraining:
 
     Args:
         unet: The network in training.
-        keep: Which masks serve.
+        keep: Cleans masks, and says which of them serve.
         seed: Of augmentation.
         decay: Of the teacher's moving average, a step.
         colors: Correct what the teacher says by the colors of the picture (`correct_by_colors`)?

@@ -17,6 +17,8 @@ from layered_plugin.segmentation.model_file import fingerprint, save_model
 from layered_plugin.signals import StopRequest
 from layered_plugin.tensor_files import save_state
 
+SAMPLES = 12  # Columns of the pictures of a run.
+
 
 class ModelRun:
     """Repeat a step, with progress, ``stats.jsonl``, saving and resumption; Ctrl-C and SIGTERM save first.
@@ -122,22 +124,10 @@ class ModelRun:
 
 def finish_run(run_dir: Path, kind: str, networks: Mapping[str, torch.nn.Module], G: Any, options: dict[str, Any],
                record: Mapping[str, Any], **more: Any) -> None:
-    """Write the model of a finished run, and remove its training states.
+    """Write the model of a finished run by `save_model`, and remove its training states.
 
-    Args:
-        run_dir: Of the run.
-        kind: As for `save_model`.
-        networks: As for `save_model`.
-        G: The generator that the model was trained for.
-        options: Of the command.
-        record: Further entries of model.json, to stand first.
-        more: Further entries, to stand last.
+    Of model.json, the entries of ``record`` stand first, ``more`` last; G is the generator that it was trained for.
     """
     meta = dict(record, resolution=G.img_resolution, options=options, generator=fingerprint(G), **more)
     save_model(run_dir, kind, networks, meta)
     forget_states(run_dir)
-
-
-def as_json(record: Mapping[str, Any]) -> str:
-    """A record as indented JSON."""
-    return json.dumps(record, indent=2)

@@ -19,14 +19,10 @@ from layered_plugin.segmentation.colors import rare_border
 from layered_plugin.segmentation.fitting import Fitting, settle_on_real
 from layered_plugin.segmentation.pairs import PairFilter, PairSampler
 from layered_plugin.segmentation.self_training import SelfTraining
-from layered_plugin.segmentation.stage import ModelRun, finish_run
+from layered_plugin.segmentation.stage import SAMPLES, ModelRun, finish_run
 
 CHANNELS = (16, 32, 64, 128)
-
-SAMPLES = 12  # Columns of the pictures of a run.
-
 MARGIN_BATCH, MARGIN_BATCHES = 100, 5  # Real pictures whose masks give the model's margin.
-
 MIN_PART_REAL = 0.6  # Real targets keep parts and lose holes by a stricter rule than generated ones.
 
 

@@ -10,25 +10,13 @@ import torch
 
 from layered_plugin.data.dataset import RealPictures
 from layered_plugin.segmentation.chunks import split_pictures, train_chunks
-from layered_plugin.segmentation.encoder_training import SAMPLES, EncoderTraining, prepare, save_samples
+from layered_plugin.segmentation.encoder_training import EncoderTraining, prepare, save_samples
 from layered_plugin.segmentation.fitting import settle_on_real
-from layered_plugin.segmentation.stage import ModelRun, finish_run
+from layered_plugin.segmentation.stage import SAMPLES, ModelRun, finish_run
 
 
 def train_encoder(run_dir: Path, options: dict[str, Any], record: dict[str, Any]) -> str | None:
-    """Train, or go on training, encoders in their run folder.
-
-    Args:
-        run_dir: Existing folder; an unfinished run in it is continued.
-        options: Values of the options of ``invert.py train``.
-        record: Further entries of model.json.
-
-    Returns:
-        None, or the name of the signal that stopped the run after saving.
-
-    Raises:
-        UserError: Something is wrong with an option or a file, or a loss is not finite.
-    """
+    """Train, or go on training, encoders in their run folder; as ``train_distilled``, by options of ``train``."""
     training = prepare(options)  # For chunks too: what is wrong shows before any process starts.
     more: dict[str, Any] = {}
     if options["mode"] == "chunks":

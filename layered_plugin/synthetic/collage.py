@@ -17,7 +17,6 @@ from layered_plugin.synthetic.material import Source, premultiplied_planes
 from layered_plugin.synthetic.occlusion import PlacedObject, label_picture, overlay, place_objects, visible_parts
 
 SUPERSAMPLE = 4  # cut-outs are placed on a grid this many times finer, then averaged
-
 MAX_TRIES = 100  # draws for one picture before the options are called impossible
 
 

@@ -39,15 +39,9 @@ def blur_matrix(size_px: int, sigma_px: float, shift_px: float = 0.0) -> np.ndar
 
 
 def contact_shadow(alpha: np.ndarray, blur: float, offset: float) -> np.ndarray:
-    """Shadow an object casts on what lies right behind it: its mask, blurred and moved down.
+    """Shadow an object casts on what lies right behind it: its mask [S, S], in [0, 1], blurred and moved down.
 
-    Args:
-        alpha: Object's opacity, [S, S], in [0, 1].
-        blur: Standard deviation, fraction of the side, positive.
-        offset: Shift down, fraction of the side.
-
-    Returns:
-        [S, S], in [0, 1].
+    Standard deviation, which is positive, and shift are fractions of the side.
     """
     size = alpha.shape[0]
     down = blur_matrix(size, blur * size, offset * size)
@@ -56,15 +50,7 @@ def contact_shadow(alpha: np.ndarray, blur: float, offset: float) -> np.ndarray:
 
 
 def light_field(size_px: int, gradient: tuple[float, float]) -> np.ndarray:
-    """Linear light: 1 in the middle, changing by `gradient` from edge to edge along x and y.
-
-    Args:
-        size_px: Side of the picture.
-        gradient: Change along (x, y).
-
-    Returns:
-        Factors, [size_px, size_px].
-    """
+    """Factors [size_px, size_px] of linear light: 1 in the middle, changing by `gradient` from edge to edge, (x, y)."""
     axis = (np.arange(size_px, dtype=np.float32) + 0.5) / size_px - 0.5
     return 1.0 + gradient[0] * axis[None, :] + gradient[1] * axis[:, None]
 
@@ -76,7 +62,6 @@ def put_into_scene(fg_premultiplied: np.ndarray, alpha: np.ndarray, bg: np.ndarr
         fg_premultiplied: Object's colour times its opacity, [S, S, 3], in [0, 1].
         alpha: Object's opacity, [S, S], in [0, 1].
         bg: Background, [S, S, 3], in [0, 1].
-        light: Shadow, tint and gradient.
 
     Returns:
         Picture, [S, S, 3], uint8.

@@ -81,15 +81,7 @@ def prepare_cutout(image: Image.Image, largest_side_px: int) -> Image.Image:
 
 
 def prepare_background(image: Image.Image, shorter_side_px: int) -> Image.Image:
-    """Shrink a photograph so that cropping it is cheap.
-
-    Args:
-        image: Any picture.
-        shorter_side_px: Shorter side afterwards; smaller pictures keep their size.
-
-    Returns:
-        RGB picture.
-    """
+    """Shrink a photograph, so that cropping it is cheap, and make it RGB; smaller ones keep their size."""
     # JPEG files are decoded at a reduced size right away.
     image.draft("RGB", (shorter_side_px, shorter_side_px))
     image = image.convert("RGB")
@@ -99,18 +91,12 @@ def prepare_background(image: Image.Image, shorter_side_px: int) -> Image.Image:
     return image
 
 
-def load(
-    files: Sequence[tuple[str, Path]], prepare: Callable[[Image.Image, int], Image.Image], side_px: int
-) -> tuple[list[Source], list[str]]:
-    """Read and prepare files, leaving out those that cannot serve.
-
-    Args:
-        files: Names and paths, from `find_files`.
-        prepare: `prepare_cutout` or `prepare_background`.
-        side_px: Second argument of `prepare`.
+def load(files: Sequence[tuple[str, Path]], prepare: Callable[[Image.Image, int], Image.Image],
+         side_px: int) -> tuple[list[Source], list[str]]:
+    """Read files of `find_files`, and prepare them by `prepare_cutout` or `prepare_background`.
 
     Returns:
-        Prepared pictures in the order of the files, and a line for each file left out.
+        Prepared pictures in the order of the files, and a line for each file left out because it cannot serve.
     """
     loaded, left_out = [], []
     for name, path in files:
@@ -124,19 +110,12 @@ def load(
     return loaded, left_out
 
 
-def load_all(
-    option: str, folders: Sequence[str], exclude: Sequence[str],
-    prepare: Callable[[Image.Image, int], Image.Image], side_px: int,
-) -> list[Source]:
-    """Find, read and prepare all of one kind; files left out are named on standard error.
-
-    Args:
-        option: What the kind is called there.
-        folders, exclude: As for `find_files`.
-        prepare, side_px: As for `load`.
+def load_all(option: str, folders: Sequence[str], exclude: Sequence[str],
+             prepare: Callable[[Image.Image, int], Image.Image], side_px: int) -> list[Source]:
+    """Find, read and prepare all of one kind; files left out are named on standard error, after the `option`.
 
     Raises:
-        PictureError: A folder does not exist, or not one file can serve.
+        PictureError: Not one file can serve.
     """
     files = find_files(folders, exclude)
     loaded, left_out = load(files, prepare, side_px)

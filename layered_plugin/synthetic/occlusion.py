@@ -11,9 +11,7 @@ import numpy as np
 from layered_plugin.errors import CrowdedError
 
 MAX_OBJECTS = 5  # in a picture; more would be too small to tell apart
-
 MIN_VISIBLE = 0.7  # least share of an object that may be left by those in front of it
-
 MAX_TRIES = 100  # draws for one object before the picture is called crowded
 
 

@@ -18,19 +18,13 @@ from layered_plugin.synthetic.lighting import Light, put_into_scene, to_uint8
 from layered_plugin.synthetic.occlusion import PlacedObject, label_picture, overlay, place_objects
 
 KINDS = ("ellipse", "box", "triangle", "star", "blob")
-
 DETAILS = ("plain", "stripes", "core", "spots")
 
 SUPERSAMPLE = 4  # pixels are averaged from SUPERSAMPLE^2 drawn ones
-
 JITTER = 0.12  # largest displacement of the centre of a single object, fraction of the picture
-
 COVERAGE = (0.14, 0.38)  # range of a single object's share aimed at
-
 MAX_RADIUS = 0.46  # farthest point from the object's centre, fraction of the picture; keeps objects whole
-
 MARGIN = 0.04  # kept free along the border where there are several objects
-
 MIN_CONTRAST = 0.4  # smallest distance of object colour and mean background, RGB in [0, 1]
 
 

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from layered_plugin.errors import UserError
 
 WARN_KIMG = 4  # Shorter than this is how every run begins.
-
 PATIENCE_KIMG = 20  # A collapse this long does not recover; many runs pass a degenerate state before 20 kimg.
 
 STRONGER_PENALTY = "a higher --gamma (wgan-gp: --gp-weight)"
@@ -67,9 +66,7 @@ def find_collapse(stats: Mapping[str, Mapping[str, float]]) -> list[str]:
 class CollapseWatch:
     """Turn each tick's findings into one warning when they have lasted, and a verdict when they stay."""
 
-    def __init__(self, warn_kimg: float = WARN_KIMG, patience_kimg: float = PATIENCE_KIMG):
-        self.warn_kimg = warn_kimg
-        self.patience_kimg = patience_kimg
+    def __init__(self) -> None:
         self.since: dict[str, float] = {}
         self.warned: set[str] = set()
 
@@ -77,11 +74,11 @@ class CollapseWatch:
         """Take in a tick.
 
         Returns:
-            Findings to warn of now, once each time they come up; findings that have lasted for patience_kimg.
+            Findings to warn of now, once each time they come up; findings that have lasted for ``PATIENCE_KIMG``.
         """
         self.since = {text: self.since.get(text, kimg) for text in find_collapse(stats)}
         self.warned &= self.since.keys()
         due = [text for text, begin in self.since.items()
-               if kimg - begin >= self.warn_kimg and text not in self.warned]
+               if kimg - begin >= WARN_KIMG and text not in self.warned]
         self.warned.update(due)
-        return due, [text for text, begin in self.since.items() if kimg - begin >= self.patience_kimg]
+        return due, [text for text, begin in self.since.items() if kimg - begin >= PATIENCE_KIMG]

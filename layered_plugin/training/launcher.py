@@ -142,7 +142,7 @@ def _run_attempts(rank: int, device: torch.device, config: dict[str, Any], outdi
                         file.write(os.fsencode(run_dir))
                 print(f"Run folder: {run_dir}")
                 print("Command: " + typed_command("train_layered.py"))
-                _write_options(config)
+                write_json(Path(run_dir) / runs.GAN_FILE, dict(base=str(BASE), **config))
             try:
                 if "stages" in config:
                     signal_name = growing.train_stages(config, rank, device)
@@ -176,10 +176,6 @@ def _agree_on_run_dir(rank: int, config: dict[str, Any], outdir: str, desc: str)
         torch.distributed.broadcast_object_list(names, src=0)
         run_dir = names[0]
     return run_dir
-
-
-def _write_options(config: dict[str, Any]) -> None:
-    write_json(Path(config["run_dir"]) / runs.GAN_FILE, dict(base=str(BASE), **config))
 
 
 def _say_how_to_go_on(run_dir: str, signal_name: str | None) -> None:

@@ -88,7 +88,7 @@ def training_loop(
 
     # The pictures, the networks, and what stands around them while they learn.
     say(f"StyleGAN2-ADA base: {BASE}")
-    training_set = setup.open_training_set(training_set, training_set_kwargs, say)
+    training_set = setup.open_training_set(training_set, training_set_kwargs, rank)
     G, D, G_ema = setup.build_networks(G_kwargs, D_kwargs, training_set, resolution, device, masks_path is not None)
     if saved is None:
         _start_from(resume_pkl, init_pkl, G, D, G_ema, loss_kwargs, batch_gpu, say)
@@ -115,7 +115,7 @@ def training_loop(
         network_snapshot_ticks, snapshot_minutes, on_collapse, progress_fn, start_time)
     if saved is None or has_grown:
         maintenance.save_first_pictures(new=saved is None)
-    feed = Feed(setup.with_masks(training_set, masks_path, say), data_loader_kwargs, resolution, fade, device,
+    feed = Feed(setup.with_masks(training_set, masks_path, rank), data_loader_kwargs, resolution, fade, device,
                 batch_size, run.cur_nimg, rank, num_gpus, random_seed)
     if saved is not None:
         restore_rng(saved, rank, num_gpus, random_seed, device)

@@ -119,11 +119,11 @@ class LayeredLoss(StyleGAN2Loss):
         return self.perturb(layers), ws
 
     def accumulate_gradients(self, phase, real_img, real_c, gen_z, gen_c, sync, gain):
-        others = {"Gmain": None, "Gboth": "Greg"}
-        if phase in others:
-            pl_follows = others[phase] is not None and self.pl_weight != 0
+        left_to_base = {"Gmain": None, "Gboth": "Greg"}
+        if phase in left_to_base:
+            pl_follows = left_to_base[phase] is not None and self.pl_weight != 0
             self._accumulate_Gmain(gen_z, gen_c, sync=sync and not pl_follows, gain=gain)
-            phase = others[phase]
+            phase = left_to_base[phase]
         if phase is not None:
             super().accumulate_gradients(phase=phase, real_img=real_img, real_c=real_c, gen_z=gen_z, gen_c=gen_c,
                                          sync=sync, gain=gain)

@@ -7,8 +7,8 @@ from typing import Any
 
 from layered_plugin import device, runs, trust
 from layered_plugin.base import BASE
-from layered_plugin.data.fingerprint import fingerprint, what_changed
-from layered_plugin.errors import ArgumentError, CheckpointError, PictureError
+from layered_plugin.data.fingerprint import compare
+from layered_plugin.errors import ArgumentError, CheckpointError
 from layered_plugin.training.metrics import choose_metrics
 from layered_plugin.training.stored_config import read_config
 
@@ -76,27 +76,13 @@ def _check_data(config: dict[str, Any], may_change: bool, path: Path) -> None:
     """See that the pictures are those that the run began with, and the masks."""
     kwargs = config["training_set_kwargs"]
     before = config["data_fingerprint"]
-    now, changed = _compare(before, kwargs["path"], may_change, f"{path}: training_set_kwargs.path")
+    now, changed = compare(kwargs["path"], before, may_change, f"{path}: training_set_kwargs.path")
     if config["masks_path"] is not None:
-        config["masks_fingerprint"], _changed = _compare(config["masks_fingerprint"], config["masks_path"], may_change,
-                                                         f"{path}: masks_path")
+        config["masks_fingerprint"], _changed = compare(config["masks_path"], config["masks_fingerprint"], may_change,
+                                                        f"{path}: masks_path")
     if changed and kwargs.get("max_size") == before["num"]:  # All of them, not a subset.
         kwargs["max_size"] = now["num"]
     config["data_fingerprint"] = now
-
-
-def _compare(before: dict[str, Any] | None, data: str, may_change: bool, where: str) -> tuple[dict[str, Any], bool]:
-    """Fingerprint of pictures or masks, and whether it is another than before; refused unless it may be."""
-    try:
-        now = fingerprint(data)
-    except PictureError as err:
-        raise CheckpointError(f"{where}: {err}") from err
-    changed = None if before is None else what_changed(before, now)
-    if changed is not None and not may_change:
-        raise CheckpointError(f"{data}: {changed}; put it back, or go on with the other pictures by `data_changed`=ok")
-    if changed is not None:
-        print(f"WARNING: {data}: {changed}", file=sys.stderr)
-    return now, changed is not None
 
 
 def _share_out(run_dir: Path, config: dict[str, Any], gpus: int) -> None:

@@ -29,13 +29,15 @@ class RunLog:
     """
 
     def __init__(self, run_dir: str | os.PathLike, total_kimg: float, start_nimg: int = 0):
+        from torch.utils.tensorboard import SummaryWriter  # Takes long to import.
+
         self.total_nimg = round(total_kimg * 1000)
         self.start_nimg = start_nimg
         self.start_time = time.time()
         if start_nimg > 0:
             cut_torn_line(Path(run_dir) / STATS_FILE)
         self.jsonl = open(Path(run_dir) / STATS_FILE, "at" if start_nimg > 0 else "wt")
-        self.events = _summary_writer(run_dir)
+        self.events: Any = SummaryWriter(os.fspath(run_dir))
         self.bar = tqdm(total=self.total_nimg, initial=start_nimg, unit="img", unit_scale=True, dynamic_ncols=True,
                         disable=not on_terminal(), file=sys.__stderr__)
 
@@ -81,20 +83,18 @@ class RunLog:
         now = time.time()
         self.jsonl.write(json.dumps(dict(stats, timestamp=now)) + "\n")
         self.jsonl.flush()
-        if self.events is not None:
-            elapsed = now - self.start_time
-            for name, value in stats.items():
-                self.events.add_scalar(name, value["mean"], global_step=int(step_kimg), walltime=elapsed)
-            for name, pixels in (images or {}).items():
-                self.events.add_image(name, pixels, global_step=int(step_kimg), dataformats="HWC")
-            self.events.flush()
+        elapsed = now - self.start_time
+        for name, value in stats.items():
+            self.events.add_scalar(name, value["mean"], global_step=int(step_kimg), walltime=elapsed)
+        for name, pixels in (images or {}).items():
+            self.events.add_image(name, pixels, global_step=int(step_kimg), dataformats="HWC")
+        self.events.flush()
 
     def close(self) -> None:
         """Take the bar away, close the files."""
         self.bar.close()
         self.jsonl.close()
-        if self.events is not None:
-            self.events.close()
+        self.events.close()
 
 
 def tick_stats(run: TrainingState, device: torch.device, start_time: float, tick_start_time: float,
@@ -131,12 +131,3 @@ def tick_stats(run: TrainingState, device: torch.device, start_time: float, tick
     if on_cuda:
         torch.cuda.reset_peak_memory_stats(device)
     return {name: dict(num=1, mean=float(value), std=0.0) for name, value in values.items()}
-
-
-def _summary_writer(run_dir: str | os.PathLike) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as err:
-        print(f"No tfevents: {err}. `pip install tensorboard` brings them.")
-        return None
-    return SummaryWriter(os.fspath(run_dir))

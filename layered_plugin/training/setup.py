@@ -34,23 +34,25 @@ def prepare_process(device: str, seed: int, cudnn_benchmark: bool, allow_tf32: b
     return torch.device(device)
 
 
-def open_training_set(training_set: Any, training_set_kwargs: dict[str, Any], say) -> Any:
+def open_training_set(training_set: Any, training_set_kwargs: dict[str, Any], rank: int) -> Any:
     """Open the pictures if they aren't yet, and decode them into memory if they fit."""
     if training_set is None:
         training_set = dnnlib.util.construct_class_by_name(**training_set_kwargs)
-    in_memory = training_set.preload(verbose=say is print)
-    say(f"Pictures: {len(training_set)}  shape: {training_set.image_shape}  label: {training_set.label_shape}  "
-        f"in memory: {'yes' if in_memory else 'no'}")
+    in_memory = training_set.preload(verbose=rank == 0)
+    if rank == 0:
+        print(f"Pictures: {len(training_set)}  shape: {training_set.image_shape}  label: {training_set.label_shape}  "
+              f"in memory: {'yes' if in_memory else 'no'}")
     return training_set
 
 
-def with_masks(training_set: Any, masks_path: str | None, say) -> Any:
+def with_masks(training_set: Any, masks_path: str | None, rank: int) -> Any:
     """The pictures as D sees them: if there are masks, those that have one, with it as a fourth channel."""
     if masks_path is None:
         return training_set
     masked = MaskedPictures(training_set, masks_path)
-    in_memory = masked.preload(verbose=say is print)
-    say(f"Masks: {masks_path}  of pictures: {len(masked)}  in memory: {'yes' if in_memory else 'no'}")
+    in_memory = masked.preload(verbose=rank == 0)
+    if rank == 0:
+        print(f"Masks: {masks_path}  of pictures: {len(masked)}  in memory: {'yes' if in_memory else 'no'}")
     return masked
 
 

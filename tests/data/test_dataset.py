@@ -318,11 +318,6 @@ def test_real_pictures_are_cropped_as_for_the_generator(many):
     assert torch.equal(real.batch(60), img), "crops are of torch's default generator"
 
 
-def test_without_a_margin_real_pictures_are_whole(many):
-    columns = to_uint8(RealPictures(many, 18, margin=1.0).batch(2))[:, 0]
-    assert torch.equal(columns, torch.arange(18, dtype=torch.uint8).expand(2, 18, 18))
-
-
 def test_real_pictures_need_not_fit_into_memory(many, monkeypatch):
     kept = RealPictures(many, 16)
     monkeypatch.setattr(dataset, "CACHE_BYTES", 100)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from layered_plugin.evaluation import boundary
 from layered_plugin.evaluation.boundary import boundary_f, boundary_pixels
 
 
@@ -30,13 +31,14 @@ def test_boxes_about_one_centre_agree_up_to_the_tolerance(grown, expected):
     assert boundary_f(small, large) == pytest.approx(f)
 
 
-def test_half_of_a_line_gives_precision_1_and_its_share_as_recall():
+def test_half_of_a_line_gives_precision_1_and_its_share_as_recall(monkeypatch):
     pred, target = np.zeros([30, 60], bool), np.zeros([30, 60], bool)
     target[10, 5:45] = True
     pred[10, 5:25] = True
     recall = (20 + 2) / 40  # Two more lie within two pixels of the end.
     assert boundary_f(pred, target) == pytest.approx(2 * recall / (1 + recall))
-    assert boundary_f(pred, target, tolerance_px=0) == pytest.approx(2 * 0.5 / 1.5)
+    monkeypatch.setattr(boundary, "TOLERANCE_PX", 0)
+    assert boundary_f(pred, target) == pytest.approx(2 * 0.5 / 1.5)
 
 
 def test_masks_without_a_boundary():

@@ -14,15 +14,18 @@ from layered_plugin.data.picture_zip import PictureZipWriter
 from layered_plugin.data.pictures import to_float
 from layered_plugin.errors import PictureError
 from layered_plugin.evaluation.judge import (
+    center_crop,
+    crop_side,
     judge_masks,
     judge_objects,
     load_judge,
+    random_crop_flip,
     save_judge,
     score_judge,
     train_judge,
 )
 from layered_plugin.model.unet import UNet
-from layered_plugin.segmentation.augment import center_crop, crop_side, disturb, random_crop_flip
+from layered_plugin.segmentation.augment import disturb
 
 
 def _squares(num: int, size: int = 18, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -53,7 +56,7 @@ def test_training_finds_the_objects_of_unseen_pictures(judge: UNet) -> None:
 
 def test_masks_do_not_depend_on_the_batch_size(judge: UNet) -> None:
     img = center_crop(to_float(torch.from_numpy(_squares(7, seed=2)[0])), 16)
-    assert torch.equal(judge_masks(judge, img, batch=2), judge_masks(judge, img, batch=7))
+    assert torch.equal(judge_objects(judge, img, batch=2), judge_objects(judge, img, batch=7))
 
 
 def test_a_judge_of_two_objects_tells_them_apart_in_any_order(tmp_path: Path) -> None:
@@ -121,6 +124,12 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     torch.save({"weights": {}}, tmp_path / "other.pt")
     with pytest.raises(ValueError, match=r"other\.pt: holds no judge"):
         load_judge(tmp_path / "other.pt")
+
+
+@pytest.mark.parametrize("size, side, start", [(18, 16, 1), (9, 8, 0), (8, 8, 0), (9, 4, 2)])
+def test_the_middle_is_cut_out(size: int, side: int, start: int) -> None:
+    values = torch.arange(size * size).view(1, size, size)
+    assert torch.equal(center_crop(values, side), values[:, start:start + side, start:start + side])
 
 
 @pytest.mark.parametrize("size, side", [(36, 32), (72, 64), (18, 16), (20, 16)])

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from layered_plugin.segmentation import augment
-from layered_plugin.segmentation.augment import center_crop, detail_of, disturb, random_affine
+from layered_plugin.segmentation.augment import detail_of, disturb, random_affine
 
 STILL = dict(angle=0.0, scale=1.0, stretch=1.0, shift=0.0)
 LEAST, MIDDLE, MOST = 0.0, 0.5, 1.0  # Random numbers for: the limit downwards, none, the limit upwards.
@@ -175,9 +175,3 @@ def test_finer_pictures_are_blurred_wider_and_half_of_them_lose_their_detail(mon
 @pytest.mark.parametrize("resolution, detail", [(8, 1), (32, 1), (64, 2), (128, 4)])
 def test_detail_is_counted_from_32(resolution, detail):
     assert detail_of(resolution) == detail
-
-
-@pytest.mark.parametrize("size, side, start", [(18, 16, 1), (9, 8, 0), (8, 8, 0), (9, 4, 2)])
-def test_the_middle_is_cut_out(size, side, start):
-    values = torch.arange(size * size).view(1, size, size)
-    assert torch.equal(center_crop(values, side), values[:, start:start + side, start:start + side])

@@ -16,8 +16,8 @@ from layered_plugin.segmentation.contact_sheet import CELL_PX, SHEET_GROUND
 from layered_plugin.segmentation.edges import foreground_colors
 from layered_plugin.segmentation.merging import sheet_of_folder
 from layered_plugin.segmentation.outputs import FolderOutput, read_manifest
-from layered_plugin.segmentation.parts import Targets
 from layered_plugin.segmentation.segmenter import Refinement, Segmenter
+from layered_plugin.segmentation.shares import Targets
 
 
 @pytest.fixture(scope="module")

@@ -23,11 +23,11 @@ import invert
 from layered_plugin.data.mask_files import MaskFiles
 from layered_plugin.data.pictures import PictureSource
 from layered_plugin.errors import ArgumentError, ModelError, PictureError, UserError
-from layered_plugin.segmentation import outputs, parts, segment_files, workers
+from layered_plugin.segmentation import outputs, segment_files, shares, workers
 from layered_plugin.segmentation.merging import merge_shards
 from layered_plugin.segmentation.outputs import ArchiveOutput, FolderOutput
-from layered_plugin.segmentation.parts import Shard
 from layered_plugin.segmentation.segmenter import Segmenter
+from layered_plugin.segmentation.shares import Shard
 
 
 @pytest.fixture(scope="module")
@@ -240,7 +240,7 @@ def test_what_failed_is_said_again_of_a_finished_archive(segment, folder, tmp_pa
 
 
 def test_a_large_folder_goes_to_several_archives(segment, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(parts, "PER_ARCHIVE", 6)
+    monkeypatch.setattr(shares, "PER_ARCHIVE", 6)
     segment(folder, tmp_path / "whole", form="tar")
     assert [len(lines(tmp_path / "whole" / f"0000{idx}.jsonl")) for idx in range(3)] == [6, 6, 1]
     for number in (1, 0):
@@ -253,7 +253,7 @@ def test_dots_within_the_names_of_archives_tell_them_apart(folder, tmp_path, for
     names = ["x.000.tar", "x.001.tar.gz", "x.tgz"]
     for name in names:
         (tmp_path / name).touch()
-    found = parts.plan_parts(str(tmp_path / "x.*"), tmp_path / "out", form, parts.WHOLE)
+    found = shares.plan_parts(str(tmp_path / "x.*"), tmp_path / "out", form, shares.WHOLE)
     places = [part.folder if form == "files" else part.archive for part in found]
     suffix = "" if form == "files" else ".tar"
     assert places == [tmp_path / "out" / f"{stem}{suffix}" for stem in ("x.000", "x.001", "x")]

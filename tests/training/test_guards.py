@@ -64,16 +64,16 @@ def test_variation_that_was_not_measured_is_no_finding(changes, num):
 
 
 def test_watch_warns_once_and_gives_a_verdict_after_its_patience():
-    watch, bad = CollapseWatch(warn_kimg=2, patience_kimg=10), stats(all_fg=1.0)
-    found = {kimg: [len(part) for part in watch.update(bad, kimg)] for kimg in (1, 2, 3, 4, 10, 11)}
-    assert found == {1: [0, 0], 2: [0, 0], 3: [1, 0], 4: [0, 0], 10: [0, 0], 11: [0, 1]}
+    watch, bad = CollapseWatch(), stats(all_fg=1.0)
+    found = {kimg: [len(part) for part in watch.update(bad, kimg)] for kimg in (1, 4, 5, 6, 20, 21)}
+    assert found == {1: [0, 0], 4: [0, 0], 5: [1, 0], 6: [0, 0], 20: [0, 0], 21: [0, 1]}
 
 
 def test_watch_begins_anew_after_a_recovery():
-    watch, bad = CollapseWatch(warn_kimg=0, patience_kimg=10), stats(all_fg=1.0)
-    assert [len(part) for part in watch.update(bad, 1)] == [1, 0]
+    watch, bad = CollapseWatch(), stats(all_fg=1.0)
+    assert [[len(part) for part in watch.update(bad, kimg)] for kimg in (1, 5)] == [[0, 0], [1, 0]]
     watch.update(stats(), 9)
-    assert [len(part) for part in watch.update(bad, 12)] == [1, 0]
+    assert [[len(part) for part in watch.update(bad, kimg)] for kimg in (12, 16, 21)] == [[0, 0], [1, 0], [0, 0]]
 
 
 def test_non_finite_loss_names_quantity_phase_and_kimg():

@@ -254,7 +254,8 @@ def test_metrics_see_real_pictures_cropped_to_the_networks_size(data, tmp_path, 
 
 @pytest.mark.parametrize("on_collapse, stops", [("warn", False), ("stop", True)])
 def test_lasting_collapse_warns_or_stops(on_collapse, stops, data, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(guards.CollapseWatch.__init__, "__defaults__", (0.0, 0.03))
+    monkeypatch.setattr(guards, "WARN_KIMG", 0.0)
+    monkeypatch.setattr(guards, "PATIENCE_KIMG", 0.03)
     monkeypatch.setattr(guards, "find_collapse", lambda stats: ["the mask is empty: raise --mask-min"])
     run = config(data, tmp_path / "run", on_collapse=on_collapse)
     if stops:

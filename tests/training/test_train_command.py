@@ -456,7 +456,8 @@ def test_sigterm_saves_says_how_to_go_on_and_exits_with_143(data, tmp_path, gpus
 @pytest.mark.usefixtures("process_as_before")
 def test_collapse_restarts_with_the_next_seed(data, tmp_path, monkeypatch):
     findings = [["the mask is empty"]]
-    monkeypatch.setattr(guards.CollapseWatch.__init__, "__defaults__", (0.0, 0.0))
+    monkeypatch.setattr(guards, "WARN_KIMG", 0.0)
+    monkeypatch.setattr(guards, "PATIENCE_KIMG", 0.0)
     monkeypatch.setattr(guards, "find_collapse", lambda stats: findings.pop() if findings else [])
     done = invoke(f"--outdir={tmp_path}", f"--data={data}", *TINY, "--on-collapse=restart")
     assert done.exit_code == 0, done.stderr

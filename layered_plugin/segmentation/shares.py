@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from layered_plugin.errors import ArgumentError, PictureError
+from layered_plugin.files import NAME_BYTES
 from layered_plugin.runs import MANIFEST
 
 FORMATS = ("files", "zip", "tar")
@@ -57,9 +58,6 @@ class Shard(NamedTuple):
 
 
 WHOLE = Shard(0, 1)
-
-
-NAME_BYTES = 255  # Of a file, on every system in use.
 
 
 class Part(NamedTuple):
