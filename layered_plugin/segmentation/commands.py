@@ -72,9 +72,16 @@ def run_training(ctx: click.Context, command: str, opts: dict[str, Any], desc: s
                 sys.exit(130 if stopped == "SIGINT" else 143)
     except Exception:
         if new_dir is not None:
-            runs.discard_unstarted(new_dir)
+            discard_unstarted(new_dir)
         raise
     click.echo(run_dir)
+
+
+def discard_unstarted(run_dir: Path) -> None:
+    """Remove the folder of a run that failed before it wrote anything but its options."""
+    if [path.name for path in run_dir.iterdir()] == [runs.OPTIONS]:
+        (run_dir / runs.OPTIONS).unlink()
+        run_dir.rmdir()
 
 
 def _work(work: Work, run_dir: Path, options: dict[str, Any], record: dict[str, Any]) -> str | None:
