@@ -77,9 +77,14 @@ def run_training(ctx: click.Context, command: str, opts: dict[str, Any], desc: s
     click.echo(run_dir)
 
 
+def is_unstarted(run_dir: Path) -> bool:
+    """Whether a run has written nothing but its options."""
+    return [path.name for path in run_dir.iterdir()] == [runs.OPTIONS]
+
+
 def discard_unstarted(run_dir: Path) -> None:
     """Remove the folder of a run that failed before it wrote anything but its options."""
-    if [path.name for path in run_dir.iterdir()] == [runs.OPTIONS]:
+    if is_unstarted(run_dir):
         (run_dir / runs.OPTIONS).unlink()
         run_dir.rmdir()
 
@@ -88,6 +93,8 @@ def _work(work: Work, run_dir: Path, options: dict[str, Any], record: dict[str, 
     try:
         return work(run_dir, options, record)
     except DiskFullError as err:
+        if is_unstarted(run_dir):
+            raise  # There is nothing to go on with.
         raise UserError(f"{err}: {go_on_command('invert.py ' + record['invert'], run_dir)}") from err
 
 

@@ -1,6 +1,7 @@
 """A disk without room: one line that names file, folder and need; what was there stays, and nothing half written."""
 
 import errno
+import json
 import os
 import re
 import resource
@@ -104,6 +105,32 @@ def test_scenes_without_room_leave_no_part(tmp_path):
     with room(3000):
         line = invoke(generate.main, f"--network={gan}", "--seeds=0-9", f"--zip={tmp_path}/out/a.zip", "--device=cpu")
     assert re.search(r"a(-masks)?\.zip: no room in", line) and names(tmp_path / "out") == []
+
+
+def test_log_of_a_run_without_room_is_named_and_the_run_goes_on(tmp_path, monkeypatch):
+    gan, start_run = make_gan_run(tmp_path / "runs/00000-gan"), runs.start_run
+
+    def start_full(*args):
+        run = start_run(*args)
+        (run / "stats.jsonl").symlink_to("/dev/full")
+        return run
+
+    monkeypatch.setattr(runs, "start_run", start_full)
+    line = invoke(invert.main, "distill", f"--network={gan}", f"--outdir={tmp_path}/runs", "--steps=2", "--batch=4",
+                  "--device=cpu")
+    (run,) = (tmp_path / "runs").glob("*-distill-*")
+    assert f"Error: {run}/stats.jsonl: no room in {run}: " in line and line.endswith(f" --resume={run}")
+    (run / "stats.jsonl").unlink()
+    assert CliRunner().invoke(invert.main, ["distill", f"--outdir={run.parent}", f"--resume={run}"]).exit_code == 0
+    assert [json.loads(row)["step"] for row in (run / "stats.jsonl").read_text().splitlines()] == [1, 2]
+
+
+def test_run_without_room_for_its_first_file_leaves_no_folder_and_names_none(tmp_path):
+    gan = make_gan_run(tmp_path / "runs/00000-gan")
+    with room(1200):
+        line = invoke(invert.main, "distill", f"--network={gan}", f"--outdir={tmp_path}/runs", "--device=cpu")
+    assert "samples000000.png: no room in" in line and "--resume" not in line
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["00000-gan"]
 
 
 def test_segmenting_without_room_goes_on_when_there_is_some(tmp_path):
