@@ -12,6 +12,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -101,7 +102,7 @@ class FolderOutput:
 
     def __init__(self, folder: Path, manifest: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder = folder
+        self._folder, self._manifest_name = folder, manifest.name
         cut_torn_line(manifest)  # An earlier call was killed while it wrote.
         self._manifest = manifest.open("ab")
 
@@ -113,7 +114,13 @@ class FolderOutput:
         for kind, data in parts.items():
             path = result_folder(self._folder, entry) / kind / entry["file"]
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)  # Whole files are those that the manifest lists.
+            partial = path.with_name(f".{self._manifest_name}.part")  # Others that share the folder have their own.
+            try:
+                partial.write_bytes(data)
+                os.replace(partial, path)
+            except BaseException:
+                partial.unlink(missing_ok=True)
+                raise
         self._manifest.write(_line(entry))
         self._manifest.flush()
 
@@ -123,7 +130,9 @@ class FolderOutput:
     def close(self) -> None:
         self._manifest.close()
 
-    abandon = close
+    def abandon(self) -> None:
+        with suppress(OSError):  # What could not be written before is tried again.
+            self._manifest.close()
 
 
 class ArchiveOutput:
@@ -177,8 +186,11 @@ class ArchiveOutput:
         os.replace(self._partial[1], self._manifest_path)  # Last: it says that the archive is whole.
 
     def abandon(self) -> None:
-        for file, partial in zip((self._file, self._manifest), self._partial, strict=True):
-            file.close()
+        for file in (self._zip, self._file, self._manifest):
+            if file is not None:
+                with suppress(OSError, ValueError):  # The last writes may fail as others did.
+                    file.close()
+        for partial in self._partial:
             partial.unlink(missing_ok=True)
 
 

@@ -143,6 +143,27 @@ def test_segmenting_without_room_goes_on_when_there_is_some(tmp_path):
     assert len((tmp_path / "out/manifest.jsonl").read_text().splitlines()) == 3
 
 
+# Limits at which the system says no within a mask, a cut-out, an archive's end and a manifest.
+@pytest.mark.parametrize("form, limits", [("files", (60, 120, 500)), ("tar", (60, 500, 10_000, 20_000)),
+                                          ("zip", (60, 500, 1500, 3000))])
+def test_segmenting_without_room_leaves_nothing_half_written(tmp_path, form, limits):
+    model, images = make_model(tmp_path / "model"), make_pictures(tmp_path / "images")
+    args = ["segment", f"--model={model}", f"--images={images}", "--device=cpu", f"--format={form}"]
+    assert CliRunner().invoke(invert.main, [*args, f"--outdir={tmp_path}/whole"]).exit_code == 0
+    whole = {name: (tmp_path / "whole" / name).read_bytes() for name in names(tmp_path / "whole")}
+    for limit in limits:
+        out = tmp_path / f"out-{limit}"
+        out.mkdir()
+        (out / "segment.json").write_bytes(whole["segment.json"])
+        with room(limit):
+            assert "make room" in invoke(invert.main, *args, f"--outdir={out}")
+        for name in names(out):
+            found = (out / name).read_bytes()
+            assert whole[name].startswith(found) if name == "manifest.jsonl" else whole[name] == found, (limit, name)
+        assert CliRunner().invoke(invert.main, [*args, f"--outdir={out}"]).exit_code == 0
+        assert {name: (out / name).read_bytes() for name in names(out)} == whole
+
+
 # What a killed process leaves.
 
 @pytest.mark.parametrize("text, kept", [("", ""), ("a\nb\n", "a\nb\n"), ("a\nb", "a\n"), ("torn", ""),
