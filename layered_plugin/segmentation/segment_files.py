@@ -6,7 +6,7 @@ results go by ``outputs``.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from itertools import chain
@@ -186,7 +186,8 @@ def _segment_listing(job: Job, part: Part, listing: Listing, label: str) -> Outc
         there = mark_places(names, output.listed())
         num = there.count(0)
         workers = job.workers if num >= WORTH_WORKERS else 0
-        groups = _groups(names, there, job, source)
+        in_zip = part.archive is not None and part.archive.suffix == ".zip"
+        groups = _groups(names, there, job.batch, lambda name: _read(job.segmenter, source, name, in_zip))
         with task_executor(workers) as tasks:
             pipeline = Pipeline(job.segmenter, job.refinement, job.how, source.cannot_read, tasks, workers)
             for name, result in progress(pipeline.run(groups), num, label):
@@ -207,16 +208,17 @@ def _segment_listing(job: Job, part: Part, listing: Listing, label: str) -> Outc
     return Outcome(num - len(failed), len(names) - num, failed)
 
 
-def _groups(names: list[str], there: bytearray, job: Job, source: PictureSource) -> Iterator[list[Item]]:
+def _groups(names: list[str], there: bytearray, batch: int,
+            read: Callable[[str], bytes | str]) -> Iterator[list[Item]]:
     """Read the pictures that go through the network together; those of which all are there are passed over."""
-    for start in range(0, len(names), job.batch):
-        places = range(start, min(start + job.batch, len(names)))
+    for start in range(0, len(names), batch):
+        places = range(start, min(start + batch, len(names)))
         if all(there[pos] for pos in places):
             continue
         group: list[Item] = []
         size = 0
         for pos in places:
-            content = _read(job.segmenter, source, names[pos])
+            content = read(names[pos])
             group.append(Item(names[pos], not there[pos], content))
             size += len(content) if isinstance(content, bytes) else 0
             if size >= GROUP_BYTES:
@@ -226,11 +228,14 @@ def _groups(names: list[str], there: bytearray, job: Job, source: PictureSource)
             yield group
 
 
-def _read(segmenter: Segmenter, source: PictureSource, name: str) -> bytes | str:
+def _read(segmenter: Segmenter, source: PictureSource, name: str, in_zip: bool) -> bytes | str:
     """Contents of a picture's file, or why there can be no result for it."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts:  # An archive may hold any name.
         return f"{source.path}: {name} leads out of the folder"
+    if in_zip and name.encode(errors="ignore").decode() != name:
+        shown = os.fsencode(name).decode(errors="backslashreplace")
+        return f"{source.path}: {shown}: its name is not UTF-8, as all in a zip are: rename it, or take another `form`"
     if not segmenter.knows(name):
         return segmenter.unknown(name)
     try:

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -215,6 +216,15 @@ def test_webdataset_reads_our_tar(segment, folder, tmp_path):
         with PIL.Image.open(io.BytesIO(sample["mask.png"])) as mask:
             assert mask.size == (entry["width"], entry["height"])
             assert entry["coverage"] == pytest.approx((np.asarray(mask) == 255).mean(), abs=1e-4)
+
+
+@pytest.mark.parametrize("form", ["files", "tar", "zip"])
+def test_a_name_that_is_not_utf8_is_refused_by_a_zip_alone(segment, folder, tmp_path, form):
+    (folder / "05.png").rename(folder / os.fsdecode(b"caf\xe9.png"))
+    done, _skipped, failed = segment(folder, tmp_path / "out", form=form)
+    assert (done, len(failed)) == ((12, 1) if form == "zip" else (13, 0))
+    for text in failed.values():
+        assert re.fullmatch(r".*pictures: caf\\xe9\.png: .* not UTF-8, .*: rename it, or take another `form`", text)
 
 
 def test_an_archive_of_results_is_whole_or_not_there(segment, folder, tmp_path, monkeypatch):
