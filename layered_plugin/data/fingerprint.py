@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from layered_plugin.data.files import UNREADABLE
@@ -36,6 +36,11 @@ def of_source(source: PictureSource) -> dict[str, Any]:
                     contents=_hash(map(source.files.contents, source.names)))
     except UNREADABLE as err:
         raise PictureError(f"{source.path}: not readable: {err}") from err
+
+
+def of_names(names: Sequence[str]) -> dict[str, Any]:
+    """Number of names, and their hash in order: what a fingerprint says of them."""
+    return dict(num=len(names), names=_hash(names))
 
 
 def what_changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
