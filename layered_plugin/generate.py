@@ -53,7 +53,7 @@ def read_codes(path: str | os.PathLike[str], G: Any) -> torch.Tensor:
     try:
         with open(path, "rb") as file:
             w = np.load(file)["w"]
-    except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as err:
+    except (OSError, ValueError, KeyError, IndexError, EOFError, MemoryError, zipfile.BadZipFile) as err:
         raise UserError(f"`projected_w`: {path}: not a readable npz file with an array w: {err}") from err
     if w.dtype.kind != "f" or w.ndim != 3 or len(w) == 0 or w.shape[1:] != (G.num_ws, G.w_dim):
         raise UserError(f"`projected_w`: {path}: w must be float [K, {G.num_ws}, {G.w_dim}] for this "

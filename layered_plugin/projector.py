@@ -4,6 +4,8 @@ Run as `python -m layered_plugin.projector`; options that upstream's projector.p
 """
 
 import collections
+import itertools
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -82,8 +84,9 @@ def main(network: str, snapshot: str, target: str, num_steps: int, seed: int, sa
     objective = Reconstruction(G, D, feature_resolution=feature_resolution or min(16, G.img_resolution // 2),
                                feature_weight=feature_weight, force_fp32=must_fp32(G))
     c = torch.tensor([one_hot(G, class_idx)], device=device)
-    steps = progress(project(objective, img, c, num_steps, seed=seed, perceptual=perceptual, **how), num_steps + 1,
-                     "Steps")
+    found = _finite(project(objective, img, c, num_steps, seed=seed, perceptual=perceptual, **how), networks["path"])
+    start = next(found)  # Before anything is written.
+    steps = progress(itertools.chain([start], found), num_steps + 1, "Steps")
     with writing("--outdir", outdir):
         Path(outdir).mkdir(parents=True, exist_ok=True)
         if video.can_write() if save_video is None else save_video:
@@ -104,6 +107,15 @@ def read_square(path: str, size_px: int) -> np.ndarray:
         raise PictureError(f"{path}: not a readable picture: {err}") from err
 
 
+def _finite(steps: Iterator[Step], path: str) -> Iterator[Step]:
+    """The steps as they come; CheckpointError, which names the network, at a loss that is infinite or not a number."""
+    for number, step in enumerate(steps):
+        if not math.isfinite(step.terms["loss"]):
+            raise CheckpointError(f"{path}: loss is not finite at step {number}; choose another network, or a lower "
+                                  "`lr`")
+        yield step
+
+
 def _film(steps: Iterator[Step], square: np.ndarray, path: Path) -> Step:
     """Write a frame per step beside the target, as they come; the last step."""
     taken: collections.deque[Step] = collections.deque(maxlen=1)
@@ -113,7 +125,11 @@ def _film(steps: Iterator[Step], square: np.ndarray, path: Path) -> Step:
             taken.append(step)
             yield np.concatenate([square.transpose(1, 2, 0), *_panels(to_pictures(step.layers)[0])], axis=1)
 
-    video.write_video(path, frames())
+    try:
+        video.write_video(path, frames())
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
     return taken[0]
 
 

@@ -8,6 +8,7 @@ import difflib
 import itertools
 import os
 import re
+import sys
 import zipfile
 from collections.abc import Mapping, Sequence
 from datetime import date
@@ -175,7 +176,8 @@ def find_model_run(outdir: str, resume: str, command: str) -> tuple[Path, dict[s
 
     Args:
         outdir: Parent of the run folders.
-        resume: "latest" = the newest such run under outdir; else a run folder, or the beginning of its name.
+        resume: "latest" = the newest such run under outdir, damaged ones left out with a line on stderr; else a run
+            folder, or the beginning of its name.
         command: Name of the command, "train" or "distill".
 
     Raises:
@@ -183,26 +185,23 @@ def find_model_run(outdir: str, resume: str, command: str) -> tuple[Path, dict[s
     """
     candidates = sorted(Path(outdir).glob("[0-9]*-*")) if resume == "latest" else [complete_run(resume)]
     found = []
-    for run_dir in candidates:
-        if not (run_dir / OPTIONS).is_file():
-            continue
-        record = read_json(run_dir / OPTIONS)
-        if not isinstance(record.get("options"), dict):
-            raise CheckpointError(f"{run_dir / OPTIONS}: damaged; start a new run")
-        if record.get("invert") == command:
-            found.append((run_dir, record))
+    for run_dir in (path for path in candidates if (path / OPTIONS).is_file()):
+        try:
+            record = read_json(run_dir / OPTIONS)
+            if not isinstance(record.get("options"), dict):
+                raise CheckpointError(f"{run_dir / OPTIONS}: damaged; start a new run")
+        except CheckpointError as err:
+            if resume != "latest":
+                raise
+            print(f"WARNING: left out {err}", file=sys.stderr)
+        else:
+            if record.get("invert") == command:
+                found.append((run_dir, record))
     if not found:
         place = outdir if resume == "latest" else resume
         near = "" if resume == "latest" or Path(resume).exists() else nearest_runs(resume, outdir)
         raise CheckpointError(f"{place}: no run of invert.py {command} there{near}")
     return found[-1]
-
-
-def discard_unstarted(run_dir: Path) -> None:
-    """Remove the folder of a run that failed before it wrote anything but its options."""
-    if [path.name for path in run_dir.iterdir()] == [OPTIONS]:
-        (run_dir / OPTIONS).unlink()
-        run_dir.rmdir()
 
 
 def forget_states(run_dir: Path) -> None:

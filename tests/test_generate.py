@@ -293,6 +293,14 @@ def test_array_without_names_is_no_npz(run, tmp_path):
     assert result.exit_code == 1 and "not a readable npz file" in result.stderr
 
 
+def test_array_that_no_memory_holds_is_named(run, tmp_path):
+    path = tmp_path / "codes.npy"
+    header = "{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000000,), }\n"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode())
+    result = invoke(f"--network={run}", f"--projected-w={path}", f"--outdir={tmp_path / 'out'}")
+    assert result.exit_code == 1 and f"Error: --projected-w: {path}: not a readable npz file" in result.stderr
+
+
 @pytest.mark.parametrize("args, words", [
     (["--seeds=0"], "at least one of --outdir, --zip and --grid must be given"),
     (["--outdir=out"], "--seeds must be given, for example --seeds=0-99, or else --projected-w"),

@@ -12,7 +12,7 @@ from tiny_models import SIDE, make_gan_run, picture
 
 from layered_plugin import generate, projector, video
 from layered_plugin.model.layers import composite
-from layered_plugin.model.snapshots import load_snapshot
+from layered_plugin.model.snapshots import load_snapshot, save_network_pkl
 from layered_plugin.segmentation.projection import PerceptualDistance, project
 from layered_plugin.segmentation.reconstruction import Reconstruction
 
@@ -89,6 +89,30 @@ def test_film_without_the_library_names_the_extra(run, target, tmp_path, monkeyp
     assert result.exit_code == 1 and "layered-plugin[video]" in result.stderr and "--save-video" in result.stderr
     result = invoke(run, target, tmp_path, "--num-steps=1")  # Nobody asked for a film.
     assert result.exit_code == 0 and not (tmp_path / "proj.mp4").exists()
+
+
+@pytest.mark.parametrize("film", [0, 1])
+def test_network_that_draws_no_numbers_is_named_and_nothing_written(run, target, tmp_path, film):
+    data = load_snapshot(run)
+    next(data["G_ema"].mapping.parameters()).fill_(float("nan"))
+    del data["path"]
+    save_network_pkl(tmp_path / "nan.pkl", data)
+    result = invoke(tmp_path / "nan.pkl", target, tmp_path / "out", "--num-steps=9", f"--save-video={film}")
+    assert result.exit_code == 1 and not (tmp_path / "out").exists()
+    line = result.stderr.splitlines()[-1]
+    assert line.startswith(f"Error: --network: {tmp_path}/nan.pkl: loss is not finite at step 0; ")
+
+
+@pytest.mark.parametrize("film", [0, 1])
+def test_loss_that_becomes_no_number_writes_nothing(run, target, tmp_path, monkeypatch, film):
+    def diverge(*args, **kwargs):
+        for number, step in enumerate(project(*args, **kwargs)):
+            yield step._replace(terms=dict(step.terms, loss=float("inf"))) if number == 2 else step
+
+    monkeypatch.setattr(projector, "project", diverge)
+    result = invoke(run, target, tmp_path / "out", "--num-steps=9", f"--save-video={film}")
+    assert result.exit_code == 1 and "loss is not finite at step 2; " in result.stderr and "--lr" in result.stderr
+    assert not [*(tmp_path / "out").glob("*")]
 
 
 class _FakeVgg(torch.nn.Module):

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from layered_plugin.data.files import UNREADABLE
@@ -58,6 +58,11 @@ def compare(path: str, before: Mapping[str, Any] | None, may_change: bool, where
     if changed is not None:
         print(f"WARNING: {path}: {changed}", file=sys.stderr)
     return now, changed is not None
+
+
+def of_names(names: Sequence[str]) -> dict[str, Any]:
+    """Number of names, and their hash in order: what a fingerprint says of them."""
+    return dict(num=len(names), names=_hash(names))
 
 
 def what_changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:

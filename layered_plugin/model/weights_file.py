@@ -38,12 +38,16 @@ def load_tensors(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     """Read a safetensors file; executes no code.
 
     Raises:
-        ModelError: It is missing, truncated or no safetensors file.
+        ModelError: It is missing, truncated or no safetensors file, or a weight is infinite or not a number.
     """
     try:
-        return safetensors.torch.load_file(path)
+        tensors = safetensors.torch.load_file(path)
     except (OSError, SafetensorError) as err:
         raise ModelError(f"{path}: not a readable model file: {err}") from err
+    for name, value in tensors.items():
+        if not value.isfinite().all():
+            raise ModelError(f"{path}: {name} is not finite; the file is damaged, or its training failed: use another")
+    return tensors
 
 
 def fill(net: torch.nn.Module, name: str, tensors: Mapping[str, torch.Tensor], path: Any) -> torch.nn.Module:

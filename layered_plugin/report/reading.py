@@ -6,6 +6,7 @@ What is missing reads as empty; only what is damaged is an error.
 import base64
 import json
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -153,17 +154,26 @@ def find_model_runs(gan: Path) -> list[Path]:
     runs = []
     for folder in sorted(path for path in gan.absolute().parent.iterdir() if path.is_dir()):
         path = next((folder / name for name in MODEL_FILES if (folder / name).is_file()), None)
-        options = read_json(path).get("options") if path is not None else None
+        options = _of_neighbour(path).get("options") if path is not None else None
         if isinstance(options, dict) and is_of_run(options.get("network"), gan):
             runs.append(gan.parent / folder.name)
     return runs
+
+
+def _of_neighbour(path: Path) -> dict[str, Any]:
+    """An object from a file of a run that nobody asked for by name: empty, with a line on stderr, if it is damaged."""
+    try:
+        return read_json(path)
+    except UserError as err:
+        print(f"WARNING: left out {err}", file=sys.stderr)
+        return {}
 
 
 def find_siblings(gan: Path) -> list[Path]:
     """Training runs beside one that were asked for the same but for the seed, in the order of their names."""
     asked, runs = _but_for_seed(read_json(gan / GAN_FILE)), []
     for folder in sorted(path for path in gan.absolute().parent.iterdir() if (path / GAN_FILE).is_file()):
-        if folder.name != gan.absolute().name and _but_for_seed(read_json(folder / GAN_FILE)) == asked:
+        if folder.name != gan.absolute().name and _but_for_seed(_of_neighbour(folder / GAN_FILE)) == asked:
             runs.append(gan.parent / folder.name)
     return runs
 

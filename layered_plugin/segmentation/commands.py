@@ -67,15 +67,29 @@ def run_training(ctx: click.Context, command: str, opts: dict[str, Any], desc: s
             try:
                 stopped = work(run_dir, options, record)
             except DiskFullError as err:
+                if is_unstarted(run_dir):
+                    raise  # There is nothing to go on with.
                 raise UserError(f"{err}: {go_on}") from err
             if stopped is not None:
                 click.echo(f"Stopped by {stopped}; all is saved. Go on with: {go_on}", err=True)
                 sys.exit(130 if stopped == "SIGINT" else 143)
     except Exception:
         if new_dir is not None:
-            runs.discard_unstarted(new_dir)
+            discard_unstarted(new_dir)
         raise
     click.echo(run_dir)
+
+
+def is_unstarted(run_dir: Path) -> bool:
+    """Whether a run has written nothing but its options."""
+    return [path.name for path in run_dir.iterdir()] == [runs.OPTIONS]
+
+
+def discard_unstarted(run_dir: Path) -> None:
+    """Remove the folder of a run that failed before it wrote anything but its options."""
+    if is_unstarted(run_dir):
+        (run_dir / runs.OPTIONS).unlink()
+        run_dir.rmdir()
 
 
 def _begin(command: str, opts: dict[str, Any]) -> dict[str, Any]:

@@ -2,22 +2,31 @@
 
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 from layered_plugin.errors import PictureError
 from layered_plugin.files import atomic_write
 from layered_plugin.runs import CONTACT_SHEET, DOUBTFUL, MANIFEST
 from layered_plugin.segmentation.contact_sheet import write_contact_sheet
+from layered_plugin.segmentation.earlier import SETTINGS, read_settings
 from layered_plugin.segmentation.outputs import join_manifests, read_manifest, result_folder
 from layered_plugin.segmentation.shares import Shard, shard_manifest
 
 _PATTERN = re.compile(r"manifest-\d+-of-(\d+)(\.partial)?\.jsonl")
 
 
-def merge_shards(outdir: str | Path) -> int:
+class Merged(NamedTuple):
+    """How many pictures a merged manifest lists, and how many more the calls were given."""
+
+    num: int
+    missing: int
+
+
+def merge_shards(outdir: str | Path) -> Merged:
     """Join the manifests of all shards of a folder, so that it is as one call would have left it.
 
     Returns:
-        Number of pictures listed.
+        What is there; what is missing could not be read.
 
     Raises:
         PictureError: There are no shards, one is not finished, or a manifest is damaged.
@@ -26,21 +35,28 @@ def merge_shards(outdir: str | Path) -> int:
     totals = {int(match[1]) for path in outdir.glob("manifest-*") if (match := _PATTERN.fullmatch(path.name))}
     if len(totals) != 1:
         raise PictureError(f"{outdir}: holds manifests of {'different numbers of shards' if totals else 'no shard'}")
-    total = totals.pop()
-    own = [outdir / shard_manifest(Shard(number, total), done=True) for number in range(total)]
-    there = [path for path in own if path.is_file()]
+    shards = [Shard(number, total) for total in totals for number in range(total)]
+    there = [path for shard in shards for done in (True, False)
+             if (path := outdir / shard_manifest(shard, done)).is_file()]
     whole = outdir / MANIFEST
+    work = read_settings(outdir)["work"] if (outdir / SETTINGS).is_file() else None
     first = next((entry["name"] for path in there for entry in read_manifest(path)), None)
     if all(entry["name"] != first for entry in read_manifest(whole)):  # Else a merge was killed while it tidied up.
-        if len(there) < total:
-            number = next(number for number, path in enumerate(own) if path not in there)
+        unfinished = [shard for shard in shards if not (outdir / shard_manifest(shard, done=True)).is_file()]
+        if unfinished and (work is None or _count(whole, *there) < work["num"]):  # Else a call without shards did it.
+            number, total = unfinished[0]
             raise PictureError(f"{outdir}: shard {number}/{total} is not finished; run it again, then merge")
         with atomic_write(whole) as file:
-            join_manifests([whole, *own], file)
+            join_manifests([whole, *there], file)
     for path in sorted(there, key=lambda path: path.stat().st_size):  # Last one that tells that they are merged.
         path.unlink()
     sheet_of_folder(outdir)
-    return sum(1 for _entry in read_manifest(whole))
+    num = _count(whole)
+    return Merged(num, 0 if work is None else max(0, work["num"] - num))
+
+
+def _count(*manifests: Path) -> int:
+    return sum(1 for path in manifests for _entry in read_manifest(path))
 
 
 def sheet_of_folder(folder: Path) -> None:

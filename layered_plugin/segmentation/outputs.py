@@ -12,6 +12,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -82,7 +83,7 @@ class FolderOutput:
 
     def __init__(self, folder: Path, manifest: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder = folder
+        self._folder, self._manifest_name = folder, manifest.name
         cut_torn_line(manifest)  # An earlier call was killed while it wrote.
         self._manifest = manifest.open("ab")
 
@@ -96,7 +97,13 @@ class FolderOutput:
         for kind, data in parts.items():
             path = result_folder(self._folder, entry) / kind / entry["file"]
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)  # Whole files are those that the manifest lists.
+            partial = path.with_name(f".{self._manifest_name}.part")  # Others that share the folder have their own.
+            try:
+                partial.write_bytes(data)
+                os.replace(partial, path)
+            except BaseException:
+                partial.unlink(missing_ok=True)
+                raise
         self._manifest.write(_line(entry))
         self._manifest.flush()
 
@@ -107,7 +114,10 @@ class FolderOutput:
         """All is there."""
         self._manifest.close()
 
-    abandon = close  # Not all is there: leaves what the next call can go on with.
+    def abandon(self) -> None:
+        """Not all is there: leave what the next call can go on with."""
+        with suppress(OSError):  # What could not be written before is tried again.
+            self._manifest.close()
 
 
 class ArchiveOutput:
@@ -161,8 +171,11 @@ class ArchiveOutput:
         os.replace(self._partial[1], self._manifest_path)  # Last: it says that the archive is whole.
 
     def abandon(self) -> None:
-        for file, partial in zip((self._file, self._manifest), self._partial, strict=True):
-            file.close()
+        for file in (self._zip, self._file, self._manifest):
+            if file is not None:
+                with suppress(OSError, ValueError):  # The last writes may fail as others did.
+                    file.close()
+        for partial in self._partial:
             partial.unlink(missing_ok=True)
 
 

@@ -106,5 +106,9 @@ def merge(outdir: str) -> None:
     python invert.py merge --outdir=my-masks
     """
     with writing("--outdir", outdir):
-        num = merge_shards(outdir)
+        num, missing = merge_shards(outdir)
     click.echo(f"{num} pictures: {Path(outdir) / runs.MANIFEST}", err=True)
+    if missing:
+        click.echo(f"Error: of {num + missing} pictures {missing} could not be segmented; segment without --shard says "
+                   "why", err=True)
+        sys.exit(1)

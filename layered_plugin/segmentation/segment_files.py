@@ -6,20 +6,18 @@ results go by ``outputs``.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
-from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from layered_plugin.data.files import UNREADABLE
 from layered_plugin.data.pictures import PictureSource
 from layered_plugin.errors import ModelError, PictureError, UserError
-from layered_plugin.files import write_json
-from layered_plugin.json_files import check_fields, fields, flag, maybe, number, read_json, text
 from layered_plugin.progress import progress
 from layered_plugin.runs import MANIFEST
+from layered_plugin.segmentation.earlier import check_settings, has_results
 from layered_plugin.segmentation.merging import sheet_of_folder
 from layered_plugin.segmentation.outputs import ArchiveOutput, FolderOutput, read_manifest
 from layered_plugin.segmentation.pipeline import Item, Pipeline
@@ -35,14 +33,6 @@ from layered_plugin.segmentation.shares import (
     shard_manifest,
 )
 from layered_plugin.segmentation.workers import Finish, task_executor
-
-SETTINGS = "segment.json"
-
-# What an earlier version may not have written has its default.
-SETTINGS_RULE = fields(dict(model=text, threshold=number(0, 1), soft=flag), dict(
-    flip=(flag, USUAL.flip), refine=(number(0, 10**9, whole=True), USUAL.refine), posterior=(flag, USUAL.posterior),
-    sharp=(flag, USUAL.sharp), margin=(number(0, 0.5), 0.0), prior=(maybe(text), None),
-    min_confidence=(number(0, 1), 0.0)))
 
 GROUP_BYTES = 16 << 20  # A group of pictures ends early once its files have so many.
 WORTH_WORKERS = 200  # Fewer pictures are done before processes have started.
@@ -104,34 +94,41 @@ def segment_files(segmenter: Segmenter, images: str | os.PathLike[str], outdir: 
     outdir, margin = Path(outdir), refinement.margin_for(segmenter)
     how = Finish(threshold, soft, min_confidence, refinement.sharp, margin, segmenter.letterbox)
     job = Job(segmenter, refinement, how, batch, workers)
-    settings = dict(model=str(segmenter.folder.resolve()), threshold=threshold, soft=soft,
+    settings = dict(model=str(segmenter.folder.resolve()), threshold=threshold, soft=soft, batch=batch,
                     min_confidence=min_confidence, **(refinement.record() | dict(margin=margin)))
     if is_pattern(str(images)):
-        return _segment_parts(job, settings, plan_parts(str(images), outdir, form, shard), outdir, None)
+        parts = plan_parts(str(images), outdir, form, WHOLE)
+        check_settings(outdir, settings, [part.images.name for part in parts], shard, shares_folder=False)
+        return _segment_parts(job, parts[shard.number::shard.total], outdir, None)
     listing = _list(images, outdir)
     with closing(listing.source):
         parts = plan_parts(str(images), outdir, form, shard, len(listing.source), batch)
-        done = outdir / shard_manifest(shard, done=True) if form == "files" and shard.total > 1 else None
-        if done is not None and done.is_file():  # A finished shard is given again: its manifest goes on.
-            os.replace(done, parts[0].manifest)
-        outcome = _segment_parts(job, settings, parts, outdir, listing)
-    if done is not None and outcome.skipped > 0 and parts[0].manifest.stat().st_size == 0:
-        parts[0].manifest.unlink()  # All stands in the merged manifest.
-    elif done is not None:
-        os.replace(parts[0].manifest, done)
+        shares_folder = form == "files" and shard.total > 1
+        check_settings(outdir, settings, listing.source.names, shard, shares_folder)
+        return (_segment_share(job, parts[0], outdir, listing, shard) if shares_folder else
+                _segment_parts(job, parts, outdir, listing))
+
+
+def _segment_share(job: Job, part: Part, outdir: Path, listing: Listing, shard: Shard) -> Outcome:
+    """Segment one of several shares of a folder; its manifest has another name once it is finished."""
+    done = outdir / shard_manifest(shard, done=True)
+    if done.is_file():  # A finished shard is given again: its manifest goes on.
+        os.replace(done, part.manifest)
+    outcome = _segment_parts(job, [part], outdir, listing)
+    if outcome.skipped > 0 and part.manifest.stat().st_size == 0:
+        part.manifest.unlink()  # All stands in the merged manifest.
+    else:
+        os.replace(part.manifest, done)
     return outcome
 
 
-def _segment_parts(job: Job, settings: dict[str, Any], parts: list[Part], outdir: Path,
-                   listing: Listing | None) -> Outcome:
-    outdir.mkdir(parents=True, exist_ok=True)
-    _check_settings(outdir / SETTINGS, settings, _has_results(outdir))
+def _segment_parts(job: Job, parts: list[Part], outdir: Path, listing: Listing | None) -> Outcome:
     total = Outcome(0, 0, {})
     for count, part in enumerate(parts, start=1):
         label = "Pictures" if len(parts) == 1 else f"Part {count} of {len(parts)}"
         done, skipped, failed = _segment_part(job, part, listing, label)
         total = Outcome(total.done + done, total.skipped + skipped, {**total.failed, **failed})
-    if total.done == 0 and total.failed and not _has_results(outdir):
+    if total.done == 0 and total.failed and not has_results(outdir):
         raise ModelError(next(iter(total.failed.values())))
     return total
 
@@ -139,25 +136,6 @@ def _segment_parts(job: Job, settings: dict[str, Any], parts: list[Part], outdir
 def _list(images: str | os.PathLike[str], temp_dir: Path) -> Listing:
     source = PictureSource(images, temp_dir if str(images).endswith((".tar.gz", ".tgz")) else None)
     return Listing(source, Targets(source.names))
-
-
-def _check_settings(path: Path, settings: dict[str, Any], has_results: bool) -> None:
-    """Refuse to mix results of different calls in one folder; the settings of the first with results are kept there."""
-    if not has_results or not path.is_file():
-        write_json(path, settings)
-        return
-    earlier = check_fields(read_json(path, PictureError), SETTINGS_RULE, path, PictureError)
-    differing = [name for name in settings if earlier[name] != settings[name]]
-    if differing:
-        name = differing[0]
-        raise ModelError(f"{path.parent}: holds results with {name} = {earlier[name]}, not {settings[name]}; choose "
-                         "another `outdir`")
-
-
-def _has_results(outdir: Path) -> bool:
-    """Whether any manifest, of the folder or of a part, lists something."""
-    manifests = chain(outdir.glob("*.jsonl"), outdir.glob(f"*/{MANIFEST}"))
-    return any(path.stat().st_size > 0 for path in manifests)
 
 
 def _segment_part(job: Job, part: Part, listing: Listing | None, label: str) -> Outcome:
@@ -185,7 +163,8 @@ def _segment_listing(job: Job, part: Part, listing: Listing, label: str) -> Outc
         there = mark_places(names, output.listed())
         num = there.count(0)
         workers = job.workers if num >= WORTH_WORKERS else 0
-        groups = _groups(names, there, job, source)
+        in_zip = part.archive is not None and part.archive.suffix == ".zip"
+        groups = _groups(names, there, job.batch, lambda name: _read(job.segmenter, source, name, in_zip))
         with task_executor(workers) as tasks:
             pipeline = Pipeline(job.segmenter, job.refinement, job.how, source.cannot_read, tasks, workers)
             for name, result in progress(pipeline.run(groups), num, label):
@@ -206,16 +185,17 @@ def _segment_listing(job: Job, part: Part, listing: Listing, label: str) -> Outc
     return Outcome(num - len(failed), len(names) - num, failed)
 
 
-def _groups(names: list[str], there: bytearray, job: Job, source: PictureSource) -> Iterator[list[Item]]:
+def _groups(names: list[str], there: bytearray, batch: int,
+            read: Callable[[str], bytes | str]) -> Iterator[list[Item]]:
     """Read the pictures that go through the network together; those of which all are there are passed over."""
-    for start in range(0, len(names), job.batch):
-        places = range(start, min(start + job.batch, len(names)))
+    for start in range(0, len(names), batch):
+        places = range(start, min(start + batch, len(names)))
         if all(there[pos] for pos in places):
             continue
         group: list[Item] = []
         size = 0
         for pos in places:
-            content = _read(job.segmenter, source, names[pos])
+            content = read(names[pos])
             group.append(Item(names[pos], not there[pos], content))
             size += len(content) if isinstance(content, bytes) else 0
             if size >= GROUP_BYTES:
@@ -225,11 +205,14 @@ def _groups(names: list[str], there: bytearray, job: Job, source: PictureSource)
             yield group
 
 
-def _read(segmenter: Segmenter, source: PictureSource, name: str) -> bytes | str:
+def _read(segmenter: Segmenter, source: PictureSource, name: str, in_zip: bool) -> bytes | str:
     """Contents of a picture's file, or why there can be no result for it."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts:  # An archive may hold any name.
         return f"{source.path}: {name} leads out of the folder"
+    if in_zip and name.encode(errors="ignore").decode() != name:
+        shown = os.fsencode(name).decode(errors="backslashreplace")
+        return f"{source.path}: {shown}: its name is not UTF-8, as all in a zip are: rename it, or take another `form`"
     if not segmenter.knows(name):
         return segmenter.unknown(name)
     try:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from layered_plugin.errors import CheckpointError, PictureError, UserError, one_line
-from layered_plugin.files import cut_torn_line
+from layered_plugin.files import NO_ROOM, cut_torn_line, disk_full
 from layered_plugin.progress import progress
 from layered_plugin.runs import STATS_FILE, forget_states, load_training_state
 from layered_plugin.segmentation.model_file import fingerprint, save_model
@@ -82,13 +82,15 @@ class ModelRun:
             None, or the name of the signal that stopped the run after saving.
 
         Raises:
+            DiskFullError: There is no room for a file.
             UserError: A loss is infinite or not a number.
             PictureError: Too many pictures became unreadable; all is saved.
         """
         sums: dict[str, float] = {}
         count, last = 0, time.monotonic()
         cut_torn_line(self.run_dir / STATS_FILE)
-        with StopRequest() as stop, open(self.run_dir / STATS_FILE, "a") as log:
+        with StopRequest() as stop:
+            _append(self.run_dir / STATS_FILE, "")
             remaining = range(self.step, self.steps)
             for step in progress(remaining, len(remaining), self.label) if self.label else remaining:
                 try:
@@ -111,8 +113,7 @@ class ModelRun:
                     line = dict(stage=self.name, step=self.step, seconds=round(self.seconds, 2),
                                 images_per_sec=round(count * self.batch / max(elapsed, 1e-9), 1),
                                 **{name: value / count for name, value in sums.items()})
-                    log.write(json.dumps(line) + "\n")
-                    log.flush()
+                    _append(self.run_dir / STATS_FILE, json.dumps(line) + "\n")
                     sums, count = {}, 0
                 stopped = stop.received or ("SIGTERM" if self.halted() else None)
                 if self.step % self.save_every == 0 or self.step == self.steps or stopped:
@@ -120,6 +121,16 @@ class ModelRun:
                 if stopped:
                     return stopped
         return None
+
+
+def _append(path: Path, text: str) -> None:
+    try:
+        with path.open("a") as log:
+            log.write(text)
+    except OSError as err:  # Of a file that is open, the system names none.
+        if err.errno in NO_ROOM:
+            raise disk_full(path, len(text)) from err
+        raise
 
 
 def finish_run(run_dir: Path, kind: str, networks: Mapping[str, torch.nn.Module], G: Any, options: dict[str, Any],

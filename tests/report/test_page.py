@@ -277,7 +277,6 @@ def test_distilled_models_have_no_reconstruction_error(runs):
     ("00001-distill/metric-real.jsonl", lines([real_record("m")]) + "]\n", "line 2 is damaged"),
     ("00001-distill/metric-real.jsonl", lines([{**real_record("m"), "models": [{}]}]), "line 1 lacks 'kind'"),
     ("00001-distill/metric-real.jsonl", lines([{**real_record("m"), "models": []}]), "line 1"),
-    ("00001-distill/model.json", '{"kind"', "damaged"),
     ("00002-encoder/stats.jsonl", "{}\n", "line 1 lacks 'step'"),
     ("00002-encoder/real-worst.png", b"no picture", "not a readable picture"),
     ("segmented/manifest.jsonl", '{"file": "a.png"}\n', "line 1 lacks 'name'"),
@@ -292,6 +291,13 @@ def test_damaged_file_is_named(runs, file, content, words):
     assert words in result.stderr
     assert (str(path) if "cutouts" not in words else "a.png") in result.stderr
     assert not (runs / "00000-shapes" / "report.html").exists()
+
+
+def test_report_leaves_a_damaged_model_out_unless_it_is_of_that(runs):
+    (runs / "00001-distill/model.json").write_text('{"kind"')
+    of_gan, of_model = invoke(runs / "00000-shapes"), invoke(runs / "00001-distill")
+    assert of_gan.exit_code == 0 and "00001-distill/model.json: damaged" in of_gan.stderr
+    assert of_model.exit_code == 1 and "Error: " in of_model.stderr and "model.json: damaged" in of_model.stderr
 
 
 @pytest.mark.parametrize("args, words", [

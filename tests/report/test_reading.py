@@ -43,3 +43,15 @@ def test_models_are_found_by_their_network(tmp_path, monkeypatch):
     twin = make_gan(Path("twin/00000-a"))
     make_model(Path("runs/00006-twin"), twin)
     assert Path("runs/00006-twin") not in reading.find_model_runs(gan)
+
+
+def test_damaged_neighbour_is_left_out_with_a_line(tmp_path, capsys):
+    gan, sibling = make_gan(tmp_path / "00000-a"), make_gan(tmp_path / "00001-a")
+    mine = make_model(tmp_path / "00002-mine", gan)
+    (make_gan(tmp_path / "00003-torn") / "training_options.json").write_text("{")
+    make_model(tmp_path / "00004-torn", gan).joinpath("model.json").write_text('{"options": ')
+    assert reading.find_siblings(gan) == [sibling]
+    assert reading.find_model_runs(gan) == [mine]
+    torn = [tmp_path / "00003-torn/training_options.json", tmp_path / "00004-torn/model.json"]
+    for line, path in zip(capsys.readouterr().err.splitlines(), torn, strict=True):
+        assert line.startswith(f"WARNING: left out {path}: damaged")

@@ -1,6 +1,7 @@
 """A disk without room: one line that names file, folder and need; what was there stays, and nothing half written."""
 
 import errno
+import json
 import os
 import re
 import resource
@@ -106,6 +107,32 @@ def test_scenes_without_room_leave_no_part(tmp_path):
     assert re.search(r"a(-masks)?\.zip: no room in", line) and names(tmp_path / "out") == []
 
 
+def test_log_of_a_run_without_room_is_named_and_the_run_goes_on(tmp_path, monkeypatch):
+    gan, start_run = make_gan_run(tmp_path / "runs/00000-gan"), runs.start_run
+
+    def start_full(*args):
+        run = start_run(*args)
+        (run / "stats.jsonl").symlink_to("/dev/full")
+        return run
+
+    monkeypatch.setattr(runs, "start_run", start_full)
+    line = invoke(invert.main, "distill", f"--network={gan}", f"--outdir={tmp_path}/runs", "--steps=2", "--batch=4",
+                  "--device=cpu")
+    (run,) = (tmp_path / "runs").glob("*-distill-*")
+    assert f"Error: {run}/stats.jsonl: no room in {run}: " in line and line.endswith(f" --resume={run}")
+    (run / "stats.jsonl").unlink()
+    assert CliRunner().invoke(invert.main, ["distill", f"--outdir={run.parent}", f"--resume={run}"]).exit_code == 0
+    assert [json.loads(row)["step"] for row in (run / "stats.jsonl").read_text().splitlines()] == [1, 2]
+
+
+def test_run_without_room_for_its_first_file_leaves_no_folder_and_names_none(tmp_path):
+    gan = make_gan_run(tmp_path / "runs/00000-gan")
+    with room(1200):
+        line = invoke(invert.main, "distill", f"--network={gan}", f"--outdir={tmp_path}/runs", "--device=cpu")
+    assert "samples000000.png: no room in" in line and "--resume" not in line
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["00000-gan"]
+
+
 def test_segmenting_without_room_goes_on_when_there_is_some(tmp_path):
     model, images = make_model(tmp_path / "model"), make_pictures(tmp_path / "images")
     args = ["segment", f"--model={model}", f"--images={images}", f"--outdir={tmp_path}/out", "--device=cpu"]
@@ -114,6 +141,27 @@ def test_segmenting_without_room_goes_on_when_there_is_some(tmp_path):
     assert "--outdir: can't write to" in line and "make room, and give the same command again" in line
     assert CliRunner().invoke(invert.main, args).exit_code == 0
     assert len((tmp_path / "out/manifest.jsonl").read_text().splitlines()) == 3
+
+
+# Limits at which the system says no within a mask, a cut-out, an archive's end and a manifest.
+@pytest.mark.parametrize("form, limits", [("files", (60, 120, 500)), ("tar", (60, 500, 10_000, 20_000)),
+                                          ("zip", (60, 500, 1500, 3000))])
+def test_segmenting_without_room_leaves_nothing_half_written(tmp_path, form, limits):
+    model, images = make_model(tmp_path / "model"), make_pictures(tmp_path / "images")
+    args = ["segment", f"--model={model}", f"--images={images}", "--device=cpu", f"--format={form}"]
+    assert CliRunner().invoke(invert.main, [*args, f"--outdir={tmp_path}/whole"]).exit_code == 0
+    whole = {name: (tmp_path / "whole" / name).read_bytes() for name in names(tmp_path / "whole")}
+    for limit in limits:
+        out = tmp_path / f"out-{limit}"
+        out.mkdir()
+        (out / "segment.json").write_bytes(whole["segment.json"])
+        with room(limit):
+            assert "make room" in invoke(invert.main, *args, f"--outdir={out}")
+        for name in names(out):
+            found = (out / name).read_bytes()
+            assert whole[name].startswith(found) if name == "manifest.jsonl" else whole[name] == found, (limit, name)
+        assert CliRunner().invoke(invert.main, [*args, f"--outdir={out}"]).exit_code == 0
+        assert {name: (out / name).read_bytes() for name in names(out)} == whole
 
 
 # What a killed process leaves.

@@ -224,6 +224,19 @@ def test_missing_tensor_is_refused(model):
         load_model(model)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("kind, file, net", [("distill", "model", "unet"), ("encoder", "model", "G"),
+                                             ("chunks", "chunk-00001", "E")])
+def test_weights_that_are_no_numbers_are_refused(tmp_path, small_body, kind, file, net, value):
+    path = make_model(tmp_path / "model", kind) / f"{file}.safetensors"
+    tensors = load_tensors(path)
+    key = next(key for key in tensors if key.startswith(f"{net}.") and tensors[key].is_floating_point())
+    tensors[key].view(-1)[0] = value
+    safetensors.torch.save_file(tensors, path)
+    with pytest.raises(ModelError, match=rf"model/{file}\.safetensors: {key} is not finite; .* use another"):
+        Segmenter.load(tmp_path / "model", "cpu")([picture()], ["c.png"])
+
+
 def test_weights_with_the_generator_of_another_model_are_refused(tmp_path, small_body):
     folders = [make_model(tmp_path / str(seed), "encoder", seed) for seed in (0, 1)]
     (folders[0] / "model.safetensors").write_bytes((folders[1] / "model.safetensors").read_bytes())

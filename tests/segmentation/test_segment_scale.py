@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -217,6 +218,15 @@ def test_webdataset_reads_our_tar(segment, folder, tmp_path):
             assert entry["coverage"] == pytest.approx((np.asarray(mask) == 255).mean(), abs=1e-4)
 
 
+@pytest.mark.parametrize("form", ["files", "tar", "zip"])
+def test_a_name_that_is_not_utf8_is_refused_by_a_zip_alone(segment, folder, tmp_path, form):
+    (folder / "05.png").rename(folder / os.fsdecode(b"caf\xe9.png"))
+    done, _skipped, failed = segment(folder, tmp_path / "out", form=form)
+    assert (done, len(failed)) == ((12, 1) if form == "zip" else (13, 0))
+    for text in failed.values():
+        assert re.fullmatch(r".*pictures: caf\\xe9\.png: .* not UTF-8, .*: rename it, or take another `form`", text)
+
+
 def test_an_archive_of_results_is_whole_or_not_there(segment, folder, tmp_path, monkeypatch):
     segment(folder, tmp_path / "expected", form="tar")
     add, out = ArchiveOutput.add, tmp_path / "out"
@@ -292,9 +302,63 @@ def test_merged_shards_one_of_them_interrupted_are_what_one_call_makes(segment, 
         merge_shards(out)
     for number in reversed(range(total)):
         segment(folder, out, shard=Shard(number, total))
-    assert merge_shards(out) == 13
+    assert merge_shards(out) == (13, 0)
     assert contents(out) == contents(tmp_path / "whole")
     assert segment(folder, out) == (0, 13, {})
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_shards_that_divide_other_work_are_refused(segmenter, segment, folder, tmp_path, first):
+    def share(number, batch):
+        return segment_files.segment_files(segmenter, folder, tmp_path / "out", batch=batch, shard=Shard(number, 2))
+
+    share(first, 13)  # All of it is the second's.
+    with pytest.raises(ModelError, match=r"out: holds results with batch = 13, not 4; choose another `outdir`"):
+        share(1 - first, 4)
+    (folder / "z.png").rename(folder / "zz.png")
+    with pytest.raises(ModelError, match=r"begun for pictures or archives of other names; put them back"):
+        share(1 - first, 13)
+    (folder / "zz.png").rename(folder / "z.png")
+    make_pictures(folder, ["new/a.png"])
+    with pytest.raises(ModelError, match="for 13 pictures or archives, and there are 14 now; put them back, go on"):
+        share(1 - first, 13)
+    (folder / "new" / "a.png").unlink()
+    share(1 - first, 13)
+    assert merge_shards(tmp_path / "out") == (13, 0)
+    make_pictures(folder, ["new/a.png"])
+    assert [share(number, 4).done for number in range(2)] == [0, 1]  # Once all is merged, work may be divided anew.
+    assert merge_shards(tmp_path / "out") == (14, 0)
+
+
+def test_work_that_shards_have_left_is_ended_by_one_call(segment, folder, tmp_path):
+    out = tmp_path / "out"
+    segment(folder, out, shard=Shard(0, 2))
+    make_pictures(folder, ["00a.png"])
+    with pytest.raises(ModelError, match="go on without `shard`"):
+        segment(folder, out, shard=Shard(1, 2))
+    assert segment(folder, out).done == 8
+    assert merge_shards(out) == (14, 0) and not list(out.glob("manifest-*"))
+
+
+@pytest.mark.parametrize("pattern", [False, True])
+def test_shards_of_archives_that_divide_other_work_are_refused(segment, folder, tmp_path, monkeypatch, pattern):
+    monkeypatch.setattr(shares, "PER_ARCHIVE", 6)
+    images = tmp_path / "s-*.tar" if pattern else folder
+    for name in "abcd":
+        tar_folder(folder, tmp_path / f"s-{name}.tar")
+    segment(images, tmp_path / "out", form="tar", shard=Shard(0, 2))
+    tar_folder(folder, tmp_path / "s-aa.tar") if pattern else make_pictures(folder, ["00a.png"])
+    with pytest.raises(ModelError, match=r"there are (5|14) now; put them back, go on without `shard`, or"):
+        segment(images, tmp_path / "out", form="tar", shard=Shard(1, 2))
+
+
+def test_merge_counts_the_pictures(model, folder, tmp_path):
+    (folder / "05.png").write_bytes(b"no picture")
+    for number in range(2):
+        run(model, folder, tmp_path / "out", f"--shard={number}/2", "--workers=0")
+    merged = CliRunner().invoke(invert.main, ["merge", f"--outdir={tmp_path}/out"])
+    assert merged.exit_code == 1 and "12 pictures: " in merged.stderr
+    assert "Error: of 13 pictures 1 could not be segmented; segment without --shard says why" in merged.stderr
 
 
 @pytest.mark.parametrize("again", ["before the merge", "after the merge"])
@@ -309,7 +373,7 @@ def test_a_finished_shard_may_be_given_again(segment, folder, tmp_path, again):
     outcome = segment(folder, out, shard=Shard(0, 2))
     assert (outcome.done, outcome.skipped, outcome.failed) == (0, 6, {})
     if again == "before the merge":
-        assert merge_shards(out) == 13
+        assert merge_shards(out) == (13, 0)
     assert contents(out) == contents(whole)
 
 
@@ -323,7 +387,7 @@ def test_a_merge_that_was_killed_while_it_tidied_up_is_taken_up(segment, folder,
     for number in left:
         name = f"manifest-{number}-of-2.jsonl"
         (tmp_path / "out" / name).write_bytes(kept[name])
-    assert merge_shards(tmp_path / "out") == 13
+    assert merge_shards(tmp_path / "out") == (13, 0)
     assert (tmp_path / "out" / "manifest.jsonl").read_bytes() == merged
     assert not list((tmp_path / "out").glob("manifest-*"))
 

@@ -17,7 +17,7 @@ def test_settings_of_an_older_version_have_the_defaults(tmp_path):
     file = tmp_path / "out" / "segment.json"
     settings = json.loads(file.read_text())
     assert settings["margin"] == segmenter.margin
-    for name in ("sharp", "min_confidence", "prior"):
+    for name in ("sharp", "min_confidence", "prior", "batch", "work"):
         del settings[name]
     file.write_text(json.dumps(settings))
     assert segment_files(segmenter, data, tmp_path / "out").skipped == 3

@@ -10,7 +10,8 @@ import torch
 from tiny_models import Bomb
 
 from layered_plugin.errors import CheckpointError, UserError
-from layered_plugin.runs import discard_unstarted, find_model_run, forget_states, start_run
+from layered_plugin.runs import find_model_run, forget_states, start_run
+from layered_plugin.segmentation.commands import discard_unstarted
 from layered_plugin.segmentation.stage import ModelRun
 
 STEPS = 7
@@ -228,11 +229,20 @@ def test_missing_run_is_named(tmp_path, resume):
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"options": 3}'])
-def test_damaged_options_are_named(tmp_path, text):
+def test_damaged_options_are_named_and_left_out_of_the_latest(tmp_path, capsys, text):
     run = start_run(tmp_path, "distill", record("distill"))
     (run / "options.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"00000-distill/options\.json: (not readable|damaged)"):
+        find_model_run(tmp_path, str(run), "distill")
+    with pytest.raises(CheckpointError, match=r": no run of invert\.py distill there"):
         find_model_run(tmp_path, "latest", "distill")
+    sound = start_run(tmp_path, "distill", record("distill"))
+    start_run(tmp_path, "distill", record("distill")).joinpath("options.json").write_text(text)
+    capsys.readouterr()
+    assert find_model_run(tmp_path, "latest", "distill")[0] == sound
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(": ")[:2] for line in lines] == [
+        ["WARNING", f"left out {tmp_path}/0000{number}-distill/options.json"] for number in (0, 2)]
 
 
 @pytest.mark.parametrize("extra", ["samples000000.png", "training-state-real.pt", "chunk-00000"])

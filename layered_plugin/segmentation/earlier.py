@@ -1,0 +1,80 @@
+"""What earlier calls of ``invert.py segment`` left in a folder, and whether this one can go on with it.
+
+Results of other settings, and of shards that divide other work are refused.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from layered_plugin.data.fingerprint import of_names
+from layered_plugin.errors import ModelError, PictureError
+from layered_plugin.files import write_json
+from layered_plugin.json_files import check_fields, fields, flag, maybe, number, read_json, text
+from layered_plugin.runs import MANIFEST
+from layered_plugin.segmentation.segmenter import USUAL
+from layered_plugin.segmentation.shares import Shard
+
+SETTINGS = "segment.json"
+
+# What an earlier version may not have written has its default.
+SETTINGS_RULE = fields(dict(model=text, threshold=number(0, 1), soft=flag), dict(
+    flip=(flag, USUAL.flip), refine=(number(0, 10**9, whole=True), USUAL.refine), posterior=(flag, USUAL.posterior),
+    sharp=(flag, USUAL.sharp), margin=(number(0, 0.5), 0.0), prior=(maybe(text), None),
+    min_confidence=(number(0, 1), 0.0), batch=(maybe(number(1, whole=True)), None),
+    work=(maybe(fields(dict(num=number(0, whole=True), names=text))), None)))
+
+UNKNOWN = dict(batch=None, work=None)  # In a folder of an earlier version.
+
+
+def read_settings(outdir: Path) -> dict[str, Any]:
+    """Settings of the results in a folder; PictureError if they are damaged."""
+    return check_fields(read_json(outdir / SETTINGS, PictureError), SETTINGS_RULE, outdir / SETTINGS, PictureError)
+
+
+def check_settings(outdir: Path, settings: Mapping[str, Any], names: Sequence[str], shard: Shard,
+                   shares_folder: bool) -> None:
+    """Refuse to mix results of different calls in one folder; make it if it is missing, and keep the settings there.
+
+    Args:
+        outdir: The folder.
+        settings: Of this call, `batch` among them.
+        names: Of all pictures, or of the archives of a pattern, of which a shard does some.
+        shard: Which of the calls that share the work this is.
+        shares_folder: Whether shards fill one folder, for ``merge``; the work may change once they are merged.
+
+    Raises:
+        ModelError: A setting differs from that of the results; the text names it.
+        PictureError: The file is damaged.
+    """
+    outdir.mkdir(parents=True, exist_ok=True)
+    begun = shard.total > 1 and (_shards_begun(outdir) if shares_folder else has_results(outdir))
+    now, earlier = dict(settings, work=of_names(names)), None
+    if (outdir / SETTINGS).is_file() and (begun or has_results(outdir)):
+        earlier = read_settings(outdir)
+        free = () if begun and shares_folder else ("batch",) if begun else ("batch", "work")
+        for name in now:
+            if name not in free and earlier[name] not in (now[name], UNKNOWN.get(name, now[name])):
+                raise ModelError(f"{outdir}: {_difference(name, earlier[name], now[name])}")
+    if now != earlier:
+        write_json(outdir / SETTINGS, now)
+
+
+def _difference(name: str, before: Any, now: Any) -> str:
+    if name != "work":
+        return f"holds results with {name} = {before}, not {now}; choose another `outdir`"
+    what = f"{before['num']} pictures or archives, and there are {now['num']} now" if before["num"] != now["num"] else \
+        "pictures or archives of other names"
+    return f"its shards were begun for {what}; put them back, go on without `shard`, or choose another `outdir`"
+
+
+def has_results(outdir: Path) -> bool:
+    """Whether any manifest, of the folder or of a part, lists something."""
+    manifests = chain(outdir.glob("*.jsonl"), outdir.glob(f"*/{MANIFEST}"))
+    return any(path.stat().st_size > 0 for path in manifests)
+
+
+def _shards_begun(outdir: Path) -> bool:
+    """Whether calls that share a folder have a manifest there that is finished, or lists something."""
+    return any(path.stat().st_size > 0 or ".partial" not in path.name for path in outdir.glob("manifest-*-of-*.jsonl"))
