@@ -21,6 +21,10 @@ from layered_plugin.cores import usable_cores
 from layered_plugin.runs import MODEL_FILE, last_kimg, or_go_on
 
 DATA = Path("data")
+
+# Outlines as varied as those of the pictures, in fewer of them (docs/results.md, "The demo: shapes").
+VARIETY = ["--mask-variety=0.35", "--mask-size-over=batch", "--mask-floor=0.4", "--mask-max=0.65", "--range-weight=0.1"]
+
 PAIRS = [f"--data={DATA}/shapes-test.zip", f"--masks={DATA}/shapes-test-masks.zip"]
 
 
@@ -142,7 +146,7 @@ def comparisons(todo: Steps, out: Path, given: list[str], steps: int) -> None:
 @click.command(cls=CheckedCommand)
 @click.option("--outdir", help="Where the runs go", metavar="DIR", default="runs/demo", show_default=True)
 @click.option("--kimg", help="Length of the generator's training", metavar="KIMG", type=Number(0, min_open=True),
-              default=20.0, show_default=True)
+              default=16.0, show_default=True)
 @click.option("--steps", help="Steps of each stage of the segmenter", metavar="INT", type=Whole(min=1),
               default=140, show_default=True)
 def main(outdir: str, kimg: float, steps: int) -> None:
@@ -161,7 +165,8 @@ def main(outdir: str, kimg: float, steps: int) -> None:
                      ["-m", "layered_plugin.dataset_tool", "shapes", f"--dest={DATA}/{dest}.zip",
                       f"--masks={DATA}/{dest}-masks.zip", "--jobs=2", *options])
     gan = learn(todo, out, "shapes-demo", "Train the layered generator on unlabelled pictures",
-                ["train_layered.py", f"--outdir={out}", f"--data={DATA}/shapes.zip", "--cfg=demo", "--snap=8"],
+                ["train_layered.py", f"--outdir={out}", f"--data={DATA}/shapes.zip", "--cfg=demo", "--snap=8",
+                 *VARIETY],
                 [f"--kimg={kimg:g}"], lambda run_dir: last_kimg(run_dir) >= int(kimg))
     given = [f"--network={gan}", f"--data={DATA}/shapes.zip", f"--outdir={out}"]
     segmented = out / "segmented"
