@@ -218,6 +218,7 @@ def _read(segmenter: Segmenter, source: PictureSource, name: str, in_zip: bool) 
     if not segmenter.knows(name):
         return segmenter.unknown(name)
     try:
-        return source.read(name)
+        content = source.read(name)
     except UNREADABLE as err:
         return source.cannot_read(name, err)
+    return segmenter.other_picture(name, len(content)) or content

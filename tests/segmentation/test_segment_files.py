@@ -254,6 +254,21 @@ def test_model_of_chunks_names_the_pictures_it_does_not_know(segment, out, tmp_p
         segment(other, "chunks")
 
 
+def test_model_of_chunks_names_pictures_that_are_not_those_it_was_trained_on(models, out, tmp_path):
+    folder = make_pictures(tmp_path / "pictures", ["a.png", "b.png", "c.png"])
+    path = make_model(tmp_path / "model", "chunks")
+    meta = json.loads((path / "model.json").read_text())
+    for chunk in meta["chunks"]:
+        chunk["bytes"] = [(folder / name).stat().st_size for name in chunk["names"]]
+    (path / "model.json").write_text(json.dumps(meta))
+    picture(30, 40, seed=9).save(folder / "b.png")
+    done, _skipped, failed = segment_files.segment_files(Segmenter.load(path, "cpu"), folder, out)
+    assert done == 2 and failed.keys() == {"b.png"}
+    before, now = meta["chunks"][0]["bytes"][1], (folder / "b.png").stat().st_size
+    assert failed["b.png"].startswith(
+        f"{path}: b.png is not the picture that its chunk was trained on, which had {before} bytes, not {now}; ")
+
+
 # The same command again.
 
 def test_second_call_computes_only_what_is_new(segment, models, out, tmp_path, monkeypatch):
