@@ -38,7 +38,7 @@ def split_pictures(options: dict[str, Any]) -> list[dict[str, Any]]:
         options: Values of the options of ``invert.py train``.
 
     Returns:
-        For each chunk `file`, the name for its encoder's weights, and `names`, of its pictures.
+        For each chunk `file`, the name for its encoder's weights, and of its pictures `names` and `bytes`.
 
     Raises:
         PictureError: The data can't be read.
@@ -46,12 +46,14 @@ def split_pictures(options: dict[str, Any]) -> list[dict[str, Any]]:
     """
     source = PictureSource(options["data"])
     names, size = source.names[:options["num"]], options["chunk_size"]
+    num_bytes = dict(zip(names, map(source.size, names), strict=True))
     source.close()
     parts = [names[start:start + size] for start in range(0, len(names), size)]
     if len(parts[-1]) == 1:
         raise ArgumentError(f"`chunk_size`={size} leaves a last chunk of one of the {len(names)} pictures, but batch "
                             "normalisation needs two: choose another size or `num`")
-    return [dict(file=f"chunk-{idx:05d}.safetensors", names=part) for idx, part in enumerate(parts)]
+    return [dict(file=f"chunk-{idx:05d}.safetensors", names=part, bytes=[num_bytes[name] for name in part])
+            for idx, part in enumerate(parts)]
 
 
 def train_chunks(run_dir: Path, chunks: list[dict[str, Any]], options: dict[str, Any]) -> str | None:

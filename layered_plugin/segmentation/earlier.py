@@ -1,20 +1,23 @@
 """What earlier calls of ``invert.py segment`` left in a folder, and whether this one can go on with it.
 
-Results of other settings, and of shards that divide other work are refused.
+Results of other settings, of pictures that have changed since, and of shards that divide other work are refused.
 """
 
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from layered_plugin.data.fingerprint import of_names
+from layered_plugin.data.pictures import PictureSource
 from layered_plugin.errors import ModelError, PictureError
 from layered_plugin.files import write_json
 from layered_plugin.json_files import check_fields, fields, flag, maybe, number, read_json, text
 from layered_plugin.runs import MANIFEST
+from layered_plugin.segmentation.outputs import Entry, read_manifest
 from layered_plugin.segmentation.segmenter import USUAL
-from layered_plugin.segmentation.shares import Shard
+from layered_plugin.segmentation.shares import Part, Shard
 
 SETTINGS = "segment.json"
 
@@ -78,3 +81,50 @@ def has_results(outdir: Path) -> bool:
 def _shards_begun(outdir: Path) -> bool:
     """Whether calls that share a folder have a manifest there that is finished, or lists something."""
     return any(path.stat().st_size > 0 or ".partial" not in path.name for path in outdir.glob("manifest-*-of-*.jsonl"))
+
+
+def mark_there(source: PictureSource, names: list[str], entries: Iterable[Entry], remedy: str) -> bytearray:
+    """For each of the sorted names 1 if a manifest lists it, else 0.
+
+    Args:
+        source: The pictures as they are now.
+        names: Some of them.
+        entries: Of the manifest; an older version's do not tell contents.
+        remedy: What to do about a picture that has changed.
+
+    Raises:
+        ModelError: A picture has changed; the text names it.
+    """
+    there = bytearray(len(names))
+    for entry in entries:
+        name = entry["name"]
+        pos = bisect_left(names, name)
+        if pos < len(names) and names[pos] == name:
+            there[pos] = 1
+            size = entry.get("bytes")
+            if size is not None and source.files.contents(name) not in (f"{size}", f"{size} {entry.get('crc32')}"):
+                raise ModelError(f"{source.path}: {name} has other contents than when it was segmented ({size} bytes "
+                                 f"then, {source.size(name)} now); put it back, {remedy}, or choose another `outdir`")
+    return there
+
+
+def same_archive(part: Part) -> bool:
+    """Whether an archive of a pattern is as large as when its archive of results was made; it is not opened."""
+    return next(read_manifest(part.manifest), {}).get("archive_bytes") == part.images.stat().st_size
+
+
+def is_whole(part: Part, source: PictureSource) -> bool:
+    """Whether an archive of results that is there has all of its part; if pictures were added, it is to be made anew.
+
+    Raises:
+        ModelError: A picture has changed, or is gone, with whose result the archive would not be made anew.
+    """
+    remedy = f"remove {part.archive} and {part.manifest.name} to have it made anew"
+    names, entries = source.names[part.first:part.last], list(read_manifest(part.manifest))
+    if names == [entry["name"] for entry in entries]:
+        mark_there(source, names, entries, remedy)
+        return True
+    if mark_there(source, source.names, entries, remedy).count(1) < len(entries):
+        raise ModelError(f"{part.archive}: holds results of pictures that {source.path} has no more; put them back, "
+                         f"{remedy}, or choose another `outdir`")
+    return False

@@ -75,7 +75,8 @@ def read_meta(folder: str | os.PathLike[str]) -> dict[str, Any]:
     if meta.get("format") != FORMAT or meta.get("kind") not in KINDS:
         raise ModelError(f"{path}: not a model of this version of invert.py")
     networks = {name: check.NETWORKS[name] for name in NETWORKS[meta["kind"]]}
-    chunks = list_of(fields(dict(file=_plain_name, names=list_of(text))))
+    sizes = list_of(number(0, 2**63, whole=True))  # An earlier version did not write them.
+    chunks = list_of(fields(dict(file=_plain_name, names=list_of(text)), dict(bytes=sizes)))
     required = dict(format=number(whole=True), kind=text, resolution=check.SIDE, networks=fields(networks))
     required |= dict(chunks=chunks) if meta["kind"] == "chunks" else {}
     optional = dict(options=_options, chunks=chunks, margin=number(0, 0.5), data_fingerprint=anything,

@@ -87,10 +87,10 @@ class FolderOutput:
         cut_torn_line(manifest)  # An earlier call was killed while it wrote.
         self._manifest = manifest.open("ab")
 
-    def listed(self) -> Iterator[str]:
-        """Names of pictures whose results are there already."""
+    def listed(self) -> Iterator[Entry]:
+        """Entries of pictures whose results are there already."""
         for path in sorted(self._folder.glob("manifest*.jsonl")):  # Also of calls that share the work.
-            yield from (entry["name"] for entry in read_manifest(path))
+            yield from read_manifest(path)
 
     def add(self, entry: Entry, parts: dict[str, bytes]) -> None:
         """Write the files of a picture, then its entry, which says as `file` where they are."""
@@ -128,17 +128,18 @@ class ArchiveOutput:
 
     Args:
         path: The archive, ending in .zip or .tar; its manifest has its name with .jsonl.
+        of_whole: What the first line of the manifest says beside its picture, about all.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, of_whole: Mapping[str, Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._path, self._manifest_path = path, path.with_suffix(".jsonl")
+        self._path, self._manifest_path, self._of_whole = path, path.with_suffix(".jsonl"), of_whole
         self._partial = [path.with_name(f".{name}.part") for name in (path.name, self._manifest_path.name)]
         self._file, self._manifest = (partial.open("wb") for partial in self._partial)
         self._zip = zipfile.ZipFile(self._file, "w", zipfile.ZIP_STORED) if path.suffix == ".zip" else None
         self._tar = tarfile.open(fileobj=self._file, mode="w") if self._zip is None else None
 
-    def listed(self) -> Iterator[str]:
+    def listed(self) -> Iterator[Entry]:
         return iter(())
 
     def add(self, entry: Entry, parts: dict[str, bytes]) -> None:
@@ -154,10 +155,14 @@ class ArchiveOutput:
             for kind, data in parts.items():
                 name = (result_folder(Path(), entry) / kind / entry["file"]).as_posix()
                 self._zip.writestr(zipfile.ZipInfo(name, FIXED_TIME), data)
-        self._manifest.write(_line(entry))
+        self._list(entry)
 
     def fail(self, name: str, reason: str) -> None:
-        self._manifest.write(_line(dict(name=name, failed=reason)))
+        self._list(dict(name=name, failed=reason))
+
+    def _list(self, entry: Entry) -> None:
+        self._manifest.write(_line({**entry, **self._of_whole}))
+        self._of_whole = {}
 
     def close(self) -> None:
         for archive in (self._zip, self._tar):

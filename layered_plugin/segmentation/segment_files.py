@@ -17,7 +17,7 @@ from layered_plugin.data.pictures import PictureSource
 from layered_plugin.errors import ModelError, PictureError, UserError
 from layered_plugin.progress import progress
 from layered_plugin.runs import MANIFEST
-from layered_plugin.segmentation.earlier import check_settings, has_results
+from layered_plugin.segmentation.earlier import check_settings, has_results, is_whole, mark_there, same_archive
 from layered_plugin.segmentation.merging import sheet_of_folder
 from layered_plugin.segmentation.outputs import ArchiveOutput, FolderOutput, read_manifest
 from layered_plugin.segmentation.pipeline import Item, Pipeline
@@ -28,7 +28,6 @@ from layered_plugin.segmentation.shares import (
     Shard,
     Targets,
     is_pattern,
-    mark_places,
     plan_parts,
     shard_manifest,
 )
@@ -139,7 +138,8 @@ def _list(images: str | os.PathLike[str], temp_dir: Path) -> Listing:
 
 
 def _segment_part(job: Job, part: Part, listing: Listing | None, label: str) -> Outcome:
-    if part.archive is not None and part.manifest.is_file():  # It is there only when all is.
+    there = part.archive is not None and part.manifest.is_file()  # Only when all is.
+    if there and (same_archive(part) if listing is None else is_whole(part, listing.source)):
         entries = list(read_manifest(part.manifest))
         failed = {entry["name"]: entry["failed"] for entry in entries if "failed" in entry}
         return Outcome(0, len(entries) - len(failed), failed)
@@ -150,17 +150,18 @@ def _segment_part(job: Job, part: Part, listing: Listing | None, label: str) -> 
     except PictureError as err:  # One of many archives; without a manifest the next call tries it again.
         return Outcome(0, 0, {str(part.images): str(err)})
     with closing(own.source):
-        return _segment_listing(job, part, own, label)
+        return _segment_part(job, part, own, label)
 
 
 def _segment_listing(job: Job, part: Part, listing: Listing, label: str) -> Outcome:
     source, targets = listing
     names = source.names[part.first:part.last]
+    of_whole = dict(archive_bytes=part.images.stat().st_size) if part.last is None else {}
     output: FolderOutput | ArchiveOutput = (FolderOutput(part.folder, part.manifest) if part.archive is None
-                                            else ArchiveOutput(part.archive))
+                                            else ArchiveOutput(part.archive, of_whole))
     failed: dict[str, str] = {}
     try:
-        there = mark_places(names, output.listed())
+        there = mark_there(source, names, output.listed(), "remove its line from the manifest to have it made anew")
         num = there.count(0)
         workers = job.workers if num >= WORTH_WORKERS else 0
         in_zip = part.archive is not None and part.archive.suffix == ".zip"
@@ -216,6 +217,7 @@ def _read(segmenter: Segmenter, source: PictureSource, name: str, in_zip: bool) 
     if not segmenter.knows(name):
         return segmenter.unknown(name)
     try:
-        return source.read(name)
+        content = source.read(name)
     except UNREADABLE as err:
         return source.cannot_read(name, err)
+    return segmenter.other_picture(name, len(content)) or content

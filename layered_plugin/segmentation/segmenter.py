@@ -96,6 +96,8 @@ class Segmenter:
         self.device = device
         self._chunks: list[dict[str, Any]] = meta.get("chunks", [])
         self._chunk_of = {name: idx for idx, chunk in enumerate(self._chunks) for name in chunk["names"]}
+        self._bytes_of = {name: size for chunk in self._chunks
+                          for name, size in zip(chunk["names"], chunk.get("bytes", []), strict=False)}
         self._loaded_chunk: int | None = None
         self.letterbox = self.kind == "distill"  # An encoder reconstructs what it learnt from: squeezed pictures.
 
@@ -174,6 +176,14 @@ class Segmenter:
         """What to say of a picture that the model does not know."""
         return (f"{self.folder}: no chunk was trained on a picture named {name}; encoders of chunks know only their "
                 "own pictures: use invert.py train --mode=dataset, or distill")
+
+    def other_picture(self, name: str, num_bytes: int) -> str | None:
+        """What to say of a picture whose file is not as large as that of its name which a chunk was trained on."""
+        before = self._bytes_of.get(name, num_bytes)
+        if num_bytes == before:
+            return None
+        return (f"{self.folder}: {name} is not the picture that its chunk was trained on, which had {before} bytes, "
+                f"not {num_bytes}; put it back, or train on the pictures as they are")
 
     @torch.inference_mode()
     def _unet_mask(self, img: torch.Tensor, flip: bool) -> torch.Tensor:

@@ -7,8 +7,7 @@ may change the last bit of a mask. So a call that goes on, or one of several tha
 import glob
 import hashlib
 import os
-from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -133,16 +132,6 @@ def _whole(path: Path, outdir: Path, stem: str, form: str) -> Part:
 def shard_manifest(shard: Shard, done: bool) -> str:
     """Name of the manifest of one of several calls that fill one folder, while it is at work and after."""
     return f"manifest-{shard.number}-of-{shard.total}{'' if done else '.partial'}.jsonl"
-
-
-def mark_places(names: list[str], listed: Iterable[str]) -> bytearray:
-    """For each of the sorted names 1 if it is listed, else 0."""
-    there = bytearray(len(names))
-    for name in listed:
-        pos = bisect_left(names, name)
-        if pos < len(names) and names[pos] == name:
-            there[pos] = 1
-    return there
 
 
 class Targets:

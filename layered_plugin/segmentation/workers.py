@@ -7,6 +7,7 @@ once for the network and again to be finished, which costs less than to keep it 
 import io
 import multiprocessing
 import signal
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
@@ -40,7 +41,8 @@ class Finished(NamedTuple):
 
     Fields:
         parts: Encoded pictures (PNG) by what they are: masks, cutouts; of encoders also layers.
-        entry: For the manifest: width, height, coverage, confidence, whether it is doubtful; of encoders also error.
+        entry: For the manifest: width, height, coverage, confidence, bytes and crc32 of the picture's file, whether it
+            is doubtful; of encoders also error.
     """
 
     parts: dict[str, bytes]
@@ -70,12 +72,13 @@ def finish(drawn: Sequence[tuple[bytes, Drawn]], how: Finish) -> list[Finished]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # Always, since PyTorch interpolates three channels otherwise with more.
     try:
-        return [_finish(to_rgb(decode(io.BytesIO(data))), one, how) for data, one in drawn]
+        return [_finish(data, one, how) for data, one in drawn]
     finally:
         torch.set_num_threads(threads)
 
 
-def _finish(picture: PIL.Image.Image, drawn: Drawn, how: Finish) -> Finished:
+def _finish(data: bytes, drawn: Drawn, how: Finish) -> Finished:
+    picture = to_rgb(decode(io.BytesIO(data)))
     result = enlarge(drawn, picture, how.sharp, how.letterbox, how.margin)
     inside = result.mask >= how.threshold
     opacity = (result.mask * 255).round().astype(np.uint8) if how.soft else inside.astype(np.uint8) * 255
@@ -89,6 +92,7 @@ def _finish(picture: PIL.Image.Image, drawn: Drawn, how: Finish) -> Finished:
             parts[name] = encode_png(PIL.Image.fromarray(pixels))
     entry: dict[str, Any] = dict(width=picture.width, height=picture.height, coverage=round(float(inside.mean()), 4),
                                  confidence=round(result.confidence, 4))
+    entry.update(bytes=len(data), crc32=zlib.crc32(data))  # To notice when it has changed.
     if result.confidence < how.min_confidence:
         entry["doubtful"] = True
     if result.error is not None:

@@ -42,7 +42,7 @@ def test_pictures_are_segmented_and_then_there_already(models, pictures, tmp_pat
     assert {path.name for path in out.iterdir() if path.is_dir()} == {"masks", "cutouts"} | (
         set() if kind == "distill" else layers)
     for entry in manifest(out):
-        assert entry.keys() == {"name", "file", "width", "height", "coverage", "confidence"} | (
+        assert entry.keys() == {"name", "file", "width", "height", "coverage", "confidence", "bytes", "crc32"} | (
             set() if kind == "distill" else {"error"})
     text = (out / "manifest.jsonl").read_text()
     again = segment(models / kind, pictures, out, *args)

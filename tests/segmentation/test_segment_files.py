@@ -3,6 +3,7 @@
 import json
 import shutil
 import zipfile
+import zlib
 
 import numpy as np
 import PIL.Image
@@ -71,7 +72,8 @@ def test_results_of_a_distilled_model(segment, models, out, tmp_path):
         np.testing.assert_array_equal(np.asarray(cutout)[:, :, 3], np.asarray(mask))
         assert entry == dict(name=name, file=name, width=original.width, height=original.height,
                              coverage=round(float(expected.mean()), 4),
-                             confidence=round(models["distill"]([original])[0].confidence, 4))
+                             confidence=round(models["distill"]([original])[0].confidence, 4),
+                             bytes=(folder / name).stat().st_size, crc32=zlib.crc32((folder / name).read_bytes()))
 
 
 def test_results_of_an_encoder(segment, models, out, tmp_path):
@@ -252,6 +254,21 @@ def test_model_of_chunks_names_the_pictures_it_does_not_know(segment, out, tmp_p
         segment(other, "chunks")
 
 
+def test_model_of_chunks_names_pictures_that_are_not_those_it_was_trained_on(models, out, tmp_path):
+    folder = make_pictures(tmp_path / "pictures", ["a.png", "b.png", "c.png"])
+    path = make_model(tmp_path / "model", "chunks")
+    meta = json.loads((path / "model.json").read_text())
+    for chunk in meta["chunks"]:
+        chunk["bytes"] = [(folder / name).stat().st_size for name in chunk["names"]]
+    (path / "model.json").write_text(json.dumps(meta))
+    picture(30, 40, seed=9).save(folder / "b.png")
+    done, _skipped, failed = segment_files.segment_files(Segmenter.load(path, "cpu"), folder, out)
+    assert done == 2 and failed.keys() == {"b.png"}
+    before, now = meta["chunks"][0]["bytes"][1], (folder / "b.png").stat().st_size
+    assert failed["b.png"].startswith(
+        f"{path}: b.png is not the picture that its chunk was trained on, which had {before} bytes, not {now}; ")
+
+
 # The same command again.
 
 def test_second_call_computes_only_what_is_new(segment, models, out, tmp_path, monkeypatch):
@@ -270,8 +287,52 @@ def test_second_call_computes_only_what_is_new(segment, models, out, tmp_path, m
 
 
 def test_only_pictures_of_this_call_count_as_there_already(segment, tmp_path):
-    assert segment(make_pictures(tmp_path / "first", ["a.png", "b.png"])) == (2, 0, {})
-    assert segment(make_pictures(tmp_path / "second", ["b.png", "c.png"])) == (1, 1, {})
+    first, second = (make_pictures(tmp_path / name, [f"{name}.png", "b.png"]) for name in ("first", "second"))
+    assert segment(first) == (2, 0, {}) and segment(second) == (1, 1, {})
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_pictures_that_have_changed_are_refused_and_named(segment, out, tmp_path, zipped):
+    folder = make_pictures(tmp_path / "pictures")
+
+    def images():
+        return zip_folder(folder, tmp_path / "pictures.zip") if zipped else folder
+
+    segment(images())
+    before = {name: (out / name).read_bytes() for name in files(out)}
+    good = (folder / "b.png").read_bytes()
+    picture(30, 40, seed=9).save(folder / "b.png")
+    picture(9, 9).save(folder / "new.png")
+    size = (folder / "b.png").stat().st_size
+    said = (rf"pictures(\.zip)?: b\.png has other contents than when it was segmented \({len(good)} bytes then, {size} "
+            r"now\); put it back, remove its line from .*manifest.*, or choose another `outdir`")
+    with pytest.raises(ModelError, match=said):
+        segment(images())
+    assert {name: (out / name).read_bytes() for name in files(out)} == before | {
+        "segment.json": (out / "segment.json").read_bytes()}
+    lines = (out / "manifest.jsonl").read_text().splitlines(keepends=True)
+    (out / "manifest.jsonl").write_text(lines[0] + lines[2])
+    assert segment(images()) == (2, 2, {})
+    assert read(out / "masks" / "b.png").size == (40, 30)
+
+
+def test_other_contents_of_the_same_size_are_noticed_in_a_zip(segment, tmp_path):
+    folder = make_pictures(tmp_path / "pictures")
+    for name in ("a.bmp", "b.bmp"):
+        picture(seed=ord(name[0])).save(folder / name)
+    segment(zip_folder(folder, tmp_path / "pictures.zip"))
+    (folder / "b.bmp").write_bytes((folder / "a.bmp").read_bytes())
+    with pytest.raises(ModelError, match=r"b\.bmp has other contents"):
+        segment(zip_folder(folder, tmp_path / "pictures.zip"))
+
+
+def test_manifest_of_an_earlier_version_tells_no_contents(segment, out, tmp_path):
+    folder = make_pictures(tmp_path / "pictures")
+    segment(folder)
+    older = [{key: value for key, value in entry.items() if key not in ("bytes", "crc32")} for entry in manifest(out)]
+    (out / "manifest.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in older))
+    picture(9, 9).save(folder / "b.png")
+    assert segment(folder) == (0, 3, {})
 
 
 def test_call_that_was_killed_while_it_wrote_is_taken_up(segment, out, tmp_path):

@@ -258,6 +258,53 @@ def test_a_large_folder_goes_to_several_archives(segment, folder, tmp_path, monk
     assert contents(tmp_path / "shards") == contents(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("name", ["zz.png", "00a.png"])
+@pytest.mark.parametrize("form", ["zip", "tar"])
+def test_archives_to_which_pictures_were_added_are_made_anew(segment, folder, tmp_path, monkeypatch, form, name):
+    monkeypatch.setattr(shares, "PER_ARCHIVE", 6)
+    segment(folder, tmp_path / "out", form=form)
+    picture(40, 30, seed=9).save(folder / name)
+    outcome = segment(folder, tmp_path / "out", form=form)
+    assert (outcome.done, outcome.skipped) == ((2, 12) if name == "zz.png" else (14, 0))
+    segment(folder, tmp_path / "whole", form=form)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("change, words", [
+    (lambda folder: picture(40, 30, seed=9).save(folder / "07.png"), r"07\.png has other contents than when it was"),
+    (lambda folder: (folder / "07.png").unlink(), r"00001\.tar: holds results of pictures that .*pictures has no more"),
+])
+def test_archives_of_pictures_that_changed_are_refused(segment, folder, tmp_path, monkeypatch, change, words):
+    monkeypatch.setattr(shares, "PER_ARCHIVE", 6)
+    segment(folder, tmp_path / "out", form="tar")
+    before = contents(tmp_path / "out")
+    change(folder)
+    with pytest.raises(ModelError, match=rf"{words}.* remove .*00001\.tar and 00001\.jsonl to have it made anew, or"):
+        segment(folder, tmp_path / "out", form="tar")
+    del before["segment.json"]
+    assert before.items() <= contents(tmp_path / "out").items()
+
+
+@pytest.mark.parametrize("form", ["files", "tar"])
+def test_a_tar_that_changed_is_noticed_and_others_stay_shut(segment, folder, tmp_path, monkeypatch, form):
+    tars = [tar_folder(folder, tmp_path / f"s-{idx}.tar") for idx in range(2)]
+    segment(tmp_path / "s-*.tar", tmp_path / "out", form=form)
+    (folder / "more").mkdir()
+    for idx in range(20):
+        picture(40, 30, seed=idx).save(folder / f"more/{idx}.png")
+    tar_folder(folder, tars[1])
+    opened, init = [], PictureSource.__init__
+    monkeypatch.setattr(PictureSource, "__init__",
+                        lambda self, path, *args: opened.append(path) or init(self, path, *args))
+    outcome = segment(tmp_path / "s-*.tar", tmp_path / "out", form=form)
+    assert (outcome.done, outcome.skipped) == ((20, 26) if form == "files" else (33, 13))
+    assert opened == (tars if form == "files" else tars[1:])
+    (folder / "03.png").write_bytes((folder / "04.png").read_bytes())
+    tar_folder(folder, tars[0])
+    with pytest.raises(ModelError, match=r"s-0\.tar: 03\.png has other contents"):
+        segment(tmp_path / "s-*.tar", tmp_path / "out", form=form)
+
+
 @pytest.mark.parametrize("form", ["files", "tar"])
 def test_dots_within_the_names_of_archives_tell_them_apart(folder, tmp_path, form):
     names = ["x.000.tar", "x.001.tar.gz", "x.tgz"]
@@ -350,6 +397,10 @@ def test_shards_of_archives_that_divide_other_work_are_refused(segment, folder, 
     tar_folder(folder, tmp_path / "s-aa.tar") if pattern else make_pictures(folder, ["00a.png"])
     with pytest.raises(ModelError, match=r"there are (5|14) now; put them back, go on without `shard`, or"):
         segment(images, tmp_path / "out", form="tar", shard=Shard(1, 2))
+    segment(images, tmp_path / "out", form="tar")
+    segment(images, tmp_path / "whole", form="tar")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert segment(images, tmp_path / "out", form="tar", shard=Shard(1, 2)).done == 0
 
 
 def test_merge_counts_the_pictures(model, folder, tmp_path):

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -149,6 +150,8 @@ def test_chunks_do_not_influence_one_another(tmp_path, places):
     train(tmp_path / "first", places, mode="chunks", pretrain=0, num=3)
     chunks = load_model(tmp_path / "all")[0]["chunks"]
     assert [chunk["names"] for chunk in chunks] == [["a.png", "b.png", "c.png"], ["d.png", "e.png"]]
+    sizes = [[Path(places["data"], name).stat().st_size for name in chunk["names"]] for chunk in chunks]
+    assert [chunk["bytes"] for chunk in chunks] == sizes
     assert [chunk["names"] for chunk in load_model(tmp_path / "first")[0]["chunks"]] == [["a.png", "b.png", "c.png"]]
     file = "chunk-00000.safetensors"
     assert (tmp_path / "all" / file).read_bytes() == (tmp_path / "first" / file).read_bytes()
