@@ -38,8 +38,7 @@ def new_config(outdir: str, dry_run: bool, is_local: bool, opts: dict[str, Any],
     opts["init_from"] = presets.RESUME_PKLS.get(opts["init_from"], opts["init_from"])
     if opts["init_from"]:
         with user_errors({CheckpointError: "--init-from"}):
-            if not dry_run:
-                trust.trust_named(opts["init_from"])
+            trust.trust_named(opts["init_from"])
             opts.update(plain_options(opts["init_from"], opts, given))
     of_new = {name: value for name, value in opts.items() if name not in ("trust_pickle", "data_changed")}
     desc, config = setup_training_config(**of_new)
