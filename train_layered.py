@@ -24,6 +24,16 @@ from layered_plugin.training.resume import resume_config
 from layered_plugin.trust import is_saved_generator
 
 
+def torchrun_processes() -> int | None:
+    """How many processes torchrun has started; None where this one was started without it."""
+    for name, least in (("WORLD_SIZE", 1), ("RANK", 0), ("LOCAL_WORLD_SIZE", 1), ("LOCAL_RANK", 0)):
+        text = os.environ.get(name)
+        if text is not None and not (text.isdecimal() and len(text) < 7 and int(text) >= least):
+            raise click.UsageError(f"the environment's {name} must be a whole number from {least} on, as torchrun sets "
+                                   f"it, got {text!r}; unset it to train without torchrun")
+    return int(os.environ["WORLD_SIZE"]) if "WORLD_SIZE" in os.environ else None
+
+
 def new_config(outdir: str, dry_run: bool, is_local: bool, opts: dict[str, Any],
                given: set[str]) -> tuple[str, dict[str, Any]]:
     """Description and parameters of a new run, which may start from networks; is_local: from a file or folder."""
@@ -38,8 +48,7 @@ def new_config(outdir: str, dry_run: bool, is_local: bool, opts: dict[str, Any],
     opts["init_from"] = presets.RESUME_PKLS.get(opts["init_from"], opts["init_from"])
     if opts["init_from"]:
         with user_errors({CheckpointError: "--init-from"}):
-            if not dry_run:
-                trust.trust_named(opts["init_from"])
+            trust.trust_named(opts["init_from"])
             opts.update(plain_options(opts["init_from"], opts, given))
     of_new = {name: value for name, value in opts.items() if name not in ("trust_pickle", "data_changed")}
     desc, config = setup_training_config(**of_new)
@@ -112,11 +121,11 @@ def main(ctx: click.Context, outdir: str, dry_run: bool, **opts: Any) -> None:
     for name, value in presets.preset_options(opts["cfg"], opts["masks"] is not None).items():
         if name not in given:
             opts[name] = value
-    world_size = os.environ.get("WORLD_SIZE")
-    if world_size is not None:  # Started by torchrun, which has the last word on the number of processes.
-        if "gpus" in given and opts["gpus"] != int(world_size):
+    world_size = torchrun_processes()
+    if world_size is not None:  # It has the last word on their number.
+        if "gpus" in given and opts["gpus"] != world_size:
             raise click.UsageError(f"--gpus must be left out or be {world_size} under torchrun, got {opts['gpus']}")
-        opts["gpus"] = int(world_size)
+        opts["gpus"] = world_size
     resume = opts["resume"]
     is_local = bool(resume) and resume not in ("latest", *presets.RESUME_PKLS) and "://" not in resume
     if is_local:

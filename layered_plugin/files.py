@@ -53,17 +53,29 @@ def atomic_write(path: str | os.PathLike, needed: int | None = None) -> Iterator
         raise
 
 
-def disk_full(path: str | os.PathLike[str], needed: int) -> DiskFullError:
+def disk_full(path: str | os.PathLike[str], needed: int = 0) -> DiskFullError:
     """What to say of a file for which there is no room.
 
     Args:
         path: The file.
-        needed: Bytes that it takes, at least.
+        needed: Bytes that it takes, at least; 0 = not known.
     """
     folder = Path(path).absolute().parent
     free = shutil.disk_usage(folder).free
-    return DiskFullError(f"{path}: no room in {folder}: at least {needed / 1e6:.1f} MB are needed, {free / 1e6:.1f} MB "
-                         "are free (or a quota is used up); make room and go on")
+    need = f"at least {needed / 1e6:.1f} MB are needed, " if needed >= 50_000 else ""
+    return DiskFullError(f"{path}: no room in {folder}: {need}{free / 1e6:.1f} MB are free (or a quota is used up); "
+                         "make room and go on")
+
+
+@contextmanager
+def room_for(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Name a file that is open, and written to here, if there is no room; raises DiskFullError."""
+    try:
+        yield
+    except OSError as err:
+        if err.errno in NO_ROOM:
+            raise disk_full(path) from err
+        raise
 
 
 class _Watched:

@@ -139,12 +139,14 @@ def either(plain: Rule, listed: Rule) -> Rule:
     return lambda value, key: listed(value, key) if isinstance(value, list) else plain(value, key)
 
 
-def fields(required: Mapping[str, Rule], optional: Mapping[str, tuple[Rule, Any] | Rule] | None = None) -> Rule:
-    """An object with these keys and no others.
+def fields(required: Mapping[str, Rule], optional: Mapping[str, tuple[Rule, Any] | Rule] | None = None,
+           others: bool = False) -> Rule:
+    """An object with these keys and, but for `others`, no others.
 
     Args:
         required: Rules of keys that must be there.
         optional: Rules of keys that an older version may not have written; with a default, or left out.
+        others: May there be any other keys? They stay as they are.
     """
     more = optional or {}
 
@@ -153,13 +155,15 @@ def fields(required: Mapping[str, Rule], optional: Mapping[str, tuple[Rule, Any]
             raise _wrong(key, "an object", value)
         path = f"{key}." if key else ""
         unknown = [name for name in value if name not in required and name not in more]
-        if unknown:
+        if unknown and not others:
             raise _MismatchError(f"unknown key {path}{unknown[0][:80]}; was it written by a later version?")
         missing = [name for name in required if name not in value]
         if missing:
             raise _MismatchError(f"damaged: has no {path}{missing[0]}")
-        checked = {}
+        checked = {name: value[name] for name in unknown}
         for name, entry in value.items():
+            if name in checked:
+                continue
             of_name = required[name] if name in required else more[name]
             checked[name] = (of_name[0] if isinstance(of_name, tuple) else of_name)(entry, path + name)
         defaults = {name: entry[1] for name, entry in more.items() if isinstance(entry, tuple)}

@@ -20,7 +20,7 @@ from filelock import FileLock
 from layered_plugin.data.files import UNREADABLE
 from layered_plugin.data.fingerprint import of_source
 from layered_plugin.data.pictures import PictureSource
-from layered_plugin.errors import DiskFullError
+from layered_plugin.errors import DiskFullError, UserError
 from layered_plugin.files import atomic_write
 
 SHARED_FROM = 64 << 20  # Smaller data sets are decoded sooner than it would matter, and are not kept.
@@ -31,10 +31,17 @@ _ENV = "LAYERED_CACHE"
 
 
 def cache_folder() -> Path | None:
-    """Where decoded pictures are kept: LAYERED_CACHE, else in the user's cache; None if it is set to nothing."""
+    """Where decoded pictures are kept: LAYERED_CACHE, else in the user's cache; None if it is set to nothing.
+
+    Raises:
+        UserError: LAYERED_CACHE begins with the home of a user who has none.
+    """
     named = os.environ.get(_ENV)
     if named is not None:
-        return Path(named).expanduser() if named else None
+        try:
+            return Path(named).expanduser() if named else None
+        except RuntimeError as err:
+            raise UserError(f"{_ENV}={named}: {err} Name another folder, or set it to nothing to keep none") from err
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "layered-plugin"
 
 
@@ -53,14 +60,15 @@ def shared_pictures(source: PictureSource, sizes: list[int], used: list[int], nu
         [num, 3, S, S], uint8, mapped read-only; None where there is no folder or no room for it.
     """
     folder, shape = cache_folder(), (num, 3, sizes[-1], sizes[-1])
+    num_bytes = int(np.prod(shape, dtype=np.int64))
     if folder is None:
         return None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / f"{_key(source, sizes, used)}.uint8"
         with FileLock(file.with_suffix(".lock")):  # Others of this run wait, and then find it.
-            if not file.is_file():
-                if shutil.disk_usage(folder).free * (1 - SPARE) < np.prod(shape, dtype=np.int64):
+            if not file.is_file() or file.stat().st_size != num_bytes:  # A damaged disk may have cut it off.
+                if shutil.disk_usage(folder).free * (1 - SPARE) < num_bytes:
                     return None
                 _write(file, shape, used, decode)
     except (DiskFullError, PermissionError):

@@ -4,7 +4,6 @@ Unpickling runs code of the file: load only what you trust (`trust.py`). `weight
 without code.
 """
 
-import json
 import os
 import pickle
 import re
@@ -19,6 +18,7 @@ import torch
 from layered_plugin import trust
 from layered_plugin.errors import CheckpointError, ModelError, one_line
 from layered_plugin.files import write_watched
+from layered_plugin.json_files import anything, check_fields, number, parse_json
 from layered_plugin.model.weights_file import load_generator
 from layered_plugin.runs import STATS_FILE, complete_run, nearest_runs
 from layered_plugin.tensor_files import tensor_bytes
@@ -77,15 +77,29 @@ def find_snapshot(path: str | os.PathLike[str], choice: str = "latest") -> str:
 
 
 def _snapshot_distances(run_dir: Path) -> dict[int, float]:
-    """Frechet distances by kimg; lines that can't be read count as not measured."""
-    distances = {}
-    for line in (run_dir / STATS_FILE).read_text().splitlines() if (run_dir / STATS_FILE).is_file() else []:
+    """Frechet distances by kimg; damaged lines count as not measured, which is said on stderr."""
+    path, distances, damaged = run_dir / STATS_FILE, {}, []
+    for idx, line in enumerate(path.read_bytes().splitlines() if path.is_file() else [], start=1):
+        where = f"{path}: line {idx}"
         try:
-            row = json.loads(line)
-            distances[int(row["Progress/kimg"]["mean"])] = float(row["Variety/frechet"]["mean"])
-        except (ValueError, KeyError, TypeError):
+            measured = check_fields(parse_json(line, where), _kimg_and_distance, where)
+        except CheckpointError as err:
+            damaged.append(str(err))
             continue
+        if measured is not None:
+            distances[int(measured[0])] = measured[1]
+    if damaged:
+        print(f"NOTE: {one_line(damaged[0], 300)}; damaged lines, {len(damaged)} in all, count as not measured",
+              file=sys.stderr)
     return distances
+
+
+def _kimg_and_distance(row: Any, key: str) -> list[float] | None:
+    """Rule for a line of statistics: what it measured, None without a distance."""
+    if "Variety/frechet" not in anything(row, key):
+        return None
+    return [number(0)(anything(row.get(name), name).get("mean"), f"{name}.mean")
+            for name in ("Progress/kimg", "Variety/frechet")]
 
 
 def load_snapshot(path: str | os.PathLike[str], device: torch.device | str = "cpu",

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import dnnlib
 
-from layered_plugin.report.reading import GanRun, ModelRecord
-from layered_plugin.report.tables import KINDS, best_real
+from layered_plugin.report.reading import KINDS, GanRun, ModelRecord
+from layered_plugin.report.tables import best_real
 
 Fact = tuple[str, str]  # Name and value.
 

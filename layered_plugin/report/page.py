@@ -34,6 +34,7 @@ from layered_plugin.report.reading import (
     Picture,
     find_model_runs,
     find_siblings,
+    is_gan_run,
     is_of_run,
     read_gan_run,
     read_model_run,
@@ -144,7 +145,7 @@ def _find_runs(run: Path) -> tuple[GanRun | None, list[Path]]:
     network = read_model_run(run).about["options"].get("network") or ""
     parent = run.absolute().parent
     places = [Path(network), Path(network).parent, parent / Path(network).parent.name, parent / Path(network).name]
-    gan = next((place for place in places if (place / GAN_FILE).is_file()), None) if network else None
+    gan = next(filter(is_gan_run, places), None) if network else None
     return (read_gan_run(gan) if gan else None), [run]
 
 

@@ -5,6 +5,7 @@ What is missing reads as empty; only what is damaged is an error.
 
 import base64
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -17,9 +18,27 @@ import PIL.Image
 from layered_plugin import json_files
 from layered_plugin.data.files import UNREADABLE
 from layered_plugin.errors import UserError
+from layered_plugin.json_files import Rule, anything, check_fields, choice, fields, maybe, number, text
+from layered_plugin.model.network_rules import SHARE, SIDE, WEIGHT
 from layered_plugin.runs import GAN_FILE, LOG_FILE, MODEL_FILE, MODEL_FILES, STATS_FILE
 
-GAN_OPTIONS: dict[str, Any] = dict(training_set_kwargs=dict, loss_kwargs=dict, resolution=int, total_kimg=(int, float))
+KINDS = {"encoder": "encoder", "chunks": "one encoder per chunk", "distill": "distilled U-Net"}
+
+# What the page reads of a file; whatever else it holds is shown as it is.
+GAN_OPTIONS = fields(
+    dict(training_set_kwargs=fields({}, dict(path=text), others=True),
+         loss_kwargs=fields({}, dict(mask_min=SHARE), others=True), resolution=SIDE, total_kimg=WEIGHT),
+    dict(base=text, command=text), others=True)
+
+MODEL = fields(
+    dict(options=fields({}, dict(network=maybe(text), data=maybe(text), mode=maybe(text)), others=True)),
+    dict(kind=choice(*KINDS), command=text), others=True)
+
+TICK = fields(dict(dict.fromkeys(
+    ("Progress/kimg", "Timing/maintenance_sec", "Timing/sec_per_tick", "Layers/coverage"),
+    fields(dict(mean=WEIGHT), others=True)), timestamp=number(0, 10**11)), others=True)
+
+STEP = fields(dict(step=number(0, whole=True), seconds=WEIGHT), dict(stage=text), others=True)
 
 # Options that may differ between runs of a kind.
 OF_ONE_RUN = ("seed", "random_seed", "run_dir", "command", "network", "init", "device", "jobs", "base")
@@ -65,11 +84,11 @@ class ModelRecord(NamedTuple):
         return {"chunks": "chunks", "dataset": "encoder"}.get(mode, "distill")
 
 
-def read_lines(path: Path, parse: Callable[[dict[str, Any]], Any]) -> list[Any]:
+def read_lines(path: Path, parse: Callable[[dict[str, Any]], Any], rule: Rule = anything) -> list[Any]:
     """What `parse` makes of each line of a JSON lines file; nothing if there is no such file.
 
     Raises:
-        UserError: A line is damaged, or `parse` misses something in it.
+        UserError: A line is damaged, breaks the rule, or `parse` misses something in it.
     """
     if not path.exists():
         return []
@@ -78,12 +97,14 @@ def read_lines(path: Path, parse: Callable[[dict[str, Any]], Any]) -> list[Any]:
     except (OSError, UnicodeDecodeError) as err:
         raise UserError(f"{path}: not readable: {err}") from err
     parsed = []
-    for number, line in enumerate(lines, start=1):
+    for idx, line in enumerate(lines, start=1):
         try:
-            parsed.append(parse(json.loads(line)))
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as err:
+            parsed.append(parse(check_fields(json.loads(line), rule, f"{path}: line {idx}", UserError)))
+        except UserError as err:
+            raise UserError(f"{err}; remove that line") from err
+        except (ArithmeticError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as err:
             what = f"lacks {err}" if isinstance(err, KeyError) else f"is damaged ({err})"
-            raise UserError(f"{path}: line {number} {what}; remove that line") from err
+            raise UserError(f"{path}: line {idx} {what}; remove that line") from err
     return parsed
 
 
@@ -115,11 +136,8 @@ def read_gan_run(folder: Path) -> GanRun:
     Raises:
         UserError: A file is damaged.
     """
-    options = read_json(folder / GAN_FILE)
-    for key, kind in GAN_OPTIONS.items():
-        if not isinstance(options.get(key), kind):
-            raise UserError(f"{folder / GAN_FILE}: has no {key!r}; is it of train_layered.py?")
-    rows = _rising(read_lines(folder / STATS_FILE, _tick), "Progress/kimg")
+    options = check_fields(read_json(folder / GAN_FILE), GAN_OPTIONS, folder / GAN_FILE, UserError)
+    rows = _rising(read_lines(folder / STATS_FILE, _tick, TICK), "Progress/kimg")
     # Not of total_sec, which starts anew with each stage of a growing run and whenever a run is resumed.
     seconds = sum(row["Timing/maintenance_sec"] + row["Timing/sec_per_tick"] for row in rows)
     log = _read_text(folder / LOG_FILE)
@@ -137,12 +155,10 @@ def read_model_run(folder: Path) -> ModelRecord:
     path = next((folder / name for name in MODEL_FILES if (folder / name).is_file()), None)
     if path is None:
         raise UserError(f"`model`: {folder} holds no model.json; give the run folder of invert.py train or distill")
-    about = read_json(path)
-    if not isinstance(about.get("options"), dict):
-        raise UserError(f"{path}: has no 'options'; is it of invert.py?")
+    about = check_fields(read_json(path), MODEL, path, UserError)
     stats: dict[str, list[dict[str, Any]]] = {}
     for file in [folder / STATS_FILE, *sorted(folder.glob(f"chunk-*/{STATS_FILE}"))]:
-        for row in read_lines(file, _step):
+        for row in read_lines(file, _step, STEP):
             name = row.pop("stage", "training") if file.parent == folder else file.parent.name
             stats.setdefault(name, []).append(row)
     rising = {name: _rising(rows, "step") for name, rows in stats.items()}
@@ -187,7 +203,7 @@ def sibling_key(options: Mapping[str, Any]) -> str:
     network = Path(str(options.get("network")))
     run = network.parent if network.suffix == ".pkl" else network
     kind: Any = re.sub(r"^\d+-|-seed\d+", "", run.name)  # All that is known of a run that is not there.
-    if (run / GAN_FILE).is_file():
+    if is_gan_run(run):
         kind = _but_for_seed(read_json(run / GAN_FILE))
     return json.dumps([_but_for_seed(options), kind], sort_keys=True)
 
@@ -198,26 +214,28 @@ def _but_for_seed(options: Any) -> Any:
     return {name: _but_for_seed(value) for name, value in options.items() if name not in OF_ONE_RUN}
 
 
+def is_gan_run(folder: Path) -> bool:
+    """Whether a folder that a file names is a training run; no name is too long or too strange to be none."""
+    return os.path.isfile(folder / GAN_FILE)
+
+
 def is_of_run(network: Any, gan: Path) -> bool:
     """Whether a network, a pickle or run folder, is of a training run; a run that was moved is known by its name."""
     if not isinstance(network, str) or "://" in network:
         return False
     path = Path(network)
     for place in (path, path.parent):
-        if (place / GAN_FILE).is_file():
+        if is_gan_run(place):
             return place.resolve() == gan.resolve()
     return gan.absolute().name in (path.name, path.parent.name)
 
 
 def _tick(row: dict[str, Any]) -> dict[str, float]:
-    means = {name: float(value["mean"]) for name, value in row.items() if name != "timestamp"}
-    for name in ("Progress/kimg", "Timing/maintenance_sec", "Timing/sec_per_tick", "Layers/coverage"):
-        means[name]
-    return dict(means, timestamp=float(row["timestamp"]))
+    return {name: float(value if name == "timestamp" else value["mean"]) for name, value in row.items()}
 
 
 def _step(row: dict[str, Any]) -> dict[str, Any]:
-    return dict(row, step=int(row["step"]), seconds=float(row["seconds"]))
+    return {name: value if name in ("step", "stage") else float(value) for name, value in row.items()}
 
 
 def _rising(rows: Sequence[dict[str, Any]], key: str) -> list[dict[str, Any]]:

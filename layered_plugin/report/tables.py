@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 from layered_plugin.evaluation.metrics import mean_and_deviation
 from layered_plugin.evaluation.sizes import size_bounds, size_name, sizes_over
-from layered_plugin.report.reading import ModelRecord, read_lines, sibling_key
+from layered_plugin.json_files import fields, list_of, maybe, text
+from layered_plugin.model.network_rules import SHARE
+from layered_plugin.report.reading import KINDS, ModelRecord, read_lines, sibling_key
 from layered_plugin.runs import GENERATED_FILE, REAL_FILE
-
-KINDS = {"encoder": "encoder", "chunks": "one encoder per chunk", "distill": "distilled U-Net"}
 
 GENERATED_KEYS = ("teacher", "detector_size", "num", "seed", "trunc")
 REAL_KEYS = ("data", "num", "num_detected", "teacher", "eval_size", "polarity")
@@ -26,6 +26,14 @@ COLUMNS = (("mean IoU", "detected", "iou"), ("mean IoU, all", "all", "iou"), ("m
 
 FULL_MASK = "full-image mask"
 BASELINES = {"full": FULL_MASK, "box": "centre box", "kmeans": "k-means on color", "otsu": "Otsu", "grabcut": "GrabCut"}
+
+
+# What the key numbers and the list of commands take from a record.
+_SCORES = maybe(fields(dict(iou=SHARE, full_mask_iou=SHARE), others=True))
+
+GENERATED = fields(dict(command=text, detected=_SCORES), others=True)
+
+REAL = fields(dict(command=text, models=list_of(fields(dict(kind=text, detected=_SCORES), others=True))), others=True)
 
 
 class Cell(NamedTuple):
@@ -70,8 +78,8 @@ def read_generated(folder: Path) -> list[dict[str, Any]]:
         UserError: A record is damaged, or lacks what its table shows.
     """
     def check(record: dict[str, Any]) -> dict[str, Any]:
-        return record if generated_tables([record]) and record["command"] else {}
-    return read_lines(folder / GENERATED_FILE, check)
+        return record if generated_tables([record]) else {}
+    return read_lines(folder / GENERATED_FILE, check, GENERATED)
 
 
 def read_real(model: ModelRecord) -> list[dict[str, Any]]:
@@ -81,8 +89,8 @@ def read_real(model: ModelRecord) -> list[dict[str, Any]]:
     def check(record: dict[str, Any]) -> dict[str, Any]:
         record["models"] = [dict(record["models"][0], folder=str(folder),
                                  siblings=sibling_key(model.about["options"]))]
-        return record if real_tables([record]) and record["command"] else {}
-    return read_lines(folder / REAL_FILE, check)
+        return record if real_tables([record]) else {}
+    return read_lines(folder / REAL_FILE, check, REAL)
 
 
 def generated_tables(records: Sequence[dict[str, Any]]) -> list[Table]:

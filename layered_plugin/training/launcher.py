@@ -4,10 +4,12 @@ One process, several spawned here, or processes started by torchrun.
 """
 
 import atexit
+import contextlib
 import os
 import signal
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,7 +22,7 @@ from layered_plugin import errors, runs, signals
 from layered_plugin.base import BASE
 from layered_plugin.calls import go_on_command, typed_command
 from layered_plugin.cores import usable_cores
-from layered_plugin.files import NO_ROOM, atomic_write, disk_full, remove_leftovers, write_json
+from layered_plugin.files import atomic_write, remove_leftovers, room_for, write_json
 from layered_plugin.runs import make_run_dir, next_desc
 from layered_plugin.training import growing, processes
 from layered_plugin.training.loop import training_loop
@@ -132,7 +134,7 @@ def _run_attempts(rank: int, device: torch.device, config: dict[str, Any], outdi
     for attempt in range(MAX_RESTARTS + 1):
         run_dir = _agree_on_run_dir(rank, config, outdir, desc)
         log_file = str(Path(run_dir) / runs.LOG_FILE) if rank == 0 else None
-        with dnnlib.util.Logger(file_name=log_file, file_mode="a", should_flush=True):
+        with _logged(run_dir, log_file):
             config = dict(config, run_dir=run_dir)
             if rank == 0:
                 if config["resume_state"] is not None:
@@ -156,15 +158,26 @@ def _run_attempts(rank: int, device: torch.device, config: dict[str, Any], outdi
                 if rank == 0:
                     print(f"Collapsed {err}\nStarting anew with seed {config['random_seed']}.")
                 continue
-            except (errors.DiskFullError, OSError) as err:
-                if isinstance(err, OSError) and err.errno not in NO_ROOM:
-                    raise
-                full = err if isinstance(err, errors.DiskFullError) else disk_full(Path(run_dir) / runs.LOG_FILE, 0)
-                raise errors.UserError(f"{full}: {processes.how_to_go_on(run_dir)}") from err
             if rank == 0:
                 _say_how_to_go_on(run_dir, signal_name)
             return signal_name
     raise AssertionError("the last attempt returns or raises")
+
+
+@contextlib.contextmanager
+def _logged(run_dir: str, log_file: str | None) -> Iterator[None]:
+    """Copy what is printed to the log; where a disk is full, say how to go on.
+
+    The official logger writes once more when it is closed, and does not give the streams back where that fails.
+    """
+    streams = sys.stdout, sys.stderr
+    try:
+        with room_for(Path(run_dir) / runs.LOG_FILE), dnnlib.util.Logger(log_file, file_mode="a", should_flush=True):
+            yield
+    except errors.DiskFullError as err:
+        raise errors.UserError(f"{err}: {processes.how_to_go_on(run_dir)}") from err
+    finally:
+        sys.stdout, sys.stderr = streams
 
 
 def _agree_on_run_dir(rank: int, config: dict[str, Any], outdir: str, desc: str) -> str:

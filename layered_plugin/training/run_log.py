@@ -1,9 +1,12 @@
 """What a run writes as it goes: the host's tick line, stats.jsonl and tfevents, and a progress bar."""
 
+import contextlib
 import json
 import os
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ import psutil
 import torch
 from tqdm import tqdm
 
-from layered_plugin.files import cut_torn_line
+from layered_plugin.files import NO_ROOM, cut_torn_line, room_for
 from layered_plugin.progress import on_terminal
 from layered_plugin.runs import STATS_FILE
 from layered_plugin.training.state import TrainingState
@@ -26,6 +29,8 @@ class RunLog:
         run_dir: Existing run folder.
         total_kimg: Length of the run in thousands of real pictures.
         start_nimg: Pictures shown before this start; above 0 the files are continued.
+
+    Here, and wherever it writes: DiskFullError, with the file.
     """
 
     def __init__(self, run_dir: str | os.PathLike, total_kimg: float, start_nimg: int = 0):
@@ -34,12 +39,20 @@ class RunLog:
         self.total_nimg = round(total_kimg * 1000)
         self.start_nimg = start_nimg
         self.start_time = time.time()
+        self.stats_path, self.events_path = Path(run_dir) / STATS_FILE, Path(run_dir) / "events.out.tfevents.*"
         if start_nimg > 0:
-            cut_torn_line(Path(run_dir) / STATS_FILE)
-        self.jsonl = open(Path(run_dir) / STATS_FILE, "at" if start_nimg > 0 else "wt")
-        self.events: Any = SummaryWriter(os.fspath(run_dir))
-        self.bar = tqdm(total=self.total_nimg, initial=start_nimg, unit="img", unit_scale=True, dynamic_ncols=True,
-                        disable=not on_terminal(), file=sys.__stderr__)
+            cut_torn_line(self.stats_path)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_threads_silent_of_full_disks())
+            stack.enter_context(room_for(self.stats_path))
+            self.jsonl = stack.enter_context(open(self.stats_path, "at" if start_nimg > 0 else "wt"))
+            stack.enter_context(room_for(self.events_path))
+            self.events = SummaryWriter(os.fspath(run_dir))
+            stack.callback(self.events.close)
+            self.bar = stack.enter_context(tqdm(
+                total=self.total_nimg, initial=start_nimg, unit="img", unit_scale=True, dynamic_ncols=True,
+                disable=not on_terminal(), file=sys.__stderr__))
+            self._open = stack.pop_all()
 
     def advance(self, num: int) -> None:
         """Move the bar on by a number of pictures."""
@@ -81,20 +94,20 @@ class RunLog:
             images: Name to uint8 [H, W, 3].
         """
         now = time.time()
-        self.jsonl.write(json.dumps(dict(stats, timestamp=now)) + "\n")
-        self.jsonl.flush()
-        elapsed = now - self.start_time
-        for name, value in stats.items():
-            self.events.add_scalar(name, value["mean"], global_step=int(step_kimg), walltime=elapsed)
-        for name, pixels in (images or {}).items():
-            self.events.add_image(name, pixels, global_step=int(step_kimg), dataformats="HWC")
-        self.events.flush()
+        with room_for(self.stats_path):
+            self.jsonl.write(json.dumps(dict(stats, timestamp=now)) + "\n")
+            self.jsonl.flush()
+        with room_for(self.events_path):
+            elapsed = now - self.start_time
+            for name, value in stats.items():
+                self.events.add_scalar(name, value["mean"], global_step=int(step_kimg), walltime=elapsed)
+            for name, pixels in (images or {}).items():
+                self.events.add_image(name, pixels, global_step=int(step_kimg), dataformats="HWC")
+            self.events.flush()
 
     def close(self) -> None:
         """Take the bar away, close the files."""
-        self.bar.close()
-        self.jsonl.close()
-        self.events.close()
+        self._open.close()
 
 
 def tick_stats(run: TrainingState, device: torch.device, start_time: float, tick_start_time: float,
@@ -131,3 +144,19 @@ def tick_stats(run: TrainingState, device: torch.device, start_time: float, tick
     if on_cuda:
         torch.cuda.reset_peak_memory_stats(device)
     return {name: dict(num=1, mean=float(value), std=0.0) for name, value in values.items()}
+
+
+@contextlib.contextmanager
+def _threads_silent_of_full_disks() -> Iterator[None]:
+    """Let the thread that writes tfevents end without a traceback: the next call of their writer raises its error."""
+    before = threading.excepthook
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        if getattr(args.exc_value, "errno", None) not in NO_ROOM:
+            before(args)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before

@@ -10,7 +10,7 @@ from tiny_models import picture, zip_folder
 
 from layered_plugin.data import decoded
 from layered_plugin.data.dataset import PictureDataset
-from layered_plugin.errors import DiskFullError, PictureError
+from layered_plugin.errors import DiskFullError, PictureError, UserError
 
 
 @pytest.fixture
@@ -98,6 +98,15 @@ def test_what_a_killed_process_left_is_removed_and_built_anew(folder, cache):
     assert files(cache) == [name] and not list(cache.glob(".*.uint8.*"))
 
 
+@pytest.mark.parametrize("size", [0, 100, 5 * 3 * 8 * 8 + 1])
+def test_a_file_of_another_length_is_built_anew(folder, cache, size):
+    expected = load(folder)[3][0].copy()
+    (name,) = files(cache)
+    os.truncate(cache / name, size)
+    np.testing.assert_array_equal(load(folder)[3][0], expected)
+    assert (cache / name).stat().st_size == 5 * 3 * 8 * 8
+
+
 @pytest.mark.parametrize("reason", ["nowhere", "full", "denied", "little room", "read only", "no locks"])
 def test_without_room_for_the_file_pictures_are_in_memory(folder, cache, monkeypatch, reason):
     def fail(*_args):
@@ -124,6 +133,12 @@ def test_it_is_in_the_users_cache_unless_said_otherwise(monkeypatch):
     assert str(decoded.cache_folder()) == "/caches/layered-plugin"
     monkeypatch.setenv("LAYERED_CACHE", "~/decoded")
     assert decoded.cache_folder() == type(decoded.cache_folder())("~/decoded").expanduser()
+
+
+def test_home_of_nobody_is_named(folder, monkeypatch):
+    monkeypatch.setenv("LAYERED_CACHE", "~nosuchuser/x")
+    with pytest.raises(UserError, match="^LAYERED_CACHE=~nosuchuser/x: .* Name another folder, or set it to nothing"):
+        load(folder)
 
 
 def test_two_processes_at_once_build_one_file(folder, cache):

@@ -143,3 +143,20 @@ def test_snapshot_of_a_run_is_the_nearest_to_the_real_pictures_the_latest_or_tha
     assert Path(find_snapshot(run, "4")).name == "network-snapshot-000004.pkl"
     with pytest.raises(CheckpointError, match="no snapshot of kimg 5; those it has: 4, 8, 1000000"):
         find_snapshot(run, "5")
+
+
+@pytest.mark.parametrize("line", [
+    b"\xff", b"[" * 200_000, b"{damaged", b"[]", b"NaN",
+    *(b'{"Progress/kimg": {"mean": %s}, "Variety/frechet": {"mean": %s}}' % pair for pair in (
+        (b"Infinity", b"0"), (b"1e400", b"0"), (b"4", b"1e400"), (b"4", b"NaN"), (b"4", b"-1"), (b'"4"', b"0"))),
+    b'{"Progress/kimg": 4, "Variety/frechet": {"mean": 0}}', b'{"Variety/frechet": {"mean": 0}}',
+], ids=lambda line: line[:70].decode(errors="replace"))
+def test_damaged_lines_of_statistics_count_as_not_measured_and_are_named(tmp_path, capsys, line):
+    for kimg in (4, 8):
+        (tmp_path / f"network-snapshot-{kimg:06d}.pkl").touch()
+    good = [json.dumps({"Progress/kimg": dict(mean=kimg), "Variety/frechet": dict(mean=kimg)}) for kimg in (4, 8)]
+    (tmp_path / "stats.jsonl").write_bytes(b"\n".join([good[0].encode(), line, good[1].encode(), b""]))
+    assert Path(find_snapshot(tmp_path, "best")).name == "network-snapshot-000004.pkl"
+    note, said = capsys.readouterr().err.splitlines()
+    assert note.startswith(f"NOTE: {tmp_path / 'stats.jsonl'}: line 2: damaged: ") and len(note) < 450
+    assert "1 in all, count as not measured" in note and "of 2 snapshots" in said

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import math
 import re
 import shlex
 import shutil
@@ -266,18 +267,18 @@ def test_distilled_models_have_no_reconstruction_error(runs):
 @pytest.mark.parametrize("file, content, words", [
     ("00000-shapes/training_options.json", "{", "damaged"),
     ("00000-shapes/training_options.json", "[]", "holds no JSON object"),
-    ("00000-shapes/training_options.json", "{}", "has no 'training_set_kwargs'"),
+    ("00000-shapes/training_options.json", "{}", "has no training_set_kwargs"),
     ("00000-shapes/stats.jsonl", lines([tick(0, 1)]) + '{"Prog', "line 2 is damaged"),
     ("00000-shapes/stats.jsonl", '{"Progress/kimg": {"mean": 1}, "timestamp": 1}\n',
-     "line 1 lacks 'Timing/maintenance_sec'"),
+     "line 1: damaged: has no Timing/maintenance_sec; remove that line"),
     ("00000-shapes/stats.jsonl", b"\xff\xfe\xff", "not readable"),
     ("00000-shapes/layers000007.png", b"\x89PNG\r\n", "not a readable picture"),
-    ("00000-shapes/metric-generated.jsonl", "{}\n", "line 1 lacks 'teacher'"),
+    ("00000-shapes/metric-generated.jsonl", "{}\n", "line 1: damaged: has no command"),
     ("00000-shapes/metric-generated.jsonl", lines([{**generated_record("g"), "detected": dict(iou="x")}]), "line 1"),
     ("00001-distill/metric-real.jsonl", lines([real_record("m")]) + "]\n", "line 2 is damaged"),
-    ("00001-distill/metric-real.jsonl", lines([{**real_record("m"), "models": [{}]}]), "line 1 lacks 'kind'"),
+    ("00001-distill/metric-real.jsonl", lines([{**real_record("m"), "models": [{}]}]), "has no models[0].kind"),
     ("00001-distill/metric-real.jsonl", lines([{**real_record("m"), "models": []}]), "line 1"),
-    ("00002-encoder/stats.jsonl", "{}\n", "line 1 lacks 'step'"),
+    ("00002-encoder/stats.jsonl", "{}\n", "line 1: damaged: has no step"),
     ("00002-encoder/real-worst.png", b"no picture", "not a readable picture"),
     ("segmented/manifest.jsonl", '{"file": "a.png"}\n', "line 1 lacks 'name'"),
     ("segmented/manifest.jsonl", '{"name": "a.jpg", "error": 1}\n{"name": "b.jpg", "error": 2}\n', "cutouts/a.png"),
@@ -298,6 +299,50 @@ def test_report_leaves_a_damaged_model_out_unless_it_is_of_that(runs):
     of_gan, of_model = invoke(runs / "00000-shapes"), invoke(runs / "00001-distill")
     assert of_gan.exit_code == 0 and "00001-distill/model.json: damaged" in of_gan.stderr
     assert of_model.exit_code == 1 and "Error: " in of_model.stderr and "model.json: damaged" in of_model.stderr
+
+
+@pytest.mark.parametrize("file, keys, value, words", [
+    ("00000-shapes/training_options.json", ["training_set_kwargs", "path"], 3, "training_set_kwargs.path must be text"),
+    ("00000-shapes/training_options.json", ["loss_kwargs", "mask_min"], "x", "loss_kwargs.mask_min must be a number"),
+    ("00000-shapes/training_options.json", ["base"], 3, "base must be text"),
+    ("00000-shapes/training_options.json", ["command"], [3], "command must be text"),
+    ("00000-shapes/training_options.json", ["total_kimg"], 10**400, "total_kimg must be a number"),
+    ("00000-shapes/stats.jsonl", ["timestamp"], math.inf, "line 8: damaged: timestamp must be a number"),
+    ("00000-shapes/stats.jsonl", ["Timing/sec_per_tick", "mean"], math.nan, "sec_per_tick.mean must be a number"),
+    ("00000-shapes/stats.jsonl", ["Loss/G/loss", "mean"], 10**400, "line 8 is damaged (int too large"),
+    ("00000-shapes/metric-generated.jsonl", ["command"], [3], "line 1: damaged: command must be text"),
+    ("00000-shapes/metric-generated.jsonl", ["detected", "iou"], None, "detected.iou must be a number"),
+    ("00000-shapes/metric-generated.jsonl", ["trunc"], 10**400, "line 1 is damaged (int too large"),
+    ("00001-distill/metric-real.jsonl", ["models", 0, "detected", "iou"], None, "detected.iou must be a number"),
+    ("00001-distill/model.json", ["options", "network"], 3, "options.network must be text"),
+    ("00001-distill/model.json", ["options", "data"], 3, "options.data must be text"),
+    ("00001-distill/model.json", ["command"], [1], "command must be text"),
+    ("00001-distill/model.json", ["kind"], "x", "kind must be among encoder, chunks, distill"),
+    ("00001-distill/stats.jsonl", ["seconds"], math.inf, "line 4: damaged: seconds must be a number"),
+    ("00001-distill/stats.jsonl", ["step"], math.inf, "line 4: damaged: step must be a whole number"),
+    ("00001-distill/stats.jsonl", ["stage"], [1], "line 4: damaged: stage must be text"),
+    ("00001-distill/stats.jsonl", ["loss"], "x", "line 4 is damaged (could not convert"),
+])
+def test_value_of_the_wrong_kind_is_named_with_its_place(runs, file, keys, value, words):
+    path = runs / file
+    *before, last = path.read_text().splitlines()
+    data = place = json.loads(last)
+    for key in keys[:-1]:
+        place = place[key]
+    place[keys[-1]] = value
+    path.write_text("\n".join([*before, json.dumps(data)]) + "\n")
+    result = invoke(path.parent)
+    assert result.exit_code == 1 and isinstance(result.exception, SystemExit), result.output
+    (line,) = result.stderr.splitlines()
+    assert words in line and f"{path}: " in line
+
+
+def test_network_of_an_impossible_name_is_that_of_no_run(runs):
+    path = runs / "00001-distill/model.json"
+    about = json.loads(path.read_text())
+    about["options"]["network"] = "n" * 5000
+    path.write_text(json.dumps(about))
+    assert invoke(runs / "00001-distill").exit_code == 0
 
 
 @pytest.mark.parametrize("args, words", [

@@ -5,12 +5,17 @@ import json
 import os
 import re
 import resource
+import sys
+import time
 from contextlib import contextmanager
 
+import dnnlib
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from tiny_models import make_discriminator, make_gan_run, make_generator, make_model, make_pictures
+from shell import call
+from tiny_models import TINY, make_discriminator, make_gan_run, make_generator, make_model, make_pictures
 
 import invert
 from layered_plugin import dataset_tool, files, generate, runs
@@ -19,6 +24,7 @@ from layered_plugin.errors import DiskFullError
 from layered_plugin.model.snapshots import save_network_pkl
 from layered_plugin.segmentation.model_file import save_tensors
 from layered_plugin.tensor_files import save_state
+from layered_plugin.training import run_log
 
 
 @contextmanager
@@ -162,6 +168,57 @@ def test_segmenting_without_room_leaves_nothing_half_written(tmp_path, form, lim
             assert whole[name].startswith(found) if name == "manifest.jsonl" else whole[name] == found, (limit, name)
         assert CliRunner().invoke(invert.main, [*args, f"--outdir={out}"]).exit_code == 0
         assert {name: (out / name).read_bytes() for name in names(out)} == whole
+
+
+# In a training.
+
+START_ANEW = r"nothing is saved in \S+ yet: start anew"
+
+
+@pytest.mark.parametrize("name, num_bytes, go_on", [
+    ("log.txt", None, START_ANEW),
+    ("stats.jsonl", None, r"the last training state is \S+; go on with: python train_layered\.py .+"),
+    ("log.txt", 200, START_ANEW),
+    ("fakes_init.png", 6000, START_ANEW),
+])
+def test_training_without_room_is_one_line_that_says_how_to_go_on(tmp_path, name, num_bytes, go_on):
+    """Of one file, by the device that is always full, or of whatever gets longer than so many bytes."""
+    data = make_pictures(tmp_path / "cars")
+    script = ["import os, sys, resource, train_layered", "from layered_plugin.training import launcher"]
+    if num_bytes is None:
+        script += ["make = launcher.make_run_dir",
+                   f"def made(*args): run = make(*args); os.symlink('/dev/full', run + '/{name}'); return run",
+                   "launcher.make_run_dir = made"]
+    else:
+        script += [f"resource.setrlimit(resource.RLIMIT_FSIZE, ({num_bytes}, -1))"]
+    done = call("-c", "\n".join([*script, "train_layered.main()"]), f"--outdir={tmp_path}/runs", f"--data={data}",
+                *TINY, "--workers=0")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert not re.search("Traceback|ignored|Error.*Error|at least 0.0", done.stderr, re.DOTALL), done.stderr
+    assert re.fullmatch(rf"Error: \S+/{re.escape(name)}: no room in \S+: [\d.]+ MB are free \(or a quota is used up\); "
+                        rf"make room and go on: {go_on}", done.stderr.splitlines()[-1]), done.stderr
+
+
+def test_what_the_log_has_got_stays_where_there_is_no_room_for_more(tmp_path):
+    output = sys.stdout, sys.stderr
+    with pytest.raises(OSError, match="File too large"), room(5), dnnlib.util.Logger(str(tmp_path / "log.txt")):
+        print("1234")
+        print("5678")
+    assert (sys.stdout, sys.stderr) == output and (tmp_path / "log.txt").read_text() == "1234\n"
+
+
+def test_full_statistics_and_tfevents_are_named_without_a_word_of_their_thread(tmp_path, capfd):
+    log = run_log.RunLog(tmp_path, 1)
+    pixels = np.random.RandomState(0).randint(0, 255, [64, 64, 3], np.uint8)
+    with room(5000), pytest.raises(DiskFullError, match=r"events\.out\.tfevents\.\*: no room in"):
+        for _ in range(3):
+            log.write({"Loss": dict(mean=1)}, 1, dict(picture=pixels))
+        time.sleep(0.1)
+    with room(60), pytest.raises(DiskFullError, match="(stats.jsonl|tfevents.*): no room in"):
+        log.write({"Loss": dict(mean=1)}, 1)
+    with pytest.raises(DiskFullError, match="no room in"), room(60):
+        log.close()
+    assert capfd.readouterr().err == ""
 
 
 # What a killed process leaves.

@@ -10,6 +10,7 @@ from tiny_models import SIDE, TINY, make_gan_run, make_plain
 from training.networks import Discriminator
 
 import train_layered
+from layered_plugin import trust
 from layered_plugin.dataset_tool import shapes as shapes_command
 from layered_plugin.errors import CheckpointError
 from layered_plugin.model.generator import LayeredGenerator
@@ -187,3 +188,14 @@ def test_a_run_starts_from_a_pickle_and_can_be_resumed(data, tmp_path, monkeypat
     Path("plain.pkl").unlink()
     resumed = CliRunner().invoke(train_layered.main, ["--outdir=out", "--resume=latest", "--kimg=0.05"])
     assert resumed.exit_code == 0 and "Starting from" not in resumed.output
+
+
+@pytest.mark.parametrize("more", [[], ["-n"]])
+def test_pickle_of_elsewhere_is_said_to_run_code_in_a_dry_run_too(data, tmp_path, monkeypatch, more):
+    path = tmp_path / "plain.pkl"
+    make_plain(path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "elsewhere"))
+    monkeypatch.setattr(trust, "_seen", set())
+    monkeypatch.setattr(train_layered, "launch", lambda *_args: None)
+    said = [line for _ in range(2) for line in invoke(data, path, *more).stderr.splitlines() if "NOTE" in line]
+    assert said == [f"NOTE: {path} was not made here, and loading a pickle runs its code"]

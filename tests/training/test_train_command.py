@@ -410,6 +410,16 @@ def test_more_processes_than_gpus_are_refused(data, cuda_devices, monkeypatch, n
     assert invoke(*args).exit_code == 0
 
 
+@pytest.mark.parametrize("name", ["WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE"])
+def test_environment_that_is_not_torchruns_is_named(data, monkeypatch, name):
+    for value in ("x", "", "-1", "1.5", "0" if "SIZE" in name else "1x"):
+        monkeypatch.setenv(name, value)
+        result = invoke("--outdir=out", f"--data={data}", "-n")
+        assert result.exit_code == 2, result.output
+        assert f"the environment's {name} must be a whole number" in result.stderr
+        assert f"got {value!r}; unset it to train without torchrun" in result.stderr
+
+
 @pytest.mark.parametrize("seen, kept, words", [
     (0, dict(device="cuda"), "--gpus=1 needs 1 cuda device, but PyTorch .* sees 0 here"),
     (2, dict(device="cuda", num_gpus=4), "--gpus=4 needs 4 cuda devices, but PyTorch .* sees 2 here"),

@@ -103,8 +103,8 @@ class Logger:
 
     def close(self) -> None:
         """Give stdout and stderr back and close the file; a second call does nothing."""
-        self.flush()
-        self._cleanup.close()
+        with self._cleanup:  # Also where there is no room on the disk for what is left.
+            self.flush()
 
 
 def format_time(seconds: float) -> str:
