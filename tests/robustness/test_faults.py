@@ -30,7 +30,7 @@ from layered_plugin.segmentation.encoder_training import EncoderTraining
 from layered_plugin.segmentation.fitting import Fitting
 from layered_plugin.segmentation.reconstruction import Reconstruction, refine_codes
 from layered_plugin.segmentation.stage import ModelRun
-from layered_plugin.training import processes, resume
+from layered_plugin.training import launcher, processes, resume
 from layered_plugin.training.loop import training_loop
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -164,6 +164,32 @@ def test_unreadable_pictures_are_skipped_up_to_a_limit_then_all_is_saved(data, t
     assert shown.count("2.png: cannot identify") + shown.count("the next one is shown in its place") >= 3
     state = runs.load_training_state(runs.training_states(run)[-1])
     assert 0 < state["cur_nimg"] < 1000 and state["cur_nimg"] % 4 == 0
+
+
+@pytest.mark.usefixtures("process_as_before")
+def test_killed_reader_of_pictures_ends_the_run_after_all_is_saved(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset, "CACHE_BYTES", 0)
+    killed = []
+
+    def kill(_done, _total):
+        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        if len(children) > 1 and not killed and runs.training_states(next((tmp_path / "runs").iterdir())):
+            killed.append(children[-1])
+            os.kill(int(children[-1]), signal.SIGKILL)
+
+    loop = launcher.training_loop
+    monkeypatch.setattr(launcher, "training_loop", lambda **kwargs: loop(progress_fn=kill, **kwargs))
+    result = invoke(train_layered.main, f"--outdir={tmp_path}/runs", f"--data={data}", *TINY, "--kimg=1000",
+                    "--workers=2")
+    (run,) = (tmp_path / "runs").iterdir()
+    state = runs.training_states(run)[-1]
+    assert result.exit_code == 1 and killed, result.output
+    assert result.stderr.splitlines()[-1] == (
+        "Error: a process that reads pictures was killed, perhaps for lack of memory (fewer --workers need less): "
+        f"the last training state is {state}; go on with: python train_layered.py --outdir={tmp_path}/runs "
+        f"--resume={run}")
+    again = invoke(train_layered.main, f"--outdir={tmp_path}/runs", f"--resume={run}", "--workers=0", "--kimg=0.001")
+    assert again.exit_code == 0 and "Already at kimg" in again.output, again.output
 
 
 def test_run_on_a_model_saves_before_it_stops_for_a_picture(tmp_path):
