@@ -55,7 +55,7 @@ def new_config(outdir: str, dry_run: bool, is_local: bool, opts: dict[str, Any],
     if opts["init_from"]:
         adopt_plain(config, opts["init_from"])
     if not dry_run:
-        config["data_fingerprint"] = fingerprint(opts["data"])
+        config["data_fingerprint"] = fingerprint(opts["data"], labels=opts["cond"])
         config["masks_fingerprint"] = None if opts["masks"] is None else fingerprint(opts["masks"])
     if config["resume_pkl"] is not None and not dry_run:
         trust.trust_named(config["resume_pkl"])

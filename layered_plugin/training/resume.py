@@ -76,7 +76,8 @@ def _check_data(config: dict[str, Any], may_change: bool, path: Path) -> None:
     """See that the pictures are those that the run began with, and the masks."""
     kwargs = config["training_set_kwargs"]
     before = config["data_fingerprint"]
-    now, changed = _compare(before, kwargs["path"], may_change, f"{path}: training_set_kwargs.path")
+    now, changed = _compare(before, kwargs["path"], may_change, f"{path}: training_set_kwargs.path",
+                            labels=kwargs.get("use_labels", False))
     if config["masks_path"] is not None:
         config["masks_fingerprint"], _changed = _compare(config["masks_fingerprint"], config["masks_path"], may_change,
                                                          f"{path}: masks_path")
@@ -85,10 +86,11 @@ def _check_data(config: dict[str, Any], may_change: bool, path: Path) -> None:
     config["data_fingerprint"] = now
 
 
-def _compare(before: dict[str, Any] | None, data: str, may_change: bool, where: str) -> tuple[dict[str, Any], bool]:
+def _compare(before: dict[str, Any] | None, data: str, may_change: bool, where: str,
+             labels: bool = False) -> tuple[dict[str, Any], bool]:
     """Fingerprint of pictures or masks, and whether it is another than before; refused unless it may be."""
     try:
-        now = fingerprint(data)
+        now = fingerprint(data, labels)
     except PictureError as err:
         raise CheckpointError(f"{where}: {err}") from err
     changed = None if before is None else what_changed(before, now)
