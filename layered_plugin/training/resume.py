@@ -57,7 +57,7 @@ def resume_config(resume: str, outdir: str, opts: dict[str, Any], given: set[str
     config["metrics"] = choose_metrics(opts["metrics"] if "metrics" in given else kept, config["fid_weights"])
     for path in (config["resume_pkl"], config["init_pkl"]):
         if path is not None and config["on_collapse"] == "restart":  # Else it is not read again.
-            trust.check_pickle(path, None, opts["trust_pickle"], run_dir / runs.GAN_FILE)
+            trust.check_pickle(path, config["network_sha256"], opts["trust_pickle"], run_dir / runs.GAN_FILE)
     return config
 
 
