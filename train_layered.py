@@ -43,22 +43,24 @@ def new_config(outdir: str, dry_run: bool, is_local: bool, opts: dict[str, Any],
     if is_local and not Path(resume).exists():
         raise CheckpointError(f"no such run folder or pickle: {resume}{runs.nearest_runs(resume, outdir)}")
     check_together(opts, given)
+    network_hash = None
     if opts["init_from"] == "noresume":
         raise ArgumentError("`init_from`=noresume names no networks; leave it out, or give a pickle")
     opts["init_from"] = presets.RESUME_PKLS.get(opts["init_from"], opts["init_from"])
     if opts["init_from"]:
         with user_errors({CheckpointError: "--init-from"}):
-            trust.trust_named(opts["init_from"])
+            network_hash = trust.trust_named(opts["init_from"])
             opts.update(plain_options(opts["init_from"], opts, given))
     of_new = {name: value for name, value in opts.items() if name not in ("trust_pickle", "data_changed")}
     desc, config = setup_training_config(**of_new)
     if opts["init_from"]:
         adopt_plain(config, opts["init_from"])
     if not dry_run:
-        config["data_fingerprint"] = fingerprint(opts["data"])
+        config["data_fingerprint"] = fingerprint(opts["data"], labels=opts["cond"])
         config["masks_fingerprint"] = None if opts["masks"] is None else fingerprint(opts["masks"])
-    if config["resume_pkl"] is not None and not dry_run:
-        trust.trust_named(config["resume_pkl"])
+        if config["resume_pkl"] is not None:
+            network_hash = trust.trust_named(config["resume_pkl"])
+        config["network_sha256"] = network_hash
     if opts["pl_weight"] > 0:
         click.echo("WARNING: --pl-weight: path-length regularization keeps the layers from emerging", err=True)
     return desc, config

@@ -28,17 +28,24 @@ INSTALLED_DIR = PACKAGE_DIR / "_base"  # In a wheel (setup.py).
 BUNDLED_DIR = INSTALLED_DIR if INSTALLED_DIR.is_dir() else VENDOR_DIR / "stylegan2_compat"
 CHECKOUT_DIR = VENDOR_DIR / "stylegan2-ada-pytorch"
 
-# What the plugin imports; a folder that lacks one of these is no usable base.
+# What the plugin imports, and what that imports in an official checkout; a folder that lacks one is no usable base.
 REQUIRED_FILES = (
+    "dnnlib/__init__.py",
     "dnnlib/util.py",
     "legacy.py",
+    "torch_utils/__init__.py",
     "torch_utils/custom_ops.py",
     "torch_utils/misc.py",
+    "torch_utils/ops/__init__.py",
     "torch_utils/ops/bias_act.py",
     "torch_utils/ops/conv2d_gradfix.py",
+    "torch_utils/ops/conv2d_resample.py",
+    "torch_utils/ops/fma.py",
+    "torch_utils/ops/grid_sample_gradfix.py",
     "torch_utils/ops/upfirdn2d.py",
     "torch_utils/persistence.py",
     "torch_utils/training_stats.py",
+    "training/__init__.py",
     "training/augment.py",
     "training/dataset.py",
     "training/loss.py",

@@ -34,6 +34,10 @@ class PictureError(UserError):
     """A data set or one of its pictures cannot be read; the text names the file."""
 
 
+class LostReaderError(PictureError):
+    """A process that reads pictures was killed; the text names the option."""
+
+
 class MaskError(UserError):
     """Masks of a data set can't be read, or do not belong to its pictures; the text names the file."""
 

@@ -55,6 +55,8 @@ def test_a_base_that_is_already_imported_is_kept(checkout):
 @pytest.mark.parametrize("damage, words", [
     (lambda path: shutil.rmtree(path), ["no such folder", "STYLEGAN2_ADA_PYTORCH"]),
     (lambda path: (path / "training/networks.py").unlink(), ["lacks training/networks.py", "root of a"]),
+    (lambda path: (path / "torch_utils/ops/conv2d_resample.py").unlink(), ["lacks torch_utils/ops/conv2d_resample.py"]),
+    (lambda path: (path / "dnnlib/__init__.py").unlink(), ["lacks dnnlib/__init__.py"]),
     (lambda path: [(path / "legacy.py").unlink(), (path / "dnnlib/tflib").mkdir()], ["TensorFlow version"]),
 ])
 def test_unusable_checkout_says_what_is_wrong(checkout, damage, words):
@@ -102,6 +104,6 @@ def test_all_that_the_plugin_imports_of_a_base_is_required_of_it():
                 names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
             else:
                 names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            candidates = {f"{name.replace('.', '/')}.py" for name in names}
+            candidates = {f"{name.replace('.', '/')}{end}" for name in names for end in (".py", "/__init__.py")}
             files |= {name for name in candidates if (BUNDLED_DIR / name).is_file()}
     assert len(files) > 5 and files <= set(REQUIRED_FILES)

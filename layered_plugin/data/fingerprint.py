@@ -1,4 +1,4 @@
-"""What a data set was when a run began: names, sizes and order of its pictures, to notice that it has changed."""
+"""What a data set was when a run began: names, sizes and order of its pictures and some contents, to notice changes."""
 
 import hashlib
 import os
@@ -7,27 +7,40 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from layered_plugin.data.files import UNREADABLE
+from layered_plugin.data.picture_labels import read_labels
 from layered_plugin.data.pictures import PictureSource
 from layered_plugin.errors import CheckpointError, PictureError
 from layered_plugin.json_files import fields, number, text
 
-FINGERPRINT = fields(dict(num=number(1, whole=True), bytes=number(0, 2**63, whole=True), names=text, contents=text))
+SAMPLE = 64  # Pictures that are read: enough to notice that a set was replaced, and quick on any disk.
+
+FINGERPRINT = fields(dict(num=number(1, whole=True), bytes=number(0, 2**63, whole=True), names=text, contents=text),
+                     dict(sample=text, labels=text))
 
 REMEDY = "put it back, or go on with the other pictures by `data_changed`=ok"
 
 
-def fingerprint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Fingerprint of a folder or archive, from its directory alone: no picture is read.
+def fingerprint(path: str | os.PathLike[str], labels: bool = False) -> dict[str, Any]:
+    """Fingerprint of a folder or archive, from its directory and a sample: not every picture is read.
+
+    Args:
+        path: Folder or archive.
+        labels: Include the labels? All are read.
 
     Returns:
-        num, of pictures; bytes, of all; hashes of their names in order, and of their sizes, in a zip with checksums.
+        num, of pictures; bytes, of all; hashes of their names in order, and of their sizes, in a zip with checksums;
+        of what ``SAMPLE`` of them hold, spread evenly; of the labels, if asked for.
 
     Raises:
         PictureError: It can't be read.
     """
     source = PictureSource(path)
     try:
-        return of_source(source)
+        found = of_source(source)
+        if labels:
+            values = read_labels(source)
+            found["labels"] = _hash([] if values is None else [str(values.shape), values.tobytes()])
+        return found
     finally:
         source.close()
 
@@ -36,20 +49,20 @@ def of_source(source: PictureSource) -> dict[str, Any]:
     """As ``fingerprint``, of what is open already."""
     try:
         return dict(num=len(source), bytes=sum(map(source.size, source.names)), names=_hash(source.names),
-                    contents=_hash(map(source.files.contents, source.names)))
+                    contents=_hash(map(source.files.contents, source.names)), sample=_sample(source))
     except UNREADABLE as err:
         raise PictureError(f"{source.path}: not readable: {err}") from err
 
 
-def compare(path: str, before: Mapping[str, Any] | None, may_change: bool, where: str, remedy: str = REMEDY
-            ) -> tuple[dict[str, Any], bool]:
+def compare(path: str, before: Mapping[str, Any] | None, may_change: bool, where: str, remedy: str = REMEDY,
+            labels: bool = False) -> tuple[dict[str, Any], bool]:
     """Fingerprint of pictures or masks, and whether it is another than before, which a warning says.
 
     Raises:
         CheckpointError: They can't be read, which names `where`; or are others and must not be, with the remedy.
     """
     try:
-        now = fingerprint(path)
+        now = fingerprint(path, labels)
     except PictureError as err:
         raise CheckpointError(f"{where}: {err}") from err
     changed = None if before is None else what_changed(before, now)
@@ -74,11 +87,26 @@ def what_changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | Non
     if before["contents"] != now["contents"]:
         return (f"pictures have other contents than when the run began ({before['bytes']} bytes then, "
                 f"{now['bytes']} now)")
+    if before.get("sample", now["sample"]) != now["sample"]:  # Older versions have none.
+        return "pictures have other contents than when the run began, of the same sizes in bytes"
+    if before.get("labels", now.get("labels")) != now.get("labels"):
+        return "its pictures have other labels than when the run began"
     return None
 
 
-def _hash(words: Iterable[str]) -> str:
+def _sample(source: PictureSource) -> str:
+    """Hash of what pictures spread over the set hold; the first and the last are among them."""
+    digest = hashlib.sha256()
+    for place in sorted({idx * (len(source) - 1) // (SAMPLE - 1) for idx in range(SAMPLE)}):
+        try:
+            digest.update(hashlib.sha256(source.read(source.names[place])).digest())
+        except UNREADABLE:
+            digest.update(b"unreadable")
+    return digest.hexdigest()[:16]
+
+
+def _hash(words: Iterable[str | bytes]) -> str:
     digest = hashlib.sha256()
     for word in words:
-        digest.update(word.encode(errors="surrogatepass") + b"\0")
+        digest.update((word if isinstance(word, bytes) else word.encode(errors="surrogatepass")) + b"\0")
     return digest.hexdigest()[:16]

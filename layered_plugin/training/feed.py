@@ -1,5 +1,6 @@
 """Real pictures for the training loop, batch after batch; all processes stop together when one has none."""
 
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,7 +8,7 @@ import torch
 
 from layered_plugin.data.dataset import ResumableSampler, random_crop
 from layered_plugin.data.pictures import to_float
-from layered_plugin.errors import PictureError
+from layered_plugin.errors import LostReaderError, PictureError
 from layered_plugin.training.fading import Fade
 from layered_plugin.training.setup import any_rank
 
@@ -27,8 +28,12 @@ def endless_batches(training_set: Any, data_loader_kwargs: dict[str, Any], batch
     if training_set.preload():
         data_loader_kwargs = dict(pin_memory=data_loader_kwargs.get("pin_memory", False), num_workers=0)
     sampler = ResumableSampler(len(training_set), start=start, rank=rank, num_replicas=num_gpus, seed=seed)
-    return iter(torch.utils.data.DataLoader(training_set, sampler=sampler, batch_size=batch_size // num_gpus,
-                                            **data_loader_kwargs))
+    handler = signal.getsignal(signal.SIGCHLD)
+    batches = iter(torch.utils.data.DataLoader(training_set, sampler=sampler, batch_size=batch_size // num_gpus,
+                                               **data_loader_kwargs))
+    if signal.getsignal(signal.SIGCHLD) is not handler:  # PyTorch's raises in the midst of a step, after which nothing
+        signal.signal(signal.SIGCHLD, handler)  # can be saved; without it the next batch does.
+    return batches
 
 
 class Feed:
@@ -56,15 +61,21 @@ class Feed:
 
         Raises:
             PictureError: Too many pictures can't be read, in this process or another.
+            LostReaderError: A worker process was killed.
         """
-        failure = None
+        failure: PictureError | None = None
         try:
             img, c = next(self._batches)
         except PictureError as err:
             # Of a worker process the text is a traceback, whose last line has the error.
             failure = PictureError(str(err).strip().splitlines()[-1].rpartition("PictureError: ")[2])
+        except RuntimeError as err:
+            if "DataLoader worker" not in str(err):
+                raise
+            failure = LostReaderError("a process that reads pictures was killed, perhaps for lack of memory (fewer "
+                                      "`workers` need less)")
         if any_rank([failure is not None], self._voters, self._device)[0]:
-            raise failure or PictureError("too many pictures can't be read in another process")
+            raise failure or PictureError("pictures can't be read any more in another process")
         img, c = (tensor.to(self._device, non_blocking=True) for tensor in (img, c))
         img = to_float(random_crop(img, self._resolution))
         if self._fade is not None:

@@ -166,7 +166,7 @@ def _run_attempts(rank: int, device: torch.device, config: dict[str, Any], outdi
 
 @contextlib.contextmanager
 def _logged(run_dir: str, log_file: str | None) -> Iterator[None]:
-    """Copy what is printed to the log; where a disk is full, say how to go on.
+    """Copy what is printed to the log; where a disk is full or a process was lost, say how to go on.
 
     The official logger writes once more when it is closed, and does not give the streams back where that fails.
     """
@@ -174,7 +174,7 @@ def _logged(run_dir: str, log_file: str | None) -> Iterator[None]:
     try:
         with room_for(Path(run_dir) / runs.LOG_FILE), dnnlib.util.Logger(log_file, file_mode="a", should_flush=True):
             yield
-    except errors.DiskFullError as err:
+    except (errors.DiskFullError, errors.LostReaderError) as err:
         raise errors.UserError(f"{err}: {processes.how_to_go_on(run_dir)}") from err
     finally:
         sys.stdout, sys.stderr = streams

@@ -57,7 +57,7 @@ def resume_config(resume: str, outdir: str, opts: dict[str, Any], given: set[str
     config["metrics"] = choose_metrics(opts["metrics"] if "metrics" in given else kept, config["fid_weights"])
     for path in (config["resume_pkl"], config["init_pkl"]):
         if path is not None and config["on_collapse"] == "restart":  # Else it is not read again.
-            trust.check_pickle(path, None, opts["trust_pickle"], run_dir / runs.GAN_FILE)
+            trust.check_pickle(path, config["network_sha256"], opts["trust_pickle"], run_dir / runs.GAN_FILE)
     return config
 
 
@@ -76,7 +76,8 @@ def _check_data(config: dict[str, Any], may_change: bool, path: Path) -> None:
     """See that the pictures are those that the run began with, and the masks."""
     kwargs = config["training_set_kwargs"]
     before = config["data_fingerprint"]
-    now, changed = compare(kwargs["path"], before, may_change, f"{path}: training_set_kwargs.path")
+    now, changed = compare(kwargs["path"], before, may_change, f"{path}: training_set_kwargs.path",
+                           labels=kwargs.get("use_labels", False))
     if config["masks_path"] is not None:
         config["masks_fingerprint"], _changed = compare(config["masks_path"], config["masks_fingerprint"], may_change,
                                                         f"{path}: masks_path")

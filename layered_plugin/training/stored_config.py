@@ -72,7 +72,7 @@ CONFIG = fields(
          G_reg_interval=maybe(COUNT), D_reg_interval=maybe(COUNT), augment_p=SHARE, ada_target=maybe(SHARE),
          ada_interval=COUNT, ada_kimg=WEIGHT, kimg_per_tick=WEIGHT, image_snapshot_ticks=maybe(COUNT),
          network_snapshot_ticks=maybe(COUNT), snapshot_minutes=(maybe(WEIGHT), None), resume_pkl=(maybe(text), None),
-         init_pkl=(maybe(text), None), resume_state=(maybe(text), None),
+         init_pkl=(maybe(text), None), network_sha256=(maybe(text), None), resume_state=(maybe(text), None),
          fade_kimg=maybe(list_of(WEIGHT, sizes=(2,))), ramp_kimg=maybe(WEIGHT), cudnn_benchmark=flag,
          allow_tf32=flag, on_collapse=(choice("warn", "stop", "restart"), "warn"), stages=list_of(_STAGE)))
 

@@ -30,7 +30,7 @@ from layered_plugin.segmentation.encoder_training import EncoderTraining
 from layered_plugin.segmentation.fitting import Fitting
 from layered_plugin.segmentation.reconstruction import Reconstruction, refine_codes
 from layered_plugin.segmentation.stage import ModelRun
-from layered_plugin.training import processes, resume
+from layered_plugin.training import launcher, processes, resume
 from layered_plugin.training.loop import training_loop
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,6 +94,72 @@ def test_picture_of_the_same_size_in_bytes_is_noticed_in_a_zip(data, tmp_path):
     (data / "0.png").write_bytes(content)
     after = fingerprint(zip_folder(data, tmp_path / "b.zip"))
     assert before["bytes"] == after["bytes"] and "other contents" in what_changed(before, after)
+
+
+@pytest.mark.parametrize("num, noticed", [(6, True), (200, False)])
+def test_contents_of_the_same_size_in_a_folder_are_noticed_in_a_sample(tmp_path, num, noticed):
+    pixels = np.random.RandomState(0).randint(0, 255, [num, 8, 8, 3], np.uint8)
+    folder = tmp_path / "cars"
+    folder.mkdir()
+
+    def write(positions, changed):
+        for idx in positions:
+            PIL.Image.fromarray(pixels[idx] ^ changed).save(folder / f"{idx:04d}.bmp")
+
+    write(range(num), 0)
+    before = fingerprint(folder)
+    os.utime(folder / "0001.bmp", (1, 1))  # When a file was written is no content.
+    assert what_changed(before, fingerprint(folder)) is None
+    write([1], 255)
+    assert (what_changed(before, fingerprint(folder)) is not None) == noticed
+    write(range(num), 255)
+    after = fingerprint(folder)
+    words = "pictures have other contents than when the run began, of the same sizes in bytes"
+    assert before["bytes"] == after["bytes"] and what_changed(before, after) == words
+    del before["sample"]  # Of an older version.
+    assert what_changed(before, after) is None
+
+
+def test_picture_that_can_not_be_read_has_a_fingerprint_too(data):
+    before = fingerprint(zip_folder(data, data.parent / "cars.zip"))
+    content = bytearray((data.parent / "cars.zip").read_bytes())
+    content[60:90] = bytes(30)  # Of the first picture; the directory stays.
+    (data.parent / "cars.zip").write_bytes(content)
+    assert "other contents" in what_changed(before, fingerprint(data.parent / "cars.zip"))
+
+
+@pytest.mark.parametrize("cond", [0, 1])
+@pytest.mark.parametrize("beside", [False, True])
+def test_labels_that_were_swapped_are_noticed_where_the_run_has_them(data, tmp_path, cond, beside):
+    def label(classes):
+        for idx, number in enumerate(classes):
+            if beside:
+                (data / f"{idx}.cls").write_text(str(number))
+        if not beside:
+            names = [[f"{idx}.png", number] for idx, number in enumerate(classes)]
+            (data / "dataset.json").write_text(json.dumps(dict(labels=names)))
+
+    label([0, 0, 0, 1, 1, 1])
+    run = fake_run(data, tmp_path / "runs" / "00000-cars", training_set_kwargs=dict(
+        class_name="layered_plugin.data.dataset.PictureDataset", path=str(data), size_px=18, use_labels=bool(cond)),
+        data_fingerprint=fingerprint(data, labels=bool(cond)))
+    args = [f"--outdir={tmp_path}/runs", f"--resume={run}", "-n"]
+    assert invoke(train_layered.main, *args).exit_code == 0
+    label([1, 1, 1, 0, 0, 0])
+    refused = invoke(train_layered.main, *args)
+    assert refused.exit_code == cond
+    if cond:
+        assert f"{data}: its pictures have other labels than when the run began; put it back" in refused.stderr
+    assert invoke(train_layered.main, *args, "--data-changed=ok").exit_code == 0
+
+
+def test_training_with_labels_keeps_their_fingerprint(data, tmp_path, monkeypatch):
+    (data / "dataset.json").write_text(json.dumps(dict(labels=[[f"{idx}.png", idx % 2] for idx in range(6)])))
+    kept = []
+    monkeypatch.setattr(train_layered, "launch", lambda config, *_args: kept.append(config["data_fingerprint"]))
+    for more in ([], ["--cond=1"]):
+        assert invoke(train_layered.main, f"--outdir={tmp_path}/runs", f"--data={data}", *TINY, *more).exit_code == 0
+    assert kept == [fingerprint(data), fingerprint(data, labels=True)] and "labels" in kept[1]
 
 
 def test_training_on_changed_data_is_resumed_only_if_told(data, tmp_path):
@@ -164,6 +230,32 @@ def test_unreadable_pictures_are_skipped_up_to_a_limit_then_all_is_saved(data, t
     assert shown.count("2.png: cannot identify") + shown.count("the next one is shown in its place") >= 3
     state = runs.load_training_state(runs.training_states(run)[-1])
     assert 0 < state["cur_nimg"] < 1000 and state["cur_nimg"] % 4 == 0
+
+
+@pytest.mark.usefixtures("process_as_before")
+def test_killed_reader_of_pictures_ends_the_run_after_all_is_saved(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset, "CACHE_BYTES", 0)
+    killed = []
+
+    def kill(_done, _total):
+        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        if len(children) > 1 and not killed and runs.training_states(next((tmp_path / "runs").iterdir())):
+            killed.append(children[-1])
+            os.kill(int(children[-1]), signal.SIGKILL)
+
+    loop = launcher.training_loop
+    monkeypatch.setattr(launcher, "training_loop", lambda **kwargs: loop(progress_fn=kill, **kwargs))
+    result = invoke(train_layered.main, f"--outdir={tmp_path}/runs", f"--data={data}", *TINY, "--kimg=1000",
+                    "--workers=2")
+    (run,) = (tmp_path / "runs").iterdir()
+    state = runs.training_states(run)[-1]
+    assert result.exit_code == 1 and killed, result.output
+    assert result.stderr.splitlines()[-1] == (
+        "Error: a process that reads pictures was killed, perhaps for lack of memory (fewer --workers need less): "
+        f"the last training state is {state}; go on with: python train_layered.py --outdir={tmp_path}/runs "
+        f"--resume={run}")
+    again = invoke(train_layered.main, f"--outdir={tmp_path}/runs", f"--resume={run}", "--workers=0", "--kimg=0.001")
+    assert again.exit_code == 0 and "Already at kimg" in again.output, again.output
 
 
 def test_run_on_a_model_saves_before_it_stops_for_a_picture(tmp_path):

@@ -1,6 +1,7 @@
 """train_layered.py --init-from: layers that start from an ordinary generator."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from tiny_models import SIDE, TINY, make_gan_run, make_plain
 from training.networks import Discriminator
 
 import train_layered
-from layered_plugin import trust
+from layered_plugin import runs, trust
 from layered_plugin.dataset_tool import shapes as shapes_command
 from layered_plugin.errors import CheckpointError
 from layered_plugin.model.generator import LayeredGenerator
@@ -199,3 +200,30 @@ def test_pickle_of_elsewhere_is_said_to_run_code_in_a_dry_run_too(data, tmp_path
     monkeypatch.setattr(train_layered, "launch", lambda *_args: None)
     said = [line for _ in range(2) for line in invoke(data, path, *more).stderr.splitlines() if "NOTE" in line]
     assert said == [f"NOTE: {path} was not made here, and loading a pickle runs its code"]
+
+
+@pytest.mark.parametrize("option", ["--init-from", "--resume"])
+def test_run_that_may_start_anew_is_resumed_with_the_networks_it_began_with_alone(data, tmp_path, monkeypatch, option):
+    begun = []
+    monkeypatch.setattr(train_layered, "launch", lambda config, *_args: begun.append(config))
+    if option == "--init-from":
+        network, other = tmp_path / "plain.pkl", tmp_path / "other.pkl"
+        make_plain(network)
+        make_plain(other, D_architecture="skip")
+    else:
+        network, other = (next(make_gan_run(tmp_path / f"gan{seed}", seed).glob("*.pkl")) for seed in (0, 1))
+    args = ["--outdir=out", f"--data={data}", f"{option}={network}", "--device=cpu", "--resolution=16"]
+    begin = CliRunner().invoke(train_layered.main, args)
+    assert begin.exit_code == 0, begin.output
+    run = tmp_path / "00000-run"
+    run.mkdir()
+    (run / "training_options.json").write_text(json.dumps(dict(base="bundled", **begun[0])))
+    runs.save_training_state(run, 1, {})
+    resume = [f"--outdir={tmp_path}", f"--resume={run}", "-n"]
+    assert CliRunner().invoke(train_layered.main, [*resume, "--on-collapse=restart"]).exit_code == 0
+    shutil.copy(other, network)
+    refused = CliRunner().invoke(train_layered.main, [*resume, "--on-collapse=restart"])
+    assert refused.exit_code == 1 and refused.stderr.splitlines()[-1] == (
+        f"Error: --resume: {network}: its contents have changed since the run of {run}/training_options.json began; "
+        "put the file back, or start a new run")
+    assert CliRunner().invoke(train_layered.main, resume).exit_code == 0  # It is not read again.

@@ -12,6 +12,7 @@ import torch
 from torch_utils import custom_ops
 from training.augment import AugmentPipe
 
+from layered_plugin.base import REQUIRED_FILES
 from layered_plugin.model.snapshots import save_network_pkl
 from layered_plugin.training.presets import AUGPIPES, NAMES, base_settings, preset_options
 
@@ -87,3 +88,11 @@ def test_snapshot_draws_in_an_official_checkout_what_it_draws_here(drawn_there, 
     assert ("mask" in here) == (SNAPSHOTS[name].get("G", {}).get("class_name") != PLAIN)
     for part, value in here.items():
         torch.testing.assert_close(there[part], value, rtol=1e-4, atol=1e-4)
+
+
+def test_a_checkout_without_one_of_its_modules_is_no_base():
+    """All that is imported, by the plugin or by another of them, is among ``NAMES``."""
+    names = official_checkout.NAMES
+    packages = {name.rpartition(".")[0] for name in names}
+    files = {f"{name.replace('.', '/')}{'/__init__' if name in packages else ''}.py" for name in names}
+    assert files == set(REQUIRED_FILES)
