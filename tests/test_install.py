@@ -1,6 +1,7 @@
 """The package as a user installs it: a wheel, in an environment of its own, at work in another folder."""
 
 import email
+import importlib.metadata
 import json
 import os
 import shutil
@@ -12,6 +13,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ("layered_plugin", "vendor/stylegan2_compat", "train_layered.py", "invert.py", "eval.py", "setup.py",
@@ -26,6 +29,49 @@ def run(*command, cwd, **env):
                           timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return done
+
+
+def names_of(requirements, extra=""):
+    """Packages that requirements name here, and those that these want in turn, installed or not."""
+    found, open_ = {}, [(requirement, extra) for requirement in requirements]
+    while open_:
+        requirement, extra = open_.pop()
+        parsed = Requirement(requirement)
+        if parsed.marker is not None and not parsed.marker.evaluate(dict(extra=extra)):
+            continue
+        name = canonicalize_name(parsed.name)
+        for wanted in {"", *parsed.extras} - found.setdefault(name, set()):
+            found[name].add(wanted)
+            try:
+                open_ += [(line, wanted) for line in importlib.metadata.requires(name) or []]
+            except importlib.metadata.PackageNotFoundError:
+                pass
+    return set(found)
+
+
+def project():
+    import tomllib
+
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="there some packages are left to pip")
+def test_every_package_that_make_installs_has_its_version():
+    pinned = {canonicalize_name(Requirement(line).name) for line in (ROOT / "constraints.txt").read_text().splitlines()
+              if line and not line.startswith("#")}
+    extras = project()["optional-dependencies"]
+    asked = [*project()["dependencies"], *(line for extra in ("onnx", "grabcut", "fid", "lsun", "video", "test")
+                                           for line in extras[extra] if not line.startswith("layered-plugin"))]
+    assert "layered-plugin[onnx,grabcut,fid,lsun,video]" in extras["test"]
+    wanted = names_of(asked)
+    assert len(wanted) > 60 and wanted - pinned == set()
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib came with 3.11")
+def test_every_library_that_users_install_has_an_upper_bound():
+    extras = {name: lines for name, lines in project()["optional-dependencies"].items() if name != "test"}
+    for line in [*project()["dependencies"], *(line for lines in extras.values() for line in lines)]:
+        assert any(bound.operator == "<" for bound in Requirement(line).specifier), line
 
 
 @pytest.fixture(scope="module")
