@@ -12,6 +12,8 @@ from layered_plugin.errors import LostReaderError, PictureError
 from layered_plugin.training.fading import Fade
 from layered_plugin.training.setup import any_rank
 
+LOST = (ConnectionError, EOFError, FileNotFoundError)  # Of a batch whose worker died before it was handed over.
+
 
 def endless_batches(training_set: Any, data_loader_kwargs: dict[str, Any], batch_size: int, start: int, rank: int,
                     num_gpus: int, seed: int) -> Iterator[list[torch.Tensor]]:
@@ -69,8 +71,8 @@ class Feed:
         except PictureError as err:
             # Of a worker process the text is a traceback, whose last line has the error.
             failure = PictureError(str(err).strip().splitlines()[-1].rpartition("PictureError: ")[2])
-        except RuntimeError as err:
-            if "DataLoader worker" not in str(err):
+        except (RuntimeError, *LOST) as err:
+            if isinstance(err, RuntimeError) and "DataLoader worker" not in str(err):
                 raise
             failure = LostReaderError("a process that reads pictures was killed, perhaps for lack of memory (fewer "
                                       "`workers` need less)")

@@ -23,14 +23,14 @@ import train_layered
 from layered_plugin import runs
 from layered_plugin.data import dataset
 from layered_plugin.data.fingerprint import fingerprint, what_changed
-from layered_plugin.errors import ModelError, PictureError, UserError
+from layered_plugin.errors import LostReaderError, ModelError, PictureError, UserError
 from layered_plugin.model.encoder import Codes
 from layered_plugin.model.unet import FastUNet
 from layered_plugin.segmentation.encoder_training import EncoderTraining
 from layered_plugin.segmentation.fitting import Fitting
 from layered_plugin.segmentation.reconstruction import Reconstruction, refine_codes
 from layered_plugin.segmentation.stage import ModelRun
-from layered_plugin.training import launcher, processes, resume
+from layered_plugin.training import feed, launcher, processes, resume
 from layered_plugin.training.loop import training_loop
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -256,6 +256,24 @@ def test_killed_reader_of_pictures_ends_the_run_after_all_is_saved(data, tmp_pat
         f"--resume={run}")
     again = invoke(train_layered.main, f"--outdir={tmp_path}/runs", f"--resume={run}", "--workers=0", "--kimg=0.001")
     assert again.exit_code == 0 and "Already at kimg" in again.output, again.output
+
+
+@pytest.mark.parametrize("death, is_said", [
+    (ConnectionResetError("reset by peer"), True),
+    (EOFError(), True),
+    (FileNotFoundError("its socket"), True),
+    (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), True),
+    (RuntimeError("shapes differ"), False),
+])
+def test_reader_that_dies_at_any_moment_is_said_to_be_killed(monkeypatch, death, is_said):
+    def batches():
+        raise death
+        yield
+
+    monkeypatch.setattr(feed, "endless_batches", lambda *_args: batches())
+    pictures = feed.Feed(SimpleNamespace(preload=lambda: False), {}, 16, None, torch.device("cpu"), 4, 0, 0, 1, 0)
+    with pytest.raises(LostReaderError if is_said else RuntimeError):
+        pictures.next(0)
 
 
 def test_run_on_a_model_saves_before_it_stops_for_a_picture(tmp_path):
