@@ -134,8 +134,9 @@ def comparisons(todo: Steps, out: Path, given: list[str], steps: int) -> None:
                  ["eval.py", "judge", f"--data={DATA}/shapes.zip", f"--masks={DATA}/shapes-masks.zip",
                   f"--test-data={DATA}/shapes-test.zip", f"--test-masks={DATA}/shapes-test-masks.zip",
                   f"--dest={judge}", f"--steps={steps}"])
-    todo.run("Score the masks of generated scenes",
-             ["eval.py", "generated", given[0], "--teacher=unet", f"--weights={judge}", "--num=2000"])
+    todo.run("Score the masks of generated scenes, and how varied their outlines are",
+             ["eval.py", "generated", given[0], "--teacher=unet", f"--weights={judge}", "--num=2000",
+              f"--real={DATA}/shapes.zip", f"--real-masks={DATA}/shapes-masks.zip"])
     half = max(1, steps // 2)
     encoder = learn(todo, out, "encoder", "Train the paper's encoder on the whole data set",
                     ["invert.py", "train", *given, "--mode=dataset", f"--pretrain={half}", f"--steps={half}"])
