@@ -27,6 +27,30 @@ def test_every_command_in_the_documentation_is_accepted(source):
         parse(find_command(name), args)
 
 
+@pytest.mark.parametrize("source", ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "vendor/README.md",
+                                    *sorted(f"docs/{path.name}" for path in ROOT.glob("docs/*.md"))])
+def test_every_link_leads_to_a_file_and_a_heading(source):
+    links = re.findall(r"\]\((?!https?:)([^()\s#]*)(?:#([^()\s]+))?\)", (ROOT / source).read_text())
+    assert len(links) >= 1
+    for name, heading in links:
+        path = (ROOT / source).parent / name if name else ROOT / source
+        assert path.exists(), name
+        assert not heading or heading in headings(path), (name, heading)
+
+
+def headings(path: Path) -> set[str]:
+    """Names under which a Markdown file's headings can be linked to."""
+    text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+            for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE)}
+
+
+def test_every_record_is_linked_from_the_documents():
+    text = "".join(path.read_text() for path in ROOT.glob("docs/*.md"))
+    records = {path.name for path in ROOT.glob("docs/results/*")}
+    assert len(records) >= 40 and records == set(re.findall(r"\]\(results/([\w.-]+)\)", text))
+
+
 def test_arrays_and_functions_of_the_shell_are_put_in():
     text = """
 few=(
