@@ -100,7 +100,7 @@ def test_help_explains_every_option(name):
         assert param.help and len(param.help.split("  [")[0]) <= 45 and not param.help.endswith("."), param.name
 
 
-@pytest.mark.parametrize("source", ["help", "README.md", "docs/results.md", "docs/data.md"])
+@pytest.mark.parametrize("source", ["help", "README.md", "docs/results.md", "docs/history.md", "docs/data.md"])
 @pytest.mark.parametrize("name", ["generated", "real"])
 def test_examples_are_accepted(name, source, monkeypatch):
     command, given = eval_script.main.commands[name], []

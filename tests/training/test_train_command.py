@@ -37,7 +37,7 @@ def test_help_explains_every_option():
     check_options(train_layered.main, result.output)
 
 
-@pytest.mark.parametrize("source", ["help", "README.md", "docs/results.md"])
+@pytest.mark.parametrize("source", ["help", "README.md", "docs/results.md", "docs/history.md"])
 def test_examples_are_accepted(source, data, tmp_path, monkeypatch):
     text = train_layered.main.callback.__doc__ if source == "help" else (ROOT / source).read_text()
     examples = [args for name, args in find_examples(text) if name == "train_layered.py"]
