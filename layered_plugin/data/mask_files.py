@@ -12,7 +12,7 @@ from layered_plugin.data.pictures import PictureSource
 from layered_plugin.data.tars import sample_file
 from layered_plugin.errors import MaskError, PictureError, UnusableError
 from layered_plugin.progress import progress
-from layered_plugin.runs import DOUBTFUL
+from layered_plugin.runs import CONTACT_SHEET, DOUBTFUL
 
 # Results of ``invert.py segment`` by kind: their folders in a zip, and what a sample's files end in within a tar.
 RESULTS = dict(masks="mask.png", cutouts="cutout.png", backgrounds="background.png", foregrounds="foreground.png",
@@ -25,8 +25,8 @@ class MaskFiles:
     """Masks of a folder, zip or tar, read as ``mask_opacity`` does.
 
     A mask belongs to the picture with the same name, folders included; only the suffix may differ. Of pictures that
-    differ in the suffix alone it has the whole name, as `a.jpg.png`. Of an archive that ``invert.py segment`` wrote,
-    the masks are taken, and its other results left alone.
+    differ in the suffix alone it has the whole name, as `a.jpg.png`. Of a folder or archive that
+    ``invert.py segment`` wrote, the masks are taken, and its other results left alone.
 
     Args:
         path: Folder, zip or tar; of several tars their folder.
@@ -209,7 +209,7 @@ def _masks_among(names: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Which of the files are masks, each behind the name of its picture without suffix."""
     end = f".{RESULTS['masks']}"
     in_tar = [name for name in names if name.endswith(end)]
-    folders = {name.partition("/")[0] for name in names}
+    folders = {name.partition("/")[0] for name in names} - {CONTACT_SHEET}
     if in_tar:
         return ((sample_file(name.removesuffix(end)), name) for name in in_tar)
     if {"masks", "cutouts"} <= folders <= {*RESULTS, DOUBTFUL}:

@@ -79,3 +79,12 @@ def test_pictures_that_would_share_a_mask_are_named(tmp_path):
     PIL.Image.new("L", (4, 4)).save(tmp_path / "a.png")
     with pytest.raises(MaskError, match=r"pictures a.jpg and a.png of pictures would share a mask; rename one"):
         MaskFiles(tmp_path).unmatched(["a.jpg", "a.png"], "pictures")
+
+
+def test_folder_of_results_has_its_masks_in_it(tmp_path):
+    for name, level in (("masks/a.png", 255), ("cutouts/a.png", 0), ("doubtful/masks/b.png", 255),
+                        ("doubtful/cutouts/b.png", 0), ("contact-sheet.png", 0), ("doubtful/contact-sheet.png", 0)):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        PIL.Image.new("L", (4, 4), level).save(tmp_path / name)
+    files = MaskFiles(tmp_path)
+    assert len(files) == 1 and files.read("a.jpg").all()
