@@ -13,7 +13,7 @@ from click.core import ParameterSource
 
 from layered_plugin import runs, trust
 from layered_plugin.base import BASE
-from layered_plugin.command_line import SETTINGS, CheckedCommand, user_errors
+from layered_plugin.command_line import SETTINGS, CheckedCommand, check_outside, user_errors
 from layered_plugin.data.fingerprint import fingerprint
 from layered_plugin.errors import ArgumentError, CheckpointError, FidelityError, MaskError, PictureError
 from layered_plugin.training import options, presets
@@ -40,6 +40,7 @@ def new_config(outdir: str, dry_run: bool, is_local: bool, opts: dict[str, Any],
     resume = opts["resume"]
     if opts["data"] is None:
         raise click.UsageError("--data is needed for a new run")
+    check_outside(outdir, "--data", opts["data"])
     if is_local and not Path(resume).exists():
         raise CheckpointError(f"no such run folder or pickle: {resume}{runs.nearest_runs(resume, outdir)}")
     check_together(opts, given)

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
@@ -77,6 +78,13 @@ def _check_text(text: str, param: click.Parameter, ctx: click.Context) -> None:
     if names_files and (len(os.fsencode(text)) > 4000
                         or any(len(os.fsencode(part)) > NAME_BYTES for part in text.split("/"))):
         raise click.BadParameter(f"names of files have at most {NAME_BYTES} bytes, got {text[:20]!r}...", ctx, param)
+
+
+def check_outside(outdir: str, option: str, pictures: str) -> None:
+    """Refuse to write into the folder of pictures that a command reads; raises click.UsageError."""
+    if Path(pictures).is_dir() and Path(outdir).resolve().is_relative_to(Path(pictures).resolve()):
+        raise click.UsageError(f"--outdir={outdir} lies in {option}={pictures}, where its files would be taken for "
+                               "pictures by the next call; choose another folder")
 
 
 Command = Callable[..., Any]

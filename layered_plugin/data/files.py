@@ -136,10 +136,11 @@ def _below(folder: Path, prefix: str) -> Iterator[str]:
 
 
 def is_picture_name(name: str) -> bool:
-    """Whether a file's name has the suffix of a format that Pillow knows."""
+    """Whether a file's name has the suffix of a format that Pillow reads; PDF it only writes."""
     # Data sets made on a Mac carry a shadow of every file.
     hidden = name.startswith("__MACOSX/") or name.startswith("._", name.rfind("/") + 1)
-    return os.path.splitext(name)[1].lower() in PIL.Image.registered_extensions() and not hidden
+    file_format = PIL.Image.registered_extensions().get(os.path.splitext(name)[1].lower())
+    return file_format in PIL.Image.OPEN and not hidden
 
 
 def open_files(path: Path, temp_dir: Path | None = None) -> Files:

@@ -12,7 +12,7 @@ from layered_plugin.data.pictures import PictureSource
 from layered_plugin.data.tars import sample_file
 from layered_plugin.errors import MaskError, PictureError, UnusableError
 from layered_plugin.progress import progress
-from layered_plugin.runs import DOUBTFUL
+from layered_plugin.runs import CONTACT_SHEET, DOUBTFUL
 
 # Results of ``invert.py segment`` by kind: their folders in a zip, and what a sample's files end in within a tar.
 RESULTS = dict(masks="mask.png", cutouts="cutout.png", backgrounds="background.png", foregrounds="foreground.png",
@@ -24,7 +24,8 @@ LEAST_MASKED = 0.01  # Share of the pictures; with fewer the names are probably 
 class MaskFiles:
     """Masks of a folder, zip or tar, read as ``mask_opacity`` does.
 
-    A mask belongs to the picture with the same name, folders included; only the suffix may differ. Of an archive that
+    A mask belongs to the picture with the same name, folders included; only the suffix may differ. Of pictures that
+    differ in the suffix alone it has the whole name, as `a.jpg.png`. Of a folder or archive that
     ``invert.py segment`` wrote, the masks are taken, and its other results left alone.
 
     Args:
@@ -78,12 +79,12 @@ class MaskFiles:
         Raises:
             MaskError: Two pictures share a mask.
         """
-        pictures: dict[str, str] = {}
+        found: dict[str | None, str] = {}
         for name in names:
-            other = pictures.setdefault(_stem(name), name)
-            if other != name:
+            file = self._find(name)
+            other = found.setdefault(file, name)
+            if file is not None and other != name:
                 raise MaskError(f"{self.path}: pictures {other} and {name} of {data} would share a mask; rename one")
-        found = {self._find(name) for name in names}
         return ([name for name in names if name not in self],
                 [name for name in self._by_stem.values() if name not in found])
 
@@ -96,8 +97,8 @@ class MaskFiles:
 
     def _find(self, name: str) -> str | None:
         """The file of a picture's mask."""
-        stem = _stem(name)
-        return self._by_stem.get(stem) or self._within.get(stem)
+        keys = (_stem(name), name)
+        return next((files[key] for key in keys for files in (self._by_stem, self._within) if key in files), None)
 
     def read(self, name: str, size: tuple[int, int] | None = None) -> np.ndarray:
         """The mask of a picture.
@@ -208,7 +209,7 @@ def _masks_among(names: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Which of the files are masks, each behind the name of its picture without suffix."""
     end = f".{RESULTS['masks']}"
     in_tar = [name for name in names if name.endswith(end)]
-    folders = {name.partition("/")[0] for name in names}
+    folders = {name.partition("/")[0] for name in names} - {CONTACT_SHEET}
     if in_tar:
         return ((sample_file(name.removesuffix(end)), name) for name in in_tar)
     if {"masks", "cutouts"} <= folders <= {*RESULTS, DOUBTFUL}:

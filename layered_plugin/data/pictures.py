@@ -114,21 +114,26 @@ def decode(file: IO[bytes], upright: bool = True) -> PIL.Image.Image:
     Raises:
         UNREADABLE: It can't be decoded.
     """
-    picture = PIL.Image.open(file)
+    try:
+        picture = PIL.Image.open(file)
+    except PIL.UnidentifiedImageError:  # Its text names an object in memory.
+        raise PIL.UnidentifiedImageError("no picture in a known format") from None
     picture.load()
     return PIL.ImageOps.exif_transpose(picture) if upright else picture
 
 
 def to_rgb(picture: PIL.Image.Image, backdrop: str = "white") -> PIL.Image.Image:
-    """A picture of any mode as 8-bit RGB; 16-bit gray keeps its upper 8 bits.
+    """A picture of any mode as 8-bit RGB; 16-bit gray keeps its upper 8 bits, fractions are of white.
 
     Args:
         picture: The picture.
         backdrop: Colour behind what is transparent, as Pillow names it; hidden colours do not show.
     """
-    if picture.mode.startswith("I"):  # Pillow would clip at 255, and make nearly everything white.
-        levels = np.asarray(picture).clip(0, 65535)
-        levels = levels >> 8 if levels.max() > 255 else levels
+    if picture.mode[0] in "IF":  # Pillow would clip at 255: 16 bits would be white, fractions black.
+        levels = np.nan_to_num(np.asarray(picture)).clip(0, 65535)
+        if picture.mode == "F" and levels.max() <= 1:
+            levels = (levels * 255).round()
+        levels = levels.astype(np.int32) >> 8 if levels.max() > 255 else levels
         return PIL.Image.fromarray(levels.astype(np.uint8)).convert("RGB")
     if not picture.has_transparency_data:
         return picture.convert("RGB")

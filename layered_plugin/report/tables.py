@@ -4,71 +4,43 @@ Computes nothing but means and deviations over seeds. Only records of the same p
 """
 
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from layered_plugin.evaluation.metrics import mean_and_deviation
-from layered_plugin.evaluation.sizes import size_bounds, size_name, sizes_over
-from layered_plugin.json_files import fields, list_of, maybe, text
+from layered_plugin.evaluation.sizes import size_bounds, size_name
+from layered_plugin.json_files import fields, list_of, maybe, number, text
 from layered_plugin.model.network_rules import SHARE
 from layered_plugin.report.reading import KINDS, ModelRecord, read_lines, sibling_key
+from layered_plugin.report.rows import Cell, Row, Scored, Table, cell, lay_out, mark_best, seed_means
 from layered_plugin.runs import GENERATED_FILE, REAL_FILE
 
 GENERATED_KEYS = ("teacher", "detector_size", "num", "seed", "trunc")
 REAL_KEYS = ("data", "num", "num_detected", "teacher", "eval_size", "polarity")
 
-# Heading, set of pictures, key of the score.
-COLUMNS = (("mean IoU", "detected", "iou"), ("mean IoU, all", "all", "iou"), ("mIoU", "detected", "miou"),
-           ("Dice", "detected", "dice"), ("accuracy", "detected", "pixel_accuracy"),
-           ("max F\N{GREEK SMALL LETTER BETA}", "detected", "max_fbeta"), ("pooled IoU", "detected", "pooled_iou"))
-
 FULL_MASK = "full-image mask"
 BASELINES = {"full": FULL_MASK, "box": "centre box", "kmeans": "k-means on color", "otsu": "Otsu", "grabcut": "GrabCut"}
 
+# Heading, and key of the share.
+OUTLINES = (("coverage", "coverage"), ("precision", "precision"), ("variation", "variation"), ("area", "area"),
+            ("area deviation", "area_deviation"))
+
+OUTLINES_NOTE = ("Shares of what real masks reach among themselves, the nearer to 1 the better. Frechet distance of "
+                 "pictures: the smaller the better.")
 
 # What the key numbers and the list of commands take from a record.
 _SCORES = maybe(fields(dict(iou=SHARE, full_mask_iou=SHARE), others=True))
 
-GENERATED = fields(dict(command=text, detected=_SCORES), others=True)
+_OUTLINES = fields({key: number(0) for _heading, key in OUTLINES}, others=True)
+_SHARES = fields({key: maybe(number(0)) for _heading, key in OUTLINES}, others=True)
+_VARIETY = fields(dict(shapes=fields(dict(generated=_OUTLINES, real=_OUTLINES, share=_SHARES), others=True),
+                       frechet=number(), frechet_floor=number(), num_real=number(0),
+                       data=text, masks=text), others=True)
+
+GENERATED = fields(dict(command=text, detected=_SCORES), dict(variety=_VARIETY), others=True)
 
 REAL = fields(dict(command=text, models=list_of(fields(dict(kind=text, detected=_SCORES), others=True))), others=True)
-
-
-class Cell(NamedTuple):
-    """One score as it is shown."""
-
-    text: str
-    interval: str = ""
-    best: bool = False
-
-
-class Row(NamedTuple):
-    """One predictor."""
-
-    name: str
-    note: str
-    baseline: bool
-    cells: list[Cell]
-
-
-class Table(NamedTuple):
-    """Predictors that were scored on the same pictures."""
-
-    caption: str
-    notes: list[str]
-    headings: list[str]
-    rows: list[Row]
-
-
-class _Scored(NamedTuple):
-    """A predictor with its score sets, as ``Tally.result`` has them."""
-
-    name: str
-    note: str
-    baseline: bool
-    sets: dict[str, Any]
 
 
 def read_generated(folder: Path) -> list[dict[str, Any]]:
@@ -94,25 +66,25 @@ def read_real(model: ModelRecord) -> list[dict[str, Any]]:
 
 
 def generated_tables(records: Sequence[dict[str, Any]]) -> list[Table]:
-    """Scores of generated masks, one table per way of judging, the latest first; of equal scorings the last counts."""
+    """Scores of generated masks, one table per way of judging, the latest first; of equal scorings the last counts.
+    After each the outlines beside real ones, if they were compared."""
     tables = []
     for group in _groups(records, GENERATED_KEYS):
         latest = {record["network"]: record for record in group}
-        runs = {network.rpartition("/")[0] for network in latest}
-        scored: list[_Scored] = []
-        siblings: dict[str, list[_Scored]] = {}
+        names = _network_names(latest)
+        scored: list[Scored] = []
+        siblings: dict[str, list[Scored]] = {}
         for network, record in latest.items():
-            name = network.rsplit("/", 1 if len(runs) == 1 else 2)
             note = f"mask covers {record['coverage']:.3f} of the picture"
-            generator = _Scored("/".join(name[1:]), note, False, record)
+            generator = Scored(names[network], note, False, record)
             scored += [generator, _full_mask(record, generator.name if len(latest) > 1 else "")]
-            siblings.setdefault(name[-1], []).append(generator)
-        scored += _means(siblings)
+            siblings.setdefault(network.rpartition("/")[2], []).append(generator)
+        scored += seed_means(siblings)
         last = group[-1]
         seen = f"{last['num_detected']} of {last['num']} generated scenes with an object"
         caption = f"{seen}, scored against {teacher_name(last['teacher'])}, at {last['detector_size']} px"
-        tables.append(_table(caption, [f"truncation {last['trunc']:g}, seed {last['seed']}", *_fidelity(group)], scored,
-                             last["num_detected"] != last["num"]))
+        notes = [f"truncation {last['trunc']:g}, seed {last['seed']}", *_fidelity(group)]
+        tables += [lay_out(caption, notes, scored, last["num_detected"] != last["num"]), *_outline_tables(group)]
     return tables
 
 
@@ -122,7 +94,7 @@ def real_tables(records: Sequence[dict[str, Any]]) -> list[Table]:
     tables = []
     for group in _groups(records, REAL_KEYS):
         models, baselines = {}, {}
-        siblings: dict[Any, dict[str, _Scored]] = {}
+        siblings: dict[Any, dict[str, Scored]] = {}
         for record in group:
             for model in record["models"]:
                 how = [KINDS.get(model["kind"], model["kind"]), "mirrored too" if record.get("flip") else "",
@@ -130,12 +102,12 @@ def real_tables(records: Sequence[dict[str, Any]]) -> list[Table]:
                        "pixel by pixel" if record.get("posterior") else "",
                        "kept to a distilled mask" if record.get("prior") else ""]
                 note = ", ".join(part for part in how if part)
-                models[model["folder"], note] = _Scored(Path(model["folder"]).name, note, False, model)
+                models[model["folder"], note] = Scored(Path(model["folder"]).name, note, False, model)
                 siblings.setdefault((model.get("siblings"), note), {})[model["folder"]] = models[model["folder"], note]
             baselines.update(record["baselines"])
         scored = list(models.values())
-        means = _means({key: list(members.values()) for key, members in siblings.items() if key[0] is not None})
-        baseline_rows = [_Scored(BASELINES.get(name, name), "baseline", True, sets)
+        means = seed_means({key: list(members.values()) for key, members in siblings.items() if key[0] is not None})
+        baseline_rows = [Scored(BASELINES.get(name, name), "baseline", True, sets)
                          for name, sets in baselines.items()]
         if "full" not in baselines:
             baseline_rows.append(_full_mask(scored[0].sets, ""))
@@ -146,7 +118,7 @@ def real_tables(records: Sequence[dict[str, Any]]) -> list[Table]:
         caption = (f"{last['num_detected']} of {last['num']} pictures of {Path(last['data']).name} with an object, "
                    f"scored against {teacher_name(last['teacher'])}")
         scored += means + sorted(baseline_rows, key=lambda row: -_iou(row.sets))
-        tables += [_table(caption, notes, scored, last["num_detected"] != last["num"]), *_size_tables(scored)]
+        tables += [lay_out(caption, notes, scored, last["num_detected"] != last["num"]), *_size_tables(scored)]
     return tables
 
 
@@ -178,29 +150,17 @@ def _groups(records: Sequence[dict[str, Any]], keys: Sequence[str]) -> list[list
     return list(reversed(groups.values()))
 
 
-def _full_mask(sets: dict[str, Any], note: str) -> _Scored:
+def _full_mask(sets: dict[str, Any], note: str) -> Scored:
     """The full-image mask, of which records without that baseline have the IoU alone."""
     full = {which: None if sets[which] is None else dict(iou=sets[which]["full_mask_iou"])
             for which in ("detected", "all")}
-    return _Scored(FULL_MASK, note or "everything is object", True, full)
+    return Scored(FULL_MASK, note or "everything is object", True, full)
 
 
-def _means(siblings: Mapping[Any, Sequence[_Scored]]) -> list[_Scored]:
-    """Mean and deviation of runs that differ in the seed alone, a row for each kind of which there are several."""
-    rows = []
-    for members in siblings.values():
-        if len(members) > 1:
-            sets: dict[str, Any] = {}
-            for which in ("detected", "all"):
-                scores = [member.sets[which] for member in members]
-                sets[which] = None if None in scores else mean_and_deviation(scores)
-            sizes = [(member.sets["detected"] or {}).get("by_size", []) for member in members]
-            if sets["detected"] and sizes[0] and len({(*size_bounds(bins),) for bins in sizes}) == 1:
-                sets["detected"]["by_size"] = sizes_over(sizes)
-            notes = {member.note for member in members}
-            note = "mean \N{PLUS-MINUS SIGN} deviation" + (f", {members[0].note}" if len(notes) == 1 else "")
-            rows.append(_Scored(f"{len(members)} seeds", note, False, sets))
-    return rows
+def _network_names(networks: Iterable[str]) -> dict[str, str]:
+    """What to call each: its file, with its run folder where there are several."""
+    runs = {network.rpartition("/")[0] for network in networks}
+    return {network: "/".join(network.rsplit("/", 1 if len(runs) == 1 else 2)[1:]) for network in networks}
 
 
 def _iou(sets: dict[str, Any]) -> float:
@@ -213,20 +173,43 @@ def _fidelity(group: Sequence[dict[str, Any]]) -> list[str]:
             for record in group if (scores := record.get("fidelity"))]
 
 
-def _table(caption: str, notes: list[str], scored: Sequence[_Scored], with_all: bool) -> Table:
-    """Lay scores out; columns that nobody has are left out, and that of all pictures where all hold an object."""
-    headings, columns = [], []
-    for heading, which, key in COLUMNS:
-        column = [_cell(predictor.sets[which], key) for predictor in scored]
-        if any(cell.text for cell in column) and (which == "detected" or with_all):
-            headings.append(heading)
-            columns.append(_mark_best(column))
-    rows = [Row(predictor.name, predictor.note, predictor.baseline, [column[idx] for column in columns])
-            for idx, predictor in enumerate(scored)]
-    return Table(caption, notes, headings, rows)
+def _outline_tables(group: Sequence[dict[str, Any]]) -> list[Table]:
+    """Outlines of generated masks as shares of what real masks reach among themselves, one table per set of real ones;
+    none if they were not compared."""
+    tables = []
+    compared = [dict(record, against=[record["variety"][key] for key in ("data", "masks")])
+                for record in group if "variety" in record]
+    for same in _groups(compared, ("against",)):
+        latest = {record["network"]: record["variety"] for record in same}
+        names = _network_names(latest)
+        rows: list[Row] = []
+        siblings: dict[str, list[dict[str, Any]]] = {}
+        for network, variety in latest.items():
+            found, real, share = (variety["shapes"][side] for side in ("generated", "real", "share"))
+            cells = [Cell("" if share[key] is None else f"{share[key]:.3f}", f"{found[key]:.3f} of {real[key]:.3f}")
+                     for _heading, key in OUTLINES]
+            distance = Cell(f"{variety['frechet']:.2f}", f"real {variety['frechet_floor']:.2f}")
+            rows.append(Row(names[network], f"{variety['num_real']} real pictures", False, [*cells, distance]))
+            siblings.setdefault(network.rpartition("/")[2], []).append(dict(share, frechet=variety["frechet"]))
+        rows += [_outline_mean(members) for members in siblings.values() if len(members) > 1]
+        data, masks = same[-1]["against"]
+        truth = teacher_name(same[-1]["teacher"]) if masks == "teacher" else Path(masks).name
+        caption = f"Outlines of generated masks beside those of {Path(data).name}, whose masks are by {truth}"
+        tables.append(Table(caption, [OUTLINES_NOTE], [*(heading for heading, _key in OUTLINES), "Frechet distance"],
+                            rows))
+    return tables
 
 
-def _size_tables(scored: Sequence[_Scored]) -> list[Table]:
+def _outline_mean(members: Sequence[Mapping[str, Any]]) -> Row:
+    """A row for runs that differ in the seed alone."""
+    over = mean_and_deviation(members)
+    cells = [cell(over, key) for _heading, key in OUTLINES]
+    distance = over["frechet"]
+    cells.append(Cell(f"{distance['mean']:.2f}", f"\N{PLUS-MINUS SIGN} {distance['deviation']:.2f}"))
+    return Row(f"{len(members)} seeds", "mean \N{PLUS-MINUS SIGN} deviation", False, cells)
+
+
+def _size_tables(scored: Sequence[Scored]) -> list[Table]:
     """IoU by the object's size, with the bounds that the last of the models has; none if it has none."""
     sized = [(one, bins) for one in scored if (bins := (one.sets["detected"] or {}).get("by_size"))]
     bounds = [size_bounds(bins) for one, bins in sized if not one.baseline]
@@ -234,24 +217,8 @@ def _size_tables(scored: Sequence[_Scored]) -> list[Table]:
         return []
     rows = [(one, bins) for one, bins in sized if size_bounds(bins) == bounds[-1]]
     used = [idx for idx, part in enumerate(rows[0][1]) if part["num"]]
-    columns = [_mark_best([_cell(bins[idx], "iou") for _one, bins in rows]) for idx in used]
+    columns = [mark_best([cell(bins[idx], "iou") for _one, bins in rows]) for idx in used]
     headings = [f"{size_name(rows[0][1][idx])} ({rows[0][1][idx]['num']} pictures)" for idx in used]
     return [Table("Mean IoU by the object's share of the picture", [], headings,
                   [Row(one.name, one.note, one.baseline, list(cells))
                    for (one, _bins), *cells in zip(rows, *columns, strict=True)])]
-
-
-def _cell(scores: dict[str, Any] | None, key: str) -> Cell:
-    if scores is not None and isinstance(scores.get(key), dict):
-        return Cell(f"{scores[key]['mean']:.3f}", f"\N{PLUS-MINUS SIGN} {scores[key]['deviation']:.3f}")
-    if scores is None or scores.get(key) is None or math.isnan(scores[key]):
-        return Cell("")
-    interval = scores.get("iou_ci") if key == "iou" else None
-    return Cell(f"{scores[key]:.3f}", f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else "")
-
-
-def _mark_best(column: Sequence[Cell]) -> list[Cell]:
-    """Mark the largest as shown, ties included, if there is anything to compare."""
-    texts = [cell.text for cell in column if cell.text]
-    top = max(texts, default="")  # All have three decimals and are at most 1.000.
-    return [cell._replace(best=len(texts) > 1 and cell.text == top) for cell in column]

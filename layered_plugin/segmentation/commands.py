@@ -11,7 +11,7 @@ from click.core import ParameterSource
 
 from layered_plugin import runs, trust
 from layered_plugin.calls import go_on_command
-from layered_plugin.command_line import LARGEST, writing
+from layered_plugin.command_line import LARGEST, check_outside, writing
 from layered_plugin.data.dataset import PictureDataset
 from layered_plugin.data.fingerprint import FINGERPRINT, REMEDY, compare, fingerprint
 from layered_plugin.device import choose_device
@@ -96,6 +96,8 @@ def _begin(command: str, opts: dict[str, Any]) -> dict[str, Any]:
     """Record of a new run."""
     if opts["network"] is None:
         raise click.UsageError("--network is needed for a new run")
+    if opts["data"] is not None:
+        check_outside(opts["outdir"], "--data", opts["data"])
     options = {name: value for name, value in opts.items() if name not in OF_CALL}
     options.update(network=find_snapshot(opts["network"], opts["snapshot"]), device=choose_device(opts["device"]))
     if options["data"] is not None:

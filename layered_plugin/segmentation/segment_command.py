@@ -9,7 +9,7 @@ import click
 
 from layered_plugin import runs
 from layered_plugin.calls import as_typed
-from layered_plugin.command_line import DEVICES, CheckedCommand, Number, Whole, user_errors, writing
+from layered_plugin.command_line import DEVICES, CheckedCommand, Number, Whole, check_outside, user_errors, writing
 from layered_plugin.cores import usable_cores
 from layered_plugin.device import use_own_gpu
 from layered_plugin.segmentation.merging import merge_shards
@@ -69,9 +69,7 @@ def segment(model: str, images: str, outdir: str, device: str, flip: bool, refin
     # A quarter of many tar shards, to shards again; the other quarters elsewhere.
     python invert.py segment --model=runs/00001-distill --images='shards/*.tar' --outdir=masks --format=tar --shard=0/4
     """
-    if Path(images).is_dir() and Path(outdir).resolve().is_relative_to(Path(images).resolve()):
-        raise click.UsageError(f"--outdir={outdir} lies in --images={images}, where its files would be taken for "
-                               "pictures by the next call; choose another folder")
+    check_outside(outdir, "--images", images)
     part, reason = (Shard.parse(shard), "--shard") if shard is not None else Shard.of_environment()
     if part.total > 1:
         click.echo(f"Shard {part.number} of {part.total}, from 0 on, by {reason}", err=True)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from layered_plugin.data.files import UNREADABLE
 from layered_plugin.data.pictures import PictureSource
-from layered_plugin.errors import ModelError, PictureError, UserError
+from layered_plugin.errors import ArgumentError, ModelError, PictureError, UserError
 from layered_plugin.progress import progress
 from layered_plugin.runs import MANIFEST
 from layered_plugin.segmentation.earlier import check_settings, has_results, is_whole, mark_there, same_archive
@@ -85,6 +85,7 @@ def segment_files(segmenter: Segmenter, images: str | os.PathLike[str], outdir: 
         What happened; a picture that can't be read or matched is left out and named, and so is one of many archives.
 
     Raises:
+        ArgumentError: An archive of results would take the place of a file that no call has written.
         ModelError: None of the pictures can be segmented by this model, or the folder holds results of another call.
         OSError: A file can't be written.
         PictureError: The pictures, or the manifest of an earlier call, can't be read.
@@ -123,6 +124,9 @@ def _segment_share(job: Job, part: Part, outdir: Path, listing: Listing, shard: 
 
 def _segment_parts(job: Job, parts: list[Part], outdir: Path, listing: Listing | None) -> Outcome:
     total = Outcome(0, 0, {})
+    for part in parts:
+        if part.archive is not None and part.archive.exists() and not part.manifest.exists():
+            raise ArgumentError(f"`outdir`: {part.archive} is there, and no results; choose another folder")
     for count, part in enumerate(parts, start=1):
         label = "Pictures" if len(parts) == 1 else f"Part {count} of {len(parts)}"
         done, skipped, failed = _segment_part(job, part, listing, label)

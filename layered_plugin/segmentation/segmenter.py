@@ -243,11 +243,16 @@ class Segmenter:
 
 def _to_picture(image: PIL.Image.Image | np.ndarray) -> PIL.Image.Image:
     if isinstance(image, PIL.Image.Image):
-        return to_rgb(PIL.ImageOps.exif_transpose(image))
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(f"Expected argument `images` to hold PIL pictures or uint8 arrays [H, W, 3], "
-                         f"but got {image.dtype} {list(image.shape)}")
-    return PIL.Image.fromarray(image)
+        picture = to_rgb(PIL.ImageOps.exif_transpose(image))
+    elif isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape[2:] == (3,):
+        picture = PIL.Image.fromarray(image)
+    else:
+        shown = f"{image.dtype} {list(image.shape)}" if hasattr(image, "dtype") else type(image).__name__
+        raise ValueError(f"Expected argument `images` to hold PIL pictures or uint8 arrays [H, W, 3], but got {shown}")
+    if 0 in picture.size:
+        raise ValueError(f"Expected argument `images` to hold pictures with pixels, but got one of {picture.width} x "
+                         f"{picture.height}")
+    return picture
 
 
 def _opacities(mask: torch.Tensor) -> np.ndarray:

@@ -55,8 +55,6 @@ def to_squares(contents: Sequence[bytes], resolution: int, letterbox: bool) -> l
     for data in contents:
         try:
             out.append(shrink(decode(io.BytesIO(data)), resolution, letterbox))
-        except PIL.UnidentifiedImageError:  # Its text names an object in memory.
-            out.append("no picture in a known format")
         except UNREADABLE as err:
             out.append(str(err))
     return out

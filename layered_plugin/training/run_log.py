@@ -89,11 +89,11 @@ class RunLog:
         """Append one tick to stats.jsonl and tfevents.
 
         Args:
-            stats: Name to {num, mean, std}.
+            stats: Name to {num, mean, std}. What was not measured (num 0) is left out: NaN is no JSON.
             step_kimg: The tfevents step, rounded down to whole kimg.
             images: Name to uint8 [H, W, 3].
         """
-        now = time.time()
+        now, stats = time.time(), {name: value for name, value in stats.items() if value["num"] > 0}
         with room_for(self.stats_path):
             self.jsonl.write(json.dumps(dict(stats, timestamp=now)) + "\n")
             self.jsonl.flush()

@@ -101,6 +101,10 @@ def transfer(resume_pkl: str, modules: dict[str, torch.nn.Module], say) -> None:
     except errors.CheckpointError as err:
         raise errors.CheckpointError(f"`resume`: {err}") from err
     for name, module in modules.items():
+        if name == "D" and {getattr(source[name], "img_channels", None), module.img_channels} == {3, 4}:
+            how = "with `masks`, and this run has none" if module.img_channels == 3 else \
+                "without `masks`, and this run has them"
+            raise errors.CheckpointError(f"`resume`: D of {resume_pkl} was trained {how}; give them to both or neither")
         known = {key for key, _ in misc.named_params_and_buffers(source[name])}
         wanted = [key for key, _ in misc.named_params_and_buffers(module)]
         try:

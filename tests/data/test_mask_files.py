@@ -6,8 +6,9 @@ import pytest
 
 from layered_plugin.data import dataset
 from layered_plugin.data.dataset import PictureDataset
-from layered_plugin.data.mask_files import MaskedPictures
+from layered_plugin.data.mask_files import MaskedPictures, MaskFiles
 from layered_plugin.errors import MaskError
+from layered_plugin.segmentation.shares import Targets
 
 NAMES = ["a.jpg", "sub/b.png", "sub/c.png"]
 
@@ -62,3 +63,28 @@ def test_masks_must_belong_to_the_pictures(folders):
         MaskedPictures(pictures, folders[1])
     with pytest.raises(MaskError, match="neither a folder nor"):
         MaskedPictures(pictures, folders[1] / "none")
+
+
+def test_masks_of_pictures_that_differ_in_the_suffix_alone_have_the_whole_name(tmp_path):
+    names = ["a.jpg", "a.png", "b.jpg"]
+    targets = Targets(names)  # Of invert.py segment.
+    for name, level in zip(names, (0, 255, 255), strict=True):
+        PIL.Image.new("L", (4, 4), level).save(tmp_path / targets[name])
+    files = MaskFiles(tmp_path)
+    assert files.unmatched(names, "pictures") == ([], [])
+    assert [files.read(name).all() for name in names] == [False, True, True]
+
+
+def test_pictures_that_would_share_a_mask_are_named(tmp_path):
+    PIL.Image.new("L", (4, 4)).save(tmp_path / "a.png")
+    with pytest.raises(MaskError, match=r"pictures a.jpg and a.png of pictures would share a mask; rename one"):
+        MaskFiles(tmp_path).unmatched(["a.jpg", "a.png"], "pictures")
+
+
+def test_folder_of_results_has_its_masks_in_it(tmp_path):
+    for name, level in (("masks/a.png", 255), ("cutouts/a.png", 0), ("doubtful/masks/b.png", 255),
+                        ("doubtful/cutouts/b.png", 0), ("contact-sheet.png", 0), ("doubtful/contact-sheet.png", 0)):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        PIL.Image.new("L", (4, 4), level).save(tmp_path / name)
+    files = MaskFiles(tmp_path)
+    assert len(files) == 1 and files.read("a.jpg").all()

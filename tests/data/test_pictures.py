@@ -75,6 +75,11 @@ def test_shadow_files_of_a_mac_are_left_out(folder, zipped):
     assert PictureSource(as_zip(folder) if zipped else folder).names == ["a.PNG", "b.png", "sub/c.bmp"]
 
 
+def test_files_that_pillow_writes_alone_are_no_pictures(folder):
+    (folder / "licence.pdf").write_bytes(b"%PDF-1.4")
+    assert PictureSource(folder).names == ["a.PNG", "b.png", "sub/c.bmp"]
+
+
 @pytest.mark.parametrize("ext", ["png", "tif", "webp"])
 @pytest.mark.parametrize("orientation", UPRIGHT)
 def test_pictures_are_turned_upright(tmp_path, ext, orientation):
@@ -129,6 +134,20 @@ def test_gray_of_16_bits_keeps_its_upper_8(tmp_path, dtype):
     rgb = np.asarray(to_rgb(PictureSource(tmp_path).open("a.tif")))
     assert rgb.shape == (1, 5, 3) and rgb[0, :, 0].tolist() == [0, 0, 1, 128, 255]
     assert np.asarray(to_rgb(PIL.Image.fromarray(levels[:, :2])))[0, :, 0].tolist() == [0, 255], "8 bits, stored as 16"
+
+
+def test_gray_of_fractions_from_0_to_1_is_not_black(tmp_path):
+    PIL.Image.fromarray(np.array([[0, 0.5, 1]], np.float32)).save(tmp_path / "a.tif")
+    assert np.asarray(to_rgb(PictureSource(tmp_path).open("a.tif")))[0, :, 0].tolist() == [0, 128, 255]
+    for levels, expected in (([0, 1.5, 200], [0, 1, 200]), ([0, 32768, 65535], [0, 128, 255])):
+        picture = PIL.Image.fromarray(np.array([levels], np.float32))
+        assert np.asarray(to_rgb(picture))[0, :, 0].tolist() == expected
+
+
+def test_file_in_no_known_format_is_said_to_be_that(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"")
+    with pytest.raises(PictureError, match=r"cannot read picture a.png: no picture in a known format$"):
+        PictureSource(tmp_path).open("a.png")
 
 
 def test_any_file_can_be_read_beside_the_pictures(folder):

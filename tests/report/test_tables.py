@@ -1,7 +1,12 @@
 """Tables of the report: what may stand side by side, which record counts, what is marked."""
 
+import json
+
+import pytest
 from fake_runs import generated_record, real_record
 
+from layered_plugin.errors import UserError
+from layered_plugin.report import rows as report_rows
 from layered_plugin.report import tables as report_tables
 
 
@@ -56,7 +61,7 @@ def test_ties_are_marked_and_a_single_row_is_not():
         ("a", True), ("Otsu", True), ("full-image mask", False), ("centre box", False)]
     assert [cell.text for cell in table.rows[2].cells[1:]] == [""] * 5
     assert not any(cell.best for cell in table.rows[2].cells)
-    cells = report_tables._mark_best([report_tables.Cell("0.900"), report_tables.Cell("")])
+    cells = report_rows.mark_best([report_rows.Cell("0.900"), report_rows.Cell("")])
     assert not any(cell.best for cell in cells)
 
 
@@ -67,3 +72,48 @@ def test_pictures_without_a_detection_have_no_scores_of_detected():
     assert table.headings == ["mean IoU, all"]
     assert table.notes == ["truncation 1, seed 0", "network-snapshot-000007.pkl: FID 12.35, KID 0.01234 (10 generated, "
                            "20 real pictures)"]
+
+
+def outlines(share, frechet=0.5, **more):
+    """As ``variety.Comparison`` makes it; what is real has 0.8 of everything."""
+    figures = ("coverage", "precision", "variation", "area", "area_deviation")
+    shapes = dict(generated=dict.fromkeys(figures, 0.8 * share), real=dict.fromkeys(figures, 0.8),
+                  share=dict.fromkeys(figures, share), num_queries=500, num_compared=2000)
+    return dict(shapes=shapes, frechet=frechet, frechet_floor=0.25, num_real=2500, data="data/plants.zip",
+                masks="data/plants-masks.zip") | more
+
+
+def test_outlines_beside_real_ones_have_a_table_after_that_of_the_scores():
+    records = [generated_record("runs/0", variety=outlines(0.1)), generated_record("runs/0", variety=outlines(0.5)),
+               generated_record("runs/0"), generated_record("runs/1", variety=outlines(0.7, 0.9))]
+    scored, table = report_tables.generated_tables(records)
+    assert scored.headings[0] == "mean IoU" and len(scored.rows) == 5
+    assert table.caption == ("Outlines of generated masks beside those of plants.zip, whose masks are by "
+                             "plants-masks.zip")
+    assert table.headings == ["coverage", "precision", "variation", "area", "area deviation", "Frechet distance"]
+    sign, name = "\N{PLUS-MINUS SIGN}", "network-snapshot-000007.pkl"
+    assert table.rows[0].note == "2500 real pictures"
+    assert [(row.name, row.cells[0], row.cells[-1]) for row in table.rows] == [
+        (f"0/{name}", ("0.500", "0.400 of 0.800", False), ("0.50", "real 0.25", False)),
+        (f"1/{name}", ("0.700", "0.560 of 0.800", False), ("0.90", "real 0.25", False)),
+        ("2 seeds", ("0.600", f"{sign} 0.100", False), ("0.70", f"{sign} 0.20", False))]
+    assert {len(row.cells) for row in table.rows} == {6}
+
+
+def test_outlines_share_a_table_with_those_beside_the_same_masks_alone():
+    flat = outlines(0.5, masks="teacher")
+    flat["shapes"]["real"]["variation"], flat["shapes"]["share"]["variation"] = 0.0, None  # All real masks are alike.
+    records = [generated_record("runs/0", variety=outlines(0.5)), generated_record("runs/0", variety=flat)]
+    _scored, by_judge, by_masks = report_tables.generated_tables(records)
+    assert by_judge.caption.endswith("plants.zip, whose masks are by U-Net judge.pt") and len(by_masks.rows) == 1
+    assert [cell.text for cell in by_judge.rows[0].cells[1:4]] == ["0.500", "", "0.500"]
+
+
+def test_damaged_outlines_name_file_line_and_key(tmp_path):
+    good = generated_record("runs/0", variety=outlines(0.5))
+    (tmp_path / "metric-generated.jsonl").write_text(json.dumps(good) + "\n")
+    assert report_tables.read_generated(tmp_path) == [good]
+    del good["variety"]["shapes"]["share"]["precision"]
+    (tmp_path / "metric-generated.jsonl").write_text(json.dumps(good) + "\n")
+    with pytest.raises(UserError, match="line 1: damaged: has no variety.shapes.share.precision; remove that line"):
+        report_tables.read_generated(tmp_path)

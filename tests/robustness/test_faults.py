@@ -227,7 +227,7 @@ def test_unreadable_pictures_are_skipped_up_to_a_limit_then_all_is_saved(data, t
         training_loop(**loop_config(data, run, total_kimg=1, progress_fn=damage, data_loader_kwargs=workers))
     assert "\n" not in str(raised.value)
     shown = capfd.readouterr().err
-    assert shown.count("2.png: cannot identify") + shown.count("the next one is shown in its place") >= 3
+    assert shown.count("2.png: no picture in a known format") + shown.count("the next one is shown in its place") >= 3
     state = runs.load_training_state(runs.training_states(run)[-1])
     assert 0 < state["cur_nimg"] < 1000 and state["cur_nimg"] % 4 == 0
 

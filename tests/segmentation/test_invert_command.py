@@ -151,6 +151,14 @@ def test_wrong_option_is_named_with_its_rule(gan, data, tmp_path, args, words):
 
 
 @pytest.mark.parametrize("name", ["train", "distill"])
+def test_run_inside_the_pictures_is_refused(tmp_path, name):
+    pictures = make_pictures(tmp_path / "my-cars", ["0.png", "1.png"])
+    result = invoke(name, f"--network={tmp_path}", f"--data={pictures}", f"--outdir={pictures / 'runs'}")
+    assert result.exit_code == 2, result.output
+    assert f"--outdir={pictures}/runs lies in --data={pictures}, where its files would be taken" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["train", "distill"])
 @pytest.mark.parametrize("args, words", [
     (["--network=none.pkl"], "none.pkl: no such file or run folder"),
     (["--network=EMPTY"], "empty: holds no network-snapshot-KIMG.pkl; is it the run folder of train_layered.py?"),

@@ -71,6 +71,18 @@ def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.parametrize("images", ["00000.zip", "*.zip", "00001.zip"])
+def test_archive_that_no_call_has_made_is_not_replaced(segment, folder, tmp_path, images):
+    (tmp_path / "shards").mkdir()
+    for name in ("00000.zip", "00001.zip"):
+        zip_folder(folder, tmp_path / "shards" / name)
+    before = contents(tmp_path / "shards")
+    with pytest.raises(ArgumentError, match=r"`outdir`: .*00000.zip is there, and no results; choose another folder"):
+        segment(tmp_path / "shards" / images, tmp_path / "shards", form="zip")
+    after = contents(tmp_path / "shards")
+    assert {name: after[name] for name in before} == before
+
+
 # Worker processes.
 
 def test_workers_make_the_same_bytes(segment, folder, tmp_path, monkeypatch):

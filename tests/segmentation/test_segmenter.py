@@ -222,10 +222,17 @@ def test_picture_is_turned_upright_as_its_exif_says(load):
 
 
 @pytest.mark.parametrize("image", [np.zeros([4, 4]), np.zeros([4, 4], np.uint8), np.zeros([4, 4, 4], np.uint8),
-                                   np.zeros([4, 4, 3], np.float32)])
+                                   np.zeros([4, 4, 3], np.float32), "a.png", torch.zeros([4, 4, 3])])
 def test_other_arrays_are_refused(load, image):
     with pytest.raises(ValueError, match=r"`images` to hold PIL pictures or uint8 arrays \[H, W, 3\], but got"):
         load("distill")([image])
+
+
+@pytest.mark.parametrize("image", [np.zeros([0, 4, 3], np.uint8), PIL.Image.new("RGB", (0, 4))])
+def test_pictures_without_pixels_are_refused(load, image):
+    with pytest.raises(ValueError, match=r"`images` to hold pictures with pixels, but got one of \d x \d"):
+        load("distill")([image])
+
 
 
 # Flip and refinement.

@@ -7,6 +7,7 @@ import signal
 import sys
 import tracemalloc
 import types
+from math import nan
 
 import dnnlib
 import legacy
@@ -21,6 +22,7 @@ from layered_plugin.data import dataset
 from layered_plugin.data.picture_zip import PictureZipWriter
 from layered_plugin.training import feed, guards, metrics, setup
 from layered_plugin.training.loop import training_loop
+from layered_plugin.training.run_log import RunLog
 
 
 def config(data, run_dir, **changes):
@@ -337,3 +339,11 @@ def test_parameters_are_the_hosts_and_ours():
     ours = {"device", "masks_path", "resolution", "resume_state", "on_collapse", "fade_kimg", "ramp_kimg",
             "training_set", "snapshot_minutes", "init_pkl", "fid_weights"}
     assert set(inspect.signature(training_loop).parameters) == hosts | ours
+
+
+def test_what_a_tick_did_not_measure_is_left_out_of_the_statistics(tmp_path):
+    log = RunLog(tmp_path, total_kimg=1)
+    log.write({"Progress/kimg": dict(num=1, mean=0.5, std=0.0), "Loss/r1_penalty": dict(num=0, mean=nan, std=nan)}, 0.5)
+    log.close()
+    (line,) = (tmp_path / "stats.jsonl").read_text().splitlines()
+    assert set(json.loads(line, parse_constant=pytest.fail)) == {"Progress/kimg", "timestamp"}

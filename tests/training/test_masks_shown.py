@@ -19,12 +19,13 @@ import train_layered
 from layered_plugin import export, runs
 from layered_plugin.data.dataset import PictureDataset
 from layered_plugin.data.mask_files import MaskedPictures
-from layered_plugin.errors import MaskError, PictureError
+from layered_plugin.errors import CheckpointError, MaskError, PictureError
 from layered_plugin.model.layers import Layers, composite, pad_channels
 from layered_plugin.model.perturb import random_shift, shift_foreground
 from layered_plugin.model.snapshots import load_snapshot
 from layered_plugin.segmentation.reconstruction import Reconstruction
 from layered_plugin.synthetic.shapes import write_shapes
+from layered_plugin.training import setup
 from layered_plugin.training.loss import LayeredLoss
 
 invoke = partial(shell.invoke, train_layered.main)
@@ -235,3 +236,12 @@ def test_pictures_are_reconstructed_by_its_features_without_masks():
 def test_configuration_names_the_masks(run, masked_data):
     options = json.loads((run / "training_options.json").read_text())
     assert options["masks_path"] == str(masked_data / "masks.zip") and options["masks_fingerprint"]["num"] == 24
+
+
+@pytest.mark.parametrize("channels, words", [(3, "was trained without `masks`, and this run has them"),
+                                             (4, "was trained with `masks`, and this run has none")])
+def test_networks_with_another_view_of_masks_are_said_to_be_such(monkeypatch, channels, words):
+    theirs, ours = (Discriminator(0, 16, number, channel_base=64, channel_max=4) for number in (channels, 7 - channels))
+    monkeypatch.setattr(setup, "read_networks", lambda path: dict(D=theirs))
+    with pytest.raises(CheckpointError, match=f"`resume`: D of a.pkl {words}; give"):
+        setup.transfer("a.pkl", dict(D=ours), print)

@@ -13,7 +13,7 @@ import shell
 import torch
 from command_examples import check_options, find_examples
 from shell import ROOT, call_and_stop, dry
-from tiny_models import TINY, make_plain
+from tiny_models import TINY, make_pictures, make_plain
 
 import train_layered
 from layered_plugin import device, runs
@@ -294,6 +294,15 @@ def test_wrong_option_is_named_with_its_rule(data, args, words):
     result = invoke("--outdir=out", f"--data={data}", "-n", *args)
     assert result.exit_code == 2, result.output
     assert words in result.stderr
+
+
+@pytest.mark.parametrize("inside", ["", "runs", "a/../runs"])
+def test_run_inside_the_pictures_is_refused(tmp_path, inside):
+    pictures = make_pictures(tmp_path / "my-cars", ["0.png", "1.png"])
+    result = invoke(f"--outdir={pictures / inside}", f"--data={pictures}", "--resolution=8", "-n")
+    assert result.exit_code == 2, result.output
+    assert f"--outdir={pictures / inside} lies in --data={pictures}, where its files would be taken" in result.stderr
+    assert len(list(pictures.iterdir())) == 2
 
 
 @pytest.mark.parametrize("args, words", [
