@@ -15,7 +15,7 @@ from training.dataset import Dataset
 
 from layered_plugin.data import decoded
 from layered_plugin.data.picture_labels import read_labels
-from layered_plugin.data.pictures import CROP_MARGIN, PictureSource, to_float, to_square
+from layered_plugin.data.pictures import CROP_RATIO, PictureSource, to_float, to_square
 from layered_plugin.errors import ArgumentError, PictureError
 from layered_plugin.progress import progress
 
@@ -226,7 +226,7 @@ class RealPictures:
 
     def __init__(self, path, resolution: int, seed: int = 0, device: str = "cpu"):
         self.resolution, self.seed, self.device = resolution, seed, device
-        self.dataset = PictureDataset(path=path, size_px=round(resolution * CROP_MARGIN))
+        self.dataset = PictureDataset(path=path, size_px=round(resolution * CROP_RATIO))
         self.dataset.preload(verbose=True)
         self.start_at(0)
 

@@ -83,9 +83,9 @@ class MaskFiles:
             other = pictures.setdefault(_stem(name), name)
             if other != name:
                 raise MaskError(f"{self.path}: pictures {other} and {name} of {data} would share a mask; rename one")
-        found = {self._find(name) for name in names}
+        used = {self._find(name) for name in names}
         return ([name for name in names if name not in self],
-                [name for name in self._by_stem.values() if name not in found])
+                [name for name in self._by_stem.values() if name not in used])
 
     def __len__(self) -> int:
         return len(self._by_stem)
@@ -200,8 +200,8 @@ class MaskedPictures:
         while not self._has_mask[shown]:  # It stands in for one that can't be read.
             square, shown = self._pictures.square((shown + 1) % len(self._has_mask))
         mask = self._decode(shown) if self._cache is None else self._cache[shown]
-        both = np.concatenate([square, mask[None]])
-        return both[:, :, ::-1].copy() if details["xflip"] else both, self._pictures.get_label(self._items[idx])
+        channels = np.concatenate([square, mask[None]])
+        return channels[:, :, ::-1].copy() if details["xflip"] else channels, self._pictures.get_label(self._items[idx])
 
 
 def _masks_among(names: Sequence[str]) -> Iterator[tuple[str, str]]:

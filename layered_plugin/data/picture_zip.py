@@ -128,8 +128,8 @@ class PictureZipWriter:
 def _remove_abandoned(dest: Path) -> None:
     """Remove what killed processes have left of this zip: temporary files that nobody has written to for a while."""
     for path in dest.parent.iterdir():
-        found = re.fullmatch(re.escape(f".{dest.name}.") + r"\d+\.part", path.name)
-        if found and time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
+        match = re.fullmatch(re.escape(f".{dest.name}.") + r"\d+\.part", path.name)
+        if match and time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
             path.unlink(missing_ok=True)
 
 

@@ -73,8 +73,8 @@ def _part(G: Any, name: str, rows: list[int]) -> Any:
     """Generator of some outputs of one part."""
     synthesis = getattr(G.synthesis, "both" if G.synthesis.single else name)
     mapping = getattr(G.mapping, name if name in G.mapping.names else "both")
-    own = {"w_dim", "img_resolution", "img_channels", "z_dim", "c_dim", "num_ws"}
-    kwargs, mapping_kwargs = ({key: value for key, value in _in_fp32(net.init_kwargs).items() if key not in own}
+    sizes = {"w_dim", "img_resolution", "img_channels", "z_dim", "c_dim", "num_ws"}
+    kwargs, mapping_kwargs = ({key: value for key, value in _in_fp32(net.init_kwargs).items() if key not in sizes}
                               for net in (synthesis, mapping))
     shape = dict(w_dim=mapping.w_dim, img_resolution=G.img_resolution, img_channels=len(rows))
     part = networks.Generator(z_dim=G.z_dim, c_dim=G.c_dim, **shape, mapping_kwargs=mapping_kwargs,

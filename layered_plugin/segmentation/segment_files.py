@@ -138,19 +138,19 @@ def _list(images: str | os.PathLike[str], temp_dir: Path) -> Listing:
 
 
 def _segment_part(job: Job, part: Part, listing: Listing | None, label: str) -> Outcome:
-    there = part.archive is not None and part.manifest.is_file()  # Only when all is.
-    if there and (same_archive(part) if listing is None else is_whole(part, listing.source)):
+    is_done = part.archive is not None and part.manifest.is_file()  # Only when all is.
+    if is_done and (same_archive(part) if listing is None else is_whole(part, listing.source)):
         entries = list(read_manifest(part.manifest))
         failed = {entry["name"]: entry["failed"] for entry in entries if "failed" in entry}
         return Outcome(0, len(entries) - len(failed), failed)
     if listing is not None:
         return _segment_listing(job, part, listing, label)
     try:
-        own = _list(part.images, part.manifest.parent)
+        opened = _list(part.images, part.manifest.parent)
     except PictureError as err:  # One of many archives; without a manifest the next call tries it again.
         return Outcome(0, 0, {str(part.images): str(err)})
-    with closing(own.source):
-        return _segment_part(job, part, own, label)
+    with closing(opened.source):
+        return _segment_part(job, part, opened, label)
 
 
 def _segment_listing(job: Job, part: Part, listing: Listing, label: str) -> Outcome:
@@ -161,11 +161,11 @@ def _segment_listing(job: Job, part: Part, listing: Listing, label: str) -> Outc
                                             else ArchiveOutput(part.archive, of_whole))
     failed: dict[str, str] = {}
     try:
-        there = mark_there(source, names, output.listed(), "remove its line from the manifest to have it made anew")
-        num = there.count(0)
+        listed = mark_there(source, names, output.listed(), "remove its line from the manifest to have it made anew")
+        num = listed.count(0)
         workers = job.workers if num >= WORTH_WORKERS else 0
         in_zip = part.archive is not None and part.archive.suffix == ".zip"
-        groups = _groups(names, there, job.batch, lambda name: _read(job.segmenter, source, name, in_zip))
+        groups = _groups(names, listed, job.batch, lambda name: _read(job.segmenter, source, name, in_zip))
         with task_executor(workers) as tasks:
             pipeline = Pipeline(job.segmenter, job.refinement, job.how, source.cannot_read, tasks, workers)
             for name, result in progress(pipeline.run(groups), num, label):
@@ -186,18 +186,18 @@ def _segment_listing(job: Job, part: Part, listing: Listing, label: str) -> Outc
     return Outcome(num - len(failed), len(names) - num, failed)
 
 
-def _groups(names: list[str], there: bytearray, batch: int,
+def _groups(names: list[str], listed: bytearray, batch: int,
             read: Callable[[str], bytes | str]) -> Iterator[list[Item]]:
     """Read the pictures that go through the network together; those of which all are there are passed over."""
     for start in range(0, len(names), batch):
         places = range(start, min(start + batch, len(names)))
-        if all(there[pos] for pos in places):
+        if all(listed[pos] for pos in places):
             continue
         group: list[Item] = []
         size = 0
         for pos in places:
             content = read(names[pos])
-            group.append(Item(names[pos], not there[pos], content))
+            group.append(Item(names[pos], not listed[pos], content))
             size += len(content) if isinstance(content, bytes) else 0
             if size >= GROUP_BYTES:
                 yield group

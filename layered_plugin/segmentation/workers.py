@@ -72,7 +72,7 @@ def finish(drawn: Sequence[tuple[bytes, Drawn]], how: Finish) -> list[Finished]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # Always, since PyTorch interpolates three channels otherwise with more.
     try:
-        return [_finish(data, one, how) for data, one in drawn]
+        return [_finish(data, result, how) for data, result in drawn]
     finally:
         torch.set_num_threads(threads)
 

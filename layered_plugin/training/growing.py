@@ -81,7 +81,7 @@ def parse_schedule(text: str, resolution: int, lr: float | None = None) -> list[
         stages.append(Stage(px, float(fields[2]), int(fields[3]),
                             float(fields[4]) if fields[4] else lr or paper_stage(px).lr))
     sides = [stage.resolution for stage in stages]
-    if sides[0] < 8 or sides[-1] != resolution or any(two != 2 * one for one, two in itertools.pairwise(sides)):
+    if sides[0] < 8 or sides[-1] != resolution or any(high != 2 * low for low, high in itertools.pairwise(sides)):
         raise ArgumentError(f"`grow_schedule`: resolutions must begin at 8 or more, double, and end at "
                             f"`resolution`={resolution}, got {', '.join(map(str, sides))}")
     return stages
