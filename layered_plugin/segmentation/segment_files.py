@@ -17,20 +17,13 @@ from layered_plugin.data.pictures import PictureSource
 from layered_plugin.errors import ModelError, PictureError, UserError
 from layered_plugin.progress import progress
 from layered_plugin.runs import MANIFEST
+from layered_plugin.segmentation import shares
 from layered_plugin.segmentation.earlier import check_settings, has_results, is_whole, mark_there, same_archive
 from layered_plugin.segmentation.merging import sheet_of_folder
 from layered_plugin.segmentation.outputs import ArchiveOutput, FolderOutput, read_manifest
 from layered_plugin.segmentation.pipeline import Item, Pipeline
 from layered_plugin.segmentation.segmenter import USUAL, Refinement, Segmenter
-from layered_plugin.segmentation.shares import (
-    WHOLE,
-    Part,
-    Shard,
-    Targets,
-    is_pattern,
-    plan_parts,
-    shard_manifest,
-)
+from layered_plugin.segmentation.shares import Part, Shard, Targets
 from layered_plugin.segmentation.workers import Finish, task_executor
 
 GROUP_BYTES = 16 << 20  # A group of pictures ends early once its files have so many.
@@ -65,7 +58,7 @@ class Listing(NamedTuple):
 def segment_files(segmenter: Segmenter, images: str | os.PathLike[str], outdir: str | os.PathLike[str], *,
                   batch: int = 64, threshold: float = 0.5, soft: bool = False, min_confidence: float = 0.0,
                   refinement: Refinement = USUAL, workers: int = 0, form: str = "files",
-                  shard: Shard = WHOLE) -> Outcome:
+                  shard: Shard = shares.WHOLE) -> Outcome:
     """Segment every picture that no manifest lists yet.
 
     Args:
@@ -95,13 +88,13 @@ def segment_files(segmenter: Segmenter, images: str | os.PathLike[str], outdir: 
     job = Job(segmenter, refinement, how, batch, workers)
     settings = dict(model=str(segmenter.folder.resolve()), threshold=threshold, soft=soft, batch=batch,
                     min_confidence=min_confidence, **(refinement.record() | dict(margin=margin)))
-    if is_pattern(str(images)):
-        parts = plan_parts(str(images), outdir, form, WHOLE)
+    if shares.is_pattern(str(images)):
+        parts = shares.plan_parts(str(images), outdir, form, shares.WHOLE)
         check_settings(outdir, settings, [part.images.name for part in parts], shard, shares_folder=False)
         return _segment_parts(job, parts[shard.number::shard.total], outdir, None)
     listing = _list(images, outdir)
     with closing(listing.source):
-        parts = plan_parts(str(images), outdir, form, shard, len(listing.source), batch)
+        parts = shares.plan_parts(str(images), outdir, form, shard, len(listing.source), batch)
         shares_folder = form == "files" and shard.total > 1
         check_settings(outdir, settings, listing.source.names, shard, shares_folder)
         return (_segment_share(job, parts[0], outdir, listing, shard) if shares_folder else
@@ -110,7 +103,7 @@ def segment_files(segmenter: Segmenter, images: str | os.PathLike[str], outdir: 
 
 def _segment_share(job: Job, part: Part, outdir: Path, listing: Listing, shard: Shard) -> Outcome:
     """Segment one of several shares of a folder; its manifest has another name once it is finished."""
-    done = outdir / shard_manifest(shard, done=True)
+    done = outdir / shares.shard_manifest(shard, done=True)
     if done.is_file():  # A finished shard is given again: its manifest goes on.
         os.replace(done, part.manifest)
     outcome = _segment_parts(job, [part], outdir, listing)

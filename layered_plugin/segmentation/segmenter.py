@@ -151,11 +151,7 @@ class Segmenter:
 
         Args:
             squares: Pictures brought to the network's square (`shrink`), [N, 3, R, R], uint8.
-            names: As for a call.
-            refinement: As for a call; `sharp` and `margin` play no part yet.
-
-        Raises:
-            As a call does.
+            names, refinement: As for a call, whose errors it has; `sharp` and `margin` play no part yet.
         """
         refinement.check(self)
         img = to_float(torch.from_numpy(squares).to(self.device))

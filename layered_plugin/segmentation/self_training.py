@@ -45,13 +45,7 @@ class SelfTraining:
 
     @torch.no_grad()
     def targets(self, img: torch.Tensor) -> torch.Tensor:
-        """Object pixels of real pictures as the teacher sees them, [N, 1, H, W], float, 0 or 1.
-
-        What the teacher says (`opinions`), and the picture's colors have a say.
-
-        Args:
-            img: Pictures, [N, 3, H, W], in [-1, 1].
-        """
+        """Object pixels of real pictures, [N, 1, H, W], float, 0 or 1: `opinions`, in which colors have a say."""
         mean = self.opinions(img)
         if self.colors:
             mean = correct_by_colors(img, mean, self.margin)
