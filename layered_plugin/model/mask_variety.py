@@ -35,10 +35,7 @@ def best_ious(masks: torch.Tensor, others: torch.Tensor, chunk: int = 500) -> to
 
 
 def spread(masks: torch.Tensor) -> dict[str, float]:
-    """Figures of one set of masks alone; no truth is needed.
-
-    Args:
-        masks: [N, H, W], in [0, 1].
+    """Figures of one set of masks [N, H, W], in [0, 1], alone; no truth is needed.
 
     Returns:
         `variation`: standard deviation of a mask pixel over the masks, averaged over the pixels; 0 = one outline for

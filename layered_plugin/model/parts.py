@@ -14,10 +14,7 @@ HALF = {"num_fp16_res", "fp16_channels_last", "half_dtype", "freeze_layers"}  # 
 
 
 def background_networks(snapshot: Mapping[str, Any]) -> dict[str, Any]:
-    """An ordinary snapshot that draws backgrounds.
-
-    Args:
-        snapshot: Layered networks, of ``load_snapshot``.
+    """An ordinary snapshot that draws the backgrounds of layered networks, of ``load_snapshot``.
 
     Returns:
         As upstream pickles them: `G`, `D`, `G_ema` of the base's own classes, with three channels, in fp32;
