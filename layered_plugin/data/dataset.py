@@ -98,11 +98,7 @@ class PictureDataset(Dataset):
         super().__init__(name=self.path.stem, raw_shape=raw_shape, **super_kwargs)
 
     def reduced(self, size_px: int) -> "PictureDataset":
-        """The same pictures at a smaller size, antialiased, made from those in memory after ``preload``.
-
-        Args:
-            size_px: Side of the smaller pictures; the own side gives the data set itself.
-        """
+        """The same pictures at a smaller size, antialiased, from those in memory; at their own itself."""
         if size_px == self.size_px:
             return self
         smaller = PictureDataset(self.path, size_px=size_px, **self._super_kwargs)

@@ -71,12 +71,8 @@ class MaskFiles:
     def unmatched(self, names: Sequence[str], data: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
         """Pictures of a whole data set that have no mask, and masks that belong to none of its pictures.
 
-        Args:
-            names: All pictures of the data set.
-            data: Its path, for the error.
-
         Raises:
-            MaskError: Two pictures share a mask.
+            MaskError: Two pictures share a mask; the text names the data.
         """
         pictures: dict[str, str] = {}
         for name in names:
@@ -177,11 +173,7 @@ class MaskedPictures:
         return len(self._items)
 
     def preload(self, verbose: bool = False) -> bool:
-        """Read every mask once, where the pictures are in memory and the masks have room there; as of the pictures.
-
-        Args:
-            verbose: Show progress on stderr.
-        """
+        """Read every mask once, where the pictures are in memory and the masks have room there; as of the pictures."""
         side, used = self._pictures.size_px, [pos for pos in self._pictures.used if self._has_mask[pos]]
         if self._cache is None and self._pictures.preload(verbose) and len(used) * side**2 <= CACHE_BYTES:
             shown: Iterable[int] = progress(used, len(used), "Reading masks") if verbose else used
