@@ -70,11 +70,7 @@ class SnapshotMetrics:
     device: torch.device
 
     def __call__(self, G_ema: Any, snapshot_pkl: Path) -> dict[str, dict[str, float]]:
-        """Statistics ``Metrics/NAME`` in the first process; empty in the others. All processes call together.
-
-        Args:
-            G_ema: Layered generator in evaluation mode.
-            snapshot_pkl: The snapshot, in the run folder.
+        """Statistics ``Metrics/NAME`` of a snapshot in the first process; empty in the others, which call it together.
 
         PyTorch's default generators are left as they are. On the bundled base the first process computes, and the
         others wait.
