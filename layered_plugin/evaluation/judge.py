@@ -86,14 +86,7 @@ def random_crop_flip(img: torch.Tensor, target: torch.Tensor, side: int,
                      generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """Cut the same random square out of each picture and its mask and mirror both with probability 1/2.
 
-    Args:
-        img: [N, 3, S, S].
-        target: [N, K, S, S].
-        side: Side of the square, at most S.
-        generator: Source of randomness.
-
-    Returns:
-        Pictures [N, 3, side, side] and masks [N, K, side, side].
+    [N, 3, S, S] and [N, K, S, S] become [N, 3, side, side] and [N, K, side, side]; the side is at most S.
     """
     num, _, size, _ = img.shape
     stacked = torch.cat([img, target], dim=1)

@@ -30,11 +30,7 @@ COLUMNS = (("IoU, detected", "detected", "iou"), ("IoU, all", "all", "iou"), ("m
 
 
 def check_writable(folder: Path) -> None:
-    """Fail before hours of work rather than after.
-
-    Raises:
-        OSError: Nothing can be written there.
-    """
+    """Fail before hours of work rather than after: OSError if nothing can be written there."""
     with tempfile.TemporaryFile(dir=folder):
         pass
 
@@ -123,12 +119,7 @@ def _cell(scores: Mapping[str, Any] | None, key: str) -> str:
 
 
 def write_sheet(examples: Sequence[Example], path: Path) -> None:
-    """Draw pictures with their masks, one per column, IoU on top, rows as ``SHEET_ROWS``; write it whole.
-
-    Args:
-        examples: At least one.
-        path: PNG file.
-    """
+    """Draw pictures with their masks as PNG, one per column, IoU on top, rows as ``SHEET_ROWS``; write it whole."""
     width = NAMES_PX + len(examples) * (CELL_PX + GAP_PX)
     sheet = PIL.Image.new("RGB", (width, CAPTION_PX + len(SHEET_ROWS) * (CELL_PX + GAP_PX)), "white")
     draw = PIL.ImageDraw.Draw(sheet)
