@@ -37,11 +37,7 @@ def is_command() -> bool:
 
 
 def typed_command(program: str) -> str:
-    """The command line of this process, as a user types it.
-
-    Args:
-        program: File of the command, or `-m MODULE`.
-    """
+    """The command line of this process, as a user types it; the program is a file, or `-m MODULE`."""
     return as_typed(shlex.join(["python", *program.split(), *sys.argv[1:]]))
 
 

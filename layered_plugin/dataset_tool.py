@@ -10,20 +10,11 @@ from pathlib import Path
 
 import click
 
+from layered_plugin import dataset_options as options
 from layered_plugin.command_line import SETTINGS, CheckedGroup, Number, Whole
 from layered_plugin.data import cub_flowers, lsun_folders
 from layered_plugin.data.alpha import alpha_pictures
 from layered_plugin.data.downloads import Archive, write_entries
-from layered_plugin.dataset_options import (
-    check_zips,
-    dest_option,
-    drawing_options,
-    read_color,
-    recipe_options,
-    result_folder,
-    square_options,
-    user_errors,
-)
 from layered_plugin.synthetic.collage import PRESETS, SUPERSAMPLE, Recipe
 from layered_plugin.synthetic.composites import Job, hold_out, write_composites
 from layered_plugin.synthetic.drawing import draw_all
@@ -40,9 +31,9 @@ def main() -> None:
 
 
 @main.command(short_help="Drawn objects, with true masks")
-@dest_option
+@options.dest_option
 @click.option("--masks", help="Zip for the true masks", metavar="ZIP")
-@drawing_options
+@options.drawing_options
 def shapes(dest: str, masks: str | None, labels: str | None, objects: int, num: int, size: int, seed: int,
            jobs: int) -> None:
     """The built-in data set `shapes`: coloured objects in textured scenes, and their exact masks.
@@ -57,8 +48,8 @@ def shapes(dest: str, masks: str | None, labels: str | None, objects: int, num: 
         --dest=data/shapes-test.zip --masks=data/shapes-test-masks.zip
     python -m layered_plugin.dataset_tool shapes --objects=2 --dest=data/shapes2.zip --labels=data/shapes2-labels.zip
     """
-    written = check_zips({"--dest": dest, "--masks": masks, "--labels": labels})
-    with user_errors(written):
+    written = options.check_zips({"--dest": dest, "--masks": masks, "--labels": labels})
+    with options.user_errors(written):
         share = write_shapes(dict(picture=dest, mask=masks, labels=labels), num, size, seed, objects, jobs)
     print(f"{num} pictures, object share {share:.3f}", file=sys.stderr)
 
@@ -68,14 +59,14 @@ def shapes(dest: str, masks: str | None, labels: str | None, objects: int, num: 
 @click.option("--cutouts-exclude", help="Cut-outs to leave out (repeatable)", metavar="PATTERN", multiple=True)
 @click.option("--backgrounds", help="Folder of photographs (repeatable)", metavar="DIR", multiple=True, required=True)
 @click.option("--backgrounds-exclude", help="Photographs to leave out (repeatable)", metavar="PATTERN", multiple=True)
-@dest_option
+@options.dest_option
 @click.option("--masks", help="Zip for the true masks", metavar="ZIP", required=True)
-@drawing_options
+@options.drawing_options
 @click.option("--manifest", help="Records, one a picture  [default: DEST-manifest.jsonl]", metavar="JSONL")
 @click.option("--holdout", help="Keep every n-th cut-out for testing", metavar="INT", type=Whole(min=2))
 @click.option("--split", help="Cut-outs to use with --holdout", type=click.Choice(["train", "test"]), default="train")
 @click.option("--preset", help="Values of the options below", type=click.Choice(list(PRESETS)), default="plants")
-@recipe_options
+@options.recipe_options
 def composites(
     cutouts: tuple[str, ...], cutouts_exclude: tuple[str, ...], backgrounds: tuple[str, ...],
     backgrounds_exclude: tuple[str, ...], dest: str, masks: str, labels: str | None, objects: int, num: int, size: int,
@@ -94,16 +85,16 @@ def composites(
         --cutouts-exclude='cartoon/*' --backgrounds=/usr/share/backgrounds/mate/nature \\
         --dest=data/fruit.zip --masks=data/fruit-masks.zip --preset=plants-lit
     """
-    written = check_zips({"--dest": dest, "--masks": masks, "--labels": labels})
+    written = options.check_zips({"--dest": dest, "--masks": masks, "--labels": labels})
     given = {field.name: value for field in fields(Recipe) if (value := recipe_values[field.name]) is not None}
     recipe = replace(PRESETS[preset].for_objects(objects), **given)  # type: ignore[arg-type]
     if recipe.shadow_strength > 0 and recipe.shadow_blur == 0:
         raise click.UsageError(f"--shadow-strength needs --shadow-blur above 0, got {recipe.shadow_strength} and 0")
-    with user_errors(source="--cutouts"):
+    with options.user_errors(source="--cutouts"):
         objects_at_hand = load_all("--cutouts", cutouts, cutouts_exclude, prepare_cutout,
                                    math.ceil(recipe.scale[1] * size * SUPERSAMPLE))
     # Half again as many pixels as the smallest crop needs, so that none is magnified.
-    with user_errors(source="--backgrounds"):
+    with options.user_errors(source="--backgrounds"):
         scenes = load_all("--backgrounds", backgrounds, backgrounds_exclude, prepare_background,
                           math.ceil(1.5 * size / recipe.crop[0]))
     chosen = hold_out(objects_at_hand, holdout, split)
@@ -111,7 +102,7 @@ def composites(
         raise click.UsageError(f"--holdout leaves no cut-out for --split={split}, got {holdout} of "
                                f"{len(objects_at_hand)}")
     drawn = draw_all(Job(chosen, scenes, recipe, size, seed, objects), num, jobs)
-    with user_errors([*written, "--manifest"]):
+    with options.user_errors([*written, "--manifest"]):
         share = write_composites(drawn, num, dict(picture=dest, mask=masks, labels=labels),
                                  manifest or f"{Path(dest).with_suffix('')}-manifest.jsonl")
     print(f"{num} pictures, object share {share:.3f}", file=sys.stderr)
@@ -119,7 +110,7 @@ def composites(
 
 @main.command(short_help="LSUN's databases (lmdb)")
 @click.option("--source", help="Folder with data.mdb, or its zip", metavar="DIR|ZIP", required=True)
-@square_options
+@options.square_options
 @click.option("--num", help="Only the first entries of the database", metavar="INT", default=100000,
               type=Whole(min=1))
 def lsun(source: str, dest: str, size: int, fit: str, num: int) -> None:
@@ -131,14 +122,14 @@ def lsun(source: str, dest: str, size: int, fit: str, num: int) -> None:
     Example:
     python -m layered_plugin.dataset_tool lsun --source=downloads/car --dest=data/car-64.zip --size=72
     """
-    temp_dir = result_folder(source, dest)
-    with user_errors(["--dest"]), lsun_folders.lsun(Path(source), num, temp_dir) as (total, entries):
+    temp_dir = options.result_folder(source, dest)
+    with options.user_errors(["--dest"]), lsun_folders.lsun(Path(source), num, temp_dir) as (total, entries):
         write_entries(entries, total, dest, None, size, fit)
 
 
 @main.command(short_help="Any tree with a folder for each class")
 @click.option("--source", help="Folder with a folder for each class", metavar="DIR|ZIP|TAR", required=True)
-@square_options
+@options.square_options
 @click.option("--class", "wanted", help="Take these alone, repeatable  [default: all]", metavar="NAME,...",
               multiple=True)
 def folders(source: str, dest: str, size: int, fit: str, wanted: tuple[str, ...]) -> None:
@@ -154,8 +145,8 @@ def folders(source: str, dest: str, size: int, fit: str, wanted: tuple[str, ...]
     python -m layered_plugin.dataset_tool folders --source=downloads/clothing/train --size=36 \\
         --class=t-shirt,longsleeve,shirt,outwear,dress --dest=data/clothing.zip
     """
-    temp_dir = result_folder(source, dest)
-    with user_errors(["--dest"]), Archive(source, temp_dir) as archive:
+    temp_dir = options.result_folder(source, dest)
+    with options.user_errors(["--dest"]), Archive(source, temp_dir) as archive:
         classes, entries = lsun_folders.class_folders(archive, wanted)
         labelled = entries[0].label is not None
         print("labels: " + ", ".join(f"{number} {name}" for number, name in enumerate(classes)) if labelled
@@ -165,10 +156,10 @@ def folders(source: str, dest: str, size: int, fit: str, wanted: tuple[str, ...]
 
 @main.command(short_help="Pictures with transparency, as masks")
 @click.option("--source", help="Pictures with transparency", metavar="DIR|ZIP|TAR", required=True)
-@square_options
+@options.square_options
 @click.option("--masks", help="Zip for the masks, what is opaque", metavar="ZIP")
 @click.option("--backdrop", help="Colour behind what is transparent", metavar="COLOR", default="white",
-              callback=read_color)
+              callback=options.read_color)
 def alpha(source: str, dest: str, size: int, fit: str, masks: str | None, backdrop: str) -> None:
     """Cut-outs and mattes: put on a colour, so that training sees no hidden ones; their opacity as true masks.
 
@@ -179,15 +170,15 @@ def alpha(source: str, dest: str, size: int, fit: str, masks: str | None, backdr
     python -m layered_plugin.dataset_tool alpha --source=my-cut-outs --dest=data/things.zip \\
         --masks=data/things-masks.zip --backdrop=gray
     """
-    temp_dir = result_folder(source, dest, masks)
-    with user_errors(["--dest", "--masks"]), Archive(source, temp_dir) as archive:
+    temp_dir = options.result_folder(source, dest, masks)
+    with options.user_errors(["--dest", "--masks"]), Archive(source, temp_dir) as archive:
         entries = alpha_pictures(archive, backdrop)
         write_entries(entries, len(entries), dest, masks, size, fit)
 
 
 @main.command(short_help="CUB-200-2011, with masks")
 @click.option("--source", help="Folder with the downloads", metavar="DIR", required=True)
-@square_options
+@options.square_options
 @click.option("--masks", help="Zip for the masks, from segmentations.tgz", metavar="ZIP")
 @click.option("--split", help="Pictures to take", type=click.Choice(["train", "test", "all"]), default="all")
 @click.option("--crop-box", help="Crop squares about the bounding boxes", is_flag=True)
@@ -212,16 +203,16 @@ def cub(ctx: click.Context, source: str, dest: str, size: int, fit: str, masks: 
     """
     if not crop_box and ctx.get_parameter_source("margin") is click.core.ParameterSource.COMMANDLINE:
         raise click.UsageError("--margin needs --crop-box")
-    temp_dir = result_folder(source, dest, masks)
+    temp_dir = options.result_folder(source, dest, masks)
     box_margin = margin if crop_box else None
     birds = cub_flowers.cub(Path(source), temp_dir, split, masks is not None, box_margin)
-    with user_errors(["--dest", "--masks"]), birds as entries:
+    with options.user_errors(["--dest", "--masks"]), birds as entries:
         write_entries(entries, len(entries), dest, masks, size, fit)
 
 
 @main.command(short_help="Flowers-102, with masks")
 @click.option("--source", help="Folder with the downloads", metavar="DIR", required=True)
-@square_options
+@options.square_options
 @click.option("--masks", help="Zip for the masks, from 102segmentations.tgz", metavar="ZIP")
 @click.option("--split", help="Pictures to take", type=click.Choice([*cub_flowers.FLOWER_SPLITS, "all"]),
               default="all")
@@ -238,9 +229,9 @@ def flowers(source: str, dest: str, size: int, fit: str, masks: str | None, spli
         --masks=data/flowers-test-masks.zip --split=test
     python -m layered_plugin.dataset_tool flowers --source=downloads --dest=data/flowers.zip --size=144 --fit=crop
     """
-    temp_dir = result_folder(source, dest, masks)
+    temp_dir = options.result_folder(source, dest, masks)
     blossoms = cub_flowers.flowers(Path(source), temp_dir, split, masks is not None)
-    with user_errors(["--dest", "--masks"]), blossoms as entries:
+    with options.user_errors(["--dest", "--masks"]), blossoms as entries:
         write_entries(entries, len(entries), dest, masks, size, fit)
 
 

@@ -18,14 +18,7 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
 def choose_device(name: str) -> str:
-    """Resolve the name of a device.
-
-    Args:
-        name: auto, cpu, cuda or mps.
-
-    Raises:
-        ArgumentError: The device is not there.
-    """
+    """Resolve the name of a device: auto, cpu, cuda or mps; ArgumentError if it is not there."""
     available = dict(cuda=torch.cuda.is_available(), mps=torch.backends.mps.is_available(), cpu=True)
     if name == "auto":
         return next(kind for kind, there in available.items() if there)
@@ -35,11 +28,7 @@ def choose_device(name: str) -> str:
 
 
 def use_own_gpu(device: str) -> str:
-    """Under torchrun, make the CUDA device of this process's LOCAL_RANK the one that `cuda` means.
-
-    Args:
-        device: auto, cpu, cuda or mps; given back as it is.
-    """
+    """Under torchrun, make the CUDA device of this process's LOCAL_RANK what `cuda` means; gives the name back."""
     if device in ("auto", "cuda") and torch.cuda.device_count() > 1:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     return device

@@ -88,4 +88,4 @@ def with_options(text: str, options: Mapping[str, str] | None = None) -> str:
         options: Those that are not named after their argument.
     """
     named = options or {}
-    return re.sub(r"`([a-z][a-z0-9_]*)`", lambda found: named.get(found[1], "--" + found[1].replace("_", "-")), text)
+    return re.sub(r"`([a-z][a-z0-9_]*)`", lambda match: named.get(match[1], "--" + match[1].replace("_", "-")), text)

@@ -37,8 +37,8 @@ def parse_seeds(text: str, name: str = "seeds") -> list[int]:
     """Numbers and ranges, such as `0,3,5-9`, in the order given, each once; ArgumentError for another text."""
     seeds: list[int] = []
     for part in text.split(","):
-        found = re.fullmatch(r"\s*([0-9]{1,10})(?:-([0-9]{1,10}))?\s*", part)
-        first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, -1)
+        match = re.fullmatch(r"\s*([0-9]{1,10})(?:-([0-9]{1,10}))?\s*", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
         if not first <= last <= MAX_SEED:
             raise ArgumentError(f"`{name}` must be numbers and rising ranges such as 0,3,5-9, up to {MAX_SEED}, "
                                 f"got {text[:40]!r}")

@@ -10,7 +10,7 @@ import torch
 from layered_plugin.data.pictures import to_uint8
 from layered_plugin.files import atomic_write
 
-MARGIN_PX = 92  # Room for the names of rows.
+NAMES_PX = 92  # Room for the names of rows.
 GAP_PX = 2
 
 
@@ -41,11 +41,11 @@ def picture_rows(rows: dict[str, torch.Tensor], cell_px: int = 64) -> PIL.Image.
     strips = [strip.resize((strip.width * scale, strip.height * scale), PIL.Image.Resampling.NEAREST)
               for strip in strips]
     step = strips[0].height + GAP_PX
-    sheet = PIL.Image.new("RGB", (MARGIN_PX + strips[0].width, step * len(rows) - GAP_PX), "white")
+    sheet = PIL.Image.new("RGB", (NAMES_PX + strips[0].width, step * len(rows) - GAP_PX), "white")
     draw = PIL.ImageDraw.Draw(sheet)
     font = PIL.ImageFont.load_default(size=14)
     for idx, (name, strip) in enumerate(zip(rows, strips, strict=True)):
-        sheet.paste(strip, (MARGIN_PX, idx * step))
+        sheet.paste(strip, (NAMES_PX, idx * step))
         draw.text((4, idx * step + strip.height // 2), name, fill="black", font=font, anchor="lm")
     return sheet
 

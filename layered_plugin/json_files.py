@@ -83,8 +83,8 @@ def number(low: float = -MAX_NUMBER, high: float = MAX_NUMBER, whole: bool = Fal
     def rule(value: Any, key: str) -> Any:
         if type(value) not in kinds or not low <= value <= high:  # Both are finite; of NaN no comparison is true.
             bounds = f" from {low:g} to {high:g}" if high < MAX_NUMBER else f" of at least {low:g}"
-            what = ("a whole number" if whole else "a number") + (bounds if low > -MAX_NUMBER else "")
-            raise _wrong(key, what, value)
+            described = ("a whole number" if whole else "a number") + (bounds if low > -MAX_NUMBER else "")
+            raise _wrong(key, described, value)
         return value
     return rule
 

@@ -70,6 +70,6 @@ def _difference(net: torch.nn.Module, session, inputs: Mapping[str, torch.Tensor
     """Largest difference for the first samples."""
     part = {name: value[:size] for name, value in inputs.items()}
     expected = net(*part.values())
-    got = session.run(None, {name: value.numpy() for name, value in part.items()})
-    wanted = (expected,) if isinstance(expected, torch.Tensor) else expected
-    return max(float(np.abs(one - other.numpy()).max()) for one, other in zip(got, wanted, strict=True))
+    actual = session.run(None, {name: value.numpy() for name, value in part.items()})
+    expected = (expected,) if isinstance(expected, torch.Tensor) else expected
+    return max(float(np.abs(out - want.numpy()).max()) for out, want in zip(actual, expected, strict=True))

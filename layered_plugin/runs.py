@@ -71,8 +71,8 @@ def load_training_state(path: str | os.PathLike) -> dict[str, Any]:
 
 def training_states(run_dir: str | os.PathLike) -> list[Path]:
     """Training states of a run, oldest first."""
-    found = [p for p in Path(run_dir).glob("training-state-*.pt") if STATE_PATTERN.fullmatch(p.name)]
-    return sorted(found, key=lambda p: int(STATE_PATTERN.fullmatch(p.name)[1]))  # type: ignore[index]
+    states = [p for p in Path(run_dir).glob("training-state-*.pt") if STATE_PATTERN.fullmatch(p.name)]
+    return sorted(states, key=lambda p: int(STATE_PATTERN.fullmatch(p.name)[1]))  # type: ignore[index]
 
 
 def last_kimg(run_dir: str | os.PathLike[str]) -> int:
@@ -91,18 +91,18 @@ def complete_run(path: str | os.PathLike[str], kind: type[UserError] = Checkpoin
     path = Path(path)
     if path.exists() or not path.parent.is_dir():
         return path
-    found = sorted(p for p in path.parent.iterdir() if p.is_dir() and p.name.startswith(path.name))
-    if len(found) > 1:
-        raise kind(f"{path}: fits {len(found)} run folders, such as {found[0]}; write more of the name")
-    return found[0] if found else path
+    matches = sorted(p for p in path.parent.iterdir() if p.is_dir() and p.name.startswith(path.name))
+    if len(matches) > 1:
+        raise kind(f"{path}: fits {len(matches)} run folders, such as {matches[0]}; write more of the name")
+    return matches[0] if matches else path
 
 
 def nearest_runs(path: str | os.PathLike[str], *folders: str | os.PathLike[str]) -> str:
     """End of an error of a run or pickle that is not there: the nearest names beside it, or in these folders."""
     path = Path(path)
-    there = [entry for folder in (path.parent, *map(Path, folders)) if folder.is_dir() for entry in folder.iterdir()
-             if entry.suffix == ".pkl" or (entry.is_dir() and re.match(r"\d+-", entry.name))]
-    names = {entry.name: entry for entry in reversed(there)}
+    entries = [entry for folder in (path.parent, *map(Path, folders)) if folder.is_dir() for entry in folder.iterdir()
+               if entry.suffix == ".pkl" or (entry.is_dir() and re.match(r"\d+-", entry.name))]
+    names = {entry.name: entry for entry in reversed(entries)}
     close = difflib.get_close_matches(path.name, names, n=3, cutoff=0.3)
     return f"; the nearest names are {', '.join(str(names[name]) for name in close)}" if close else ""
 
@@ -145,8 +145,8 @@ def short_name(name: str) -> str:
 def next_desc(run_dir: str, seed: int) -> str:
     """Description of a run that starts anew with another seed: that of its folder, with the seed in it replaced."""
     desc = re.sub(r"^\d+-", "", Path(run_dir).name)
-    changed, found = re.subn(r"-seed\d+(?=(-initfrom)?(-resume\w+|-noresume)?$)", f"-seed{seed}", desc)
-    return changed if found else f"{desc}-seed{seed}"
+    changed, replaced = re.subn(r"-seed\d+(?=(-initfrom)?(-resume\w+|-noresume)?$)", f"-seed{seed}", desc)
+    return changed if replaced else f"{desc}-seed{seed}"
 
 
 def find_model(path: str | os.PathLike[str]) -> Path:
@@ -184,7 +184,7 @@ def find_model_run(outdir: str, resume: str, command: str) -> tuple[Path, dict[s
         CheckpointError: There is none, or its options can't be read.
     """
     candidates = sorted(Path(outdir).glob("[0-9]*-*")) if resume == "latest" else [complete_run(resume)]
-    found = []
+    matching = []
     for run_dir in (path for path in candidates if (path / OPTIONS).is_file()):
         try:
             record = read_json(run_dir / OPTIONS)
@@ -196,12 +196,12 @@ def find_model_run(outdir: str, resume: str, command: str) -> tuple[Path, dict[s
             print(f"WARNING: left out {err}", file=sys.stderr)
         else:
             if record.get("invert") == command:
-                found.append((run_dir, record))
-    if not found:
+                matching.append((run_dir, record))
+    if not matching:
         place = outdir if resume == "latest" else resume
         near = "" if resume == "latest" or Path(resume).exists() else nearest_runs(resume, outdir)
         raise CheckpointError(f"{place}: no run of invert.py {command} there{near}")
-    return found[-1]
+    return matching[-1]
 
 
 def forget_states(run_dir: Path) -> None:

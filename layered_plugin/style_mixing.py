@@ -97,9 +97,9 @@ def write_mixed(folder: Path, drawn: dict[tuple[int, int], Scene]) -> None:
     """Write ROW-COL.png in the folder, and its layers in folders of their own."""
     for (row, col), scene in drawn.items():
         for kind, picture in scene.items():
-            own = folder if kind == "composites" else folder / kind
-            own.mkdir(parents=True, exist_ok=True)
-            save_picture(PIL.Image.fromarray(picture), own / f"{row}-{col}.png")
+            subfolder = folder if kind == "composites" else folder / kind
+            subfolder.mkdir(parents=True, exist_ok=True)
+            save_picture(PIL.Image.fromarray(picture), subfolder / f"{row}-{col}.png")
 
 
 def sheet(rows: list[int], cols: list[int], heads: dict[int, Scene],

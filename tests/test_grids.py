@@ -30,12 +30,12 @@ def test_layer_grid_has_a_named_row_per_layer():
     mask = torch.zeros(3, 1, 8, 8)
     mask[:, :, :, 4:] = 1
     sheet = sample_view.layer_grid(Layers(black, white, mask), shifted=torch.zeros(3, 3, 8, 8), cell_px=16)
-    cells = np.asarray(sheet)[:, grids.MARGIN_PX:, 0]
+    cells = np.asarray(sheet)[:, grids.NAMES_PX:, 0]
     assert cells.shape == (6 * 16 + 5 * grids.GAP_PX, 3 * 16)
     left, right = cells[8::16 + grids.GAP_PX, 2], cells[8::16 + grids.GAP_PX, 14]
     assert left.tolist() == [0, 255, 0, 0, 0, 128]
     assert right.tolist() == [0, 255, 255, 255, 255, 128]
-    margin = np.asarray(sheet)[:, :grids.MARGIN_PX]
+    margin = np.asarray(sheet)[:, :grids.NAMES_PX]
     assert all((margin[i * 18:i * 18 + 16] < 128).any() for i in range(6)), "a row has no name"
 
 
@@ -43,7 +43,7 @@ def test_picture_rows_put_every_picture_into_its_row_and_column():
     levels = torch.arange(6).view(2, 3, 1, 1, 1).expand(-1, -1, 3, 4, 5) / 127.5 * 20 - 1
     sheet = grids.picture_rows({"one": levels[0], "two": levels[1, :, :1]}, cell_px=8)
     step = 8 + grids.GAP_PX  # Four rows of pixels, each twice: the least that gives 8.
-    cells = np.asarray(sheet)[:, grids.MARGIN_PX:]
+    cells = np.asarray(sheet)[:, grids.NAMES_PX:]
     assert cells.shape == (2 * 8 + grids.GAP_PX, 3 * 10, 3)
     for row in range(2):
         for col in range(3):
@@ -55,13 +55,13 @@ def test_picture_rows_put_every_picture_into_its_row_and_column():
 @pytest.mark.parametrize("side, cell_px, shown", [(16, 64, 64), (24, 64, 72), (64, 64, 64), (100, 64, 100), (8, 1, 8)])
 def test_picture_rows_enlarge_small_pictures_by_a_whole_factor(side, cell_px, shown):
     sheet = grids.picture_rows({"name": torch.zeros(2, 3, side, side)}, cell_px)
-    assert sheet.size == (grids.MARGIN_PX + 2 * shown, shown)
+    assert sheet.size == (grids.NAMES_PX + 2 * shown, shown)
 
 
 def test_picture_rows_are_named_in_order():
     black = -torch.ones(1, 3, 64, 64)
-    names = {name: np.asarray(grids.picture_rows({name: black}))[:, :grids.MARGIN_PX] for name in ("mask", "picture")}
-    both = np.asarray(grids.picture_rows(dict.fromkeys(names, black)))[:, :grids.MARGIN_PX]
+    names = {name: np.asarray(grids.picture_rows({name: black}))[:, :grids.NAMES_PX] for name in ("mask", "picture")}
+    both = np.asarray(grids.picture_rows(dict.fromkeys(names, black)))[:, :grids.NAMES_PX]
     assert np.array_equal(both[:64], names["mask"]) and np.array_equal(both[64 + grids.GAP_PX:], names["picture"])
     assert not np.array_equal(names["mask"], names["picture"])
     assert all((name < 128).any() for name in names.values())

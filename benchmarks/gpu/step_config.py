@@ -12,7 +12,7 @@ import numpy as np
 import PIL.Image
 
 import train_layered
-from layered_plugin.data.pictures import CROP_MARGIN
+from layered_plugin.data.pictures import CROP_RATIO
 
 NUM_PICTURES = 1024
 
@@ -35,5 +35,5 @@ def training_config(resolution: int, device: str, options: Sequence[str]) -> dic
     del config["base"]
     config.update(total_kimg=1e9, image_snapshot_ticks=None, network_snapshot_ticks=None, training_set_kwargs=dict(
         class_name="benchmarks.support.simulated.SimulatedPictures", num=NUM_PICTURES,
-        size_px=round(resolution * CROP_MARGIN)))
+        size_px=round(resolution * CROP_RATIO)))
     return config

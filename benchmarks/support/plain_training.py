@@ -14,7 +14,7 @@ from training.loss import StyleGAN2Loss
 
 from layered_plugin import device as devices
 from layered_plugin.data.dataset import PictureDataset, random_crop
-from layered_plugin.data.pictures import CROP_MARGIN, to_float
+from layered_plugin.data.pictures import CROP_RATIO, to_float
 from layered_plugin.model.snapshots import save_network_pkl
 from layered_plugin.training import phases, setup
 from layered_plugin.training.feed import endless_batches
@@ -50,7 +50,7 @@ def train(data: str, pkl: Path, kimg: float, seed: int, resolution: int, kwargs:
         Seconds that it took.
     """
     device = setup.prepare_process("cpu", seed, cudnn_benchmark=False, allow_tf32=False)
-    pictures = PictureDataset(path=data, size_px=round(resolution * CROP_MARGIN))
+    pictures = PictureDataset(path=data, size_px=round(resolution * CROP_RATIO))
     G, D, G_ema = setup.build_networks(kwargs["G"], kwargs["D"], pictures, resolution, device)
     loss = StyleGAN2Loss(device=device, G_mapping=G.mapping, G_synthesis=G.synthesis, D=D, r1_gamma=0.5, pl_weight=0)
     opt = dict(class_name="torch.optim.Adam", lr=0.002, betas=[0.0, 0.99], eps=1e-8, fused=True)

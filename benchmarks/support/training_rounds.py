@@ -26,7 +26,7 @@ from training.loss import StyleGAN2Loss
 import train_layered
 from benchmarks.support import zero_insertion
 from benchmarks.support.worker import peak_memory_mb
-from layered_plugin.data.pictures import CROP_MARGIN
+from layered_plugin.data.pictures import CROP_RATIO
 from layered_plugin.model.layers import Layers
 from layered_plugin.training.loop import training_loop
 from layered_plugin.training.loss import report_layers
@@ -113,7 +113,7 @@ def training_config(sizes: Sizes, precision: str, folder: str, num_pictures: int
                             f"--precision={precision}"], standalone_mode=False)
     config = json.loads(output.getvalue())
     del config["base"]
-    size_px = round(sizes.resolution * CROP_MARGIN)
+    size_px = round(sizes.resolution * CROP_RATIO)
     config.update(
         run_dir=str(run_dir), total_kimg=1e9, kimg_per_tick=sizes.batch / 2000, D_reg_interval=R1_EVERY,
         image_snapshot_ticks=None, network_snapshot_ticks=None,

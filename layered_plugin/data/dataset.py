@@ -15,7 +15,7 @@ from training.dataset import Dataset
 
 from layered_plugin.data import decoded
 from layered_plugin.data.picture_labels import read_labels
-from layered_plugin.data.pictures import CROP_MARGIN, PictureSource, to_float, to_square
+from layered_plugin.data.pictures import CROP_RATIO, PictureSource, to_float, to_square
 from layered_plugin.errors import ArgumentError, PictureError
 from layered_plugin.progress import progress
 
@@ -98,11 +98,7 @@ class PictureDataset(Dataset):
         super().__init__(name=self.path.stem, raw_shape=raw_shape, **super_kwargs)
 
     def reduced(self, size_px: int) -> "PictureDataset":
-        """The same pictures at a smaller size, antialiased, made from those in memory after ``preload``.
-
-        Args:
-            size_px: Side of the smaller pictures; the own side gives the data set itself.
-        """
+        """The same pictures at a smaller size, antialiased, from those in memory; at their own itself."""
         if size_px == self.size_px:
             return self
         smaller = PictureDataset(self.path, size_px=size_px, **self._super_kwargs)
@@ -226,7 +222,7 @@ class RealPictures:
 
     def __init__(self, path, resolution: int, seed: int = 0, device: str = "cpu"):
         self.resolution, self.seed, self.device = resolution, seed, device
-        self.dataset = PictureDataset(path=path, size_px=round(resolution * CROP_MARGIN))
+        self.dataset = PictureDataset(path=path, size_px=round(resolution * CROP_RATIO))
         self.dataset.preload(verbose=True)
         self.start_at(0)
 

@@ -83,8 +83,8 @@ def shared_pictures(source: PictureSource, sizes: list[int], used: list[int], nu
 
 def _write(file: Path, shape: tuple[int, ...], used: list[int],
            decode: Callable[[Iterable[int]], Iterable[np.ndarray]]) -> None:
-    for left in file.parent.glob(f".{file.name}.*"):  # Of a process that was killed: the lock was free.
-        left.unlink(missing_ok=True)
+    for leftover in file.parent.glob(f".{file.name}.*"):  # Of a process that was killed: the lock was free.
+        leftover.unlink(missing_ok=True)
     row = int(np.prod(shape[1:], dtype=np.int64))
     with atomic_write(file, row * shape[0]) as out:
         for position, picture in zip(used, decode(used), strict=True):
@@ -108,8 +108,8 @@ def _times(source: PictureSource) -> str:
     try:
         files: Iterable[Path] = [path]
         if path.is_dir():
-            own = (path / source.names[0]).is_file()
-            files = (path / name for name in source.names) if own else sorted(path.glob("*.tar"))
+            unpacked = (path / source.names[0]).is_file()
+            files = (path / name for name in source.names) if unpacked else sorted(path.glob("*.tar"))
         times = np.fromiter((file.stat().st_mtime_ns for file in files), np.int64)
     except UNREADABLE:
         return ""

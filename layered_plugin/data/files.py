@@ -127,12 +127,12 @@ class Zip:
 
 def _below(folder: Path, prefix: str) -> Iterator[str]:
     """Files of a folder and its folders, linked ones left out; much quicker than ``rglob`` where there are many."""
-    with os.scandir(folder) as found:
-        for item in found:
-            if item.is_dir(follow_symlinks=False):
-                yield from _below(folder / item.name, f"{prefix}{item.name}/")
-            elif item.is_file():
-                yield prefix + item.name
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _below(folder / entry.name, f"{prefix}{entry.name}/")
+            elif entry.is_file():
+                yield prefix + entry.name
 
 
 def is_picture_name(name: str) -> bool:

@@ -36,11 +36,11 @@ def fingerprint(path: str | os.PathLike[str], labels: bool = False) -> dict[str,
     """
     source = PictureSource(path)
     try:
-        found = of_source(source)
+        described = of_source(source)
         if labels:
             values = read_labels(source)
-            found["labels"] = _hash([] if values is None else [str(values.shape), values.tobytes()])
-        return found
+            described["labels"] = _hash([] if values is None else [str(values.shape), values.tobytes()])
+        return described
     finally:
         source.close()
 

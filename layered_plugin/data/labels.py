@@ -30,12 +30,7 @@ class Labels:
         self.c_dim, self.dataset = c_dim, dataset
 
     def draw(self, num: int, generator: torch.Generator) -> torch.Tensor:
-        """Draw labels, [num, c_dim], float32, on the CPU.
-
-        Args:
-            num: How many.
-            generator: Source of randomness, on the CPU; not used without labels.
-        """
+        """Draw labels, [num, c_dim], float32, by a generator on the CPU, which is not used without labels."""
         if self.c_dim == 0:
             return torch.zeros(num, 0)
         if self.dataset is None:

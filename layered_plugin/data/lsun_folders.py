@@ -102,20 +102,20 @@ def class_folders(archive: Archive, wanted: Sequence[str] = ()) -> tuple[list[st
     if loose or not paths:
         raise PictureError(f"{archive.path}: " + (f"{loose[0]} lies in no class folder; train_layered.py --data takes "
                            "pictures without classes as they are" if loose else "holds no pictures"))
-    there = {parts[0] for parts, _ in paths}
-    classes = sorted(_choose_classes(archive, there, wanted) if wanted else there)
+    available = {parts[0] for parts, _ in paths}
+    classes = sorted(_choose_classes(archive, available, wanted) if wanted else available)
     numbers = {name: None if wanted and len(classes) == 1 else number for number, name in enumerate(classes)}
     ordered = sorted(paths, key=lambda path: (path[0][0], path[1]))
     return classes, [_plain_entry(archive, name, numbers[parts[0]]) for parts, name in ordered if parts[0] in numbers]
 
 
-def _choose_classes(archive: Archive, there: set[str], wanted: Sequence[str]) -> set[str]:
+def _choose_classes(archive: Archive, available: set[str], wanted: Sequence[str]) -> set[str]:
     """The classes that a user named, one by one or with commas; a name may hold a comma of its own."""
-    names = [name for text in wanted for name in ([text] if text in there else text.split(","))]
+    names = [name for text in wanted for name in ([text] if text in available else text.split(","))]
     for name in names:
-        if name not in there:
-            near = difflib.get_close_matches(name, sorted(there)) or sorted(there)[:5]
-            raise PictureError(f"{archive.path}: has no class {name!r}; there are {len(there)}, such as "
+        if name not in available:
+            near = difflib.get_close_matches(name, sorted(available)) or sorted(available)[:5]
+            raise PictureError(f"{archive.path}: has no class {name!r}; there are {len(available)}, such as "
                                + ", ".join(near))
     return set(names)
 

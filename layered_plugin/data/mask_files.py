@@ -72,21 +72,17 @@ class MaskFiles:
     def unmatched(self, names: Sequence[str], data: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
         """Pictures of a whole data set that have no mask, and masks that belong to none of its pictures.
 
-        Args:
-            names: All pictures of the data set.
-            data: Its path, for the error.
-
         Raises:
-            MaskError: Two pictures share a mask.
+            MaskError: Two pictures share a mask; the text names the data.
         """
-        found: dict[str | None, str] = {}
+        first_user: dict[str | None, str] = {}
         for name in names:
             file = self._find(name)
-            other = found.setdefault(file, name)
+            other = first_user.setdefault(file, name)
             if file is not None and other != name:
                 raise MaskError(f"{self.path}: pictures {other} and {name} of {data} would share a mask; rename one")
         return ([name for name in names if name not in self],
-                [name for name in self._by_stem.values() if name not in found])
+                [name for name in self._by_stem.values() if name not in first_user])
 
     def __len__(self) -> int:
         return len(self._by_stem)
@@ -178,11 +174,7 @@ class MaskedPictures:
         return len(self._items)
 
     def preload(self, verbose: bool = False) -> bool:
-        """Read every mask once, where the pictures are in memory and the masks have room there; as of the pictures.
-
-        Args:
-            verbose: Show progress on stderr.
-        """
+        """Read every mask once, where the pictures are in memory and the masks have room there; as of the pictures."""
         side, used = self._pictures.size_px, [pos for pos in self._pictures.used if self._has_mask[pos]]
         if self._cache is None and self._pictures.preload(verbose) and len(used) * side**2 <= CACHE_BYTES:
             shown: Iterable[int] = progress(used, len(used), "Reading masks") if verbose else used
@@ -201,8 +193,8 @@ class MaskedPictures:
         while not self._has_mask[shown]:  # It stands in for one that can't be read.
             square, shown = self._pictures.square((shown + 1) % len(self._has_mask))
         mask = self._decode(shown) if self._cache is None else self._cache[shown]
-        both = np.concatenate([square, mask[None]])
-        return both[:, :, ::-1].copy() if details["xflip"] else both, self._pictures.get_label(self._items[idx])
+        channels = np.concatenate([square, mask[None]])
+        return channels[:, :, ::-1].copy() if details["xflip"] else channels, self._pictures.get_label(self._items[idx])
 
 
 def _masks_among(names: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -72,10 +72,10 @@ def mask_opacity(picture: PIL.Image.Image, values: Ranges | None = None) -> np.n
 _REMEDY = "say what is object, such as `mask_values`=1-"
 
 
-def _plain(levels: np.ndarray, what: str, largest: int) -> np.ndarray:
+def _plain(levels: np.ndarray, kind: str, largest: int) -> np.ndarray:
     """Levels of 8 or 16 bits as opacity; not without one of at least half the range, or all of them 0."""
     if 0 < levels.max() < (largest + 1) // 2:
-        raise UnusableError(f"holds {what} up to {levels.max()} alone, and object is from {(largest + 1) // 2} on; "
+        raise UnusableError(f"holds {kind} up to {levels.max()} alone, and object is from {(largest + 1) // 2} on; "
                             f"{_REMEDY}")
     return (levels >> 8 if largest > 255 else levels).astype(np.uint8)
 
@@ -128,17 +128,17 @@ def remove_small_parts(mask: np.ndarray, min_part: float) -> np.ndarray:
     out = mask.copy()
     parts, sizes = _label(out)
     owner = np.zeros(len(sizes), np.intp)  # Picture of each part.
-    where, rows, cols = out.nonzero()
-    owner[parts[where, rows, cols]] = where
+    pictures, rows, cols = out.nonzero()
+    owner[parts[pictures, rows, cols]] = pictures
     least = np.zeros(len(out))
     np.maximum.at(least, owner, sizes * min_part)
     out[(sizes < least[owner])[parts] & out] = False
 
     holes, sizes = _label(~out)
     border = np.unique(np.concatenate([holes[:, [0, -1]].ravel(), holes[:, :, [0, -1]].ravel()]))
-    where, rows, cols = holes.nonzero()
+    pictures, rows, cols = holes.nonzero()
     owner = np.zeros(len(sizes), np.intp)
-    owner[holes[where, rows, cols]] = where
+    owner[holes[pictures, rows, cols]] = pictures
     small = sizes < least[owner]
     small[border] = small[0] = False
     out[small[holes]] = True

@@ -68,8 +68,8 @@ def _class(source: PictureSource, name: str, suffix: str, key: str | None) -> in
             return int(content)
         except ValueError as err:
             raise PictureError(f"{where}: no class number: {err}") from err
-    found = parse_json(content, where, PictureError)
-    value = found.get(key) if isinstance(found, dict) else None
+    data = parse_json(content, where, PictureError)
+    value = data.get(key) if isinstance(data, dict) else None
     if type(value) is not int:
         raise PictureError(f"{where}: no class number under {key}")
     return value

@@ -12,7 +12,6 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 from PIL import Image
@@ -31,17 +30,15 @@ class PictureZipWriter:
     """Write pictures to a zip that appears under its name only when complete.
 
     Use as a context manager; when the block raises, nothing is left behind and an older file stays as it was.
+
+    Args:
+        dest: Path of the zip; its folder is made if missing.
+
+    Raises:
+        ValueError: If `dest` does not end in .zip.
     """
 
     def __init__(self, dest: str | os.PathLike[str]) -> None:
-        """Open a temporary file beside the destination.
-
-        Args:
-            dest: Path of the zip; its folder is made if missing.
-
-        Raises:
-            ValueError: If `dest` does not end in .zip.
-        """
         self.dest = Path(dest)
         if self.dest.suffix.lower() != ".zip":
             raise ValueError(f"Expected argument `dest` to be a path ending in .zip, but got {str(dest)!r}")
@@ -54,24 +51,15 @@ class PictureZipWriter:
     def __enter__(self) -> "PictureZipWriter":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_exc: object) -> None:
         try:
             if kind is None:
                 self.complete()
                 os.replace(self._partial, self.dest)
-        except BaseException:
-            self._discard()
-            raise
-        if kind is not None:
-            self._discard()
-
-    def _discard(self) -> None:
-        """Remove the temporary file; its last writes may fail as others did."""
-        with suppress(OSError, ValueError):
-            self._zip.close()
-        self._partial.unlink(missing_ok=True)
+        finally:
+            with suppress(OSError, ValueError):  # The last writes may fail as others did.
+                self._zip.close()
+            self._partial.unlink(missing_ok=True)
 
     @contextmanager
     def _enough_room(self) -> Iterator[None]:
@@ -97,10 +85,8 @@ class PictureZipWriter:
         """
         colour = picture.ndim == 3 and picture.shape[2] == 3
         if picture.dtype != np.uint8 or not (colour or picture.ndim == 2):
-            raise ValueError(
-                "Expected argument `picture` to be uint8 [H, W, 3] or [H, W], "
-                f"but got {picture.dtype} {list(picture.shape)}"
-            )
+            raise ValueError("Expected argument `picture` to be uint8 [H, W, 3] or [H, W], "
+                             f"but got {picture.dtype} {list(picture.shape)}")
         number = f"{len(self._labels):08d}"
         name = f"{number[:5]}/img{number}.png"
         data = io.BytesIO()
@@ -128,8 +114,8 @@ class PictureZipWriter:
 def _remove_abandoned(dest: Path) -> None:
     """Remove what killed processes have left of this zip: temporary files that nobody has written to for a while."""
     for path in dest.parent.iterdir():
-        found = re.fullmatch(re.escape(f".{dest.name}.") + r"\d+\.part", path.name)
-        if found and time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
+        match = re.fullmatch(re.escape(f".{dest.name}.") + r"\d+\.part", path.name)
+        if match and time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
             path.unlink(missing_ok=True)
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # Takes long to import, and who draws pictures has no tensors
 
 BATCH_PIXELS = 30_000_000  # Pictures, masks and layers are held at full size, at about 30 bytes a pixel.
 
-CROP_MARGIN = 1.125  # Real pictures are resized to this many times the resolution before the crop (section 3.4).
+CROP_RATIO = 1.125  # Real pictures are resized to this many times the resolution before the crop (section 3.4).
 
 FITS = ("squeeze", "crop")
 
@@ -150,15 +150,15 @@ class Box(NamedTuple):
     bottom: int
 
 
-def box_about(box: tuple[float, float, float, float], margin: float, size: tuple[int, int]) -> Box:
+def box_about(box: tuple[float, float, float, float], space: float, size: tuple[int, int]) -> Box:
     """Square about a bounding box, moved into the picture.
 
-    Its side is the box's longer one times 1 + 2 margin. Where the picture is smaller than that, it is taken whole
+    Its side is the box's longer one times 1 + 2 space. Where the picture is smaller than that, it is taken whole
     along that axis, so that the object is never cut.
 
     Args:
         box: Left, top, width and height, in pixels.
-        margin: Space on each side, as a share of the box's longer side.
+        space: Kept free on each side, as a share of the box's longer side.
         size: Width and height of the picture.
 
     Raises:
@@ -168,7 +168,7 @@ def box_about(box: tuple[float, float, float, float], margin: float, size: tuple
     if not (width > 0 and height > 0 and left < size[0] and top < size[1] and left + width > 0 and top + height > 0):
         raise ValueError(f"bounding box {left:g},{top:g} {width:g}x{height:g} is empty or outside the picture, "
                          f"which is {size[0]}x{size[1]}")
-    side = max(round(max(width, height) * (1 + 2 * margin)), 1)
+    side = max(round(max(width, height) * (1 + 2 * space)), 1)
     starts, sides = [], []
     for centre, length in ((left + width / 2, size[0]), (top + height / 2, size[1])):
         sides.append(min(side, length))
@@ -225,8 +225,8 @@ def to_letterbox(picture: PIL.Image.Image, size_px: int) -> np.ndarray:
     box = inner_box(picture.size, size_px)
     inside = (box.right - box.left, box.bottom - box.top)
     small = np.asarray(to_rgb(picture).resize(inside, PIL.Image.Resampling.LANCZOS))
-    margins = [(box.top, size_px - box.bottom), (box.left, size_px - box.right), (0, 0)]
-    return np.pad(small, margins, mode="edge").transpose(2, 0, 1)  # [C, H, W]
+    padding = [(box.top, size_px - box.bottom), (box.left, size_px - box.right), (0, 0)]
+    return np.pad(small, padding, mode="edge").transpose(2, 0, 1)  # [C, H, W]
 
 
 def to_float(img: "torch.Tensor") -> "torch.Tensor":

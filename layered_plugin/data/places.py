@@ -17,10 +17,10 @@ class Places:
 
     def __init__(self, names: Iterable[str], rows: np.ndarray) -> None:
         # Cut out of one text, names lie together, and what stood between them is free again.
-        found = "\0".join(names).split("\0") if len(rows) else []
-        order = sorted(range(len(found)), key=found.__getitem__)
-        order = [pos for pos, after in pairwise(order) if found[pos] != found[after]] + order[-1:]
-        self.names, self._rows = [found[pos] for pos in order], rows[order]
+        unsorted = "\0".join(names).split("\0") if len(rows) else []
+        order = sorted(range(len(unsorted)), key=unsorted.__getitem__)
+        order = [pos for pos, after in pairwise(order) if unsorted[pos] != unsorted[after]] + order[-1:]
+        self.names, self._rows = [unsorted[pos] for pos in order], rows[order]
 
     def __getitem__(self, name: str) -> np.void:
         """Numbers of a file. Raises KeyError if there is none."""

@@ -81,9 +81,6 @@ class Tar(_Tars):
 class Shards(_Tars):
     """The uncompressed tars of a folder as one, such as WebDataset's; names are ``shard.tar/name within``.
 
-    Args:
-        path: The folder.
-
     Raises:
         tarfile.TarError: One of them is no tar, compressed or damaged; the text names it.
     """

@@ -102,8 +102,8 @@ BASELINES: dict[str, Callable[[np.ndarray], np.ndarray]] = dict(
 
 
 def _box(shape: tuple[int, ...], share: float) -> tuple[slice, slice]:
-    margins = (min(round(side * (1 - share**0.5) / 2), (side - 1) // 2) for side in shape)
-    rows, columns = (slice(margin, side - margin) for margin, side in zip(margins, shape, strict=True))
+    starts = (min(round(side * (1 - share**0.5) / 2), (side - 1) // 2) for side in shape)
+    rows, columns = (slice(start, side - start) for start, side in zip(starts, shape, strict=True))
     return rows, columns
 
 

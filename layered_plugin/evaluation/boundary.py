@@ -17,10 +17,10 @@ def boundary_f(pred: np.ndarray, target: np.ndarray) -> float:
     Returns:
         In [0, 1]; 1 where neither mask has a boundary, 0 where one of them has none.
     """
-    found, true = boundary_pixels(pred), boundary_pixels(target)
-    if not len(found) or not len(true):
-        return float(len(found) == len(true))
-    precision, recall = (_share_near(one, other) for one, other in ((found, true), (true, found)))
+    pred_pixels, true_pixels = boundary_pixels(pred), boundary_pixels(target)
+    if not len(pred_pixels) or not len(true_pixels):
+        return float(len(pred_pixels) == len(true_pixels))
+    precision, recall = _share_near(pred_pixels, true_pixels), _share_near(true_pixels, pred_pixels)
     return 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0
 
 

@@ -127,8 +127,8 @@ def run_real(*, models: Sequence[str], data: str, masks: str | None, mask_values
     with user_errors(teacher="--weights" if masks is None else "--masks"):
         source = PictureSource(data)
         segmenters = [Segmenter.load(model, device) for model in models]
-        kept_to = None if prior is None else Segmenter.load(prior, device)
-        refinement = Refinement(flip, refine, posterior, kept_to, sharp, margin)
+        prior_model = None if prior is None else Segmenter.load(prior, device)
+        refinement = Refinement(flip, refine, posterior, prior_model, sharp, margin)
         _check_models(segmenters, eval_size, refinement)
         size_px = segmenters[0].resolution
         teacher: Teacher

@@ -11,7 +11,7 @@ import PIL.Image
 import torch
 
 from layered_plugin.data.masks import OBJECT_LEVEL
-from layered_plugin.data.pictures import CROP_MARGIN, to_float
+from layered_plugin.data.pictures import CROP_RATIO, to_float
 from layered_plugin.errors import PictureError, TeacherError, UserError, one_line
 from layered_plugin.evaluation.metrics import MaskEvaluation
 from layered_plugin.evaluation.teachers import none_if_empty, resized
@@ -73,7 +73,7 @@ def check_pairs(pictures: np.ndarray, masks: np.ndarray) -> None:
 
 def crop_side(size: int) -> int:
     """Side of the crops trained on, for stored pictures of the given side: size / 1.125, a multiple of 4."""
-    return int(size / CROP_MARGIN) // 4 * 4
+    return int(size / CROP_RATIO) // 4 * 4
 
 
 def center_crop(values: torch.Tensor, side: int) -> torch.Tensor:
@@ -86,14 +86,7 @@ def random_crop_flip(img: torch.Tensor, target: torch.Tensor, side: int,
                      generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """Cut the same random square out of each picture and its mask and mirror both with probability 1/2.
 
-    Args:
-        img: [N, 3, S, S].
-        target: [N, K, S, S].
-        side: Side of the square, at most S.
-        generator: Source of randomness.
-
-    Returns:
-        Pictures [N, 3, side, side] and masks [N, K, side, side].
+    [N, 3, S, S] and [N, K, S, S] become [N, 3, side, side] and [N, K, side, side]; the side is at most S.
     """
     num, _, size, _ = img.shape
     stacked = torch.cat([img, target], dim=1)

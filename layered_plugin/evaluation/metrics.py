@@ -191,14 +191,14 @@ class _Sums:
         return dict(scores, by_size=self._sized(bootstrap, seed)) if self._by_size else scores
 
     def _sized(self, bootstrap: int, seed: int) -> list[dict[str, Any]]:
-        found = []
+        scores = []
         for low, high, group in zip((0.0, *self._sizes), (*self._sizes, 1.0), self._by_size, strict=True):
             iou, interval = None, None
             if group.num:
                 sums, drawn = group.totals(bootstrap, seed)
                 iou, interval = float(sums[0] / sums[1]), _interval(drawn[:, 0] / drawn[:, 1])
-            found.append(dict(low=low, high=high, num=group.num, iou=iou, iou_ci=interval))
-        return found
+            scores.append(dict(low=low, high=high, num=group.num, iou=iou, iou_ci=interval))
+        return scores
 
 
 def _interval(drawn: np.ndarray) -> list[Any]:

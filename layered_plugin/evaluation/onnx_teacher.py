@@ -124,8 +124,8 @@ def _find_input(path: str | os.PathLike[str], session: Any, size_px: int | None)
     shape = inputs[0].shape if len(inputs) == 1 else []
     if len(shape) != 4 or inputs[0].type != "tensor(float)" or shape[0] not in (1, None) and isinstance(shape[0], int) \
             or isinstance(shape[1], int) and shape[1] != 3:
-        found = ", ".join(f"{node.name} {node.shape} {node.type}" for node in inputs)
-        raise TeacherError(f"{path}: must take one picture, [1, 3, S, S] of float32, but takes {found}")
+        taken = ", ".join(f"{node.name} {node.shape} {node.type}" for node in inputs)
+        raise TeacherError(f"{path}: must take one picture, [1, 3, S, S] of float32, but takes {taken}")
     fixed = {side for side in shape[2:] if isinstance(side, int)}
     if len(fixed) > 1 or (size_px is not None and fixed - {size_px}):
         raise TeacherError(f"{path}: takes pictures of {shape[3]}x{shape[2]} only, not of a square"

@@ -7,18 +7,9 @@ from typing import Any
 import click
 import numpy as np
 
-from layered_plugin import command_line
+from layered_plugin import command_line, errors
 from layered_plugin.command_line import Number, Whole, several_options
 from layered_plugin.data.masks import Ranges, parse_values
-from layered_plugin.errors import (
-    CheckpointError,
-    FidelityError,
-    MaskError,
-    MissingLibraryError,
-    ModelError,
-    PictureError,
-    TeacherError,
-)
 from layered_plugin.evaluation.baselines import BASELINES
 from layered_plugin.evaluation.judge import UNetTeacher
 from layered_plugin.evaluation.onnx_teacher import MEAN, SCALE, OnnxTeacher
@@ -66,12 +57,17 @@ class Shares(click.ParamType):
         return tuple(shares)
 
 
+def read_mask_values(_ctx: click.Context, _param: click.Parameter, text: str | None) -> Ranges | None:
+    """Resolve ``--mask-values``; click.UsageError if it is no list of numbers and ranges."""
+    with user_errors():
+        return None if text is None else parse_values(text)
+
+
 TEACHERS = ("maskrcnn", "unet", "onnx")
 
 # What is object in files of true masks.
 mask_values_option = click.option("--mask-values", help="Mask values that are object  [default: plain]",
-                                  metavar="LIST", callback=lambda _ctx, _param, text: None if text is None
-                                  else read_mask_values(text))
+                                  metavar="LIST", callback=read_mask_values)
 
 # What describes a learnt teacher.
 teacher_options = several_options(
@@ -88,12 +84,6 @@ teacher_options = several_options(
     click.option("--onnx-scale", help="What they are then divided by", type=Channels(zero=False),
                  default=",".join(f"{value:g}" for value in SCALE), metavar="FLOAT[,FLOAT,FLOAT]"),
     click.option("--onnx-cache", help="Folder for its masks  [default: ~/.cache/dnnlib]", metavar="DIR"))
-
-
-def read_mask_values(text: str) -> Ranges:
-    """Resolve ``--mask-values``; click.UsageError if it is no list of numbers and ranges."""
-    with user_errors():
-        return parse_values(text)
 
 
 def make_teacher(kind: str, weights: str | None, class_name: str | None, score_thresh: float, objects: str,
@@ -137,7 +127,7 @@ def make_teacher(kind: str, weights: str | None, class_name: str | None, score_t
         raise click.UsageError("--teacher=maskrcnn needs --class, for example --class=car")
     try:
         coco_label(class_name)
-    except TeacherError as err:
+    except errors.TeacherError as err:
         raise click.UsageError(f"--class: {err}") from err
     with user_errors():
         teacher = MaskRCNNTeacher(class_name, weights, score_thresh, objects, device)
@@ -164,7 +154,7 @@ def choose_baselines(text: str) -> dict[str, Callable[[np.ndarray], np.ndarray]]
                                    f"got {name!r}")
         try:  # Before the models have run for an hour.
             BASELINES[name](np.arange(192, dtype=np.uint8).reshape(8, 8, 3))
-        except MissingLibraryError as err:
+        except errors.MissingLibraryError as err:
             if text != "installed":
                 raise click.ClickException(f"--baselines: {err}") from err
             click.echo(f"Without the baseline {name}: {err}", err=True)
@@ -175,12 +165,6 @@ def choose_baselines(text: str) -> dict[str, Callable[[np.ndarray], np.ndarray]]
 
 def user_errors(data: str = "--data", teacher: str = "--weights",
                 model: str = "--model") -> AbstractContextManager[None]:
-    """Say in one line, with the option's name, what a user can mend.
-
-    Args:
-        data: Option that pictures come from.
-        teacher: Option that the truth comes from.
-        model: Option that models come from.
-    """
-    return command_line.user_errors({PictureError: data, MaskError: teacher, CheckpointError: "--network",
-                                     ModelError: model, FidelityError: "--fid"})
+    """Say in one line what a user can mend, with the name of the option that pictures, truth or models come from."""
+    return command_line.user_errors({errors.PictureError: data, errors.MaskError: teacher, errors.ModelError: model,
+                                     errors.CheckpointError: "--network", errors.FidelityError: "--fid"})

@@ -15,7 +15,7 @@ from layered_plugin.data.masks import THRESHOLD
 from layered_plugin.evaluation.scoring import Example
 from layered_plugin.evaluation.sizes import size_name
 from layered_plugin.files import append_line
-from layered_plugin.grids import GAP_PX, MARGIN_PX, save_picture
+from layered_plugin.grids import GAP_PX, NAMES_PX, save_picture
 
 CELL_PX = 108  # Three times the 36 pixels of the built-in data.
 
@@ -30,11 +30,7 @@ COLUMNS = (("IoU, detected", "detected", "iou"), ("IoU, all", "all", "iou"), ("m
 
 
 def check_writable(folder: Path) -> None:
-    """Fail before hours of work rather than after.
-
-    Raises:
-        OSError: Nothing can be written there.
-    """
+    """Fail before hours of work rather than after: OSError if nothing can be written there."""
     with tempfile.TemporaryFile(dir=folder):
         pass
 
@@ -91,21 +87,21 @@ def size_table(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
     Args:
         rows: Name and scores (``MaskEvaluation.result``) of each predictor, at least one, all of the same pictures.
     """
-    used = [idx for idx, one in enumerate(rows[0][1]["by_size"]) if one["num"]]
+    used = [idx for idx, entry in enumerate(rows[0][1]["by_size"]) if entry["num"]]
     heads = [rows[0][1]["by_size"][idx] for idx in used]
-    lines = [["IoU by the object's share", *(f"{size_name(one)} ({one['num']})" for one in heads)]]
+    lines = [["IoU by the object's share", *(f"{size_name(entry)} ({entry['num']})" for entry in heads)]]
     for name, scores in rows:
         cells = [scores["by_size"][idx] for idx in used]
         lines.append([name, *("{:.3f} [{:.3f}, {:.3f}]".format(cell["iou"], *cell["iou_ci"]) for cell in cells)])
     return _aligned(lines)
 
 
-def spread_line(over: Mapping[str, Any], num: int, what: str) -> str:
+def spread_line(over: Mapping[str, Any], num: int, kind: str) -> str:
     """Mean and deviation of the IoU over so many models or networks."""
     if not over["detected"]:
-        return f"over {num} {what}: no object was seen"
+        return f"over {num} {kind}: no object was seen"
     iou = over["detected"]["iou"]
-    return f"over {num} {what}: IoU {iou['mean']:.3f} +- {iou['deviation']:.3f}"
+    return f"over {num} {kind}: IoU {iou['mean']:.3f} +- {iou['deviation']:.3f}"
 
 
 def variety_table(variety: Mapping[str, Any]) -> str:
@@ -123,13 +119,8 @@ def _cell(scores: Mapping[str, Any] | None, key: str) -> str:
 
 
 def write_sheet(examples: Sequence[Example], path: Path) -> None:
-    """Draw pictures with their masks, one per column, IoU on top, rows as ``SHEET_ROWS``; write it whole.
-
-    Args:
-        examples: At least one.
-        path: PNG file.
-    """
-    width = MARGIN_PX + len(examples) * (CELL_PX + GAP_PX)
+    """Draw pictures with their masks as PNG, one per column, IoU on top, rows as ``SHEET_ROWS``; write it whole."""
+    width = NAMES_PX + len(examples) * (CELL_PX + GAP_PX)
     sheet = PIL.Image.new("RGB", (width, CAPTION_PX + len(SHEET_ROWS) * (CELL_PX + GAP_PX)), "white")
     draw = PIL.ImageDraw.Draw(sheet)
     font = PIL.ImageFont.load_default(size=14)
@@ -137,7 +128,7 @@ def write_sheet(examples: Sequence[Example], path: Path) -> None:
     for idx, name in enumerate(SHEET_ROWS):
         draw.text((4, CAPTION_PX + idx * (CELL_PX + GAP_PX) + CELL_PX // 2), name, fill="black", font=font, anchor="lm")
     for column, example in enumerate(examples):
-        left = MARGIN_PX + column * (CELL_PX + GAP_PX)
+        left = NAMES_PX + column * (CELL_PX + GAP_PX)
         draw.text((left + CELL_PX // 2, CAPTION_PX // 2), f"{example.iou:.3f}", fill="black", font=font, anchor="mm")
         for row, cell in enumerate(_cells(example)):
             top = CAPTION_PX + row * (CELL_PX + GAP_PX)

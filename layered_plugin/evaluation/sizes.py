@@ -8,17 +8,17 @@ from layered_plugin.evaluation.metrics import mean_and_deviation
 BySize = Sequence[Mapping[str, Any]]
 
 
-def size_name(one: Mapping[str, Any]) -> str:
+def size_name(entry: Mapping[str, Any]) -> str:
     """Which objects an entry of `by_size` is of, in words."""
-    low, high = (f"{100 * one[bound]:g}" for bound in ("low", "high"))
-    if one["low"] == 0:
+    low, high = (f"{100 * entry[bound]:g}" for bound in ("low", "high"))
+    if entry["low"] == 0:
         return f"below {high} %"
-    return f"{low} % and more" if one["high"] == 1 else f"{low} to {high} %"
+    return f"{low} % and more" if entry["high"] == 1 else f"{low} to {high} %"
 
 
 def size_bounds(by_size: BySize) -> list[float]:
     """The shares that part the pictures."""
-    return [one["low"] for one in by_size[1:]]
+    return [entry["low"] for entry in by_size[1:]]
 
 
 def sizes_over(models: Sequence[BySize]) -> list[dict[str, Any]]:

@@ -48,11 +48,7 @@ class MaskTeacher(MaskFiles):
 
 
 class AlphaTeacher:
-    """The transparency of the pictures themselves: object where they are opaque.
-
-    Args:
-        source: The pictures.
-    """
+    """The transparency of the pictures themselves: object where they are opaque."""
 
     def __init__(self, source: PictureSource) -> None:
         self._source = source

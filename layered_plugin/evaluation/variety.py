@@ -16,7 +16,7 @@ from layered_plugin.data.dataset import crop_by_number
 from layered_plugin.data.labels import labels_of_training
 from layered_plugin.data.mask_files import MaskFiles
 from layered_plugin.data.masks import Ranges
-from layered_plugin.data.pictures import CROP_MARGIN, PictureSource, to_square
+from layered_plugin.data.pictures import CROP_RATIO, PictureSource, to_square
 from layered_plugin.errors import PictureError
 from layered_plugin.evaluation.teachers import Teacher
 from layered_plugin.model.fidelity import CroppedPictures
@@ -37,7 +37,7 @@ def real_pictures(path: str | os.PathLike[str], resolution: int, num: int, size_
         num: Pictures, at most.
         size_px: Side before the crop; None = 1.125 times the resolution.
     """
-    pictures = CroppedPictures(path, resolution, size_px or round(resolution * CROP_MARGIN))
+    pictures = CroppedPictures(path, resolution, size_px or round(resolution * CROP_RATIO))
     return torch.stack([pictures[idx] for idx in range(min(num, len(pictures)))])
 
 
@@ -53,7 +53,7 @@ def real_masks(files: MaskFiles, names: Sequence[str], resolution: int, num: int
     Raises:
         MaskError: A mask is missing or can't be read; the text names it.
     """
-    side = size_px or round(resolution * CROP_MARGIN)
+    side = size_px or round(resolution * CROP_RATIO)
     squares = (to_square(PIL.Image.fromarray(files.opacity(name)), side) for name in names[:num])
     first = np.stack([crop_by_number(square, resolution, number)[0] for number, square in enumerate(squares)])
     return torch.from_numpy(first).float() / 255
@@ -98,10 +98,10 @@ def score_variety(scenes: Scenes, pictures: torch.Tensor, masks: torch.Tensor, s
     """
     half = len(pictures) // 2
     features = PictureFeatures(pictures[:half], seed=seed)
-    theirs = features(pictures[half:])
-    ours, same = (features(some[:len(theirs)]) for some in (scenes.pictures, pictures[:half]))  # Equally many.
-    return dict(shapes=compare_masks(scenes.masks, masks), frechet=frechet_distance(ours, theirs),
-                frechet_floor=frechet_distance(same, theirs), num_real=len(pictures))
+    real = features(pictures[half:])
+    generated, first_half = (features(part[:len(real)]) for part in (scenes.pictures, pictures[:half]))  # Equally many.
+    return dict(shapes=compare_masks(scenes.masks, masks), frechet=frechet_distance(generated, real),
+                frechet_floor=frechet_distance(first_half, real), num_real=len(pictures))
 
 
 class Comparison:

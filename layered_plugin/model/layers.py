@@ -25,9 +25,6 @@ class Layers(NamedTuple):
 def composite(layers: Layers) -> torch.Tensor:
     """Overlay the masked foregrounds on the background, one after the other (Eq. 1).
 
-    Args:
-        layers: Scene of N pictures.
-
     Returns:
         Pictures, [N, 3, H, W], in the range of the layers.
 
@@ -46,10 +43,7 @@ def pad_channels(img: torch.Tensor, num: int) -> torch.Tensor:
 
 
 def fold_objects(layers: Layers) -> Layers:
-    """Scenes of one object each, for what is done to every object alone.
-
-    Args:
-        layers: N scenes of K objects.
+    """N scenes of K objects as scenes of one object each, for what is done to every object alone.
 
     Returns:
         N * K scenes of one object over the same background, the K of a scene in a row; for K = 1 the scenes as given.
@@ -81,9 +75,6 @@ def unfold_objects(folded: Layers, bg: torch.Tensor) -> Layers:
 def visible_masks(layers: Layers) -> torch.Tensor:
     """How much of each pixel shows each object: its opacity times the transparency of all that lie in front of it.
 
-    Args:
-        layers: N scenes of K objects.
-
     Returns:
         [N, K, H, W], in [0, 1]; the weights of the foregrounds in the composite. For K = 1 the mask as given.
     """
@@ -98,9 +89,6 @@ def visible_masks(layers: Layers) -> torch.Tensor:
 
 def union_mask(layers: Layers) -> torch.Tensor:
     """Foreground against background: the visible masks of all objects together.
-
-    Args:
-        layers: N scenes of K objects.
 
     Returns:
         [N, 1, H, W], in [0, 1]: one minus the weight of the background in the composite. For K = 1 the mask as given.

@@ -1,7 +1,7 @@
 """What keeps a mask large enough, binary, off the border and apart from other masks.
 
-Section 3.2 of the paper: equations 3 and 4; the others are ours. Masks are [N, K, H, W], of K objects in N scenes, each
-object with terms of its own.
+Section 3.2 of the paper: equations 3 and 4; the others are ours. Masks are opacities [N, K, H, W], in [0, 1], of K
+objects in N scenes, each object with terms of its own; another number of dimensions is a ValueError there.
 """
 
 import torch
@@ -16,7 +16,7 @@ def mask_size_loss(mask: torch.Tensor, min_coverage: float, over: str = "picture
     """Penalize masks that cover less than a minimum share of the image (Eq. 3).
 
     Args:
-        mask: Opacity of each object, [N, K, H, W], in [0, 1].
+        mask: Opacity of each object.
         min_coverage: Smallest mean opacity that costs nothing (the paper's eta), in [0, 1].
         over: What the mean opacity is taken over: each ``picture``, as the equation is printed, or the ``batch``, as
             the paper's text explains it: then small objects cost nothing among large ones.
@@ -26,7 +26,7 @@ def mask_size_loss(mask: torch.Tensor, min_coverage: float, over: str = "picture
         of its scenes. The expectation is the caller's.
 
     Raises:
-        ValueError: If mask has not four dimensions, min_coverage is outside [0, 1], or over is neither.
+        ValueError: If min_coverage is outside [0, 1], or over is neither.
     """
     _check_mask(mask)
     if not 0 <= min_coverage <= 1:
@@ -37,14 +37,8 @@ def mask_size_loss(mask: torch.Tensor, min_coverage: float, over: str = "picture
 def mask_binary_loss(mask: torch.Tensor) -> torch.Tensor:
     """Penalize half-transparent masks (Eq. 4).
 
-    Args:
-        mask: Opacity of each object, [N, K, H, W], in [0, 1].
-
     Returns:
         Mean over the pixels of min(m, 1 - m), per mask, [N, K], in [0, 0.5].
-
-    Raises:
-        ValueError: If mask has not four dimensions.
     """
     _check_mask(mask)
     return torch.minimum(mask, 1 - mask).mean(dim=[2, 3])
@@ -54,7 +48,7 @@ def mask_excess_loss(mask: torch.Tensor, max_coverage: float) -> torch.Tensor:
     """Penalize masks that cover more than a maximum share of the image; ours, the counterpart of Eq. 3.
 
     Args:
-        mask: Opacity of each object, [N, K, H, W], in [0, 1].
+        mask: Opacity of each object.
         max_coverage: Largest mean opacity that costs nothing, in [0, 1].
 
     Returns:
@@ -74,14 +68,11 @@ def mask_variety_loss(mask: torch.Tensor, min_variety: float) -> torch.Tensor:
     have, sqrt(q (1 - q)): so the same bound does for small and large objects.
 
     Args:
-        mask: Opacity of each object, [N, K, H, W], in [0, 1], N at least 2.
+        mask: Opacity of each object, N at least 2.
         min_variety: Least deviation that costs nothing, as a share of the largest, in [0, 1].
 
     Returns:
         Hinge of the batch, per object, [K], in units of the deviation.
-
-    Raises:
-        ValueError: If mask has not four dimensions.
     """
     _check_mask(mask)
     cell_means = torch.nn.functional.adaptive_avg_pool2d(mask, CELLS).flatten(2)  # [N, K, CELLS * CELLS]
@@ -97,14 +88,8 @@ def mask_border_loss(mask: torch.Tensor) -> torch.Tensor:
     A mask that is cut off by the border cannot be shifted without showing the cut, and a mask with background and
     object the wrong way round always reaches the border: the term tells figure from ground.
 
-    Args:
-        mask: Opacity of each object, [N, K, H, W], in [0, 1].
-
     Returns:
         Mean mask over the outermost pixels, per mask, [N, K], in [0, 1].
-
-    Raises:
-        ValueError: If mask has not four dimensions.
     """
     _check_mask(mask)
     ring = [mask[:, :, 0], mask[:, :, -1], mask[:, :, 1:-1, 0], mask[:, :, 1:-1, -1]]
@@ -113,9 +98,6 @@ def mask_border_loss(mask: torch.Tensor) -> torch.Tensor:
 
 def mask_overlap_loss(mask: torch.Tensor) -> torch.Tensor:
     """Penalize masks of several objects that cover the same pixels; ours, not the paper's.
-
-    Args:
-        mask: Opacity of each object, [N, K, H, W], in [0, 1].
 
     Returns:
         Mean over the pixels of m_i * m_j, summed over the pairs of objects, per image, [N]; zero for K = 1.
@@ -126,9 +108,6 @@ def mask_overlap_loss(mask: torch.Tensor) -> torch.Tensor:
 
 def layer_range_loss(layers: Layers) -> torch.Tensor:
     """Penalize layers that leave [-1, 1] where no picture is shown to the discriminator to say so; ours.
-
-    Args:
-        layers: N scenes of K objects.
 
     Returns:
         Mean of max(0, |x| - 1) over the background's and foregrounds' values, per scene, [N].

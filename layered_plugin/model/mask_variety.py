@@ -24,21 +24,18 @@ def best_ious(masks: torch.Tensor, others: torch.Tensor, chunk: int = 500) -> to
 
     Intersections of all pairs are one matrix product.
     """
-    ours, theirs = ((stack.flatten(1) >= THRESHOLD).float() for stack in (masks, others))
-    areas = theirs.sum(dim=1)
+    binary, other_binary = ((stack.flatten(1) >= THRESHOLD).float() for stack in (masks, others))
+    areas = other_binary.sum(dim=1)
     best = []
-    for part in ours.split(chunk):
-        shared = part @ theirs.T  # [chunk, N]
+    for part in binary.split(chunk):
+        shared = part @ other_binary.T  # [chunk, N]
         union = part.sum(dim=1, keepdim=True) + areas - shared
         best.append(torch.where(union > 0, shared / union.clamp(min=1), 1.0).amax(dim=1))
     return torch.cat(best)
 
 
 def spread(masks: torch.Tensor) -> dict[str, float]:
-    """Figures of one set of masks alone; no truth is needed.
-
-    Args:
-        masks: [N, H, W], in [0, 1].
+    """Figures of one set of masks [N, H, W], in [0, 1], alone; no truth is needed.
 
     Returns:
         `variation`: standard deviation of a mask pixel over the masks, averaged over the pixels; 0 = one outline for
@@ -75,9 +72,9 @@ def compare_masks(generated: torch.Tensor, real: torch.Tensor, num_queries: int 
     queries, rest = real[:num_queries], real[num_queries:]
     num_compared = min(len(rest), len(generated))
     rest = rest[:num_compared]
-    found = dict(coverage=float(best_ious(queries, generated[:num_compared]).mean()),
-                 precision=float(best_ious(generated[:num_queries], rest).mean()), **spread(generated))
+    figures = dict(coverage=float(best_ious(queries, generated[:num_compared]).mean()),
+                   precision=float(best_ious(generated[:num_queries], rest).mean()), **spread(generated))
     floor = float(best_ious(queries, rest).mean())
     reference = dict(coverage=floor, precision=floor, **spread(real))
-    share = {name: found[name] / reference[name] if reference[name] > 0 else None for name in found}
-    return dict(generated=found, real=reference, share=share, num_queries=num_queries, num_compared=num_compared)
+    share = {name: figures[name] / reference[name] if reference[name] > 0 else None for name in figures}
+    return dict(generated=figures, real=reference, share=share, num_queries=num_queries, num_compared=num_compared)

@@ -14,10 +14,7 @@ HALF = {"num_fp16_res", "fp16_channels_last", "half_dtype", "freeze_layers"}  # 
 
 
 def background_networks(snapshot: Mapping[str, Any]) -> dict[str, Any]:
-    """An ordinary snapshot that draws backgrounds.
-
-    Args:
-        snapshot: Layered networks, of ``load_snapshot``.
+    """An ordinary snapshot that draws the backgrounds of layered networks, of ``load_snapshot``.
 
     Returns:
         As upstream pickles them: `G`, `D`, `G_ema` of the base's own classes, with three channels, in fp32;
@@ -73,8 +70,8 @@ def _part(G: Any, name: str, rows: list[int]) -> Any:
     """Generator of some outputs of one part."""
     synthesis = getattr(G.synthesis, "both" if G.synthesis.single else name)
     mapping = getattr(G.mapping, name if name in G.mapping.names else "both")
-    own = {"w_dim", "img_resolution", "img_channels", "z_dim", "c_dim", "num_ws"}
-    kwargs, mapping_kwargs = ({key: value for key, value in _in_fp32(net.init_kwargs).items() if key not in own}
+    sizes = {"w_dim", "img_resolution", "img_channels", "z_dim", "c_dim", "num_ws"}
+    kwargs, mapping_kwargs = ({key: value for key, value in _in_fp32(net.init_kwargs).items() if key not in sizes}
                               for net in (synthesis, mapping))
     shape = dict(w_dim=mapping.w_dim, img_resolution=G.img_resolution, img_channels=len(rows))
     part = networks.Generator(z_dim=G.z_dim, c_dim=G.c_dim, **shape, mapping_kwargs=mapping_kwargs,

@@ -41,8 +41,8 @@ class PictureFeatures:
         opt = torch.optim.Adam([*self._net.parameters(), *head.parameters()], lr=2e-3)
         for _ in range(steps):
             img = _to_float(real[torch.randint(len(real), [batch])])
-            ones, twos = (F.normalize(head(self._pool(_another_view(img)))) for _ in range(2))
-            logits = ones @ twos.T / TEMPERATURE  # [batch, batch]; a picture's other view is on the diagonal.
+            views, others = (F.normalize(head(self._pool(_another_view(img)))) for _ in range(2))
+            logits = views @ others.T / TEMPERATURE  # [batch, batch]; a picture's other view is on the diagonal.
             same = torch.arange(batch)
             loss = F.cross_entropy(logits, same) + F.cross_entropy(logits.T, same)
             opt.zero_grad(set_to_none=True)
@@ -71,8 +71,8 @@ def _another_view(img: torch.Tensor) -> torch.Tensor:
     theta = torch.zeros(num, 2, 3)
     theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = scale * flip, scale, place
     view = F.grid_sample(img, F.affine_grid(theta, list(img.shape), align_corners=False), align_corners=False)
-    gain, shift = 0.7 + 0.6 * torch.rand(num, img.shape[1], 1, 1), 0.2 * torch.randn(num, img.shape[1], 1, 1)
-    return view * gain + shift
+    gain, offset = 0.7 + 0.6 * torch.rand(num, img.shape[1], 1, 1), 0.2 * torch.randn(num, img.shape[1], 1, 1)
+    return view * gain + offset
 
 
 def frechet_distance(ours: torch.Tensor, theirs: torch.Tensor) -> float:

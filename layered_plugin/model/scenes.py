@@ -22,12 +22,7 @@ Scene = dict[str, np.ndarray]  # Folder to picture.
 
 
 def one_hot(G: Any, class_idx: int | None) -> list[float]:
-    """Label of a class, c_dim numbers; ArgumentError if the network has classes but not this one, or none at all.
-
-    Args:
-        G: Generator.
-        class_idx: The class, None = none is asked for.
-    """
+    """Label of a class, c_dim numbers; ArgumentError if the network has classes but not this one, or none at all."""
     if G.c_dim == 0 and class_idx is not None:
         raise ArgumentError(f"`class_idx`={class_idx} can't be given: this network has no classes")
     if G.c_dim > 0 and class_idx not in range(G.c_dim):
@@ -57,13 +52,9 @@ def seed_codes(G: Any, seeds: Sequence[int], class_idx: int | None = None, trunc
 
 @torch.no_grad()
 def random_codes(G: Any, num: int, labels: Labels, generator: torch.Generator) -> torch.Tensor:
-    """Codes of random scenes, [num, num_ws, w_dim], on the generator's device.
+    """Codes of random scenes, [num, num_ws, w_dim], on the device of G, which is in evaluation mode.
 
-    Args:
-        G: Generator in evaluation mode.
-        num: How many.
-        labels: Of the scenes.
-        generator: Source of randomness, on the CPU: the latents are drawn first, then the labels.
+    The source of randomness is on the CPU: the latents are drawn first, then the labels.
     """
     device = G.mapping.w_avg.device
     z = torch.randn([num, G.z_dim], generator=generator).to(device)

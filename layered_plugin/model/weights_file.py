@@ -66,12 +66,7 @@ def fill(net: torch.nn.Module, name: str, tensors: Mapping[str, torch.Tensor], p
 
 
 def save_generator(folder: str | os.PathLike[str], snapshot: Mapping[str, Any]) -> None:
-    """Write the networks of a snapshot as ``generator.json`` and ``generator.safetensors``.
-
-    Args:
-        folder: Where they go.
-        snapshot: `G_ema` and `D`, which are kept, and `training_set_kwargs`.
-    """
+    """Write `G_ema`, `D` and `training_set_kwargs` of a snapshot as generator.json and generator.safetensors."""
     networks = {name: snapshot[name] for name in ("G_ema", "D")}
     save_tensors(Path(folder) / WEIGHTS_FILE, networks)
     write_json(Path(folder) / GENERATOR_FILE, dict(

@@ -17,28 +17,10 @@ import jinja2
 from layered_plugin.calls import as_typed
 from layered_plugin.errors import CheckpointError, UserError
 from layered_plugin.files import atomic_write
-from layered_plugin.report import tables
+from layered_plugin.report import figures, reading, tables
 from layered_plugin.report.charts import Chart
 from layered_plugin.report.facts import Fact, gan_facts, key_numbers, lead, model_facts, shown_options, title
-from layered_plugin.report.figures import (
-    gan_charts,
-    layers_over_time,
-    model_charts,
-    read_segmented,
-    sample_pictures,
-    score_sheets,
-)
-from layered_plugin.report.reading import (
-    GanRun,
-    ModelRecord,
-    Picture,
-    find_model_runs,
-    find_siblings,
-    is_gan_run,
-    is_of_run,
-    read_gan_run,
-    read_model_run,
-)
+from layered_plugin.report.reading import GanRun, ModelRecord, Picture
 from layered_plugin.runs import GAN_FILE, MODEL_FILES, complete_run
 
 
@@ -109,25 +91,25 @@ def collect(run: Path, more: Sequence[Path], segmented: str | os.PathLike[str] |
     """Read everything that the page shows; arguments and errors as `write_report`."""
     gan, folders = _find_runs(run)
     known = {folder.resolve(): folder for folder in [*folders, *more]}
-    models = [read_model_run(folder) for folder in known.values()]
+    models = [reading.read_model_run(folder) for folder in known.values()]
     generated = tables.read_generated(gan.folder) if gan else []
     real = [tables.read_real(model) for model in models]
-    siblings = find_siblings(gan.folder) if gan else []
+    siblings = reading.find_siblings(gan.folder) if gan else []
     generated_too = [record for folder in siblings for record in tables.read_generated(folder)]
-    real_too = [record for folder in siblings for model in find_model_runs(folder) if model.resolve() not in known
-                for record in tables.read_real(read_model_run(model))]
+    real_too = [record for folder in siblings for model in reading.find_model_runs(folder)
+                if model.resolve() not in known for record in tables.read_real(reading.read_model_run(model))]
     records = real_too + [record for part in real for record in part]
     of_network = [record for model, part in zip(models, real, strict=True) for record in part
-                  if gan is None or is_of_run(model.about["options"].get("network"), gan.folder)]
-    over_time = layers_over_time(gan.folder) if gan else []
+                  if gan is None or reading.is_of_run(model.about["options"].get("network"), gan.folder)]
+    over_time = figures.layers_over_time(gan.folder) if gan else []
     return dict(
         title=title(gan, models), run=str(run), lead=lead(gan) if gan else "",
         cards=key_numbers(gan, generated, of_network), warnings=gan.warnings if gan else [],
         layers=over_time[-1] if over_time else None, over_time=over_time,
-        charts=gan_charts(gan) if gan else [], facts=gan_facts(gan) if gan else [],
+        charts=figures.gan_charts(gan) if gan else [], facts=gan_facts(gan) if gan else [],
         config=json.dumps(shown_options(gan), indent=2) if gan else "",
         models=[_model_view(model, gan, scores) for model, scores in zip(models, real, strict=True)],
-        segmented=read_segmented(Path(segmented)) if segmented is not None else None,
+        segmented=figures.read_segmented(Path(segmented)) if segmented is not None else None,
         tables=[("Generated scenes", tables.generated_tables(generated_too + generated)),
                 ("Real pictures", tables.real_tables(records))],
         commands=_commands(gan, models, generated_too + generated, records),
@@ -138,28 +120,28 @@ def collect(run: Path, more: Sequence[Path], segmented: str | os.PathLike[str] |
 def _find_runs(run: Path) -> tuple[GanRun | None, list[Path]]:
     """The training run and the models that a run folder stands for."""
     if (run / GAN_FILE).is_file():
-        return read_gan_run(run), find_model_runs(run)
+        return reading.read_gan_run(run), reading.find_model_runs(run)
     if not any((run / name).is_file() for name in MODEL_FILES):
         raise UserError(f"RUN: {run} is no run folder of train_layered.py or invert.py: it holds no {GAN_FILE} and "
                           "no model.json")
-    network = read_model_run(run).about["options"].get("network") or ""
+    network = reading.read_model_run(run).about["options"].get("network") or ""
     parent = run.absolute().parent
     places = [Path(network), Path(network).parent, parent / Path(network).parent.name, parent / Path(network).name]
-    gan = next(filter(is_gan_run, places), None) if network else None
-    return (read_gan_run(gan) if gan else None), [run]
+    gan = next(filter(reading.is_gan_run, places), None) if network else None
+    return (reading.read_gan_run(gan) if gan else None), [run]
 
 
 def _model_view(model: ModelRecord, gan: GanRun | None, scores: Sequence[dict[str, Any]]) -> ModelView:
     opts = model.about["options"]
     notes, missing = [], []
-    if gan is not None and not is_of_run(opts.get("network"), gan.folder):
+    if gan is not None and not reading.is_of_run(opts.get("network"), gan.folder):
         notes.append(f"Trained on another network: {opts.get('network')}")
     if not model.finished:
         command = "train" if model.kind != "distill" else "distill"
         missing.append(Missing("This training is not at its end.",
                                _line("invert.py", command, f"--outdir={model.folder.parent}",
                                      f"--resume={model.folder}")))
-    sheets = score_sheets(model.folder)
+    sheets = figures.score_sheets(model.folder)
     if model.finished and not (scores and sheets):
         what = "No scores on real pictures yet." if not scores else "Its best and worst pictures are not there."
         missing.append(Missing(what, _line("eval.py", "real", f"--model={model.folder}", "--data=PICTURES",
@@ -167,7 +149,7 @@ def _model_view(model: ModelRecord, gan: GanRun | None, scores: Sequence[dict[st
     return ModelView(
         model.folder.name, tables.KINDS.get(model.kind, model.kind), notes, model_facts(model),
         [(f"--{name.replace('_', '-')}", str(value)) for name, value in opts.items() if value is not None],
-        model_charts(model), sample_pictures(model), sheets, missing)
+        figures.model_charts(model), figures.sample_pictures(model), sheets, missing)
 
 
 def _commands(gan: GanRun | None, models: Sequence[ModelRecord], generated: Sequence[dict[str, Any]],

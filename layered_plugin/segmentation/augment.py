@@ -114,7 +114,7 @@ def random_affine(
     angle: float = 180.0,
     scale: float = 1.3,
     stretch: float = 1.2,
-    shift: float = 0.1,
+    translation: float = 0.1,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mirror, turn, scale, stretch and move each picture together with its mask.
 
@@ -125,7 +125,7 @@ def random_affine(
         angle: Largest rotation to either side, in degrees.
         scale: Largest factor of enlargement, and of reduction; at least 1.
         stretch: Largest ratio of the scales of the two axes, at least 1.
-        shift: Largest displacement along an axis, as a fraction of the side.
+        translation: Largest displacement along an axis, as a fraction of the side.
 
     Returns:
         Pictures and masks of the same shapes, by bilinear interpolation. Beyond the border the picture is mirrored,
@@ -141,8 +141,8 @@ def random_affine(
     mirror = torch.where(torch.rand(num, generator=generator) < 0.5, -1.0, 1.0)
     axis_x, axis_y = torch.exp(-log_scale - log_stretch) * mirror, torch.exp(-log_scale + log_stretch)
     cos, sin = torch.cos(theta), torch.sin(theta)
-    rows = [torch.stack([cos * axis_x, -sin * axis_y, uniform(2 * shift)], dim=1),
-            torch.stack([sin * axis_x, cos * axis_y, uniform(2 * shift)], dim=1)]
+    rows = [torch.stack([cos * axis_x, -sin * axis_y, uniform(2 * translation)], dim=1),
+            torch.stack([sin * axis_x, cos * axis_y, uniform(2 * translation)], dim=1)]
     grid = F.affine_grid(torch.stack(rows, dim=1).to(img.device), list(img.shape), align_corners=False)
     stacked = F.grid_sample(torch.cat([img, target], dim=1), grid, mode="bilinear", padding_mode="reflection",
                             align_corners=False)

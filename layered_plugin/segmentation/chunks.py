@@ -32,10 +32,7 @@ _halt: Any = None  # In the processes of a pool: the event by which the main pro
 
 
 def split_pictures(options: dict[str, Any]) -> list[dict[str, Any]]:
-    """Which pictures make up each chunk, in the order of their names.
-
-    Args:
-        options: Values of the options of ``invert.py train``.
+    """Which pictures make up each chunk, in the order of their names, by the options of ``invert.py train``.
 
     Returns:
         For each chunk `file`, the name for its encoder's weights, and of its pictures `names` and `bytes`.
@@ -57,12 +54,7 @@ def split_pictures(options: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def train_chunks(run_dir: Path, chunks: list[dict[str, Any]], options: dict[str, Any]) -> str | None:
-    """Train the encoders of all chunks that have no file yet, `--jobs` at a time.
-
-    Args:
-        run_dir: Existing folder.
-        chunks: As `split_pictures` has them.
-        options: Values of the options of ``invert.py train``.
+    """Train the encoders of all chunks of `split_pictures` that have no file yet, `--jobs` at a time.
 
     Returns:
         None, or the name of the signal that stopped the run after saving.
@@ -82,17 +74,9 @@ def train_chunks(run_dir: Path, chunks: list[dict[str, Any]], options: dict[str,
 
 def train_chunk(run_dir: Path, file: str, names: list[str], options: dict[str, Any],
                 label: str | None = None) -> str | None:
-    """Train the encoder of one chunk, unless its file is there already.
+    """Train the encoder of one chunk, unless its file is there already; returns what `train_chunks` does.
 
-    Args:
-        run_dir: Of the whole run.
-        file: Name for the weights.
-        names: Pictures of the chunk.
-        options: Values of the options of ``invert.py train``.
-        label: Shown with the progress; None = in a process of its own, which shows none and shares the cores.
-
-    Returns:
-        None, or the name of the signal that stopped it after saving.
+    The label is shown with the progress; None = in a process of its own, which shows none and shares the cores.
     """
     if (run_dir / file).is_file():
         return None

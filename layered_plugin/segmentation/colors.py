@@ -42,14 +42,9 @@ def likely_place(height: int, width: int, margin: float) -> torch.Tensor:
     A shift that the generator cannot know leaves only such objects whole (paper, Section 3), and a network that errs
     mostly takes along something of the ground, which goes on beyond the border.
 
-    Args:
-        height: H.
-        width: W.
-        margin: By the side, in [0, 0.5]; 0 = everywhere alike.
-
     Returns:
         [H, W]: distance of the pixel's center from the nearest border, each axis in units of its side, divided by the
-        margin; at most 1.
+        margin, in [0, 0.5]; at most 1. Without a margin 1 everywhere.
     """
     if margin == 0:
         return torch.ones(height, width)

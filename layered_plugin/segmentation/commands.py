@@ -29,14 +29,10 @@ BEFORE = dict(colors=False, margin=0.0, paste=0.0)  # What a run did that was be
 
 
 def run_training(ctx: click.Context, command: str, opts: dict[str, Any], desc: str, work: Work) -> None:
-    """Start or resume a run, and say at the end where it is.
+    """Start or resume a run of a command, train or distill, and say at the end where it is.
 
-    Args:
-        ctx: Of the command.
-        command: Its name, train or distill.
-        opts: Its options.
-        desc: What the name of a new run begins with.
-        work: The training: run folder, options, record to the signal that stopped it, or None.
+    `desc` is what the name of a new run begins with; `work` is the training: run folder, options, record to the signal
+    that stopped it, or None.
     """
     new_dir = None
     try:

@@ -16,12 +16,7 @@ SHEET_GROUND = (208, 208, 208)  # Behind cut-outs.
 
 
 def write_contact_sheet(dest: Path, cutouts: Iterable[bytes]) -> None:
-    """Draw the first pictures with their cut-outs beneath; nothing if there are none.
-
-    Args:
-        dest: The file.
-        cutouts: Encoded; more are not asked for than are shown.
-    """
+    """Draw the first of some encoded cut-outs beneath their pictures, if there are any; no more are asked for."""
     first = list(itertools.islice(cutouts, SHEET_PICTURES))
     rows = -(-len(first) // SHEET_COLUMNS)
     if rows == 0:

@@ -75,8 +75,8 @@ def foreground_colors(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
     places, opacity = places[mixed], opacity[mixed]
     fg, bg = np.split(_stretch_to(np.concatenate(means) * 255, mask.shape, places), 2)  # [3, M] each.
     out = picture.reshape(-1, 3).copy()
-    found = fg + opacity * (out[places].T - opacity * fg - (1 - opacity) * bg)
-    out[places] = (found + 0.5).clip(0, 255).astype(np.uint8).T
+    estimated = fg + opacity * (out[places].T - opacity * fg - (1 - opacity) * bg)
+    out[places] = (estimated + 0.5).clip(0, 255).astype(np.uint8).T
     return out.reshape(picture.shape)
 
 

@@ -44,15 +44,7 @@ class EncoderTraining:
         return dict(E=self.E, G=self.reconstruction.G, D=self.reconstruction.D)
 
     def step(self, real_img: torch.Tensor, target: torch.Tensor | None = None) -> dict[str, float]:
-        """One step on real pictures.
-
-        Args:
-            real_img: [N, 3, R, R], in [-1, 1].
-            target: Their `Reconstruction.targets`; None = compute them.
-
-        Returns:
-            The terms of the loss.
-        """
+        """One step on real pictures [N, 3, R, R], in [-1, 1], by their `Reconstruction.targets`; the loss's terms."""
         loss, layers, terms = self.reconstruction(self.E(real_img), real_img, target)
         self._update(loss)
         return dict(loss=loss.item(), **terms, coverage=layers.mask.mean().item())

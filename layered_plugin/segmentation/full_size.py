@@ -52,13 +52,7 @@ class Segmentation(NamedTuple):
 
 
 def shrink(picture: PIL.Image.Image, resolution: int, letterbox: bool) -> np.ndarray:
-    """The square that a network is shown of a picture, [3, R, R], uint8.
-
-    Args:
-        picture: The picture, of any mode and size.
-        resolution: R.
-        letterbox: Keep its proportions (`to_letterbox`), or squeeze it?
-    """
+    """The square [3, R, R], uint8, that a network is shown of a picture of any mode and size, fitted in or squeezed."""
     return to_letterbox(picture, resolution) if letterbox else to_square(picture, resolution)
 
 

@@ -36,19 +36,19 @@ def merge_shards(outdir: str | Path) -> Merged:
     if len(totals) != 1:
         raise PictureError(f"{outdir}: holds manifests of {'different numbers of shards' if totals else 'no shard'}")
     shards = [Shard(number, total) for total in totals for number in range(total)]
-    there = [path for shard in shards for done in (True, False)
-             if (path := outdir / shard_manifest(shard, done)).is_file()]
+    manifests = [path for shard in shards for done in (True, False)
+                 if (path := outdir / shard_manifest(shard, done)).is_file()]
     whole = outdir / MANIFEST
     work = read_settings(outdir)["work"] if (outdir / SETTINGS).is_file() else None
-    first = next((entry["name"] for path in there for entry in read_manifest(path)), None)
+    first = next((entry["name"] for path in manifests for entry in read_manifest(path)), None)
     if all(entry["name"] != first for entry in read_manifest(whole)):  # Else a merge was killed while it tidied up.
         unfinished = [shard for shard in shards if not (outdir / shard_manifest(shard, done=True)).is_file()]
-        if unfinished and (work is None or _count(whole, *there) < work["num"]):  # Else a call without shards did it.
+        if unfinished and (work is None or _count(whole, *manifests) < work["num"]):  # Else one call did it.
             number, total = unfinished[0]
             raise PictureError(f"{outdir}: shard {number}/{total} is not finished; run it again, then merge")
         with atomic_write(whole) as file:
-            join_manifests([whole, *there], file)
-    for path in sorted(there, key=lambda path: path.stat().st_size):  # Last one that tells that they are merged.
+            join_manifests([whole, *manifests], file)
+    for path in sorted(manifests, key=lambda path: path.stat().st_size):  # Last one that tells that they are merged.
         path.unlink()
     sheet_of_folder(outdir)
     num = _count(whole)

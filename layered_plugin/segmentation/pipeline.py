@@ -68,10 +68,10 @@ class Pipeline:
         decoding = _look_ahead((self._decode(items) for items in groups), ahead)
         finishing = _look_ahead((self._draw(group) for group in decoding), ahead)
         for group in finishing:
-            found = (one for future in group.finished for one in future.result())
+            results = (result for future in group.finished for result in future.result())
             for item in group.items:
                 if item.wanted:
-                    yield item.name, group.failed[item.name] if item.name in group.failed else next(found)
+                    yield item.name, group.failed[item.name] if item.name in group.failed else next(results)
 
     def _decode(self, items: list[Item]) -> _Group:
         group = _Group(items, [item for item in items if isinstance(item.content, bytes)])
@@ -82,16 +82,16 @@ class Pipeline:
         return group
 
     def _draw(self, group: _Group) -> _Group:
-        squares = [one for future in group.squares for one in future.result()]
+        squares = [square for future in group.squares for square in future.result()]
         for item, square in zip(group.readable, squares, strict=True):
             if isinstance(square, str):
                 group.failed[item.name] = self.cannot_read(item.name, square)
         readable = [item for item in group.readable if item.name not in group.failed]
         if not any(item.wanted for item in readable):
             return group
-        drawn = self.segmenter.draw(np.stack([one for one in squares if not isinstance(one, str)]),
+        drawn = self.segmenter.draw(np.stack([square for square in squares if not isinstance(square, str)]),
                                     [item.name for item in readable], self.refinement)
-        wanted = [(item.content, one) for item, one in zip(readable, drawn, strict=True) if item.wanted]
+        wanted = [(item.content, result) for item, result in zip(readable, drawn, strict=True) if item.wanted]
         group.finished = [self.tasks.submit(finish, part, self.how) for part in self._shares(wanted)]
         return group
 

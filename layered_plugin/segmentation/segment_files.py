@@ -17,20 +17,13 @@ from layered_plugin.data.pictures import PictureSource
 from layered_plugin.errors import ArgumentError, ModelError, PictureError, UserError
 from layered_plugin.progress import progress
 from layered_plugin.runs import MANIFEST
+from layered_plugin.segmentation import shares
 from layered_plugin.segmentation.earlier import check_settings, has_results, is_whole, mark_there, same_archive
 from layered_plugin.segmentation.merging import sheet_of_folder
 from layered_plugin.segmentation.outputs import ArchiveOutput, FolderOutput, read_manifest
 from layered_plugin.segmentation.pipeline import Item, Pipeline
 from layered_plugin.segmentation.segmenter import USUAL, Refinement, Segmenter
-from layered_plugin.segmentation.shares import (
-    WHOLE,
-    Part,
-    Shard,
-    Targets,
-    is_pattern,
-    plan_parts,
-    shard_manifest,
-)
+from layered_plugin.segmentation.shares import Part, Shard, Targets
 from layered_plugin.segmentation.workers import Finish, task_executor
 
 GROUP_BYTES = 16 << 20  # A group of pictures ends early once its files have so many.
@@ -65,7 +58,7 @@ class Listing(NamedTuple):
 def segment_files(segmenter: Segmenter, images: str | os.PathLike[str], outdir: str | os.PathLike[str], *,
                   batch: int = 64, threshold: float = 0.5, soft: bool = False, min_confidence: float = 0.0,
                   refinement: Refinement = USUAL, workers: int = 0, form: str = "files",
-                  shard: Shard = WHOLE) -> Outcome:
+                  shard: Shard = shares.WHOLE) -> Outcome:
     """Segment every picture that no manifest lists yet.
 
     Args:
@@ -96,13 +89,13 @@ def segment_files(segmenter: Segmenter, images: str | os.PathLike[str], outdir: 
     job = Job(segmenter, refinement, how, batch, workers)
     settings = dict(model=str(segmenter.folder.resolve()), threshold=threshold, soft=soft, batch=batch,
                     min_confidence=min_confidence, **(refinement.record() | dict(margin=margin)))
-    if is_pattern(str(images)):
-        parts = plan_parts(str(images), outdir, form, WHOLE)
+    if shares.is_pattern(str(images)):
+        parts = shares.plan_parts(str(images), outdir, form, shares.WHOLE)
         check_settings(outdir, settings, [part.images.name for part in parts], shard, shares_folder=False)
         return _segment_parts(job, parts[shard.number::shard.total], outdir, None)
     listing = _list(images, outdir)
     with closing(listing.source):
-        parts = plan_parts(str(images), outdir, form, shard, len(listing.source), batch)
+        parts = shares.plan_parts(str(images), outdir, form, shard, len(listing.source), batch)
         shares_folder = form == "files" and shard.total > 1
         check_settings(outdir, settings, listing.source.names, shard, shares_folder)
         return (_segment_share(job, parts[0], outdir, listing, shard) if shares_folder else
@@ -111,7 +104,7 @@ def segment_files(segmenter: Segmenter, images: str | os.PathLike[str], outdir: 
 
 def _segment_share(job: Job, part: Part, outdir: Path, listing: Listing, shard: Shard) -> Outcome:
     """Segment one of several shares of a folder; its manifest has another name once it is finished."""
-    done = outdir / shard_manifest(shard, done=True)
+    done = outdir / shares.shard_manifest(shard, done=True)
     if done.is_file():  # A finished shard is given again: its manifest goes on.
         os.replace(done, part.manifest)
     outcome = _segment_parts(job, [part], outdir, listing)
@@ -142,19 +135,19 @@ def _list(images: str | os.PathLike[str], temp_dir: Path) -> Listing:
 
 
 def _segment_part(job: Job, part: Part, listing: Listing | None, label: str) -> Outcome:
-    there = part.archive is not None and part.manifest.is_file()  # Only when all is.
-    if there and (same_archive(part) if listing is None else is_whole(part, listing.source)):
+    is_done = part.archive is not None and part.manifest.is_file()  # Only when all is.
+    if is_done and (same_archive(part) if listing is None else is_whole(part, listing.source)):
         entries = list(read_manifest(part.manifest))
         failed = {entry["name"]: entry["failed"] for entry in entries if "failed" in entry}
         return Outcome(0, len(entries) - len(failed), failed)
     if listing is not None:
         return _segment_listing(job, part, listing, label)
     try:
-        own = _list(part.images, part.manifest.parent)
+        opened = _list(part.images, part.manifest.parent)
     except PictureError as err:  # One of many archives; without a manifest the next call tries it again.
         return Outcome(0, 0, {str(part.images): str(err)})
-    with closing(own.source):
-        return _segment_part(job, part, own, label)
+    with closing(opened.source):
+        return _segment_part(job, part, opened, label)
 
 
 def _segment_listing(job: Job, part: Part, listing: Listing, label: str) -> Outcome:
@@ -165,11 +158,11 @@ def _segment_listing(job: Job, part: Part, listing: Listing, label: str) -> Outc
                                             else ArchiveOutput(part.archive, of_whole))
     failed: dict[str, str] = {}
     try:
-        there = mark_there(source, names, output.listed(), "remove its line from the manifest to have it made anew")
-        num = there.count(0)
+        listed = mark_there(source, names, output.listed(), "remove its line from the manifest to have it made anew")
+        num = listed.count(0)
         workers = job.workers if num >= WORTH_WORKERS else 0
         in_zip = part.archive is not None and part.archive.suffix == ".zip"
-        groups = _groups(names, there, job.batch, lambda name: _read(job.segmenter, source, name, in_zip))
+        groups = _groups(names, listed, job.batch, lambda name: _read(job.segmenter, source, name, in_zip))
         with task_executor(workers) as tasks:
             pipeline = Pipeline(job.segmenter, job.refinement, job.how, source.cannot_read, tasks, workers)
             for name, result in progress(pipeline.run(groups), num, label):
@@ -190,18 +183,18 @@ def _segment_listing(job: Job, part: Part, listing: Listing, label: str) -> Outc
     return Outcome(num - len(failed), len(names) - num, failed)
 
 
-def _groups(names: list[str], there: bytearray, batch: int,
+def _groups(names: list[str], listed: bytearray, batch: int,
             read: Callable[[str], bytes | str]) -> Iterator[list[Item]]:
     """Read the pictures that go through the network together; those of which all are there are passed over."""
     for start in range(0, len(names), batch):
         places = range(start, min(start + batch, len(names)))
-        if all(there[pos] for pos in places):
+        if all(listed[pos] for pos in places):
             continue
         group: list[Item] = []
         size = 0
         for pos in places:
             content = read(names[pos])
-            group.append(Item(names[pos], not there[pos], content))
+            group.append(Item(names[pos], not listed[pos], content))
             size += len(content) if isinstance(content, bytes) else 0
             if size >= GROUP_BYTES:
                 yield group

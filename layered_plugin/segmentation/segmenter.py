@@ -142,8 +142,8 @@ class Segmenter:
                              f"but got {len(names)} and {len(images)}")
         squares = np.stack([shrink(picture, self.resolution, self.letterbox) for picture in pictures])
         drawn, margin = self.draw(squares, names, refinement), refinement.margin_for(self)
-        return [enlarge(one, picture, refinement.sharp, self.letterbox, margin)
-                for one, picture in zip(drawn, pictures, strict=True)]
+        return [enlarge(result, picture, refinement.sharp, self.letterbox, margin)
+                for result, picture in zip(drawn, pictures, strict=True)]
 
     def draw(self, squares: np.ndarray, names: Sequence[str] | None = None,
              refinement: Refinement = USUAL) -> list[Drawn]:
@@ -151,11 +151,7 @@ class Segmenter:
 
         Args:
             squares: Pictures brought to the network's square (`shrink`), [N, 3, R, R], uint8.
-            names: As for a call.
-            refinement: As for a call; `sharp` and `margin` play no part yet.
-
-        Raises:
-            As a call does.
+            names, refinement: As for a call, whose errors it has; `sharp` and `margin` play no part yet.
         """
         refinement.check(self)
         img = to_float(torch.from_numpy(squares).to(self.device))

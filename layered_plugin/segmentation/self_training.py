@@ -1,6 +1,6 @@
 """Self-training: a segmenter that learnt from generated pictures goes on with real, unlabelled ones.
 
-Not in the paper. A slow copy of the network, the teacher, says where the object is in a real picture; corrected by
+Not in the paper. A slow copy of the network, the mean teacher, says where the object is in a real picture; corrected by
 the picture's colors and cleaned of what can't be one whole object, that is the target for the network, which sees the
 picture turned and disturbed. No true mask is seen.
 """
@@ -20,13 +20,13 @@ TURN = 15.0  # Degrees to either side, at most: most pictures show what is uprig
 
 
 class SelfTraining:
-    """Targets for real pictures, from a teacher that follows the network.
+    """Targets for real pictures, from a mean teacher (Tarvainen and Valpola, 2017): a copy that follows the network.
 
     Args:
         unet: The network in training.
         keep: Cleans masks, and says which of them serve.
         seed: Of augmentation.
-        decay: Of the teacher's moving average, a step.
+        decay: Of the mean teacher's moving average, a step.
         colors: Correct what the teacher says by the colors of the picture (`correct_by_colors`)?
         margin: As of `correct_by_colors`.
         paste: Share of the pictures whose object is pasted on the ground of another (`paste_objects`).
@@ -35,7 +35,7 @@ class SelfTraining:
     def __init__(self, unet: AnyUNet, keep: PairFilter, seed: int, decay: float = 0.99, colors: bool = True,
                  margin: float = MARGIN, paste: float = 0.5):
         self.unet = unet
-        self.teacher = copy.deepcopy(unet).eval().requires_grad_(False)
+        self.mean_teacher = copy.deepcopy(unet).eval().requires_grad_(False)
         self.keep = keep
         self.decay = decay
         self.colors = colors
@@ -45,13 +45,7 @@ class SelfTraining:
 
     @torch.no_grad()
     def targets(self, img: torch.Tensor) -> torch.Tensor:
-        """Object pixels of real pictures as the teacher sees them, [N, 1, H, W], float, 0 or 1.
-
-        What the teacher says (`opinions`), and the picture's colors have a say.
-
-        Args:
-            img: Pictures, [N, 3, H, W], in [-1, 1].
-        """
+        """Object pixels of real pictures, [N, 1, H, W], float, 0 or 1: `opinions`, in which colors have a say."""
         mean = self.opinions(img)
         if self.colors:
             mean = correct_by_colors(img, mean, self.margin)
@@ -68,9 +62,9 @@ class SelfTraining:
             Opacities, [N, 1, H, W], in [0, 1].
         """
         with fast_half(img.device):
-            of_both = self.teacher(torch.cat([img, img.flip(3)]).contiguous(memory_format=torch.channels_last))
-        opinion, of_mirrored = of_both.float().sigmoid().chunk(2)
-        return (opinion + of_mirrored.flip(3)) / 2
+            logits = self.mean_teacher(torch.cat([img, img.flip(3)]).contiguous(memory_format=torch.channels_last))
+        opacity, mirrored = logits.float().sigmoid().chunk(2)
+        return (opacity + mirrored.flip(3)) / 2
 
     def batch(self, img: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Augmented real pictures with targets.
@@ -88,14 +82,14 @@ class SelfTraining:
             pasted = self.keep(*paste_objects(img[num_whole:], mask[num_whole:], self.generator))
             img, mask = torch.cat([img[:num_whole], pasted[0]]), torch.cat([mask[:num_whole], pasted[1]])
         if len(img) > 0:
-            img, mask = random_affine(img, mask, self.generator, angle=TURN, shift=0.05)
+            img, mask = random_affine(img, mask, self.generator, angle=TURN, translation=0.05)
             img = disturb(img, self.generator, detail_of(img.shape[-1]))
         return img, mask
 
     @torch.no_grad()
     def follow(self) -> None:
         """Move the teacher towards the network, after each of its steps."""
-        for slow, current in zip(self.teacher.state_dict().values(), self.unet.state_dict().values(), strict=True):
+        for slow, current in zip(self.mean_teacher.state_dict().values(), self.unet.state_dict().values(), strict=True):
             if slow.is_floating_point():
                 slow.lerp_(current, 1 - self.decay)
             else:

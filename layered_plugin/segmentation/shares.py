@@ -98,15 +98,15 @@ def plan_parts(images: str, outdir: Path, form: str, shard: Shard, num: int = 0,
         PictureError: Nothing fits the pattern, or two archives would go to one place.
     """
     if is_pattern(images):
-        found = sorted(Path(name) for name in glob.glob(images, recursive=True))
-        stems = {_stem(path): path for path in found}
-        if not found:
+        archives = sorted(Path(name) for name in glob.glob(images, recursive=True))
+        stems = {_stem(path): path for path in archives}
+        if not archives:
             raise PictureError(f"{images}: no file fits this pattern")
-        if len(stems) < len(found):
-            twice = next(path for path in found if stems[_stem(path)] != path)
-            other = stems[_stem(twice)]
-            raise PictureError(f"{twice}: differs from {other} in its suffix or folder alone, so that the results of "
-                               "both would go to one place")
+        if len(stems) < len(archives):
+            same_stem = next(path for path in archives if stems[_stem(path)] != path)
+            other = stems[_stem(same_stem)]
+            raise PictureError(f"{same_stem}: differs from {other} in its suffix or folder alone, so that the results "
+                               "of both would go to one place")
         return [_whole(path, outdir, stem, form) for stem, path in list(stems.items())[shard.number::shard.total]]
     if form != "files":
         return [_whole(Path(images), outdir, f"{idx:05d}", form)._replace(

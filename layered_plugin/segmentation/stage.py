@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from layered_plugin.errors import CheckpointError, PictureError, UserError, one_line
-from layered_plugin.files import NO_ROOM, cut_torn_line, disk_full
+from layered_plugin.files import cut_torn_line, room_for
 from layered_plugin.progress import progress
 from layered_plugin.runs import STATS_FILE, forget_states, load_training_state
 from layered_plugin.segmentation.model_file import fingerprint, save_model
@@ -124,13 +124,8 @@ class ModelRun:
 
 
 def _append(path: Path, text: str) -> None:
-    try:
-        with path.open("a") as log:
-            log.write(text)
-    except OSError as err:  # Of a file that is open, the system names none.
-        if err.errno in NO_ROOM:
-            raise disk_full(path, len(text)) from err
-        raise
+    with room_for(path), path.open("a") as log:
+        log.write(text)
 
 
 def finish_run(run_dir: Path, kind: str, networks: Mapping[str, torch.nn.Module], G: Any, options: dict[str, Any],

@@ -71,14 +71,14 @@ def train_distilled(run_dir: Path, options: dict[str, Any], record: dict[str, An
         stopped, margin = _adapt(run_dir, options, unet, real)
     if stopped is not None:
         return stopped
-    found = {} if margin is None else dict(margin=margin)
-    finish_run(run_dir, "distill", dict(unet=unet.eval()), G, options, record, **found)
+    measured = {} if margin is None else dict(margin=margin)
+    finish_run(run_dir, "distill", dict(unet=unet.eval()), G, options, record, **measured)
     return None
 
 
 def _adapt(run_dir: Path, options: dict[str, Any], unet: AnyUNet,
            real: RealPictures) -> tuple[str | None, float | None]:
-    """Self-training on real pictures; the teacher's weights are the result.
+    """Self-training on real pictures; the mean teacher's weights are the result.
 
     Returns:
         None, or the name of the signal that stopped it; the margin at work (`rare_border`), None if it was stopped.
@@ -99,14 +99,15 @@ def _adapt(run_dir: Path, options: dict[str, Any], unet: AnyUNet,
         return terms
 
     run = ModelRun(run_dir, "real", "Real pictures", options["adapt"], batch,
-                   dict(unet=unet, teacher=teaching.teacher, optimizer=fitting.optimizer, schedule=fitting.schedule),
+                   dict(unet=unet, teacher=teaching.mean_teacher, optimizer=fitting.optimizer,
+                        schedule=fitting.schedule),
                    dict(teaching=teaching.generator))
     real.start_at(settled + run.step * batch)
     stopped, margin = run.loop(step), None
     if stopped is None:
-        unet.load_state_dict(teaching.teacher.state_dict())
-        some = [teaching.opinions(real.batch(MARGIN_BATCH)) for _ in range(MARGIN_BATCHES)]
-        margin = rare_border(torch.cat(some))
+        unet.load_state_dict(teaching.mean_teacher.state_dict())
+        opacities = [teaching.opinions(real.batch(MARGIN_BATCH)) for _ in range(MARGIN_BATCHES)]
+        margin = rare_border(torch.cat(opacities))
         img = real.batch(SAMPLES)
         _save_samples(run_dir / f"samples{run.steps:06d}.png", img, teaching.targets(img))
     return stopped, margin

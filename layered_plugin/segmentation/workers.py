@@ -61,16 +61,11 @@ def to_squares(contents: Sequence[bytes], resolution: int, letterbox: bool) -> l
 
 
 def finish(drawn: Sequence[tuple[bytes, Drawn]], how: Finish) -> list[Finished]:
-    """Bring results to the pictures' own size and encode them.
-
-    Args:
-        drawn: Files of pictures that can be read, and what the network says of each.
-        how: What is wanted.
-    """
+    """Bring what the network says of pictures, whose files can be read, to their own size, and encode it."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # Always, since PyTorch interpolates three channels otherwise with more.
     try:
-        return [_finish(data, one, how) for data, one in drawn]
+        return [_finish(data, result, how) for data, result in drawn]
     finally:
         torch.set_num_threads(threads)
 
@@ -109,11 +104,7 @@ class Here(Executor):
 
 @contextmanager
 def task_executor(workers: int) -> Iterator[Executor]:
-    """Something to hand tasks to.
-
-    Args:
-        workers: Number of processes; 0 = tasks run here.
-    """
+    """Something to hand tasks to: so many processes; with 0 tasks run here."""
     if workers == 0:
         yield Here()
         return

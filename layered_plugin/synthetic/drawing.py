@@ -31,16 +31,7 @@ def _draw_in_worker(numbers: range) -> list[Any]:
 
 
 def draw_all(job: Job, num: int, jobs: int = 1) -> Iterator[Any]:
-    """Draw a whole data set; the pictures do not depend on the number of processes.
-
-    Args:
-        job: Material, recipe, size and seed.
-        num: Number of pictures.
-        jobs: Worker processes, 1 = draw in this one.
-
-    Returns:
-        Pictures in order.
-    """
+    """Draw a whole data set, in order; the pictures do not depend on the number of processes, 1 = this one."""
     chunks = [range(first, min(first + CHUNK, num)) for first in range(0, num, CHUNK)]
     if jobs == 1:
         for chunk in chunks:

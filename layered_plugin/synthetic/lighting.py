@@ -20,19 +20,19 @@ class Light(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def blur_matrix(size_px: int, sigma_px: float, shift_px: float = 0.0) -> np.ndarray:
+def blur_matrix(size_px: int, sigma_px: float, offset_px: float = 0.0) -> np.ndarray:
     """Matrix that blurs a column of pixels with a Gaussian and shifts it towards higher indices.
 
     Args:
         size_px: Number of pixels.
         sigma_px: Standard deviation in pixels, positive.
-        shift_px: Shift in pixels, fractions allowed.
+        offset_px: Shift in pixels, fractions allowed.
 
     Returns:
         [size_px, size_px], float32; apply as `matrix @ column`. Zeros are taken to lie outside the picture.
     """
     index = np.arange(size_px, dtype=np.float32)
-    distance = index[:, None] - index[None, :] - shift_px
+    distance = index[:, None] - index[None, :] - offset_px
     reach = np.arange(-4 * size_px, 4 * size_px + 1, dtype=np.float32)
     weights = np.exp(-0.5 * (distance / sigma_px) ** 2)
     return (weights / np.exp(-0.5 * (reach / sigma_px) ** 2).sum()).astype(np.float32)

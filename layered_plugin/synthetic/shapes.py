@@ -24,7 +24,7 @@ SUPERSAMPLE = 4  # pixels are averaged from SUPERSAMPLE^2 drawn ones
 JITTER = 0.12  # largest displacement of the centre of a single object, fraction of the picture
 COVERAGE = (0.14, 0.38)  # range of a single object's share aimed at
 MAX_RADIUS = 0.46  # farthest point from the object's centre, fraction of the picture; keeps objects whole
-MARGIN = 0.04  # kept free along the border where there are several objects
+FREE_BORDER = 0.04  # kept free along the border where there are several objects
 MIN_CONTRAST = 0.4  # smallest distance of object colour and mean background, RGB in [0, 1]
 
 
@@ -110,7 +110,7 @@ def _draw_object(size: int, bg_mean: np.ndarray, num_objects: int, rng: np.rando
     scale = min(np.sqrt(rng.uniform(*COVERAGE)), MAX_RADIUS / np.linalg.norm(corners, axis=1).max())
     scale *= num_objects**-0.75
     reach = np.linalg.norm(corners, axis=1).max() * scale
-    spread = JITTER if num_objects == 1 else max(0.5 - MARGIN - reach, 0)
+    spread = JITTER if num_objects == 1 else max(0.5 - FREE_BORDER - reach, 0)
     centre = 0.5 + rng.uniform(-spread, spread, size=2)
     alpha = _stencil([centre + corners * scale], size)
     colour = _object_colour(bg_mean, rng)

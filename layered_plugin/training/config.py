@@ -10,7 +10,7 @@ from layered_plugin import device
 from layered_plugin.base import BASE
 from layered_plugin.data.dataset import PictureDataset
 from layered_plugin.data.mask_files import MaskedPictures
-from layered_plugin.data.pictures import CROP_MARGIN
+from layered_plugin.data.pictures import CROP_RATIO
 from layered_plugin.errors import ArgumentError
 from layered_plugin.runs import short_name
 from layered_plugin.training import growing, presets
@@ -71,7 +71,7 @@ def setup_training_config(*, data, masks, gpus, snap, metrics, fid_weights, seed
     block_D = dict(block, freeze_layers=freezed) if freezed else block
     # Floats: current PyTorch refuses betas that mix them with integers.
     opt = dict(class_name="torch.optim.Adam", lr=base["lr"], betas=[0.0, 0.99], eps=1e-8, fused=device_name != "mps")
-    size_px = round(resolution * CROP_MARGIN) if crop else resolution
+    size_px = round(resolution * CROP_RATIO) if crop else resolution
     config = dict(
         run_dir=None, masks_path=masks,
         training_set_kwargs=dict(class_name="layered_plugin.data.dataset.PictureDataset", path=str(data),
@@ -166,14 +166,14 @@ def _probe(data: str, masks: str | None, cond: bool, subset: int | None, resolut
             print(f"WARNING: {line}", file=sys.stderr)
     native_px, has_labels = min(probe.native_size), probe.has_labels
     resolution = resolution or 1 << (native_px.bit_length() - 1)
-    found = _Pictures(probe.name, len(probe), shown, resolution)
+    pictures = _Pictures(probe.name, len(probe), shown, resolution)
     probe.close()
     if cond and not has_labels:
         raise ArgumentError("`cond`=1 needs labels in dataset.json, or .cls or .json with a number under label or cls "
                             f"beside each picture, but {data} has none")
     if resolution < 8 or resolution & (resolution - 1):
         raise ArgumentError(f"`resolution` must be a power of two, at least 8, got {resolution}")
-    return found
+    return pictures
 
 
 def _divide_batch(cfg: str, resolution: int, gpus: int, grow: bool, grow_schedule: str | None,

@@ -81,7 +81,7 @@ def parse_schedule(text: str, resolution: int, lr: float | None = None) -> list[
         stages.append(Stage(px, float(fields[2]), int(fields[3]),
                             float(fields[4]) if fields[4] else lr or paper_stage(px).lr))
     sides = [stage.resolution for stage in stages]
-    if sides[0] < 8 or sides[-1] != resolution or any(two != 2 * one for one, two in itertools.pairwise(sides)):
+    if sides[0] < 8 or sides[-1] != resolution or any(high != 2 * low for low, high in itertools.pairwise(sides)):
         raise ArgumentError(f"`grow_schedule`: resolutions must begin at 8 or more, double, and end at "
                             f"`resolution`={resolution}, got {', '.join(map(str, sides))}")
     return stages
@@ -123,11 +123,7 @@ def plan(stages: list[Stage], gpus: int, batch_gpu: int | None, ref_gpus: int, m
 
 
 def stage_config(config: dict[str, Any], idx: int) -> dict[str, Any]:
-    """Parameters of ``training_loop`` for one stage.
-
-    Args:
-        config: Of the whole run: the last stage's parameters, and ``stages``, the result of ``plan``.
-        idx: Number of the stage.
+    """Parameters of ``training_loop`` for one stage, from those of the last and ``stages``, those of ``plan``.
 
     Kimg are counted over the whole run. Crop and shift follow the resolution. The last stage ends where the run does,
     so that ``--kimg`` can lengthen a run that is resumed; a shorter run ends in an earlier stage.
@@ -172,13 +168,7 @@ def stage_of(config: dict[str, Any], saved: dict[str, Any]) -> int:
 def train_stages(config: dict[str, Any], rank: int, device: torch.device) -> str | None:
     """Train stage after stage; each starts from the training state that the one before has saved.
 
-    Args:
-        config: Parameters of ``training_loop`` with an existing run_dir, and ``stages``.
-        rank: Of this process.
-        device: Of this process.
-
-    Returns:
-        As ``training_loop``: None at the end, else the name of the signal that stopped it.
+    Parameters and result are those of ``training_loop``, with ``stages`` and an existing run_dir in the config.
     """
     pictures = dnnlib.util.construct_class_by_name(**config["training_set_kwargs"])
     pictures.preload(verbose=rank == 0)

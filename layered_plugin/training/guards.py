@@ -15,16 +15,7 @@ STRONGER_PENALTY = "a higher --gamma (wgan-gp: --gp-weight)"
 
 
 def check_finite(stats: Mapping[str, Mapping[str, float]], phase: str, kimg: float) -> None:
-    """Stop if a mean of the losses is not finite.
-
-    Args:
-        stats: Name to {num, mean, std}, of the passes just made.
-        phase: Phase in which the non-finite value was seen.
-        kimg: Thousands of real pictures shown so far.
-
-    Raises:
-        UserError: Naming every such quantity.
-    """
+    """Stop if a mean of the losses, {num, mean, std} by name, is not finite: UserError that names all such."""
     bad = [name for name, value in stats.items() if value["num"] > 0 and not math.isfinite(value["mean"])]
     if bad:
         raise UserError(f"{', '.join(bad)} not finite in phase {phase} at kimg {kimg:.1f}. Resume from the "

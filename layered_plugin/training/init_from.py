@@ -73,27 +73,26 @@ def plain_options(path: str, opts: dict[str, Any], given: set[str]) -> dict[str,
         takes = f"labels of {G.c_dim} classes" if G.c_dim else "no labels"
         raise ArgumentError(f"`cond`={int(opts['cond'])}: the networks of {path} take {takes}")
     synthesis, mapping = (G.init_kwargs.get(f"{name}_kwargs", {}) for name in ("synthesis", "mapping"))
-    has = dict(resolution=G.img_resolution, w_dim=G.w_dim, cbase=synthesis.get("channel_base", 32768),
+    sizes = dict(resolution=G.img_resolution, w_dim=G.w_dim, cbase=synthesis.get("channel_base", 32768),
                cmax=synthesis.get("channel_max", 512), map_depth=mapping.get("num_layers", 8))
-    for name, value in has.items():
+    for name, value in sizes.items():
         if name in given and opts[name] != value:
             raise ArgumentError(f"`{name}`={opts[name]}: the networks of {path} have {value}; leave it out")
-    return has
+    return sizes
 
 
 def adopt_plain(config: dict[str, Any], path: str) -> None:
     """Put into the parameters of ``training_loop`` whatever else the networks of a pickle were built with."""
     G, D = read_plain(path)[:2]
-    theirs = _plain_dict(G.init_kwargs)
+    G_init, D_init = _plain_dict(G.init_kwargs), _plain_dict(D.init_kwargs)
     G_kwargs, D_kwargs = config["G_kwargs"], config["D_kwargs"]
     G_kwargs["z_dim"] = G.z_dim
     for name in ("mapping_kwargs", "synthesis_kwargs"):
-        G_kwargs[name] = {**_without(theirs.get(name, {}), PRECISION), **G_kwargs[name]}
-    theirs = _plain_dict(D.init_kwargs)
-    nested = {name: {**_without(theirs.get(name, {}), PRECISION), **D_kwargs[name]}
+        G_kwargs[name] = {**_without(G_init.get(name, {}), PRECISION), **G_kwargs[name]}
+    nested = {name: {**_without(D_init.get(name, {}), PRECISION), **D_kwargs[name]}
               for name in ("block_kwargs", "mapping_kwargs", "epilogue_kwargs")}
     channels = dict(channel_base=32768, channel_max=512, architecture="resnet")
-    config["D_kwargs"] = {**D_kwargs, **channels, **_without(theirs, PRECISION | SHAPE), **nested}
+    config["D_kwargs"] = {**D_kwargs, **channels, **_without(D_init, PRECISION | SHAPE), **nested}
 
 
 def _plain_dict(kwargs: Any) -> dict[str, Any]:
@@ -202,8 +201,8 @@ def start_masks(G: Any, coverage: float, batch: int) -> None:
                 logits = net(ws, noise_mode="const")[:, mask_rows(net.img_channels)]
                 F.binary_cross_entropy_with_logits(logits, disc.expand_as(logits)).backward()
             for param, rows in heads:
-                others = [row for row in range(len(param)) if row not in rows]
-                param.grad[others] = 0  # type: ignore[index] # Adam leaves alone what never had a gradient.
+                colours = [row for row in range(len(param)) if row not in rows]
+                param.grad[colours] = 0  # type: ignore[index] # Adam leaves alone what never had a gradient.
             opt.step()
     for param, _rows in heads:
         param.requires_grad_(False)

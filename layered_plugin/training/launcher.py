@@ -61,19 +61,19 @@ def _spawn(config: dict[str, Any], outdir: str, desc: str) -> None:
         config = dict(config, run_dir=make_run_dir(outdir, desc))
     with tempfile.TemporaryDirectory() as temp_dir, signals.StopRequest() as stop:
         init_method = Path(temp_dir, "init").absolute().as_uri()
-        told = Path(temp_dir, "run-dir")
-        told.write_bytes(os.fsencode(config["run_dir"]))
+        run_dir_file = Path(temp_dir, "run-dir")
+        run_dir_file.write_bytes(os.fsencode(config["run_dir"]))
         context = torch.multiprocessing.start_processes(
-            _run_rank, args=(config, outdir, desc, init_method, told), nprocs=config["num_gpus"], join=False,
+            _run_rank, args=(config, outdir, desc, init_method, run_dir_file), nprocs=config["num_gpus"], join=False,
             start_method="spawn")
-        code = processes.supervise(context, stop, told)
+        code = processes.supervise(context, stop, run_dir_file)
     if code != 0:
         sys.exit(code)
 
 
 def _run_rank(rank: int, config: dict[str, Any], outdir: str, desc: str, init_method: str | None,
-              told: Path | None = None) -> None:
-    """One process of a run; `told` as for ``_run_attempts``."""
+              run_dir_file: Path | None = None) -> None:
+    """One process of a run; `run_dir_file` as for ``_run_attempts``."""
     num_gpus, kind = config["num_gpus"], config["device"]
     local_rank = int(os.environ.get("LOCAL_RANK", rank))
     device = torch.device(kind, local_rank) if kind == "cuda" else torch.device(kind)
@@ -88,7 +88,7 @@ def _run_rank(rank: int, config: dict[str, Any], outdir: str, desc: str, init_me
         custom_ops.verbosity = "none"
     code = 0
     try:
-        signal_name = _run_attempts(rank, device, config, outdir, desc, told)
+        signal_name = _run_attempts(rank, device, config, outdir, desc, run_dir_file)
         if signal_name is not None:
             code = 128 + getattr(signal, signal_name, signal.SIGTERM)
         if num_gpus > 1:
@@ -126,10 +126,10 @@ def leave_process(code: int) -> NoReturn:
 
 
 def _run_attempts(rank: int, device: torch.device, config: dict[str, Any], outdir: str, desc: str,
-                  told: Path | None = None) -> str | None:
+                  run_dir_file: Path | None = None) -> str | None:
     """Train; if the layers collapse and the config says so, again in a new folder with the next seed.
 
-    The first process writes the path of each folder to the file `told`, for who has to say how to go on.
+    The first process writes the path of each folder to `run_dir_file`, for who has to say how to go on.
     """
     for attempt in range(MAX_RESTARTS + 1):
         run_dir = _agree_on_run_dir(rank, config, outdir, desc)
@@ -139,8 +139,8 @@ def _run_attempts(rank: int, device: torch.device, config: dict[str, Any], outdi
             if rank == 0:
                 if config["resume_state"] is not None:
                     remove_leftovers(run_dir)
-                if told is not None:
-                    with atomic_write(told) as file:
+                if run_dir_file is not None:
+                    with atomic_write(run_dir_file) as file:
                         file.write(os.fsencode(run_dir))
                 print(f"Run folder: {run_dir}")
                 print("Command: " + typed_command("train_layered.py"))

@@ -70,11 +70,7 @@ class SnapshotMetrics:
     device: torch.device
 
     def __call__(self, G_ema: Any, snapshot_pkl: Path) -> dict[str, dict[str, float]]:
-        """Statistics ``Metrics/NAME`` in the first process; empty in the others. All processes call together.
-
-        Args:
-            G_ema: Layered generator in evaluation mode.
-            snapshot_pkl: The snapshot, in the run folder.
+        """Statistics ``Metrics/NAME`` of a snapshot in the first process; empty in the others, which call it together.
 
         PyTorch's default generators are left as they are. On the bundled base the first process computes, and the
         others wait.
@@ -85,8 +81,8 @@ class SnapshotMetrics:
         if not self.names:
             return {}
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            found = (self._official if BASE.name == "official" else self._bundled)(G_ema, snapshot_pkl)
-        return {f"Metrics/{name}": dict(num=1, mean=float(value), std=0.0) for name, value in found.items()}
+            values = (self._official if BASE.name == "official" else self._bundled)(G_ema, snapshot_pkl)
+        return {f"Metrics/{name}": dict(num=1, mean=float(value), std=0.0) for name, value in values.items()}
 
     def _official(self, G_ema: Any, snapshot_pkl: Path) -> dict[str, float]:
         from metrics import metric_main
@@ -131,11 +127,11 @@ class SnapshotMetrics:
 
 def _split(name: str) -> tuple[str, int]:
     """Kind of a metric of the bundled base, and number of scenes; ArgumentError if it is none."""
-    found = NAME.fullmatch(name)
-    if found is None:
+    match = NAME.fullmatch(name)
+    if match is None:
         raise ArgumentError(f"`metrics`: {name!r} needs the official base (see vendor/README.md); the bundled one has "
                             "fid50k_full and kid50k_full, or another number of thousands")
-    return found[1], int(found[2]) * 1000
+    return match[1], int(match[2]) * 1000
 
 
 @contextlib.contextmanager

@@ -21,13 +21,13 @@ class Ramp(click.ParamType):
     name = "ramp"
 
     def __init__(self, high: float | None = None, min_open: bool = False) -> None:
-        self._of_one = Number(0, high, min_open=min_open)
+        self._number = Number(0, high, min_open=min_open)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """A number, or a list of two."""
         if not isinstance(value, str):
             return value
-        numbers: list[float] = [self._of_one(text, param, ctx) for text in value.split(":")]
+        numbers: list[float] = [self._number(text, param, ctx) for text in value.split(":")]
         if len(numbers) > 2:
             self.fail(f"{value!r} is neither a number nor two with a colon between them", param, ctx)
         return numbers if len(numbers) == 2 else numbers[0]

@@ -52,13 +52,13 @@ def is_lost_process(err: RuntimeError) -> bool:
     return isinstance(err, torch.distributed.DistError) or any(words in str(err) for words in GLOO_WORDS)
 
 
-def supervise(context: Any, stop: StopRequest, told: Path, grace: float = GRACE_SECONDS) -> int:
+def supervise(context: Any, stop: StopRequest, run_dir_file: Path, grace: float = GRACE_SECONDS) -> int:
     """Wait for all processes; when one dies, end the others, and say who died of what and how to go on.
 
     Args:
         context: What ``torch.multiprocessing.start_processes`` returned.
         stop: Its SIGTERM is passed on; Ctrl-C reaches the processes by itself.
-        told: File with the path of the run folder, that of a restart once there is one.
+        run_dir_file: File with the path of the run folder, that of a restart once there is one.
         grace: Seconds that the others get to end by themselves.
 
     Returns:
@@ -89,7 +89,7 @@ def supervise(context: Any, stop: StopRequest, told: Path, grace: float = GRACE_
         if process.exitcode is None:
             process.kill()
             process.join()
-    run_dir = os.fsdecode(told.read_bytes())
+    run_dir = os.fsdecode(run_dir_file.read_bytes())
     killed = [rank for rank, code in enumerate(codes) if code is not None and code < 0]
     if killed:
         name = signal.Signals(-codes[killed[0]]).name

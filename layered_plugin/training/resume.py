@@ -18,13 +18,7 @@ RESUME_OPTIONS = {"outdir", "resume", "dry_run", "kimg", "snap", "tick", "worker
 
 
 def resume_config(resume: str, outdir: str, opts: dict[str, Any], given: set[str]) -> dict[str, Any]:
-    """Parameters of ``training_loop`` for a run that goes on.
-
-    Args:
-        resume: "latest" or the run folder.
-        outdir: Parent of the run folders.
-        opts: Values of the options of ``train_layered.py``.
-        given: Those that stand on the command line.
+    """Parameters of ``training_loop`` for a run that goes on, ``latest`` or a folder, by the options that are given.
 
     Raises:
         ArgumentError: An option is given that can't change.

@@ -59,12 +59,7 @@ class RunLog:
         self.bar.update(num)
 
     def tick(self, stats: dict[str, Any], cur_nimg: int) -> None:
-        """Print the host's status line, then mask coverage, speed and time to go.
-
-        Args:
-            stats: Name to {num, mean, std}, of the tick.
-            cur_nimg: Pictures shown so far.
-        """
+        """Print the host's status line by a tick's {num, mean, std}, then mask coverage, speed and time to go."""
         def mean(name: str) -> float:
             return stats[name]["mean"]
 
@@ -114,14 +109,7 @@ def tick_stats(run: TrainingState, device: torch.device, start_time: float, tick
                tick_end_time: float, tick_nimg: int, maintenance_sec: float) -> dict[str, dict[str, float]]:
     """The host's Progress, Timing and Resources statistics of a tick; ours: cpu_sec, resolution, fade.
 
-    Args:
-        run: State after the tick.
-        device: Where it trains.
-        start_time: When the loop began; times are seconds of ``time.time``.
-        tick_start_time: When the tick began, after the maintenance of the one before.
-        tick_end_time: When it ended.
-        tick_nimg: Pictures shown in it.
-        maintenance_sec: What the maintenance before it took.
+    Times are seconds of ``time.time``, since the loop began; a tick begins after the maintenance of the one before.
     """
     total_sec, tick_sec = tick_end_time - start_time, tick_end_time - tick_start_time
     on_cuda = device.type == "cuda"

@@ -43,11 +43,7 @@ def layer_grid(layers: Layers, shifted: torch.Tensor, cell_px: int = 64) -> PIL.
 class SampleView:
     """The same few scenes and pictures at every snapshot; draws nothing from PyTorch's default generators.
 
-    Args:
-        G: Generator, for its dimensions and device.
-        training_set: Pictures and labels.
-        seed: Of the latents.
-        shift_px: Largest shift of the last row of a layer grid.
+    Of the generator it takes dimensions and device; `shift_px` is the largest shift in the last row of a layer grid.
     """
 
     columns, rows = 16, 8  # Upstream's 1024 pictures of a small resolution would dominate a CPU run.

@@ -19,10 +19,7 @@ STEPS = 100  # Of the features: seconds.
 class SceneVariety:
     """Figures of the same 500 scenes at every snapshot; draws nothing from PyTorch's default generators.
 
-    Args:
-        training_set: Pictures and labels.
-        resolution: Of the networks.
-        seed: Of scenes, crops and features.
+    The seed is that of scenes, crops and features.
     """
 
     def __init__(self, training_set: Any, resolution: int, seed: int) -> None:
@@ -40,10 +37,7 @@ class SceneVariety:
         return features, features(pictures[1::2])
 
     def __call__(self, G: Any) -> dict[str, dict[str, float]]:
-        """Statistics by name, as the log takes them.
-
-        Args:
-            G: Layered generator in evaluation mode.
+        """Statistics by name, as the log takes them, of a layered generator in evaluation mode.
 
         Returns:
             ``Variety/variation``, ``Variety/area``, ``Variety/area_deviation`` (``mask_variety.spread``) and, from

@@ -68,16 +68,7 @@ def draw_labels(training_set, num: int) -> torch.Tensor:
 
 def build_networks(G_kwargs: dict[str, Any], D_kwargs: dict[str, Any], training_set: Any, resolution: int,
                    device: torch.device, D_sees_masks: bool = False) -> tuple[Any, Any, torch.nn.Module]:
-    """G, D and G_ema, a copy of G, on the device, for the pictures' channels and labels.
-
-    Args:
-        G_kwargs: class_name and arguments of the generator.
-        D_kwargs: The same of the discriminator.
-        training_set: Pictures and labels.
-        resolution: Of the networks.
-        device: Where they are to be.
-        D_sees_masks: Has D a channel more?
-    """
+    """G, D and G_ema, a copy of G, for the pictures' channels and labels; a D that sees masks has a channel more."""
     shape, channels = dict(c_dim=training_set.label_dim, img_resolution=resolution), training_set.num_channels
     G, D = (dnnlib.util.construct_class_by_name(**kwargs, **shape, img_channels=num).train().requires_grad_(False)
             .to(device) for kwargs, num in ((G_kwargs, channels), (D_kwargs, channels + D_sees_masks)))

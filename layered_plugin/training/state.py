@@ -87,9 +87,9 @@ class TrainingState:
 
     def _grow(self, saved: dict[str, Any]) -> None:
         for name in ("G", "D", "G_ema"):
-            own = getattr(self, name).state_dict()
+            tensors = getattr(self, name).state_dict()
             getattr(self, name).load_state_dict(
-                {**own, **{key: value for key, value in saved[name].items() if key in own}})
+                {**tensors, **{key: value for key, value in saved[name].items() if key in tensors}})
         prefix = f"b{saved_resolution(saved)}.fromrgb."
         self.fade.D.fromrgb.load_state_dict(  # type: ignore[union-attr]
             {key.removeprefix(prefix): value for key, value in saved["D"].items() if key.startswith(prefix)})

@@ -18,7 +18,7 @@ from benchmarks.support import judged_runs
 from benchmarks.support.ablation_output import GAP_PX, PAPER, SCENES, csv_text, draw_figure, markdown, table_rows
 from layered_plugin.evaluation.judge import save_judge
 from layered_plugin.grids import GAP_PX as ROW_GAP_PX
-from layered_plugin.grids import MARGIN_PX
+from layered_plugin.grids import NAMES_PX
 from layered_plugin.model.unet import make_unet
 
 RECORD = dict(num=2000, data="d.zip", kimg=20.0, base="paper-losses", weights=dict(border=0, size=2),
@@ -98,11 +98,11 @@ def test_figure_shows_composites_masks_and_the_judges(tmp_path, judge):
                enumerate("abg")]
     figure = draw_figure(table_rows(results), results, str(judge))
     block = 3 * (64 + ROW_GAP_PX) - ROW_GAP_PX
-    assert figure.size == (MARGIN_PX + SCENES * 64, 3 * block + 2 * GAP_PX)
+    assert figure.size == (NAMES_PX + SCENES * 64, 3 * block + 2 * GAP_PX)
     last = 2 * (block + GAP_PX)
-    judged = figure.crop((MARGIN_PX, last + 2 * (64 + ROW_GAP_PX), *figure.size))
+    judged = figure.crop((NAMES_PX, last + 2 * (64 + ROW_GAP_PX), *figure.size))
     assert judged.getextrema() == ((255, 255),) * 3  # It sees object everywhere.
-    first, second = (figure.crop((MARGIN_PX, top, figure.width, top + 64)) for top in (0, block + GAP_PX))
+    first, second = (figure.crop((NAMES_PX, top, figure.width, top + 64)) for top in (0, block + GAP_PX))
     assert first.tobytes() != second.tobytes()
 
 
@@ -145,7 +145,7 @@ def test_interrupted_the_same_command_goes_on(tmp_path, data, judge, monkeypatch
     assert json.loads((out / "table1.json").read_text()) == record
     assert (out / "table1.md").read_text() in done.stderr and (out / "table1.csv").read_text().startswith("setting,")
     with PIL.Image.open(out / "figure3.png") as figure:
-        assert figure.width == MARGIN_PX + SCENES * 64
+        assert figure.width == NAMES_PX + SCENES * 64
     before = {path: path.stat().st_mtime_ns for path in out.glob("*-seed0/**/*")}
     again = CliRunner().invoke(ablation.main, args)
     assert again.exit_code == 0 and json.loads(again.stdout)["results"] == record["results"]

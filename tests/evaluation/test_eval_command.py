@@ -258,7 +258,7 @@ def test_real_scores_models_and_baselines_alike(model, pairs):
     assert lines(model / "metric-real.jsonl") == [record]
     for name in ("real-best.png", "real-worst.png"):
         with PIL.Image.open(model / name) as sheet:
-            assert sheet.width == output.MARGIN_PX + 3 * (108 + output.GAP_PX)
+            assert sheet.width == output.NAMES_PX + 3 * (108 + output.GAP_PX)
     for text in ("00001-distill", "otsu", "full-image mask", "3 of 4 pictures with an object"):
         assert text in stderr
     assert record["polarity"] == "fixed" and record["teacher"]["kind"] == "masks"

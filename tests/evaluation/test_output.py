@@ -20,8 +20,8 @@ def test_sheet_shows_picture_cutout_mask_and_truth(tmp_path):
     output.write_sheet([Example("a", 0.5, picture, mask, truth)] * 3, tmp_path / "sheet.png")
     sheet = np.asarray(PIL.Image.open(tmp_path / "sheet.png"))
     cell = output.CELL_PX + output.GAP_PX
-    assert sheet.shape[1] == output.MARGIN_PX + 3 * cell
-    x, y = output.MARGIN_PX + output.CELL_PX // 2, output.CAPTION_PX + output.CELL_PX // 2
+    assert sheet.shape[1] == output.NAMES_PX + 3 * cell
+    x, y = output.NAMES_PX + output.CELL_PX // 2, output.CAPTION_PX + output.CELL_PX // 2
     rows = [[sheet[y + idx * cell, x + side].tolist() for side in (-10, 10)] for idx in range(4)]
     red, white, black = [200, 30, 30], [255] * 3, [0] * 3
     assert rows == [[red, red], [red, white], [[204] * 3, black], [white, white]]
@@ -31,7 +31,7 @@ def test_large_pictures_are_reduced_and_small_ones_enlarged_to_whole_pixels(tmp_
     for side in (500, 36):
         picture, mask = np.zeros((side, side // 2, 3), np.uint8), np.zeros((side, side // 2), np.float32)
         output.write_sheet([Example("a", 0.0, picture, mask, mask > 0)], tmp_path / "sheet.png")
-        sheet = np.asarray(PIL.Image.open(tmp_path / "sheet.png"))[output.CAPTION_PX :, output.MARGIN_PX :]
+        sheet = np.asarray(PIL.Image.open(tmp_path / "sheet.png"))[output.CAPTION_PX :, output.NAMES_PX :]
         black = (sheet[: output.CELL_PX] == 0).all(axis=2)
         # 36 pixels threefold; 500 reduced to the cell.
         assert black.any(axis=1).sum() == 108 and black.any(axis=0).sum() == 54

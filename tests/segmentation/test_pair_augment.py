@@ -9,7 +9,7 @@ import torch
 from layered_plugin.segmentation import augment
 from layered_plugin.segmentation.augment import detail_of, disturb, random_affine
 
-STILL = dict(angle=0.0, scale=1.0, stretch=1.0, shift=0.0)
+STILL = dict(angle=0.0, scale=1.0, stretch=1.0, translation=0.0)
 LEAST, MIDDLE, MOST = 0.0, 0.5, 1.0  # Random numbers for: the limit downwards, none, the limit upwards.
 
 
@@ -59,7 +59,7 @@ def test_180_degrees_turns_upside_down(monkeypatch, turn):
 @pytest.mark.parametrize("right, down, dx, dy", [(MOST, MIDDLE, 4, 0), (MIDDLE, LEAST, 0, -4), (LEAST, MOST, -4, 4)])
 def test_shift_is_a_fraction_of_the_side_and_mirrors_beyond_the_border(monkeypatch, right, down, dx, dy):
     img = noise(size=16)
-    out = affine_with(monkeypatch, img, right=right, down=down, shift=0.25)
+    out = affine_with(monkeypatch, img, right=right, down=down, translation=0.25)
     padded = np.pad(img.numpy(), [(0, 0), (0, 0), (4, 4), (4, 4)], mode="symmetric")
     assert np.allclose(out.numpy(), padded[:, :, 4 + dy:20 + dy, 4 + dx:20 + dx], atol=1e-5)
 
@@ -90,7 +90,7 @@ def matrices(out):
 def test_limits_hold_and_are_used():
     num = 4000
     out, _ = random_affine(coordinates(num), torch.zeros(num, 1, 32, 32), seeded(), angle=180.0, scale=1.3,
-                           stretch=1.2, shift=0.1)
+                           stretch=1.2, translation=0.1)
     linear, offset = matrices(out)
     axes = linear.norm(dim=1)  # Lengths of the images of both axes of the output: [N, 2].
     size, ratio = axes.prod(dim=1).sqrt(), axes[:, 0] / axes[:, 1]

@@ -86,26 +86,26 @@ def test_the_teacher_is_a_frozen_copy_in_evaluation_mode():
     unet = tiny()
     teaching = SelfTraining(unet, ALL, seed=0)
     before = copy.deepcopy(unet.state_dict())
-    for module in teaching.teacher.modules():
+    for module in teaching.mean_teacher.modules():
         assert not module.training
     assert unet.training and all(param.requires_grad for param in unet.parameters())
     teaching.targets(torch.randn(4, 3, 16, 16))
     Fitting(unet, steps=1).step(*teaching.batch(torch.randn(4, 3, 16, 16)))
-    for key, value in teaching.teacher.state_dict().items():
+    for key, value in teaching.mean_teacher.state_dict().items():
         assert torch.equal(value, before[key]), "asking and training must not move the teacher"
-    assert all(param.grad is None for param in teaching.teacher.parameters())
-    assert not torch.equal(unet.out.weight, teaching.teacher.out.weight)
+    assert all(param.grad is None for param in teaching.mean_teacher.parameters())
+    assert not torch.equal(unet.out.weight, teaching.mean_teacher.out.weight)
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.9, 1.0])
 def test_the_teacher_follows_by_a_moving_average(decay):
     teaching = SelfTraining(tiny(0), ALL, seed=0, decay=decay)
-    old = copy.deepcopy(teaching.teacher.state_dict())
+    old = copy.deepcopy(teaching.mean_teacher.state_dict())
     teaching.unet.load_state_dict(tiny(1).state_dict())
     teaching.unet.down0[1].num_batches_tracked += 5
     new = copy.deepcopy(teaching.unet.state_dict())
     teaching.follow()
-    for key, value in teaching.teacher.state_dict().items():
+    for key, value in teaching.mean_teacher.state_dict().items():
         if value.is_floating_point():
             assert torch.allclose(value, decay * old[key] + (1 - decay) * new[key], atol=1e-6), key
         else:
@@ -118,7 +118,7 @@ def test_the_teacher_reaches_a_network_that_stands_still():
     teaching.unet.load_state_dict(tiny(1).state_dict())
     for _ in range(40):
         teaching.follow()
-    for value, goal in zip(teaching.teacher.parameters(), teaching.unet.parameters(), strict=True):
+    for value, goal in zip(teaching.mean_teacher.parameters(), teaching.unet.parameters(), strict=True):
         assert torch.allclose(value, goal, atol=1e-6)
 
 

@@ -226,5 +226,5 @@ def test_layer_grid_has_rows_for_each_object():
     mask[:, 1] = 1
     layers = Layers(black, torch.cat([torch.zeros_like(black), white], dim=1), mask)
     sheet = sample_view.layer_grid(layers, shifted=torch.zeros(2, 3, 8, 8), cell_px=16)
-    cells = np.asarray(sheet)[8::16 + grids.GAP_PX, grids.MARGIN_PX + 8, 0]
+    cells = np.asarray(sheet)[8::16 + grids.GAP_PX, grids.NAMES_PX + 8, 0]
     assert cells.tolist() == [0, 128, 0, 0, 255, 255, 255, 255, 128]
