@@ -1,7 +1,9 @@
 """Segmenting to files: names, sizes, bad pictures, resumption, manifest and contact sheet, batch by batch."""
 
 import json
+import os
 import shutil
+import tarfile
 import zipfile
 import zlib
 
@@ -324,6 +326,39 @@ def test_other_contents_of_the_same_size_are_noticed_in_a_zip(segment, tmp_path)
     (folder / "b.bmp").write_bytes((folder / "a.bmp").read_bytes())
     with pytest.raises(ModelError, match=r"b\.bmp has other contents"):
         segment(zip_folder(folder, tmp_path / "pictures.zip"))
+
+
+@pytest.mark.parametrize("form", ["folder", "tar", "tars"])
+def test_other_contents_of_the_same_size_are_noticed_elsewhere_by_the_time(segment, tmp_path, monkeypatch, form):
+    folder = make_pictures(tmp_path / "pictures", [])
+    for name in ("a.bmp", "b.bmp"):
+        picture(seed=ord(name[0])).save(folder / name)
+    images = dict(folder=folder, tar=tmp_path / "s.tar", tars=tmp_path / "*.tar")[form]
+
+    def pack():
+        if form != "folder":
+            with tarfile.open(tmp_path / "s.tar", "w") as archive:
+                for path in sorted(folder.iterdir()):
+                    archive.add(path, path.name)
+
+    def files_read():
+        names.clear()
+        assert segment(images) == (0, 2, {})
+        return names
+
+    names, read_file = [], PictureSource.read
+    pack()
+    assert segment(images) == (2, 0, {})
+    monkeypatch.setattr(PictureSource, "read", lambda self, name: names.append(name) or read_file(self, name))
+    assert files_read() == []
+    (folder / "b.bmp").write_bytes((folder / "b.bmp").read_bytes())
+    pack()
+    assert files_read() == (["b.bmp"] if form == "folder" else ["a.bmp", "b.bmp"])
+    shutil.copy(folder / "a.bmp", folder / "b.bmp")
+    os.utime(folder / "b.bmp", (0, 0))  # As if it were unpacked from an archive.
+    pack()
+    with pytest.raises(ModelError, match=r"b\.bmp has other contents than when it was segmented \(\d+ other bytes\)"):
+        segment(images)
 
 
 def test_manifest_of_an_earlier_version_tells_no_contents(segment, out, tmp_path):
