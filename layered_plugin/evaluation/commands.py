@@ -58,6 +58,9 @@ def run_generated(*, networks: Sequence[str], snapshot: str, num: int, seed: int
     if real is not None:
         with user_errors(data="--real", teacher="--real-masks", model="--real-model"):
             model = None if real_model is None else Segmenter.load(real_model, device)
+            if model is not None and model.kind == "chunks":
+                raise ModelError(f"{model.folder}: encoders of chunks know only their own pictures; give a model of "
+                                 "invert.py distill, or train --mode=dataset")
             comparison = Comparison(real, real_masks, model, mask_values)
     with user_errors(data="--real" if fid is None else "--fid"):
         records = []

@@ -194,6 +194,14 @@ def test_real_masks_that_cannot_serve_are_said_to_be_those(run, judge, pairs):
         (Path(masks) / "0.png").unlink(missing_ok=True)
 
 
+def test_chunks_are_no_source_of_real_masks(run, judge, pairs, tmp_path):
+    path = tiny_models.make_model(tmp_path / "chunks", "chunks")
+    result = invoke("generated", f"--network={run}", "--teacher=unet", f"--weights={judge}", "--num=2",
+                    pairs[0].replace("--data", "--real"), f"--real-model={path}")
+    assert result.exit_code == 1 and result.stdout == ""
+    assert f"Error: --real-model: {path}: encoders of chunks know only their own pictures; give " in result.stderr
+
+
 def test_several_networks_have_a_mean_and_a_deviation(run, judge, tmp_path):
     other = make_gan_run(tmp_path / "00001-gan", seed=1)
     (other / "training_options.json").write_text("{}")
