@@ -17,7 +17,7 @@ import click
 from benchmarks.support.ablation_output import draw_figure, write_table
 from benchmarks.support.judged_runs import NUM_SCENES, JudgedRun, judged_results
 from benchmarks.support.provenance import provenance
-from layered_plugin.command_line import user_errors
+from layered_plugin.command_line import Number, Whole, user_errors
 from layered_plugin.errors import CheckpointError, TeacherError
 from layered_plugin.grids import save_picture
 from layered_plugin.training.presets import LAYERED
@@ -83,15 +83,15 @@ def check_extra(options: tuple[str, ...]) -> None:
 @click.option("--data", help="Training pictures", metavar="ZIP|DIR", required=True)
 @click.option("--judge", help="Judge of `eval.py judge`", metavar="PT", required=True)
 @click.option("--settings", help="Letters of the paper's Table 1", metavar="LETTERS", default="".join(SETTINGS))
-@click.option("--seeds", help="Training seeds 0 to N - 1", metavar="N", type=click.IntRange(min=1), default=3)
-@click.option("--kimg", help="Length of each run", metavar="KIMG", type=click.FloatRange(min=0, min_open=True),
+@click.option("--seeds", help="Training seeds 0 to N - 1", metavar="N", type=Whole(1), default=3)
+@click.option("--kimg", help="Length of each run", metavar="KIMG", type=Number(0, min_open=True),
               default=DEMO["kimg"])
 @click.option("--base", help="Weights of the mask losses in (a)", type=click.Choice(list(BASES)), default="demo")
-@click.option("--num", help="Scenes scored per run (paper: 10000)", metavar="INT", type=click.IntRange(min=1),
+@click.option("--num", help="Scenes scored per run (paper: 10000)", metavar="INT", type=Whole(1),
               default=NUM_SCENES)
 @click.option("--option", help="Further train_layered.py option; repeatable", metavar="--NAME=VALUE",
               multiple=True)
-@click.option("--jobs", help="Runs at a time, one thread each", metavar="INT", type=click.IntRange(min=1),
+@click.option("--jobs", help="Runs at a time, one thread each", metavar="INT", type=Whole(1),
               default=os.cpu_count())
 @click.option("--outdir", help="Where runs and results go", metavar="DIR", default="runs/ablation")
 def main(data: str, judge: str, settings: str, seeds: int, kimg: float, base: str, num: int, option: tuple[str, ...],

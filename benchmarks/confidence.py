@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 
 from benchmarks.support.provenance import provenance
 from layered_plugin import Segmenter
-from layered_plugin.command_line import user_errors
+from layered_plugin.command_line import Whole, user_errors
 from layered_plugin.data.masks import THRESHOLD
 from layered_plugin.data.pictures import PictureSource, to_rgb
 from layered_plugin.errors import ModelError, PictureError, TeacherError
@@ -90,7 +90,7 @@ def true_ious(drawn: Sequence[Drawn], source: PictureSource, names: Sequence[str
 @click.option("--model", help="Run of invert.py", metavar="RUN", required=True)
 @click.option("--data", help="Pictures that it has not seen", metavar="ZIP|DIR", required=True)
 @click.option("--masks", help="Their true masks", metavar="ZIP|DIR", required=True)
-@click.option("--num", help="Only the first pictures", metavar="INT", type=click.IntRange(min=3))
+@click.option("--num", help="Only the first pictures", metavar="INT", type=Whole(3))
 @user_errors({PictureError: "--data", TeacherError: "--masks", ModelError: "--model"})
 def main(model: str, data: str, masks: str, num: int | None) -> None:
     """Rank correlation (Spearman) of each measure with the true IoU; JSON on stdout, the table on stderr.

@@ -23,6 +23,7 @@ import psutil
 from benchmarks.many_names import FORMS, make_data
 from benchmarks.support.memory import used_mb
 from benchmarks.support.provenance import provenance
+from layered_plugin.command_line import Whole
 
 # Opens the data as a rank does, reports, and stays until its input ends, so that memory is that of several at once.
 RANK = """
@@ -67,12 +68,12 @@ def start_ranks(num: int, path: Path, size_px: int, cache: Path | None) -> dict[
 
 
 @click.command()
-@click.option("--num", help="Pictures", type=int, default=8000, show_default=True, metavar="INT")
+@click.option("--num", help="Pictures", type=Whole(1), default=8000, show_default=True, metavar="INT")
 @click.option("--form", help="What they are in; all but photos are of one content, as of benchmarks.many_names",
               type=click.Choice(("photos", *FORMS)), default="photos", show_default=True)
-@click.option("--side", help="Side of the files' pictures", type=int, default=256, show_default=True, metavar="PX")
-@click.option("--size", help="Side they are brought to", type=int, default=72, show_default=True, metavar="PX")
-@click.option("--ranks", help="Processes", type=int, default=2, show_default=True, metavar="INT")
+@click.option("--side", help="Side of the files' pictures", type=Whole(1), default=256, show_default=True, metavar="PX")
+@click.option("--size", help="Side they are brought to", type=Whole(1), default=72, show_default=True, metavar="PX")
+@click.option("--ranks", help="Processes", type=Whole(1), default=2, show_default=True, metavar="INT")
 @click.option("--shared-only", help="Leave out the start at which each process decodes", is_flag=True)
 def main(num: int, form: str, side: int, size: int, ranks: int, shared_only: bool) -> None:
     """Measure start-up and memory of processes that train on the same data.

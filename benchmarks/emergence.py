@@ -15,6 +15,7 @@ import numpy as np
 
 from benchmarks.support.judged_runs import JudgedRun, judged_results
 from benchmarks.support.provenance import provenance
+from layered_plugin.command_line import Number, Whole
 from layered_plugin.training.presets import LAYERED
 
 DEMO = LAYERED["demo"]["options"]
@@ -55,10 +56,11 @@ def table(results: list[dict[str, Any]]) -> str:
 @click.option("--judge", help="Judge of `eval.py judge`", metavar="PT", required=True)
 @click.option("--settings", help="Which of: " + " ".join(SETTINGS), metavar="LIST", default="default",
               show_default=True)
-@click.option("--seeds", help="Training seeds 0 to N - 1", metavar="N", type=click.IntRange(min=1), default=3,
+@click.option("--seeds", help="Training seeds 0 to N - 1", metavar="N", type=Whole(1), default=3,
               show_default=True)
-@click.option("--kimg", help="Length of each run", metavar="KIMG", type=float, default=DEMO["kimg"], show_default=True)
-@click.option("--jobs", help="Runs at a time, one thread each", metavar="INT", type=click.IntRange(min=1),
+@click.option("--kimg", help="Length of each run", metavar="KIMG", type=Number(0, min_open=True),
+              default=DEMO["kimg"], show_default=True)
+@click.option("--jobs", help="Runs at a time, one thread each", metavar="INT", type=Whole(1),
               default=os.cpu_count(), show_default=True)
 @click.option("--outdir", help="Where the runs go", metavar="DIR", default="runs/emergence", show_default=True)
 def main(data: str, judge: str, settings: str, seeds: int, kimg: float, jobs: int, outdir: str) -> None:

@@ -26,6 +26,7 @@ from benchmarks.support.killing import Work, go_on_to_the_end, kill_one
 from benchmarks.support.memory import Sample, peaks_of_parts, sample_memory
 from benchmarks.support.provenance import provenance
 from layered_plugin import runs
+from layered_plugin.command_line import SEED, Whole
 from layered_plugin.model.snapshots import load_snapshot
 from layered_plugin.segmentation.model_file import fingerprint
 from layered_plugin.synthetic.shapes import write_shapes
@@ -144,13 +145,13 @@ def table(records: list[dict[str, Any]]) -> str:
 
 
 @click.command()
-@click.option("--kills", help="Number of kills", type=click.IntRange(min=0), default=50, show_default=True,
+@click.option("--kills", help="Number of kills", type=Whole(0), default=50, show_default=True,
               metavar="INT")
-@click.option("--steps", help="Steps of the long training, 0 = none", type=int, default=2000, show_default=True,
+@click.option("--steps", help="Steps of the long training, 0 = none", type=Whole(0), default=2000, show_default=True,
               metavar="INT")
-@click.option("--pictures", help="To segment in a row, thousands; 0 = none", type=int, default=100_000,
+@click.option("--pictures", help="To segment in a row, thousands; 0 = none", type=Whole(0), default=100_000,
               show_default=True, metavar="INT")
-@click.option("--seed", help="Of the moments", type=int, default=0, show_default=True, metavar="INT")
+@click.option("--seed", help="Of the moments", type=SEED, default=0, show_default=True, metavar="INT")
 @click.option("--quick", help="A rehearsal: 4 kills of tiny works in single processes, no long runs", is_flag=True)
 def main(kills: int, steps: int, pictures: int, seed: int, quick: bool) -> None:
     """Kill trainings and segmenting at random moments, and watch memory over a long time.

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import conv_flop_count, flop_registry
 
 import layered_plugin  # noqa: F401 - activates the base
+from layered_plugin.command_line import Number
 from layered_plugin.training import growing, phases
 
 
@@ -131,9 +132,9 @@ def _stages(config: dict[str, Any]) -> list[dict[str, Any]]:
 @click.command()
 @click.option("--options", help="Output of train_layered.py -n, - = piped in", metavar="JSON", required=True)
 @click.option("--kimg", help="Lengths, not of a growing run  [default: the run's]", metavar="KIMG", multiple=True,
-              type=click.FloatRange(min=0, min_open=True))
+              type=Number(0, min_open=True))
 @click.option("--tflops", help="Assumed sustained speed", metavar="TFLOPS", default=20.0, show_default=True,
-              type=click.FloatRange(min=0, min_open=True))
+              type=Number(0, min_open=True))
 def main(options: str, kimg: tuple[float, ...], tflops: float) -> None:
     """Estimate how many GPU hours a training takes, from the operations of one step.
 

@@ -17,7 +17,7 @@ import click
 
 from benchmarks.gpu import tables
 from benchmarks.gpu.step_process import read_records, write_record
-from layered_plugin.command_line import user_errors
+from layered_plugin.command_line import Number, user_errors
 from layered_plugin.device import choose_device
 
 # Name -> share of the time, in relation to the other steps that are asked for.
@@ -85,13 +85,13 @@ def run_step(name: str, outdir: Path, log: Path, seconds: float, arguments: list
 
 @click.command(context_settings=dict(show_default=True))
 @click.option("--outdir", help="Where to save the results", metavar="DIR", required=True)
-@click.option("--minutes", help="Time for all steps together", metavar="MIN", type=click.FloatRange(min=0.1),
+@click.option("--minutes", help="Time for all steps together", metavar="MIN", type=Number(0.1),
               default=12.0)
 @click.option("--steps", help=f"Some of {','.join(STEPS)}, in order", metavar="LIST", default=DEFAULT)
 @click.option("--device", help="Where to compute", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
 @click.option("--quick", help="Tiny sizes, to rehearse", is_flag=True)
 @click.option("--data", help="Folder with train.zip, test-masked.zip and test-masks, and test.zip if there is one  "
-              "[default: shapes made on the spot]", metavar="DIR", type=click.Path(exists=True, file_okay=False))
+              "[default: shapes made on the spot]", metavar="DIR")
 @click.option("--train-args", help="Further options of train_layered.py in step train", metavar="TEXT", default="")
 @click.option("--workdir", help="For large files  [default: a temporary folder]", metavar="DIR")
 def main(outdir: str, minutes: float, steps: str, device: str, quick: bool, data: str | None, train_args: str,
@@ -111,6 +111,8 @@ def main(outdir: str, minutes: float, steps: str, device: str, quick: bool, data
     python -m benchmarks.gpu_day --outdir=gpu --minutes=6 --steps=train,segment --data=data/clothing
     """
     names = choose_steps(steps)
+    if data is not None and not Path(data).is_dir():
+        raise click.UsageError(f"--data: no such folder: {data}")
     with user_errors():
         device = choose_device(device)
     end = time.time() + 60 * minutes

@@ -16,6 +16,7 @@ import numpy as np
 
 from benchmarks.support.judged_runs import NUM_SCENES, SCENE_SEED, Shell, flat_scores
 from benchmarks.support.provenance import provenance
+from layered_plugin.command_line import Number, Whole
 from layered_plugin.files import atomic_write, write_json
 from layered_plugin.model.snapshots import snapshot_path
 from layered_plugin.runs import STATS_FILE
@@ -107,16 +108,16 @@ def _resolution(schedule: str) -> int:
 @click.option("--judge", help="Judge of `eval.py judge`", metavar="PT", required=True)
 @click.option("--schedule", help="Of the growing run", metavar="RES:KIMG:BATCH[:LR],...",
               default="8:4:32,16:8:32,32:24:32", show_default=True)
-@click.option("--kimg", help="Length of the full-resolution run", metavar="KIMG", type=float, default=24,
+@click.option("--kimg", help="Length of the full-resolution run", metavar="KIMG", type=Number(0, min_open=True),
+              default=24, show_default=True)
+@click.option("--seeds", help="Training seeds 0 to N - 1", metavar="N", type=Whole(1), default=3,
               show_default=True)
-@click.option("--seeds", help="Training seeds 0 to N - 1", metavar="N", type=click.IntRange(min=1), default=3,
-              show_default=True)
-@click.option("--marks", help="Score so many times, evenly spaced", metavar="INT", type=click.IntRange(min=1),
+@click.option("--marks", help="Score so many times, evenly spaced", metavar="INT", type=Whole(1),
               default=6, show_default=True)
-@click.option("--num", help="Scenes per score", metavar="INT", type=click.IntRange(min=1),
+@click.option("--num", help="Scenes per score", metavar="INT", type=Whole(1),
               default=NUM_SCENES, show_default=True)
 @click.option("--option", "options", help="Further option of both; repeatable", metavar="--NAME=VALUE", multiple=True)
-@click.option("--jobs", help="Runs at a time, one thread each", metavar="INT", type=click.IntRange(min=1),
+@click.option("--jobs", help="Runs at a time, one thread each", metavar="INT", type=Whole(1),
               default=os.cpu_count(), show_default=True)
 @click.option("--outdir", help="Where the runs go", metavar="DIR", default="runs/growing", show_default=True)
 def main(data: str, judge: str, schedule: str, kimg: float, seeds: int, marks: int, num: int,

@@ -14,6 +14,7 @@ import click
 from benchmarks.support.judged_runs import SCENE_SEED, Shell, flat_scores
 from benchmarks.support.provenance import provenance
 from benchmarks.time_to_masks import check_files, snapshots, train_once
+from layered_plugin.command_line import Number, Whole
 from layered_plugin.files import write_json
 from layered_plugin.progress import progress
 
@@ -76,12 +77,14 @@ def table(curves: dict[str, dict[str, list[dict[str, Any]]]], outcomes: dict[str
 @click.option("--data", help="Training pictures", metavar="ZIP", required=True)
 @click.option("--masks", help="Their true masks, for scores alone", metavar="ZIP", required=True)
 @click.option("--judge", help="Judge of `eval.py judge`", metavar="PT", required=True)
-@click.option("--plain-kimg", help="Length of the ordinary training", type=float, default=40, metavar="KIMG")
-@click.option("--kimg", help="Length from scratch; the start has a third", type=float, default=24, metavar="KIMG")
-@click.option("--seeds", help="Training seeds 0 to N - 1", type=click.IntRange(min=1), default=1, metavar="N")
-@click.option("--cbase", help="Channels x resolution", type=int, default=512, metavar="INT")
-@click.option("--cmax", help="Most channels of a layer", type=int, default=32, metavar="INT")
-@click.option("--num", help="Scenes per snapshot", type=click.IntRange(min=2), default=2000, metavar="INT")
+@click.option("--plain-kimg", help="Length of the ordinary training", type=Number(0, min_open=True),
+              default=40, metavar="KIMG")
+@click.option("--kimg", help="Length from scratch; the start has a third", type=Number(0, min_open=True),
+              default=24, metavar="KIMG")
+@click.option("--seeds", help="Training seeds 0 to N - 1", type=Whole(1), default=1, metavar="N")
+@click.option("--cbase", help="Channels x resolution", type=Whole(1), default=512, metavar="INT")
+@click.option("--cmax", help="Most channels of a layer", type=Whole(1), default=32, metavar="INT")
+@click.option("--num", help="Scenes per snapshot", type=Whole(2), default=2000, metavar="INT")
 @click.option("--option", "options", help="Further option of train_layered.py", metavar="--NAME=VALUE", multiple=True)
 @click.option("--outdir", help="Where the runs go", metavar="DIR", default="runs/init-from")
 def main(data: str, masks: str, judge: str, plain_kimg: float, kimg: float, seeds: int, cbase: int, cmax: int, num: int,

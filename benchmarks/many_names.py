@@ -26,6 +26,7 @@ from benchmarks.endurance import TINY
 from benchmarks.segment_scale import make_model
 from benchmarks.support.memory import ROOT
 from benchmarks.support.provenance import provenance
+from layered_plugin.command_line import Whole
 
 FORMS = ("folder", "zip", "shards")
 
@@ -113,7 +114,7 @@ def measure(form: str, num: int, with_step: bool) -> dict[str, Any]:
 @click.option("--nums", help="Numbers of pictures", default="100000,1000000", show_default=True, metavar="INT,INT")
 @click.option("--forms", help="What they are in", default=",".join(FORMS), show_default=True, metavar="NAME,NAME")
 @click.option("--steps-up-to", help="Most pictures that a first step is trained on: all are decoded for it",
-              type=int, default=100_000, show_default=True, metavar="INT")
+              type=Whole(0), default=100_000, show_default=True, metavar="INT")
 def main(nums: str, forms: str, steps_up_to: int) -> None:
     """Measure what opening a data set, a first training step and a first segmented batch take of many pictures.
 

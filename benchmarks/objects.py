@@ -17,7 +17,7 @@ import torch
 from benchmarks.support.judged_runs import ASKED_FILE, Shell, check_same, dry_run, write_asked
 from benchmarks.support.object_scores import matched_iou, score_objects
 from benchmarks.support.provenance import provenance
-from layered_plugin.command_line import user_errors
+from layered_plugin.command_line import Whole, user_errors
 from layered_plugin.data.picture_zip import read_pairs
 from layered_plugin.data.pictures import to_float
 from layered_plugin.errors import PictureError
@@ -128,12 +128,12 @@ def table(results: list[dict[str, Any]]) -> str:
 @click.option("--labels", help="Label pictures of --data", metavar="ZIP", required=True)
 @click.option("--test-data", help="Pictures to score the judge on", metavar="ZIP", required=True)
 @click.option("--test-labels", help="Label pictures of --test-data", metavar="ZIP", required=True)
-@click.option("--seeds", help="Training seeds 0 to N - 1", metavar="N", type=click.IntRange(min=1), default=1,
+@click.option("--seeds", help="Training seeds 0 to N - 1", metavar="N", type=Whole(1), default=1,
               show_default=True)
 @click.option("--option", "options", help="Option of train_layered.py (repeatable)", metavar="OPTION", multiple=True)
-@click.option("--judge-steps", help="Optimizer steps of the judge", metavar="INT", type=click.IntRange(min=1),
+@click.option("--judge-steps", help="Optimizer steps of the judge", metavar="INT", type=Whole(1),
               default=1500, show_default=True)
-@click.option("--num", help="Generated scenes to score", metavar="INT", type=click.IntRange(min=1), default=2000,
+@click.option("--num", help="Generated scenes to score", metavar="INT", type=Whole(1), default=2000,
               show_default=True)
 @click.option("--outdir", help="Where judge and runs go", metavar="DIR", default="runs/objects", show_default=True)
 def main(data: str, labels: str, test_data: str, test_labels: str, seeds: int, options: tuple[str, ...],

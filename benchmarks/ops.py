@@ -17,6 +17,7 @@ from torch_utils.ops import bias_act, compiled, scaled_bias_act, upfirdn2d
 
 from benchmarks.support import zero_insertion
 from benchmarks.support.provenance import provenance
+from layered_plugin.command_line import Whole
 from layered_plugin.device import tune_cpu
 from layered_plugin.progress import progress
 
@@ -139,15 +140,15 @@ def table(records: Sequence[dict[str, Any]]) -> str:
 
 
 @click.command()
-@click.option("--batch", help="Images in a tensor", metavar="INT", type=click.IntRange(min=1), default=32,
+@click.option("--batch", help="Images in a tensor", metavar="INT", type=Whole(1), default=32,
               show_default=True)
-@click.option("--channels", help="Channels of feature maps", metavar="INT", type=click.IntRange(min=1), default=64,
+@click.option("--channels", help="Channels of feature maps", metavar="INT", type=Whole(1), default=64,
               show_default=True)
-@click.option("--resolution", help="Side of feature maps", metavar="PX", type=click.IntRange(min=4), default=64,
+@click.option("--resolution", help="Side of feature maps", metavar="PX", type=Whole(4), default=64,
               show_default=True)
-@click.option("--rounds", help="Rounds, of which the best counts", metavar="INT", type=click.IntRange(min=1),
+@click.option("--rounds", help="Rounds, of which the best counts", metavar="INT", type=Whole(1),
               default=7, show_default=True)
-@click.option("--threads", help="Threads of PyTorch and the kernels", metavar="INT", type=click.IntRange(min=1),
+@click.option("--threads", help="Threads of PyTorch and the kernels", metavar="INT", type=Whole(1),
               default=1, show_default=True)
 def main(batch: int, channels: int, resolution: int, rounds: int, threads: int) -> None:
     """Time every operation in turns, compiled and reference.

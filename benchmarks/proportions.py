@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.support.provenance import provenance
 from layered_plugin import Segmenter
-from layered_plugin.command_line import user_errors
+from layered_plugin.command_line import Whole, user_errors
 from layered_plugin.data.pictures import PictureSource, to_rgb
 from layered_plugin.errors import ModelError, PictureError, TeacherError
 from layered_plugin.evaluation.scoring import Tally
@@ -34,7 +34,7 @@ def ious(segmenter: Segmenter, source: PictureSource, names: Sequence[str], teac
 @click.option("--model", help="Run of invert.py distill", metavar="RUN", required=True)
 @click.option("--data", help="Pictures that it has not seen", metavar="ZIP|DIR", required=True)
 @click.option("--masks", help="Their true masks", metavar="ZIP|DIR", required=True)
-@click.option("--num", help="Only the first pictures", metavar="INT", type=click.IntRange(min=2))
+@click.option("--num", help="Only the first pictures", metavar="INT", type=Whole(2))
 @user_errors({PictureError: "--data", TeacherError: "--masks", ModelError: "--model"})
 def main(model: str, data: str, masks: str, num: int | None) -> None:
     """Mean IoU of both ways, and the difference with its standard error; JSON on stdout, the table on stderr.

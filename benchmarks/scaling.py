@@ -18,6 +18,7 @@ from benchmarks.support.provenance import provenance
 from benchmarks.support.training_rounds import Sizes, train_in_rounds
 from benchmarks.support.worker import Worker
 from benchmarks.training_throughput import BUNDLED, step_seconds
+from layered_plugin.command_line import Number, Whole
 from layered_plugin.device import choose_precision
 from layered_plugin.progress import progress
 
@@ -86,17 +87,17 @@ def table(axis: str, points: Sequence[Mapping[str, Any]]) -> str:
 @click.option("--processes", help="Numbers of processes to compare", type=Numbers(), default="1,2", show_default=True)
 @click.option("--pictures", help="Sizes of the data set to compare", type=Numbers(),
               default="1000,10000,100000,1000000", show_default=True)
-@click.option("--seconds", help="Of timed training per point", metavar="SEC", type=click.FloatRange(min=0), default=20,
+@click.option("--seconds", help="Of timed training per point", metavar="SEC", type=Number(0), default=20,
               show_default=True)
-@click.option("--resolution", help="Side where another thing varies", metavar="PX", type=int, default=32,
+@click.option("--resolution", help="Side where another thing varies", metavar="PX", type=Whole(1), default=32,
               show_default=True)
-@click.option("--batch", help="Batch where another thing varies", metavar="INT", type=click.IntRange(min=2),
+@click.option("--batch", help="Batch where another thing varies", metavar="INT", type=Whole(2),
               default=32, show_default=True)
-@click.option("--cbase", help="Channels x resolution", metavar="INT", type=int, default=1024, show_default=True)
-@click.option("--cmax", help="Most channels of a layer", metavar="INT", type=int, default=64, show_default=True)
-@click.option("--w-dim", help="Width of z and of each half of w", metavar="INT", type=int, default=128,
+@click.option("--cbase", help="Channels x resolution", metavar="INT", type=Whole(1), default=1024, show_default=True)
+@click.option("--cmax", help="Most channels of a layer", metavar="INT", type=Whole(1), default=64, show_default=True)
+@click.option("--w-dim", help="Width of z and of each half of w", metavar="INT", type=Whole(1), default=128,
               show_default=True)
-@click.option("--threads", help="Threads of all processes together", metavar="INT", type=click.IntRange(min=1),
+@click.option("--threads", help="Threads of all processes together", metavar="INT", type=Whole(1),
               default=os.cpu_count(), show_default=True)
 def main(resolutions: list[int], batches: list[int], processes: list[int], pictures: list[int], seconds: float,
          resolution: int, batch: int, cbase: int, cmax: int, w_dim: int, threads: int) -> None:

@@ -23,6 +23,7 @@ import PIL.Image
 
 from benchmarks.support.memory import Sample, peaks_of_parts, sample_memory
 from benchmarks.support.provenance import provenance
+from layered_plugin.command_line import Whole
 from layered_plugin.data.pictures import to_rgb
 from layered_plugin.segmentation.merging import sheet_of_folder
 from layered_plugin.segmentation.model_file import save_model
@@ -151,14 +152,16 @@ def throughput(num: int, rounds: int, model: str | None) -> dict[str, Any]:
 @click.command()
 @click.option("--memory", "numbers", help="Numbers of pictures, multiples of --per-shard", metavar="N,N",
               default="10000,100000", show_default=True)
-@click.option("--side", help="Side of the small pictures", type=int, default=32, show_default=True, metavar="PX")
-@click.option("--resolution", help="Of the network, for memory", type=int, default=32, show_default=True, metavar="PX")
-@click.option("--per-shard", help="Pictures in a tar", type=int, default=PER_SHARD, show_default=True, metavar="INT")
-@click.option("--photos", help="JPEGs of 500 pixels for the time, 0 = none", type=int, default=64, show_default=True,
+@click.option("--side", help="Side of the small pictures", type=Whole(1), default=32, show_default=True, metavar="PX")
+@click.option("--resolution", help="Of the network, for memory", type=Whole(1), default=32, show_default=True,
+              metavar="PX")
+@click.option("--per-shard", help="Pictures in a tar", type=Whole(1), default=PER_SHARD, show_default=True,
               metavar="INT")
-@click.option("--rounds", help="Paired rounds", type=int, default=3, show_default=True, metavar="INT")
+@click.option("--photos", help="JPEGs of 500 pixels for the time, 0 = none", type=Whole(0), default=64,
+              show_default=True, metavar="INT")
+@click.option("--rounds", help="Paired rounds", type=Whole(1), default=3, show_default=True, metavar="INT")
 @click.option("--model", help="For the time  [default: random weights, whose masks are all edge]", metavar="RUN")
-@click.option("--workers", help="Of the command", type=int, default=2, show_default=True, metavar="INT")
+@click.option("--workers", help="Of the command", type=Whole(0), default=2, show_default=True, metavar="INT")
 def main(numbers: str, photos: int, rounds: int, model: str | None, **how: int) -> None:
     """Measure memory by the number of pictures, and time against decoding and encoding alone.
 

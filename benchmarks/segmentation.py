@@ -15,6 +15,7 @@ import click
 import torch
 
 from layered_plugin.calls import typed_command
+from layered_plugin.command_line import Whole
 from layered_plugin.runs import MODEL_FILE, STATS_FILE, or_go_on
 
 ROUTES = dict(distill=["distill"], encoder=["train", "--mode=dataset"], chunks=["train", "--mode=chunks"])
@@ -47,10 +48,10 @@ def _call(args: list[str]) -> str:
 @click.option("--data", help="Pictures to train on", metavar="ZIP", required=True)
 @click.option("--test-data", help="Pictures to score", metavar="ZIP", required=True)
 @click.option("--test-masks", help="Their true masks", metavar="ZIP", required=True)
-@click.option("--num", help="Score only the first pictures", metavar="INT", type=click.IntRange(min=1))
+@click.option("--num", help="Score only the first pictures", metavar="INT", type=Whole(1))
 @click.option("--option", "options", help="Further option of invert.py; repeatable", metavar="--NAME=VALUE",
               multiple=True)
-@click.option("--refine", help="Refinement when scored", metavar="STEPS", type=click.IntRange(min=0), default=0)
+@click.option("--refine", help="Refinement when scored", metavar="STEPS", type=Whole(0), default=0)
 @click.option("--outdir", help="Where the models go", metavar="DIR", default="runs/segmentation", show_default=True)
 def main(route: str, networks: tuple[str, ...], data: str, test_data: str, test_masks: str, num: int | None,
          options: tuple[str, ...], refine: int, outdir: str) -> None:

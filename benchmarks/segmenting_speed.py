@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from benchmarks.support.provenance import provenance
+from layered_plugin.command_line import Whole
 from layered_plugin.device import fast_half, must_fp32
 from layered_plugin.model.encoder import Encoder, decode
 from layered_plugin.model.generator import LayeredGenerator
@@ -32,13 +33,13 @@ def seconds(work: Callable[[], object], rounds: int) -> list[float]:
 
 
 @click.command()
-@click.option("--resolution", help="Side of the pictures", metavar="PX", type=int, default=64, show_default=True)
-@click.option("--batch", help="Pictures at a time", metavar="INT", type=int, default=64, show_default=True)
-@click.option("--cbase", help="Channels x resolution of the generator", metavar="INT", type=int, default=32768,
+@click.option("--resolution", help="Side of the pictures", metavar="PX", type=Whole(1), default=64, show_default=True)
+@click.option("--batch", help="Pictures at a time", metavar="INT", type=Whole(1), default=64, show_default=True)
+@click.option("--cbase", help="Channels x resolution of the generator", metavar="INT", type=Whole(1), default=32768,
               show_default=True)
-@click.option("--cmax", help="Most channels of a layer", metavar="INT", type=int, default=512, show_default=True)
-@click.option("--w-dim", help="Width of w", metavar="INT", type=int, default=512, show_default=True)
-@click.option("--rounds", help="Paired rounds", metavar="INT", type=int, default=5, show_default=True)
+@click.option("--cmax", help="Most channels of a layer", metavar="INT", type=Whole(1), default=512, show_default=True)
+@click.option("--w-dim", help="Width of w", metavar="INT", type=Whole(1), default=512, show_default=True)
+@click.option("--rounds", help="Paired rounds", metavar="INT", type=Whole(1), default=5, show_default=True)
 def main(resolution: int, batch: int, cbase: int, cmax: int, w_dim: int, rounds: int) -> None:
     """Time the mask of a batch by both routes, in turns.
 

@@ -20,6 +20,7 @@ from torch_utils import training_stats
 from benchmarks.flops import count_step_flops
 from benchmarks.support.provenance import provenance
 from benchmarks.support.training_rounds import Sizes, size_options, training_config, use_ops
+from layered_plugin.command_line import Whole
 from layered_plugin.device import PRECISIONS
 from layered_plugin.training.loop import training_loop
 
@@ -107,8 +108,8 @@ def table(kinds: Mapping[str, float], total: float) -> str:
 @click.command(context_settings=dict(show_default=True))
 @size_options
 @click.option("--precision", help="Number format of the convolutions", type=click.Choice(PRECISIONS), default="auto")
-@click.option("--steps", help="Steps profiled", metavar="INT", type=click.IntRange(min=1), default=R1_INTERVAL)
-@click.option("--threads", help="Of the step", metavar="INT", type=click.IntRange(min=1), default=1)
+@click.option("--steps", help="Steps profiled", metavar="INT", type=Whole(1), default=R1_INTERVAL)
+@click.option("--threads", help="Of the step", metavar="INT", type=Whole(1), default=1)
 def main(precision: str, steps: int, threads: int, **sizes: Any) -> None:
     """Profile the training step on the CPU; JSON on stdout, the table on stderr.
 

@@ -19,6 +19,7 @@ import click
 from benchmarks.emergence import DEMO
 from benchmarks.support.judged_runs import SCENE_SEED, Shell, flat_scores
 from benchmarks.support.provenance import provenance
+from layered_plugin.command_line import Number, Whole
 from layered_plugin.files import write_json
 from layered_plugin.model.snapshots import snapshot_path
 from layered_plugin.progress import progress
@@ -156,18 +157,18 @@ def check_files(**files: str | None) -> None:
 @click.option("--metric", help="Masks of generated scenes, or of real ones", type=click.Choice(["judge", "distilled"]),
               default="judge", show_default=True)
 @click.option("--judge", help="Judge of `eval.py judge`", metavar="PT")
-@click.option("--num", help="Generated scenes per snapshot", metavar="INT", type=click.IntRange(min=1), default=1000,
+@click.option("--num", help="Generated scenes per snapshot", metavar="INT", type=Whole(1), default=1000,
               show_default=True)
 @click.option("--test-data", help="Real pictures for `distilled`", metavar="ZIP")
 @click.option("--test-masks", help="Their true masks", metavar="ZIP")
-@click.option("--seeds", help="Training seeds 0 to N - 1", metavar="N", type=click.IntRange(min=1), default=3,
+@click.option("--seeds", help="Training seeds 0 to N - 1", metavar="N", type=Whole(1), default=3,
               show_default=True)
-@click.option("--kimg", help="Length of each training", metavar="KIMG", type=float, default=DEMO["kimg"],
-              show_default=True)
-@click.option("--tick", help="Between snapshots", metavar="KIMG", type=click.FloatRange(min=1),
+@click.option("--kimg", help="Length of each training", metavar="KIMG", type=Number(0, min_open=True),
+              default=DEMO["kimg"], show_default=True)
+@click.option("--tick", help="Between snapshots", metavar="KIMG", type=Number(1),
               default=1, show_default=True)
 @click.option("--option", "options", help="Further option of train_layered.py", metavar="--NAME=VALUE", multiple=True)
-@click.option("--threads", help="Threads of training and scoring", metavar="INT", type=click.IntRange(min=1),
+@click.option("--threads", help="Threads of training and scoring", metavar="INT", type=Whole(1),
               default=os.cpu_count(), show_default=True)
 @click.option("--outdir", help="Where the runs go", metavar="DIR", default="runs/time-to-masks", show_default=True)
 def main(data: str, metric: str, judge: str | None, num: int, test_data: str | None, test_masks: str | None,

@@ -17,6 +17,7 @@ from torch.nn.functional import softplus
 
 from benchmarks.support.provenance import provenance
 from benchmarks.support.training_rounds import Sizes, size_options, training_config
+from layered_plugin.command_line import Whole
 from layered_plugin.device import PRECISIONS, tune_cpu
 
 
@@ -69,8 +70,8 @@ class GeneratorStep:
 @click.command(context_settings=dict(show_default=True))
 @size_options
 @click.option("--precision", help="Number format of the convolutions", type=click.Choice(PRECISIONS), default="auto")
-@click.option("--steps", help="Steps of a measurement", metavar="INT", type=click.IntRange(min=1), default=8)
-@click.option("--threads", help="Of the step", metavar="INT", type=click.IntRange(min=1), default=1)
+@click.option("--steps", help="Steps of a measurement", metavar="INT", type=Whole(1), default=8)
+@click.option("--threads", help="Of the step", metavar="INT", type=Whole(1), default=1)
 @click.option("--backend", help="Of torch.compile", metavar="NAME", default="inductor")
 def main(precision: str, steps: int, threads: int, backend: str, **sizes: Any) -> None:
     """Time a generator's step with and without torch.compile; JSON on stdout, the table on stderr.

@@ -21,6 +21,7 @@ from benchmarks.support.provenance import provenance
 from benchmarks.support.training_rounds import Sizes, size_options, train_in_rounds
 from benchmarks.support.worker import Worker
 from layered_plugin.base import BASE, BUNDLED_DIR, ENV_NAME
+from layered_plugin.command_line import Number, Whole
 from layered_plugin.device import choose_precision
 from layered_plugin.progress import progress
 
@@ -165,10 +166,10 @@ def table(variants: Mapping[str, dict[str, Any]], limit: Mapping[str, Any]) -> s
 
 @click.command(context_settings=dict(show_default=True))
 @size_options
-@click.option("--rounds", help="Turns of each variant", metavar="INT", type=click.IntRange(min=1), default=7)
+@click.option("--rounds", help="Turns of each variant", metavar="INT", type=Whole(1), default=7)
 @click.option("--seconds", help="Of a turn, but no less than two steps", metavar="SEC",
-              type=click.FloatRange(min=0), default=3)
-@click.option("--threads", help="Threads of each variant", metavar="INT", type=click.IntRange(min=1),
+              type=Number(0), default=3)
+@click.option("--threads", help="Threads of each variant", metavar="INT", type=Whole(1),
               default=os.cpu_count())
 @click.option("--variants", help=f"Some of {','.join(VARIANTS)}  [default: all there are]", metavar="LIST")
 @click.option("--plain", help="One ordinary generator, no layers", is_flag=True)

@@ -22,6 +22,7 @@ import torch
 
 from benchmarks.support.judged_runs import Shell
 from benchmarks.support.provenance import provenance
+from layered_plugin.command_line import Number, Whole
 from layered_plugin.data.mask_files import MaskFiles
 from layered_plugin.data.pictures import PictureSource
 from layered_plugin.errors import UserError
@@ -174,10 +175,10 @@ def side_by_side(trials: list[Trial], work: Callable[[Trial], Any]) -> list[Any]
 @click.option("--test-masks", help="Their masks", metavar="ZIP")
 @click.option("--settings", help="Which of: " + " ".join(SETTINGS), metavar="LIST", default="demo,preset")
 @click.option("--cuda-settings", help="Those to train on the GPU beside them", metavar="LIST", default="")
-@click.option("--seeds", help="Training seeds 0 to N - 1", type=click.IntRange(min=1), default=1, metavar="N")
-@click.option("--resolution", help="Of the networks", type=int, default=32, metavar="PX")
-@click.option("--seconds", help="Length of each training", type=float, default=200, metavar="S")
-@click.option("--steps", help="Of the distillation, 0 = none", type=int, default=600, metavar="INT")
+@click.option("--seeds", help="Training seeds 0 to N - 1", type=Whole(1), default=1, metavar="N")
+@click.option("--resolution", help="Of the networks", type=Whole(1), default=32, metavar="PX")
+@click.option("--seconds", help="Length of each training", type=Number(0, min_open=True), default=200, metavar="S")
+@click.option("--steps", help="Of the distillation, 0 = none", type=Whole(0), default=600, metavar="INT")
 @click.option("--outdir", help="New folder for runs, pictures, snapshots, results.json", metavar="DIR", required=True)
 def main(settings: str, cuda_settings: str, seeds: int, resolution: int, seconds: float, steps: int, outdir: str,
          **files: str | None) -> None:

@@ -35,7 +35,7 @@ def atomic_write(path: str | os.PathLike, needed: int | None = None) -> Iterator
         DiskFullError: There is no room.
     """
     path = Path(path)
-    start = path.name.encode()[:_PREFIX_BYTES].decode(errors="ignore")
+    start = path.name.encode(errors="replace")[:_PREFIX_BYTES].decode(errors="ignore")
     temp, size = path.parent / f".{start}.{secrets.token_hex(4)}", 0
     try:
         with open(temp, "xb") as file:  # Not tempfile's, which nobody else may read, whatever the umask.

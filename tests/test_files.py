@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from layered_plugin.files import atomic_write, write_json
+from layered_plugin.files import atomic_write, remove_leftovers, write_json
 
 
 def test_atomic_write_replaces_only_when_whole(tmp_path):
@@ -17,6 +17,17 @@ def test_atomic_write_replaces_only_when_whole(tmp_path):
     with atomic_write(path) as file:
         file.write(b"new")
     assert path.read_bytes() == b"new" and os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9.bin", b"\xff\xfe", b"\xe9" * 255, "é".encode() * 127])
+def test_file_of_any_name_is_written_whole_and_its_leftover_is_known(tmp_path, name):
+    path = tmp_path / os.fsdecode(name)
+    with atomic_write(path) as file:
+        file.write(b"new")
+        (partial,) = os.listdir(tmp_path)
+    assert path.read_bytes() == b"new" and os.listdir(os.fsencode(tmp_path)) == [name]
+    (tmp_path / partial).touch()
+    assert remove_leftovers(tmp_path) == [partial] and path.exists()
 
 
 @pytest.mark.parametrize("mask, mode", [(0o077, 0o600), (0o022, 0o644), (0o002, 0o664)])

@@ -13,6 +13,7 @@ from torch_utils import training_stats
 from training.loss import StyleGAN2Loss
 
 from layered_plugin import device as devices
+from layered_plugin.command_line import SEED, Number, Whole
 from layered_plugin.data.dataset import PictureDataset, random_crop
 from layered_plugin.data.pictures import CROP_RATIO, to_float
 from layered_plugin.model.snapshots import save_network_pkl
@@ -82,11 +83,11 @@ def train(data: str, pkl: Path, kimg: float, seed: int, resolution: int, kwargs:
 @click.command(context_settings=dict(show_default=True))
 @click.option("--data", help="Training pictures", metavar="ZIP", required=True)
 @click.option("--pkl", help="Pickle to write", metavar="PKL", required=True)
-@click.option("--kimg", help="Length", type=float, default=60, metavar="KIMG")
-@click.option("--seed", help="Of all random numbers", type=int, default=0)
-@click.option("--resolution", help="Of the networks", type=int, default=32, metavar="PX")
-@click.option("--cbase", help="Channels x resolution", type=int, default=1024)
-@click.option("--cmax", help="Most channels of a layer", type=int, default=64)
+@click.option("--kimg", help="Length", type=Number(0, min_open=True), default=60, metavar="KIMG")
+@click.option("--seed", help="Of all random numbers", type=SEED, default=0)
+@click.option("--resolution", help="Of the networks", type=Whole(1), default=32, metavar="PX")
+@click.option("--cbase", help="Channels x resolution", type=Whole(1), default=1024)
+@click.option("--cmax", help="Most channels of a layer", type=Whole(1), default=64)
 def main(data: str, pkl: str, kimg: float, seed: int, resolution: int, cbase: int, cmax: int) -> None:
     """Train an ordinary generator of the bundled base with the networks' sizes of --cfg=demo.
 

@@ -26,6 +26,7 @@ from training.loss import StyleGAN2Loss
 import train_layered
 from benchmarks.support import zero_insertion
 from benchmarks.support.worker import peak_memory_mb
+from layered_plugin.command_line import Whole
 from layered_plugin.data.pictures import CROP_RATIO
 from layered_plugin.model.layers import Layers
 from layered_plugin.training.loop import training_loop
@@ -48,11 +49,11 @@ class Sizes(NamedTuple):
 def size_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options that ``Sizes`` is made of."""
     options = [
-        click.option("--resolution", help="Side of the pictures", metavar="PX", type=int, default=32),
-        click.option("--cbase", help="Channels x resolution", metavar="INT", type=int, default=1024),
-        click.option("--cmax", help="Most channels of a layer", metavar="INT", type=int, default=64),
-        click.option("--w-dim", help="Width of z and of each half of w", metavar="INT", type=int, default=128),
-        click.option("--batch", help="Pictures of a step", metavar="INT", type=click.IntRange(min=2), default=32),
+        click.option("--resolution", help="Side of the pictures", metavar="PX", type=Whole(1), default=32),
+        click.option("--cbase", help="Channels x resolution", metavar="INT", type=Whole(1), default=1024),
+        click.option("--cmax", help="Most channels of a layer", metavar="INT", type=Whole(1), default=64),
+        click.option("--w-dim", help="Width of z and of each half of w", metavar="INT", type=Whole(1), default=128),
+        click.option("--batch", help="Pictures of a step", metavar="INT", type=Whole(2), default=32),
     ]
     for option in reversed(options):
         command = option(command)

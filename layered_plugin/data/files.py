@@ -39,6 +39,12 @@ class Files(Protocol):
     def contents(self, name: str) -> str:
         """What tells one's contents from others without reading it: its size, in a zip its checksum as well."""
 
+    def changed(self, name: str) -> int:
+        """When the file that holds it was last changed, in ns as ``stat`` has it; errors as ``open``.
+
+        Of the inode: files that are unpacked, moved or restored keep an older time of their contents.
+        """
+
     def close(self) -> None:
         """Close the archive."""
 
@@ -60,6 +66,9 @@ class Folder:
 
     def contents(self, name: str) -> str:
         return str(self.size(name))
+
+    def changed(self, name: str) -> int:
+        return os.stat(f"{self.path}/{name}").st_ctime_ns
 
     def close(self) -> None:
         """There is nothing to close."""
@@ -115,6 +124,9 @@ class Zip:
         self.archive()
         row = self._places[name]
         return f"{row['file_size']} {row['CRC']}"
+
+    def changed(self, name: str) -> int:
+        return self.path.stat().st_ctime_ns
 
     def close(self) -> None:
         if self._zip is not None:

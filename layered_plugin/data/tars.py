@@ -53,6 +53,7 @@ class Tar(_Tars):
 
     def __init__(self, path: Path, temp_dir: Path | None) -> None:
         self.path = path
+        self._changed = path.stat().st_ctime_ns
         self._plain = _plain_tar(path, temp_dir)
         try:
             self._places = _places([self._plain])
@@ -67,6 +68,9 @@ class Tar(_Tars):
         if len(data) < size:
             raise EOFError(f"the tar ends within {name}")
         return io.BytesIO(data)
+
+    def changed(self, name: str) -> int:
+        return self._changed
 
     def close(self) -> None:
         self._plain.close()
@@ -88,6 +92,7 @@ class Shards(_Tars):
     def __init__(self, path: Path) -> None:
         self.path = path
         self._shards = sorted(shard.name for shard in path.glob("*.tar"))
+        self._changed = [(path / shard).stat().st_ctime_ns for shard in self._shards]
         self._places = _places(_one_by_one(path / shard for shard in self._shards),
                                [f"{shard}/" for shard in self._shards])
 
@@ -100,6 +105,9 @@ class Shards(_Tars):
         if len(data) < size:
             raise EOFError(f"{shard} ends within it")
         return io.BytesIO(data)
+
+    def changed(self, name: str) -> int:
+        return self._changed[self._places[name]["tar"]]
 
     def close(self) -> None:
         """Each tar is open while a file of it is read."""

@@ -16,6 +16,7 @@ from layered_plugin.data.masks import Ranges, mask_opacity
 from layered_plugin.data.picture_zip import read_pairs
 from layered_plugin.data.pictures import PictureSource
 from layered_plugin.device import choose_device
+from layered_plugin.errors import ModelError
 from layered_plugin.evaluation import output, scoring
 from layered_plugin.evaluation.judge import check_pairs, save_judge, score_judge, train_judge
 from layered_plugin.evaluation.metrics import mean_and_deviation
@@ -57,6 +58,9 @@ def run_generated(*, networks: Sequence[str], snapshot: str, num: int, seed: int
     if real is not None:
         with user_errors(data="--real", teacher="--real-masks", model="--real-model"):
             model = None if real_model is None else Segmenter.load(real_model, device)
+            if model is not None and model.kind == "chunks":
+                raise ModelError(f"{model.folder}: encoders of chunks know only their own pictures; give a model of "
+                                 "invert.py distill, or train --mode=dataset")
             comparison = Comparison(real, real_masks, model, mask_values)
     with user_errors(data="--real" if fid is None else "--fid"):
         records = []
@@ -130,6 +134,7 @@ def run_real(*, models: Sequence[str], data: str, masks: str | None, mask_values
         prior_model = None if prior is None else Segmenter.load(prior, device)
         refinement = Refinement(flip, refine, posterior, prior_model, sharp, margin)
         _check_models(segmenters, eval_size, refinement)
+        _check_pictures(segmenters, source, source.names[:num])
         size_px = segmenters[0].resolution
         teacher: Teacher
         if masks == "alpha":
@@ -201,6 +206,16 @@ def _check_models(segmenters: Sequence[Segmenter], eval_size: str, refinement: R
         raise click.UsageError(f"--eval-size=net needs models of one resolution, got {sizes}; use --eval-size=gt")
     for segmenter in segmenters:
         refinement.check(segmenter)
+
+
+def _check_pictures(segmenters: Sequence[Segmenter], source: PictureSource, names: Sequence[str]) -> None:
+    """Raise ModelError for the first picture that is none of those which the chunks of a model were trained on."""
+    for segmenter in segmenters:
+        for name in names if segmenter.kind == "chunks" else ():
+            refusal = (segmenter.other_picture(name, source.size(name)) if segmenter.knows(name)
+                       else segmenter.unknown(name))
+            if refusal is not None:
+                raise ModelError(refusal)
 
 
 def _over_models(scored: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from layered_plugin.errors import DiskFullError, UserError
 from layered_plugin.files import remove_leftovers
 from layered_plugin.json_files import Rule, check_fields, choice, fields, flag, maybe, number, text
 from layered_plugin.model.snapshots import find_snapshot
+from layered_plugin.segmentation.model_file import weights_hash
 
 Work = Callable[[Path, dict[str, Any], dict[str, Any]], str | None]
 
@@ -46,6 +47,8 @@ def run_training(ctx: click.Context, command: str, opts: dict[str, Any], desc: s
             return
         if opts["resume"] is None:
             record["network_sha256"] = trust.trust_named(options["network"])
+            if options.get("init") is not None:
+                options["init_sha256"] = weights_hash(options["init"])
             if options["data"] is not None:
                 record["data_fingerprint"] = fingerprint(options["data"])
             data = runs.short_name(Path(options["data"] or options["network"]).stem)
@@ -135,6 +138,7 @@ def _record_rule(ctx: click.Context, defaults: dict[str, Any]) -> Rule:
     options: dict[str, Any] = {
         param.name: (_option_rule(param, defaults[str(param.name)]), before[str(param.name)])
         for param in ctx.command.params if param.name not in (*OF_CALL, "network")}
+    options["init_sha256"] = text  # Of the weights that --init names; an older version did not write it.
     return fields(dict(invert=text, options=fields(dict(network=text), options)),
                   dict(dict.fromkeys(("command", "date", "base", "torch", "network_sha256"), text),
                        data_fingerprint=FINGERPRINT))

@@ -3,12 +3,14 @@
 Results of other settings, of pictures that have changed since, and of shards that divide other work are refused.
 """
 
+import zlib
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from layered_plugin.data.files import UNREADABLE
 from layered_plugin.data.fingerprint import of_names
 from layered_plugin.data.pictures import PictureSource
 from layered_plugin.errors import ModelError, PictureError
@@ -83,17 +85,19 @@ def _shards_begun(outdir: Path) -> bool:
     return any(path.stat().st_size > 0 or ".partial" not in path.name for path in outdir.glob("manifest-*-of-*.jsonl"))
 
 
-def mark_there(source: PictureSource, names: list[str], entries: Iterable[Entry], remedy: str) -> bytearray:
+def mark_there(source: PictureSource, names: list[str], entries: Iterable[Entry], written: Callable[[Entry], int],
+               remedy: str) -> bytearray:
     """For each of the sorted names 1 if a manifest lists it, else 0.
 
     Args:
         source: The pictures as they are now.
         names: Some of them.
         entries: Of the manifest; an older version's do not tell contents.
+        written: When an entry's results were, in ns. A picture is read only if its file has been changed since.
         remedy: What to do about a picture that has changed.
 
     Raises:
-        ModelError: A picture has changed; the text names it.
+        ModelError: A picture has changed, or can't be read to see whether it has; the text names it.
     """
     there = bytearray(len(names))
     for entry in entries:
@@ -101,16 +105,34 @@ def mark_there(source: PictureSource, names: list[str], entries: Iterable[Entry]
         pos = bisect_left(names, name)
         if pos < len(names) and names[pos] == name:
             there[pos] = 1
-            size = entry.get("bytes")
-            if size is not None and source.files.contents(name) not in (f"{size}", f"{size} {entry.get('crc32')}"):
-                raise ModelError(f"{source.path}: {name} has other contents than when it was segmented ({size} bytes "
-                                 f"then, {source.size(name)} now); put it back, {remedy}, or choose another `outdir`")
+            change = _change(source, entry, written)
+            if change is not None:
+                raise ModelError(f"{source.path}: {name} has other contents than when it was segmented ({change}); "
+                                 f"put it back, {remedy}, or choose another `outdir`")
     return there
 
 
+def _change(source: PictureSource, entry: Entry, written: Callable[[Entry], int]) -> str | None:
+    """How a picture differs from what it was by its entry, in words; None if it does not."""
+    name, size, crc32 = entry["name"], entry.get("bytes"), entry.get("crc32")
+    if size is None:
+        return None
+    now, _, listed = source.files.contents(name).partition(" ")  # The second only of a zip, which has checksums.
+    if now != f"{size}":
+        return f"{size} bytes then, {now} now"
+    if crc32 is None or (not listed and source.files.changed(name) < written(entry)):
+        return None
+    try:
+        found = int(listed or zlib.crc32(source.read(name)))
+    except UNREADABLE as err:
+        raise ModelError(source.cannot_read(name, err)) from err
+    return None if found == crc32 else f"{size} other bytes"
+
+
 def same_archive(part: Part) -> bool:
-    """Whether an archive of a pattern is as large as when its archive of results was made; it is not opened."""
-    return next(read_manifest(part.manifest), {}).get("archive_bytes") == part.images.stat().st_size
+    """Whether an archive of a pattern is as large as when its results were made, and unchanged since; it stays shut."""
+    before, now = next(read_manifest(part.manifest), {}).get("archive_bytes"), part.images.stat()
+    return before == now.st_size and now.st_ctime_ns < part.manifest.stat().st_mtime_ns
 
 
 def is_whole(part: Part, source: PictureSource) -> bool:
@@ -121,10 +143,11 @@ def is_whole(part: Part, source: PictureSource) -> bool:
     """
     remedy = f"remove {part.archive} and {part.manifest.name} to have it made anew"
     names, entries = source.names[part.first:part.last], list(read_manifest(part.manifest))
+    written = part.manifest.stat().st_mtime_ns
     if names == [entry["name"] for entry in entries]:
-        mark_there(source, names, entries, remedy)
+        mark_there(source, names, entries, lambda _entry: written, remedy)
         return True
-    if mark_there(source, source.names, entries, remedy).count(1) < len(entries):
+    if mark_there(source, source.names, entries, lambda _entry: written, remedy).count(1) < len(entries):
         raise ModelError(f"{part.archive}: holds results of pictures that {source.path} has no more; put them back, "
                          f"{remedy}, or choose another `outdir`")
     return False

@@ -88,7 +88,7 @@ def prepare(options: dict[str, Any]) -> EncoderTraining:
 
     Raises:
         CheckpointError: The snapshot can't be used, or draws several objects.
-        ModelError: ``init`` is no encoder, or was trained for another generator.
+        ModelError: ``init`` is no encoder, was trained for another generator, or is another than when the run began.
         ValueError: The discriminator has no features of the resolution asked for.
     """
     tune_cpu()
@@ -102,7 +102,7 @@ def prepare(options: dict[str, Any]) -> EncoderTraining:
     E = Encoder(G.img_resolution, G.num_ws, G.w_dim, max_shift=options["max_shift"], from_mean=options["from_mean"])
     E.set_mean(G.mapping.w_avg)
     if options["init"] is not None:
-        start_from(E, G, options["init"])
+        start_from(E, G, options["init"], options.get("init_sha256"))
     E = E.to(device).requires_grad_(True)
     labels = labels_of_training(snapshot.get("training_set_kwargs"), G.c_dim) if options["pretrain"] > 0 else None
     return EncoderTraining(E, Reconstruction.from_options(G, D, options), lr=options["lr"], labels=labels)

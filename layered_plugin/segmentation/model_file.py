@@ -23,8 +23,11 @@ from layered_plugin.model.unet import FastUNet, UNet, make_unet
 from layered_plugin.model.weights_file import fill, load_tensors, save_tensors
 from layered_plugin.runs import MODEL_FILE, find_model
 from layered_plugin.segmentation.reconstruction import LOSS_OPTIONS
+from layered_plugin.trust import pickle_hash
 
 FORMAT = 1
+
+WEIGHTS = "model.safetensors"  # Of all networks but the encoders of chunks.
 
 KINDS = ("encoder", "chunks", "distill")
 
@@ -48,7 +51,7 @@ def save_model(folder: str | os.PathLike[str], kind: str, networks: Mapping[str,
     """
     # Every chunk keeps its encoder in a file of its own.
     in_one_file = {name: net for name, net in networks.items() if kind != "chunks" or name != "E"}
-    save_tensors(Path(folder) / "model.safetensors", in_one_file)
+    save_tensors(Path(folder) / WEIGHTS, in_one_file)
     configs = {name: network_config(net) for name, net in networks.items()}
     write_json(Path(folder) / MODEL_FILE, dict(format=FORMAT, kind=kind, **meta, networks=configs))
 
@@ -103,13 +106,28 @@ def _plain_name(value: Any, key: str) -> Any:
     return choice(os.path.basename(value))(value, key) if isinstance(value, str) and value else text(value, key)
 
 
-def start_from(E: Encoder, G: torch.nn.Module, run: str | os.PathLike[str]) -> None:
+def weights_hash(run: str | os.PathLike[str]) -> str:
+    """SHA-256 of a model's weights; CheckpointError if they can't be read, ModelError if there is no model."""
+    return pickle_hash(find_model(run) / WEIGHTS)
+
+
+def start_from(E: Encoder, G: torch.nn.Module, run: str | os.PathLike[str], sha256: str | None = None) -> None:
     """Give an encoder the weights of that of another run, trained for the same generator.
 
+    Args:
+        E: Gets the weights.
+        G: The generator.
+        run: Folder of the other run, or a file of it.
+        sha256: Of its weights when this run began (`weights_hash`); None = this run is older than these hashes.
+
     Raises:
-        ModelError: The run holds no encoder of a whole data set, or one of another generator or other options.
+        ModelError: The run holds no encoder of a whole data set, one of another generator or other options, or another
+            than when this run began.
     """
     path = find_model(run)
+    if sha256 is not None and weights_hash(path) != sha256:
+        raise ModelError(f"{path}: its encoder is not the one that this run began with; put it back, or start a new "
+                         "run")
     meta = read_meta(path)
     if meta["kind"] != "encoder":
         raise ModelError(f"{path}: holds no encoder of a whole data set to start from")
@@ -118,7 +136,7 @@ def start_from(E: Encoder, G: torch.nn.Module, run: str | os.PathLike[str]) -> N
         raise ModelError(f"{path}: its encoder was trained for another generator" + (f", {other}" if other else ""))
     if meta["networks"]["E"] != network_config(E):
         raise ModelError(f"{path}: its encoder has other options: {meta['networks']['E']}, not {network_config(E)}")
-    fill(E, "E", load_tensors(path / "model.safetensors"), path)
+    fill(E, "E", load_tensors(path / WEIGHTS), path)
 
 
 def load_model(path: str | os.PathLike[str], device: torch.device | str = "cpu"
@@ -137,7 +155,7 @@ def load_model(path: str | os.PathLike[str], device: torch.device | str = "cpu"
     """
     folder = find_model(path)
     meta = read_meta(folder)
-    file = folder / "model.safetensors"
+    file = folder / WEIGHTS
     tensors = load_tensors(file)
     networks = {}
     for name, config in meta["networks"].items():

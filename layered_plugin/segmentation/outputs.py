@@ -92,6 +92,13 @@ class FolderOutput:
         for path in sorted(self._folder.glob("manifest*.jsonl")):  # Also of calls that share the work.
             yield from read_manifest(path)
 
+    def written(self, entry: Entry) -> int:
+        """When a picture's mask was written, in ns as ``stat`` has it; 0 if it is not there."""
+        try:
+            return os.stat(f"{result_folder(self._folder, entry)}/masks/{entry['file']}").st_mtime_ns
+        except (OSError, ValueError):
+            return 0
+
     def add(self, entry: Entry, parts: dict[str, bytes]) -> None:
         """Write the files of a picture, then its entry, which says as `file` where they are."""
         for kind, data in parts.items():
@@ -141,6 +148,10 @@ class ArchiveOutput:
 
     def listed(self) -> Iterator[Entry]:
         return iter(())
+
+    def written(self, entry: Entry) -> int:
+        """When a picture's results were written: none are there."""
+        return 0
 
     def add(self, entry: Entry, parts: dict[str, bytes]) -> None:
         if self._tar is not None:

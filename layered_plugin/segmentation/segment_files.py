@@ -158,7 +158,8 @@ def _segment_listing(job: Job, part: Part, listing: Listing, label: str) -> Outc
                                             else ArchiveOutput(part.archive, of_whole))
     failed: dict[str, str] = {}
     try:
-        listed = mark_there(source, names, output.listed(), "remove its line from the manifest to have it made anew")
+        listed = mark_there(source, names, output.listed(), output.written,
+                            "remove its line from the manifest to have it made anew")
         num = listed.count(0)
         workers = job.workers if num >= WORTH_WORKERS else 0
         in_zip = part.archive is not None and part.archive.suffix == ".zip"

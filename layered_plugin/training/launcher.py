@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import dnnlib
 import torch
@@ -22,7 +22,7 @@ from layered_plugin import errors, runs, signals
 from layered_plugin.base import BASE
 from layered_plugin.calls import go_on_command, typed_command
 from layered_plugin.cores import usable_cores
-from layered_plugin.files import atomic_write, remove_leftovers, room_for, write_json
+from layered_plugin.files import NO_ROOM, atomic_write, remove_leftovers, room_for, write_json
 from layered_plugin.runs import make_run_dir, next_desc
 from layered_plugin.training import growing, processes
 from layered_plugin.training.loop import training_loop
@@ -164,6 +164,36 @@ def _run_attempts(rank: int, device: torch.device, config: dict[str, Any], outdi
     raise AssertionError("the last attempt returns or raises")
 
 
+class _Stdout:
+    """Where a run prints to, which is named where there is no room: its errors are told from those of the log."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with self._named():
+            return self._stream.write(text)
+
+    def flush(self) -> None:
+        with self._named():
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as err:
+            if err.errno not in NO_ROOM:
+                raise
+            # What is left to print would fail once more when Python ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            raise errors.DiskFullError("stdout: no room where it is written to; make room, or have it written "
+                                       "elsewhere") from err
+
+
 @contextlib.contextmanager
 def _logged(run_dir: str, log_file: str | None) -> Iterator[None]:
     """Copy what is printed to the log; where a disk is full or a process was lost, say how to go on.
@@ -171,6 +201,7 @@ def _logged(run_dir: str, log_file: str | None) -> Iterator[None]:
     The official logger writes once more when it is closed, and does not give the streams back where that fails.
     """
     streams = sys.stdout, sys.stderr
+    sys.stdout = _Stdout(sys.stdout)  # type: ignore[assignment]
     try:
         with room_for(Path(run_dir) / runs.LOG_FILE), dnnlib.util.Logger(log_file, file_mode="a", should_flush=True):
             yield

@@ -1,15 +1,44 @@
 """Benchmarks: the arithmetic of their scores and tables."""
 
+import importlib
 import json
+import pkgutil
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 from shell import COPIES
 
+import benchmarks
 from benchmarks import emergence, objects, segmentation, segmenting_speed, variety
 from benchmarks.support import judged_runs
+from layered_plugin.command_line import Number, Whole
 from layered_plugin.dataset_tool import shapes as shapes_command
+
+# But that which gpu_day alone starts, with a time of the clock.
+MODULES = [importlib.import_module(module.name) for module in pkgutil.walk_packages(benchmarks.__path__, "benchmarks.")
+           if module.name != "benchmarks.gpu.__main__"]
+COMMANDS = {module.__name__: module.main for module in MODULES
+            if isinstance(getattr(module, "main", None), click.Command)}
+NUMERIC = [(name, param) for name, command in COMMANDS.items() for param in command.params
+           if isinstance(param.type, click.types.IntParamType | click.types.FloatParamType)]
+
+
+@pytest.mark.parametrize("name, param", NUMERIC, ids=[f"{name} {param.opts[0]}" for name, param in NUMERIC])
+def test_numbers_are_finite_and_within_bounds(name, param):
+    assert isinstance(param.type, Number | Whole) and param.type.min is not None
+    required = [f"{other.opts[0]}=nowhere" for other in COMMANDS[name].params
+                if other.required and other is not param and not isinstance(other.type, click.Choice)]
+    required += [f"{other.opts[0]}={other.type.choices[0]}" for other in COMMANDS[name].params
+                 if other.required and isinstance(other.type, click.Choice)]
+    for value in ("nan", "inf", "-inf", "1e400", "9" * 30, "-1"):
+        result = CliRunner().invoke(COMMANDS[name], [*required, f"{param.opts[0]}={value}"])
+        assert result.exit_code == 2 and f"'{param.opts[0]}'" in result.stderr, (value, result.output)
+
+
+def test_there_are_many_numbers():
+    assert len(COMMANDS) >= 24 and len(NUMERIC) >= 80
 
 
 def test_finished_runs_are_not_repeated_and_the_table_has_mean_and_deviation(tmp_path):

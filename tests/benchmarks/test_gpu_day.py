@@ -118,3 +118,9 @@ def test_operations_are_counted_without_data(tmp_path):
     assert record["step"] == "flops" and record["case"] == "16"
     assert record["per_picture"] == pytest.approx(
         record["by_phase"]["Gboth"] + record["by_phase"]["Dmain"] + record["by_phase"]["Dreg"] / 16)
+
+
+def test_data_that_is_not_there_is_named_before_the_work(tmp_path):
+    result = CliRunner().invoke(gpu_day.main, [f"--outdir={tmp_path}/out", f"--data={tmp_path}/none"])
+    assert result.exit_code == 2 and f"Error: --data: no such folder: {tmp_path}/none" in result.stderr
+    assert not (tmp_path / "out").exists()

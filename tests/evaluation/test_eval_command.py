@@ -11,6 +11,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import shell
+import tiny_models
 import torch
 from shell import call
 from tiny_models import make_gan_run, write_network
@@ -191,6 +192,14 @@ def test_real_masks_that_cannot_serve_are_said_to_be_those(run, judge, pairs):
         result = invoke("generated", *args)
         assert result.exit_code == 1 and words in result.stderr
         (Path(masks) / "0.png").unlink(missing_ok=True)
+
+
+def test_chunks_are_no_source_of_real_masks(run, judge, pairs, tmp_path):
+    path = tiny_models.make_model(tmp_path / "chunks", "chunks")
+    result = invoke("generated", f"--network={run}", "--teacher=unet", f"--weights={judge}", "--num=2",
+                    pairs[0].replace("--data", "--real"), f"--real-model={path}")
+    assert result.exit_code == 1 and result.stdout == ""
+    assert f"Error: --real-model: {path}: encoders of chunks know only their own pictures; give " in result.stderr
 
 
 def test_several_networks_have_a_mean_and_a_deviation(run, judge, tmp_path):
@@ -420,6 +429,25 @@ def test_wrong_input_of_real_is_named(model, pairs, tmp_path, args, code, words)
     result = invoke("real", f"--model={model}", pairs[0], *args)
     assert result.exit_code == code, result.output
     assert words in result.stderr and result.stdout == ""
+
+
+@pytest.mark.parametrize("change, words", [
+    (lambda data: PIL.Image.new("RGB", (9, 9)).save(data / "1.bmp"),
+     "1.bmp is not the picture that its chunk was trained on, which had 918 bytes, not 306; put it back"),
+    (lambda data: (data / "3.bmp").rename(data / "4.bmp"), "no chunk was trained on a picture named 4.bmp"),
+])
+def test_pictures_that_chunks_were_not_trained_on_are_named_before_the_work(pairs, tmp_path, change, words):
+    data = Path(pairs[0].removeprefix("--data="))
+    path = tiny_models.make_model(tmp_path / "chunks", "chunks", chunks=[("0.bmp", "1.bmp"), ("2.bmp", "3.bmp")])
+    meta = json.loads((path / "model.json").read_text())
+    for chunk in meta["chunks"]:
+        chunk["bytes"] = [(data / name).stat().st_size for name in chunk["names"]]
+    (path / "model.json").write_text(json.dumps(meta))
+    assert scored("real", f"--model={path}", *pairs)[0]["models"][0]["kind"] == "chunks"
+    change(data)
+    result = invoke("real", f"--model={path}", *pairs)
+    assert result.exit_code == 1 and result.stdout == ""
+    assert f"Error: --model: {path}: {words}" in result.stderr and len(lines(path / "metric-real.jsonl")) == 1
 
 
 def test_unwritable_folder_is_named_before_the_work(model, pairs, run, judge, monkeypatch):

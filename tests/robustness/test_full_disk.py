@@ -5,6 +5,7 @@ import json
 import os
 import re
 import resource
+import subprocess
 import sys
 import time
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from shell import call
+from shell import ROOT, call
 from tiny_models import TINY, make_discriminator, make_gan_run, make_generator, make_model, make_pictures
 
 import invert
@@ -266,3 +267,14 @@ def test_long_names_are_written(tmp_path, length):
         name = (letter * length).encode()[:length - 5].decode(errors="ignore") + ".json"
         files.write_json(tmp_path / name, {})
         assert (tmp_path / name).read_text() == "{}"
+
+
+def test_stdout_without_room_is_named_and_not_the_log(tmp_path):
+    data = make_pictures(tmp_path / "cars")
+    command = [sys.executable, "train_layered.py", f"--outdir={tmp_path}/runs", f"--data={data}", *TINY, "--workers=0"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1, done.stderr
+    assert not re.search("Traceback|ignored|Error.*Error", done.stderr, re.DOTALL), done.stderr
+    assert re.fullmatch("Error: stdout: no room where it is written to; make room, or have it written elsewhere: "
+                        + START_ANEW, done.stderr.splitlines()[-1]), done.stderr

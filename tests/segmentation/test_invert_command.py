@@ -211,7 +211,7 @@ def test_misfit_of_an_encoder_is_named_and_no_folder_is_left(data, tmp_path, arg
         args = [arg.replace(name, str(folder)) for arg in args]
     result = invoke(*TRAIN, f"--network={network}", f"--data={data}", f"--outdir={tmp_path / 'out'}", *args)
     assert result.exit_code == (2 if words.startswith("--") else 1), result.output
-    assert words in result.stderr and list((tmp_path / "out").iterdir()) == []
+    assert words in result.stderr and list(tmp_path.glob("out/*")) == []
 
 
 # Runs.
@@ -249,6 +249,24 @@ def test_encoders_of_chunks_start_from_that_of_the_data_set(gan, data, tmp_path)
     second = run(*args, f"--init={first}", "--chunk-size=3")
     chunk, whole = load_tensors(second / "chunk-00001.safetensors"), load_tensors(first / "model.safetensors")
     torch.testing.assert_close(chunk["E.head.weight"], whole["E.head.weight"], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("mode", ["--mode=chunks", "--mode=dataset"])
+def test_run_is_not_resumed_from_another_encoder_than_it_began_with(gan, data, tmp_path, stop, mode):
+    args = [*TRAIN, f"--network={gan}", f"--data={data}", f"--outdir={tmp_path}"]
+    first, second = (run(*args, "--mode=dataset", "--pretrain=1", f"--seed={seed}") for seed in (1, 2))
+    stop("SIGTERM")
+    stopped = invoke(*args, mode, f"--init={first}")
+    begun = tmp_path / f"00002-{'chunks' if mode == '--mode=chunks' else 'encoder'}-my-cars-steps3-seed0"
+    assert stopped.exit_code == 143 and begun.is_dir(), stopped.output
+    weights = (first / "model.safetensors").read_bytes()
+    (first / "model.safetensors").write_bytes((second / "model.safetensors").read_bytes())
+    refused = invoke("train", f"--outdir={tmp_path}", f"--resume={begun}")
+    assert refused.exit_code == 1, refused.output
+    assert (f"Error: {first}: its encoder is not the one that this run began with; put it back, or start a new run\n"
+            in refused.stderr)
+    (first / "model.safetensors").write_bytes(weights)
+    assert run("train", f"--outdir={tmp_path}", f"--resume={begun}") == begun
 
 
 def test_resumed_run_keeps_its_options(gan, data, tmp_path, stop):

@@ -1,7 +1,9 @@
 """Segmenting to files: names, sizes, bad pictures, resumption, manifest and contact sheet, batch by batch."""
 
 import json
+import os
 import shutil
+import tarfile
 import zipfile
 import zlib
 
@@ -316,14 +318,40 @@ def test_pictures_that_have_changed_are_refused_and_named(segment, out, tmp_path
     assert read(out / "masks" / "b.png").size == (40, 30)
 
 
-def test_other_contents_of_the_same_size_are_noticed_in_a_zip(segment, tmp_path):
-    folder = make_pictures(tmp_path / "pictures")
+@pytest.mark.parametrize("form", ["folder", "zip", "tar", "tars"])
+def test_other_contents_of_the_same_size_are_noticed_and_only_what_was_touched_is_read(segment, tmp_path, monkeypatch,
+                                                                                       form):
+    folder = make_pictures(tmp_path / "pictures", [])
     for name in ("a.bmp", "b.bmp"):
         picture(seed=ord(name[0])).save(folder / name)
-    segment(zip_folder(folder, tmp_path / "pictures.zip"))
-    (folder / "b.bmp").write_bytes((folder / "a.bmp").read_bytes())
-    with pytest.raises(ModelError, match=r"b\.bmp has other contents"):
-        segment(zip_folder(folder, tmp_path / "pictures.zip"))
+    images = dict(folder=folder, zip=tmp_path / "s.zip", tar=tmp_path / "s.tar", tars=tmp_path / "*.tar")[form]
+
+    def pack():
+        if form == "zip":
+            zip_folder(folder, images)
+        elif form != "folder":
+            with tarfile.open(tmp_path / "s.tar", "w") as archive:
+                for path in sorted(folder.iterdir()):
+                    archive.add(path, path.name)
+
+    def files_read():
+        names.clear()
+        assert segment(images) == (0, 2, {})
+        return names
+
+    names, read_file = [], PictureSource.read
+    pack()
+    assert segment(images) == (2, 0, {})
+    monkeypatch.setattr(PictureSource, "read", lambda self, name: names.append(name) or read_file(self, name))
+    assert files_read() == []
+    (folder / "b.bmp").write_bytes((folder / "b.bmp").read_bytes())
+    pack()
+    assert files_read() == dict(folder=["b.bmp"], zip=[]).get(form, ["a.bmp", "b.bmp"])
+    shutil.copy(folder / "a.bmp", folder / "b.bmp")
+    os.utime(folder / "b.bmp", (10**9, 10**9))  # As if it were unpacked from an archive.
+    pack()
+    with pytest.raises(ModelError, match=r"b\.bmp has other contents than when it was segmented \(\d+ other bytes\)"):
+        segment(images)
 
 
 def test_manifest_of_an_earlier_version_tells_no_contents(segment, out, tmp_path):

@@ -297,6 +297,19 @@ def test_archives_of_pictures_that_changed_are_refused(segment, folder, tmp_path
     assert before.items() <= contents(tmp_path / "out").items()
 
 
+@pytest.mark.parametrize("images", ["pictures", "s-*.tar"])
+def test_archives_of_pictures_of_other_bytes_are_refused(segment, folder, tmp_path, images):
+    picture(20, 20).save(folder / "b.bmp")
+    tar_folder(folder, tmp_path / "s-0.tar")
+    for _ in range(2):
+        outcome = segment(tmp_path / images, tmp_path / "out", form="tar")
+    assert (outcome.done, outcome.skipped) == (0, 14)
+    picture(20, 20, seed=1).save(folder / "b.bmp")
+    tar_folder(folder, tmp_path / "s-0.tar")
+    with pytest.raises(ModelError, match=r"b\.bmp has other contents .* \(1254 other bytes\); .*to have it made anew"):
+        segment(tmp_path / images, tmp_path / "out", form="tar")
+
+
 @pytest.mark.parametrize("form", ["files", "tar"])
 def test_a_tar_that_changed_is_noticed_and_others_stay_shut(segment, folder, tmp_path, monkeypatch, form):
     tars = [tar_folder(folder, tmp_path / f"s-{idx}.tar") for idx in range(2)]

@@ -3,12 +3,14 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
+from safetensors.torch import save_file
 from tiny_models import default_options, make_discriminator, make_gan_run, make_model, make_pictures, small_resnet
 
 import invert
@@ -17,7 +19,7 @@ from layered_plugin.model.generator import LayeredGenerator
 from layered_plugin.model.snapshots import save_network_pkl
 from layered_plugin.segmentation import chunks, fitting, train_encoder
 from layered_plugin.segmentation.encoder_training import EncoderTraining, prepare
-from layered_plugin.segmentation.model_file import fingerprint, load_model, load_tensors
+from layered_plugin.segmentation.model_file import fingerprint, load_model, load_tensors, weights_hash
 from layered_plugin.segmentation.reconstruction import DiscriminatorFeatures
 
 NAMES = ("a.png", "b.png", "c.png", "d.png", "e.png")
@@ -198,6 +200,26 @@ def test_encoder_starts_from_the_mean_or_from_another(tmp_path, places):
         started = prepare(options_of(places, init=str(path))).E
         assert fingerprint(started) == fingerprint(load_model(folder)[1]["E"]) != fingerprint(E)
         assert all(param.requires_grad for param in started.parameters())
+
+
+@pytest.mark.usefixtures("_quick")
+def test_encoder_that_is_replaced_between_two_chunks_is_refused(tmp_path, places, monkeypatch):
+    first, second = (make_model(tmp_path / name, "encoder") for name in ("first", "second"))
+    tensors = load_tensors(second / "model.safetensors")
+    tensors["E.head.weight"] += 1
+    save_file(tensors, second / "model.safetensors")
+    saved = []
+
+    def replace(path, networks):
+        saved.append(path.name)
+        chunk_weights(path, networks)
+        shutil.copy(second / "model.safetensors", first)
+
+    chunk_weights = chunks.save_tensors
+    monkeypatch.setattr(chunks, "save_tensors", replace)
+    with pytest.raises(ModelError, match="first: its encoder is not the one that this run began with; put it back"):
+        train(tmp_path / "run", places, mode="chunks", pretrain=0, init=str(first), init_sha256=weights_hash(first))
+    assert saved == ["chunk-00000.safetensors"]
 
 
 @pytest.mark.usefixtures("_quick")
