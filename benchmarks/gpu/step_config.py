@@ -27,10 +27,11 @@ def training_config(resolution: int, device: str, options: Sequence[str]) -> dic
     """
     output = io.StringIO()
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(output):
-        PIL.Image.fromarray(np.zeros([8, 8, 3], np.uint8)).save(Path(folder, "0.png"))  # It wants to see a picture.
+        Path(folder, "pictures").mkdir()
+        PIL.Image.fromarray(np.zeros([8, 8, 3], np.uint8)).save(Path(folder, "pictures", "0.png"))  # It wants one.
         with contextlib.redirect_stderr(io.StringIO()):
-            train_layered.main(["-n", f"--outdir={folder}", f"--data={folder}", f"--resolution={resolution}",
-                                f"--device={device}", *options], standalone_mode=False)
+            train_layered.main(["-n", f"--outdir={folder}/runs", f"--data={folder}/pictures",
+                                f"--resolution={resolution}", f"--device={device}", *options], standalone_mode=False)
     config = json.loads(output.getvalue())
     del config["base"]
     config.update(total_kimg=1e9, image_snapshot_ticks=None, network_snapshot_ticks=None, training_set_kwargs=dict(

@@ -213,10 +213,10 @@ def test_full_statistics_and_tfevents_are_named_without_a_word_of_their_thread(t
     pixels = np.random.RandomState(0).randint(0, 255, [64, 64, 3], np.uint8)
     with room(5000), pytest.raises(DiskFullError, match=r"events\.out\.tfevents\.\*: no room in"):
         for _ in range(3):
-            log.write({"Loss": dict(mean=1)}, 1, dict(picture=pixels))
+            log.write({"Loss": dict(num=1, mean=1, std=0)}, 1, dict(picture=pixels))
         time.sleep(0.1)
     with room(60), pytest.raises(DiskFullError, match="(stats.jsonl|tfevents.*): no room in"):
-        log.write({"Loss": dict(mean=1)}, 1)
+        log.write({"Loss": dict(num=1, mean=1, std=0)}, 1)
     with pytest.raises(DiskFullError, match="no room in"), room(60):
         log.close()
     assert capfd.readouterr().err == ""
