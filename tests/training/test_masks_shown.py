@@ -86,11 +86,11 @@ def test_terms_that_stand_in_for_masks_are_off_unless_given(masked_data):
     masks = f"--masks={masked_data / 'masks.zip'}"
     chosen = shell.dry(masked_data / "shapes.zip", "--cfg=cpu", masks)["loss_kwargs"]
     assert chosen["show_masks"] and chosen["mask_size_weight"] == chosen["mask_border_weight"] == 0
-    assert chosen["mask_binary_weight"] == 2
-    given = shell.dry(masked_data / "shapes.zip", "--cfg=cpu", masks, "--mask-size-weight=3")["loss_kwargs"]
-    assert given["mask_size_weight"] == 3
+    assert chosen["mask_binary_weight"] == 2 and chosen["shift"] == 0.0625
+    given = shell.dry(masked_data / "shapes.zip", "--cfg=cpu", masks, "--mask-size-weight=3", "--shift=0.125")
+    assert given["loss_kwargs"]["mask_size_weight"] == 3 and given["loss_kwargs"]["shift"] == 0.125
     plain = shell.dry(masked_data / "shapes.zip", "--cfg=cpu")["loss_kwargs"]
-    assert not plain["show_masks"] and plain["mask_size_weight"] == 10
+    assert not plain["show_masks"] and plain["mask_size_weight"] == 10 and plain["shift"] == 0.125
 
 
 @pytest.mark.parametrize("how", ["at one size", "growing"])
