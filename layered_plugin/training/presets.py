@@ -47,8 +47,8 @@ LAYERED: dict[str, dict[str, Any]] = dict(
     bird=dict(base="auto", options=dict(mask_min=0.15)),
 )
 
-# Beside --masks: what stands in for knowing how real objects are spread is off, unless given. Less of a shift: it is the
-# moved scenes that come to be like the pictures, and unmoved ones have their objects the nearer to the middle.
+# Beside --masks: what stands in for knowing how real objects are spread is off, unless given. A smaller shift, since it
+# is moved scenes that come to be like the pictures, and those not moved have their objects nearer to the middle.
 MASKED = dict(mask_size_weight=0.0, mask_border_weight=0.0, mask_floor=0.0, mask_max=1.0, mask_variety=0.0,
               aug="noaug", shift=0.0625)
 
