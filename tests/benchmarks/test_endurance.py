@@ -59,9 +59,12 @@ def test_lost_byte_is_reported(monkeypatch, tmp_path):
                 file.write("x")
             time.sleep(0.005)
 
-    records = list(endurance.kill_often(in_a_process(monkeypatch, append), 1, 0, tmp_path))
-    assert records[-1]["differing"] == ["a.txt"] and records[-1]["then_exit_code"] == 0
-    assert "| training | 1 | 1 | 1 | 0 |" in endurance.table(records)
+    records = list(endurance.kill_often(in_a_process(monkeypatch, append), 4, 0, tmp_path))
+    kills = [record for record in records if record["kind"] == "kill"]
+    differing = [kill["differing"] for kill in kills if kill["differing"]]  # On a busy machine some die unbegun.
+    assert differing and all(files == ["a.txt"] for files in differing)
+    assert all(kill["then_exit_code"] == 0 for kill in kills)
+    assert f"| training | 4 | 4 | {len(differing)} | 0 |" in endurance.table(records)
 
 
 @pytest.mark.usefixtures("_short")
