@@ -198,7 +198,8 @@ class ResumableSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         position = self.start + self.rank
-        epoch, order = -1, np.empty(0, dtype=np.int64)
+        epoch = -1
+        order: np.ndarray = np.empty(0, dtype=np.int64)
         while True:
             if position // self.num != epoch:
                 epoch = position // self.num

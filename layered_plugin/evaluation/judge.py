@@ -197,7 +197,7 @@ class UNetTeacher:
         """See ``Teacher``."""
         pixels = [np.asarray(resized(PIL.Image.fromarray(image), self._size)) for image in images]
         img = to_float(torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2))  # [N, 3, S, S]
-        squares = judge_masks(self._judge, img).cpu().numpy().astype(np.uint8) * 255
+        squares: np.ndarray = judge_masks(self._judge, img).cpu().numpy().astype(np.uint8) * 255
         masks = [np.asarray(resized(PIL.Image.fromarray(mask), (image.shape[1], image.shape[0])))
                  for mask, image in zip(squares, images, strict=True)]
         return [none_if_empty(mask >= OBJECT_LEVEL) for mask in masks]
