@@ -62,6 +62,7 @@ def shapes(dest: str, masks: str | None, labels: str | None, objects: int, num: 
 @options.dest_option
 @click.option("--masks", help="Zip for the true masks", metavar="ZIP", required=True)
 @options.drawing_options
+@click.option("--grounds", help="Zip for the pictures without objects", metavar="ZIP")
 @click.option("--manifest", help="Records, one a picture  [default: DEST-manifest.jsonl]", metavar="JSONL")
 @click.option("--holdout", help="Keep every n-th cut-out for testing", metavar="INT", type=Whole(min=2))
 @click.option("--split", help="Cut-outs to use with --holdout", type=click.Choice(["train", "test"]), default="train")
@@ -70,7 +71,7 @@ def shapes(dest: str, masks: str | None, labels: str | None, objects: int, num: 
 def composites(
     cutouts: tuple[str, ...], cutouts_exclude: tuple[str, ...], backgrounds: tuple[str, ...],
     backgrounds_exclude: tuple[str, ...], dest: str, masks: str, labels: str | None, objects: int, num: int, size: int,
-    seed: int, manifest: str | None, jobs: int, holdout: int | None, split: str, preset: str,
+    seed: int, grounds: str | None, manifest: str | None, jobs: int, holdout: int | None, split: str, preset: str,
     **recipe_values: float | tuple[float, float] | None,
 ) -> None:
     """Pictures with exact masks from RGBA cut-outs and background photographs.
@@ -78,6 +79,7 @@ def composites(
     Folders are searched with their subfolders. Patterns are shell patterns on the path within the folder. Options
     that are not given take the preset's value; the same options and files give the same bytes for any --jobs.
     A mask is of all objects of a picture together; a label picture has 0 = background, 1 to K = the visible object.
+    Grounds keep the shadows: what a generator's background should look like, behind the object too.
 
     \b
     Example:
@@ -85,7 +87,7 @@ def composites(
         --cutouts-exclude='cartoon/*' --backgrounds=/usr/share/backgrounds/mate/nature \\
         --dest=data/fruit.zip --masks=data/fruit-masks.zip --preset=plants-lit
     """
-    written = options.check_zips({"--dest": dest, "--masks": masks, "--labels": labels})
+    written = options.check_zips({"--dest": dest, "--masks": masks, "--labels": labels, "--grounds": grounds})
     given = {field.name: value for field in fields(Recipe) if (value := recipe_values[field.name]) is not None}
     recipe = replace(PRESETS[preset].for_objects(objects), **given)  # type: ignore[arg-type]
     if recipe.shadow_strength > 0 and recipe.shadow_blur == 0:
@@ -103,7 +105,7 @@ def composites(
                                f"{len(objects_at_hand)}")
     drawn = draw_all(Job(chosen, scenes, recipe, size, seed, objects), num, jobs)
     with options.user_errors([*written, "--manifest"]):
-        share = write_composites(drawn, num, dict(picture=dest, mask=masks, labels=labels),
+        share = write_composites(drawn, num, dict(picture=dest, mask=masks, labels=labels, ground=grounds),
                                  manifest or f"{Path(dest).with_suffix('')}-manifest.jsonl")
     print(f"{num} pictures, object share {share:.3f}", file=sys.stderr)
 

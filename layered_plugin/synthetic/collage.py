@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from layered_plugin.errors import ImpossibleRecipeError
-from layered_plugin.synthetic.lighting import Light, put_into_scene, to_uint8
+from layered_plugin.synthetic.lighting import Light, cast_shadow, put_into_scene, to_uint8
 from layered_plugin.synthetic.material import Source, premultiplied_planes
 from layered_plugin.synthetic.occlusion import PlacedObject, label_picture, overlay, place_objects, visible_parts
 
@@ -58,6 +58,7 @@ class Composite(NamedTuple):
     picture: np.ndarray  # [S, S, 3] uint8
     mask: np.ndarray  # [S, S] uint8, exact opacity of all objects together
     labels: np.ndarray  # [S, S] uint8, 0 = background, 1 to K = the object that is visible, from back to front
+    ground: np.ndarray  # [S, S, 3] uint8, the picture without its objects, their shadows left
     record: dict[str, object]  # what it was made of
 
 
@@ -76,7 +77,7 @@ def draw_composite(
         num_objects: Number of objects K; several are spread over the whole picture.
 
     Returns:
-        Picture, mask, labels and record; the record of several objects has a list of them in place of the one.
+        The picture; the record of several objects has a list of them in place of the one.
 
     Raises:
         ImpossibleRecipeError: An object's share stays below the recipe's minimum.
@@ -107,7 +108,8 @@ def draw_composite(
         for object_record, part in zip(records, parts, strict=True):
             object_record["coverage"] = round(float(part.mean()), 4)
         record = {"background": background.name, "objects": records, "coverage": coverage}
-    return Composite(put_into_scene(fg, alpha, bg, light), to_uint8(alpha), label_picture(objects), record)
+    ground = put_into_scene(np.zeros_like(fg), np.zeros_like(alpha), cast_shadow(bg, alpha, light), light)
+    return Composite(put_into_scene(fg, alpha, bg, light), to_uint8(alpha), label_picture(objects), ground, record)
 
 
 def _draw_object(

@@ -49,6 +49,14 @@ def contact_shadow(alpha: np.ndarray, blur: float, offset: float) -> np.ndarray:
     return np.clip(down @ alpha @ across.T, 0.0, 1.0)
 
 
+def cast_shadow(bg: np.ndarray, alpha: np.ndarray, light: Light) -> np.ndarray:
+    """Background [S, S, 3] under the contact shadow of an object whose opacity is alpha, [S, S]."""
+    if light.shadow_strength == 0 or light.shadow_blur == 0:
+        return bg
+    shade = contact_shadow(alpha, light.shadow_blur, light.shadow_offset)
+    return bg * (1.0 - light.shadow_strength * shade)[:, :, None]
+
+
 def light_field(size_px: int, gradient: tuple[float, float]) -> np.ndarray:
     """Factors [size_px, size_px] of linear light: 1 in the middle, changing by `gradient` from edge to edge, (x, y)."""
     axis = (np.arange(size_px, dtype=np.float32) + 0.5) / size_px - 0.5
@@ -66,10 +74,7 @@ def put_into_scene(fg_premultiplied: np.ndarray, alpha: np.ndarray, bg: np.ndarr
     Returns:
         Picture, [S, S, 3], uint8.
     """
-    if light.shadow_strength > 0 and light.shadow_blur > 0:
-        shade = contact_shadow(alpha, light.shadow_blur, light.shadow_offset)
-        bg = bg * (1.0 - light.shadow_strength * shade)[:, :, None]
-    scene = fg_premultiplied + bg * (1.0 - alpha)[:, :, None]
+    scene = fg_premultiplied + cast_shadow(bg, alpha, light) * (1.0 - alpha)[:, :, None]
     scene = scene * np.asarray(light.tint, dtype=np.float32) * light_field(alpha.shape[0], light.gradient)[:, :, None]
     return np.ascontiguousarray(to_uint8(scene))
 

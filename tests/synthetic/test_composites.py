@@ -99,6 +99,20 @@ def test_lit_background_is_darker_below_the_object() -> None:
     assert below.mean() < above.mean() - 15
 
 
+def test_grounds_are_the_pictures_without_object_but_with_its_shadow(material: tuple[Path, Path],
+                                                                     tmp_path: Path) -> None:
+    lit = [f"--grounds={tmp_path}/g.zip", "--preset=plants-lit", "--light=0", "--tint=1,1", "--size=32"]
+    assert _run(material, tmp_path / "a", *lit).exit_code == 0
+    pictures, masks = read_pairs(tmp_path / "a.zip", tmp_path / "a-masks.zip")
+    grounds, _masks = read_pairs(tmp_path / "g.zip", tmp_path / "a-masks.zip")
+    for picture, ground, mask in zip(pictures, grounds, masks, strict=True):
+        assert np.array_equal(picture[:, mask == 0], ground[:, mask == 0])  # In sight: the picture itself.
+        level = float(ground.max())  # Of the backgrounds of one color, where no shadow falls.
+        assert np.ptp(ground, axis=0).max() <= 1 and min(abs(level - 40), abs(level - 200)) <= 1
+        deep = ground[0][mask == 255].min() / level  # Under the object's middle the full shadow takes 0.6 at most.
+        assert 0.35 < deep < 0.75 * ground[0][mask == 0].mean() / level
+
+
 def test_small_objects_are_drawn_again() -> None:
     cutouts = [Source("disc", prepare_cutout(_disc(), 64))]
     backgrounds = [Source("gray", Image.new("RGB", (50, 50)))]
