@@ -12,8 +12,8 @@ ROOT = Path(__file__).resolve().parent.parent
 BENCHMARKS = [module.name for module in pkgutil.iter_modules([str(ROOT / "benchmarks")])
               if not module.ispkg]
 
-NUM_COMMANDS = {"README.md": 13, "docs/architecture.md": 0, "docs/data.md": 67, "docs/history.md": 51,
-                "docs/results.md": 61, "docs/scaling.md": 8, "docs/segmenting.md": 10, "docs/training.md": 20,
+NUM_COMMANDS = {"README.md": 13, "docs/architecture.md": 0, "docs/data.md": 69, "docs/history.md": 51,
+                "docs/results.md": 62, "docs/scaling.md": 8, "docs/segmenting.md": 10, "docs/training.md": 20,
                 "docs/upstream.md": 1}  # At least: a finder that misses some would pass.
 
 
