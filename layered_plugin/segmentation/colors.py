@@ -135,15 +135,17 @@ def tie_neighbours(img: torch.Tensor, prob: torch.Tensor) -> torch.Tensor:
     height, width = img.shape[2:]
     steps = [(dy, dx) for dy in (0, 1, 2) for dx in (0, 1, 2) if (dy, dx) != (1, 1)]
 
-    def neighbours(values: torch.Tensor) -> torch.Tensor:  # [N, C, H, W] to [8, N, C, H, W]
+    def neighbours(values: torch.Tensor) -> list[torch.Tensor]:  # [N, C, H, W] each, views of one copy.
         padded = F.pad(values, [1, 1, 1, 1], mode="replicate")
-        return torch.stack([padded[:, :, dy:dy + height, dx:dx + width] for dy, dx in steps])
+        return [padded[:, :, dy:dy + height, dx:dx + width] for dy, dx in steps]
 
-    contrast = (neighbours(img) - img).square().sum(dim=2, keepdim=True)
-    distance = torch.tensor([math.hypot(dy - 1, dx - 1) for dy, dx in steps], device=img.device)
-    tie = TIE * torch.exp(contrast / (-2 * TIE_BANDWIDTH**2)) / distance.reshape(-1, 1, 1, 1, 1)
+    ties = [(beside - img).square().sum(dim=1, keepdim=True).mul_(-0.5 / TIE_BANDWIDTH**2).exp_()
+            .mul_(TIE / math.hypot(dy - 1, dx - 1)) for (dy, dx), beside in zip(steps, neighbours(img), strict=True)]
     given = prob.clamp(1e-3, 1 - 1e-3).logit()
     odds = given
     for _ in range(TIE_ROUNDS):
-        odds = given + (tie * neighbours(torch.tanh(odds / 2))).sum(dim=0)  # tanh(odds / 2) = 2 p - 1
+        beside_all = neighbours(torch.tanh(odds / 2))  # tanh(odds / 2) = 2 p - 1
+        odds = given.clone()
+        for tie, beside in zip(ties, beside_all, strict=True):
+            odds.addcmul_(tie, beside)
     return odds.sigmoid()
