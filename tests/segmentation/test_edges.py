@@ -87,3 +87,17 @@ def test_stretched_at_some_places_is_stretched_everywhere():
     places = np.array([0, 63, 64, 1000, 41 * 64 - 1])
     np.testing.assert_allclose(edges._stretch_to(values, size, places),
                                edges._stretch(values, size).reshape(6, -1)[:, places], atol=1e-5)
+
+
+@pytest.mark.parametrize("height, width", [(375, 500), (512, 512), (90, 61)])
+def test_reduced_picture_has_the_means_of_its_boxes(height, width):
+    smooth = PIL.Image.fromarray(np.random.RandomState(0).randint(0, 256, [9, 9, 3], dtype=np.uint8))
+    pixels = np.asarray(smooth.resize((width, height), PIL.Image.Resampling.BICUBIC))
+    small = edges._reduce(pixels, edges.GUIDE_PX)
+    rows, columns = (np.linspace(0, side, num + 1) for side, num in zip((height, width), small.shape[1:], strict=True))
+    for row, column in [(0, 0), (5, 17), (small.shape[1] - 1, small.shape[2] // 2)]:
+        inside = [np.clip(np.arange(1, side + 1) - first, 0, 1) - np.clip(np.arange(1, side + 1) - last, 0, 1)
+                  for side, first, last in ((height, rows[row], rows[row + 1]),
+                                            (width, columns[column], columns[column + 1]))]
+        mean = np.einsum("h,w,hwc->c", *inside, pixels) / inside[0].sum() / inside[1].sum()
+        np.testing.assert_allclose(small[:, row, column] * 255, mean, atol=3)
