@@ -28,10 +28,11 @@ def write_contact_sheet(dest: Path, cutouts: Iterable[bytes]) -> None:
         enlarge = PIL.Image.Resampling.NEAREST if max(cutout.size) < CELL_PX else PIL.Image.Resampling.LANCZOS
         scale = CELL_PX / max(cutout.size)
         size = (max(1, round(cutout.width * scale)), max(1, round(cutout.height * scale)))
-        picture = cutout.convert("RGB")  # A cut-out keeps the colors that it hides.
-        ground = PIL.Image.new("RGB", cutout.size, SHEET_GROUND)
-        ground.paste(picture, mask=cutout.getchannel("A"))
-        sheet.paste(picture.resize(size, enlarge, reducing_gap=REDUCING_GAP), (left, top))
-        sheet.paste(ground.resize(size, enlarge, reducing_gap=REDUCING_GAP), (left, top + CELL_PX))
+        shrink = max(1, int(max(cutout.size) / CELL_PX / REDUCING_GAP))
+        picture = cutout.convert("RGB").reduce(shrink)  # A cut-out keeps the colors that it hides.
+        ground = PIL.Image.new("RGB", picture.size, SHEET_GROUND)
+        ground.paste(picture, mask=cutout.getchannel("A").reduce(shrink))
+        sheet.paste(picture.resize(size, enlarge), (left, top))
+        sheet.paste(ground.resize(size, enlarge), (left, top + CELL_PX))
     with atomic_write(dest) as file:
         file.write(encode_png(sheet))
