@@ -91,3 +91,14 @@ def test_border_of_a_letterbox_goes_on_to_the_squares():
     assert out.shape == (3, 4, 4) and out.dtype == np.uint8
     np.testing.assert_array_equal(out[0], colors[:, [0, 0, 1, 1]])
     np.testing.assert_array_equal(out[0], out[2])
+
+
+@pytest.mark.parametrize("size", [(500, 375), (150, 220), (64, 40)])
+def test_letterbox_of_a_large_picture_is_what_the_whole_filter_gives_but_for_rounding(size):
+    rough = np.random.RandomState(0).randint(0, 256, [12, 16, 3], dtype=np.uint8)
+    picture = PIL.Image.fromarray(rough).resize(size, PIL.Image.Resampling.BICUBIC)
+    box = inner_box(size, 32)
+    whole = np.asarray(picture.resize((box.right - box.left, box.bottom - box.top), PIL.Image.Resampling.LANCZOS))
+    inside = to_letterbox(picture, 32)[:, box.top:box.bottom, box.left:box.right].transpose(1, 2, 0)
+    difference = np.abs(inside.astype(int) - whole)
+    assert difference.mean() < 0.5 and difference.max() <= 4
