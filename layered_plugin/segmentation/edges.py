@@ -19,6 +19,7 @@ from layered_plugin.segmentation.colors import MARGIN, correct_by_colors
 LEAST_ENLARGEMENT = 2  # Below it, a stretched mask is nearly as sharp as the picture, and is left alone.
 GUIDE_PX = 128  # Longer side of the picture that the two steps see, or the network's where that is larger.
 GUIDED_WINDOW, GUIDED_VARIANCE = 17, 1e-3  # Variance below which a window counts as flat; colors in [0, 1].
+MEANS_WINDOW = 9  # For the mean colors of object and ground, on the guide at half its size.
 EDGE_WINDOW = 13  # Colors further than half of this from the edge are the object's own, unsure as the mask may be.
 
 
@@ -65,9 +66,10 @@ def foreground_colors(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
     Returns:
         [H, W, 3], uint8.
     """
-    guide = _reduce(picture, GUIDE_PX)
-    alpha = _reduce((mask * 255 + 0.5).astype(np.uint8)[:, :, None], GUIDE_PX)
-    means = [_box_mean(weight * guide, GUIDED_WINDOW) / (_box_mean(weight, GUIDED_WINDOW) + 1e-4)
+    size_px = max(1, min(GUIDE_PX, max(mask.shape)) // 2)
+    guide = _reduce(picture, size_px)
+    alpha = _reduce((mask * 255 + 0.5).astype(np.uint8)[:, :, None], size_px)
+    means = [_box_mean(weight * guide, MEANS_WINDOW) / (_box_mean(weight, MEANS_WINDOW) + 1e-4)
              for weight in (alpha**2, (1 - alpha)**2)]  # Squared: pixels that are wholly one or the other count.
     mixed = (mask > 0) & (mask < 1) & _near_edge(mask >= 0.5, EDGE_WINDOW)
     places = np.flatnonzero(mixed)  # Few, and the only ones worked.
