@@ -87,7 +87,7 @@ def main(network: str, snapshot: str, target: str, num_steps: int, seed: int, sa
     c = torch.tensor([one_hot(G, class_idx)], device=device)
     found = _finite(project(objective, img, c, num_steps, seed=seed, perceptual=perceptual, **how), networks["path"])
     start = next(found)  # Before anything is written.
-    steps = progress(itertools.chain([start], found), num_steps + 1, "Steps")
+    steps = itertools.chain([start], progress(found, num_steps, "Steps"))
     with writing("--outdir", outdir):
         Path(outdir).mkdir(parents=True, exist_ok=True)
         if video.can_write() if save_video is None else save_video:

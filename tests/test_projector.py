@@ -72,7 +72,7 @@ def run_of_precision(request, run, tmp_path, monkeypatch):
 def test_command_writes_the_layers_and_generate_draws_them_again(run_of_precision, target, tmp_path):
     run = run_of_precision
     result = invoke(run, target, tmp_path / "out", "--num-steps=3", "--save-video=0")
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == 0 and "Steps: 3/3 in" in result.stderr, result.output
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"target.png", "proj.png", "proj.ora", "projected_w.npz", "mask.png", "cutout.png",
                      "background.png", "foreground.png"}
