@@ -5,6 +5,7 @@ GrabCut (Rother et al., 2004), here with densities in place of mixtures, and for
 """
 
 import math
+from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -46,7 +47,7 @@ def likely_place(height: int, width: int, margin: float) -> torch.Tensor:
         [H, W]: distance of the pixel's center from the nearest border, each axis in units of its side, divided by the
         margin, in [0, 0.5]; at most 1. Without a margin 1 everywhere.
     """
-    kind = dict(dtype=torch.float32, device="cpu")  # Whatever PyTorch's defaults are.
+    kind: dict[str, Any] = dict(dtype=torch.float32, device="cpu")  # Whatever PyTorch's defaults are.
     if margin == 0:
         return torch.ones(height, width, **kind)
     rows, columns = (((torch.minimum(idx, idx.flip(0)) + 0.5) / (size * margin)).clamp(max=1)

@@ -123,7 +123,7 @@ class Segmenter:
 
     def __call__(self, images: Sequence[PIL.Image.Image | np.ndarray], names: Sequence[str] | None = None,
                  refinement: Refinement = USUAL) -> list[Segmentation]:
-        """Segment pictures, all in one batch; autocast, default dtype and device of the caller change nothing.
+        """Segment pictures, all in one batch; gradient mode, autocast, default dtype and device don't matter.
 
         Args:
             images: PIL pictures of any mode, which are turned upright as their EXIF orientation says, or arrays
@@ -144,7 +144,7 @@ class Segmenter:
         if names is not None and len(names) != len(pictures):
             raise ValueError(f"Expected argument `names` to have {len(pictures)} entries, but got {len(names)}")
         squares = np.stack([shrink(picture, self.resolution, self.letterbox) for picture in pictures])
-        with torch.autocast(self.device, enabled=False):
+        with torch.autocast(self.device, enabled=False), torch.inference_mode(False), torch.enable_grad():
             drawn, margin = self.draw(squares, names, refinement), refinement.margin_for(self)
             return [enlarge(result, picture, refinement.sharp, self.letterbox, margin)
                     for result, picture in zip(drawn, pictures, strict=True)]

@@ -204,9 +204,19 @@ def masks_before(request, load):
 
 def test_settings_of_the_caller_change_nothing(masks_before, _notebook):
     segmenter, masks = masks_before
-    for found, mask in zip(segmenter([picture(), picture(40, 40)]), masks, strict=True):
-        assert found.mask.dtype == np.float32
-        np.testing.assert_array_equal(found.mask, mask)
+    for one in (segmenter, Segmenter.load(segmenter.folder, "cpu")):
+        for found, mask in zip(one([picture(), picture(40, 40)]), masks, strict=True):
+            assert found.mask.dtype == np.float32
+            np.testing.assert_array_equal(found.mask, mask)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_codes_are_refined_where_the_caller_wants_no_gradients(load, mode):
+    segmenter, refinement = load("encoder"), Refinement(refine=3)
+    (expected,) = segmenter([picture()], refinement=refinement)
+    with mode():
+        (found,) = segmenter([picture()], refinement=refinement)
+    np.testing.assert_array_equal(found.mask, expected.mask)
 
 
 def test_no_pictures_give_no_results(load):
