@@ -18,10 +18,13 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
 def choose_device(name: str) -> str:
-    """Resolve the name of a device: auto, cpu, cuda or mps; ArgumentError if it is not there."""
+    """Resolve the name of a device: auto, cpu, cuda or mps; ArgumentError for another, or if it is not there."""
     available = dict(cuda=torch.cuda.is_available(), mps=torch.backends.mps.is_available(), cpu=True)
     if name == "auto":
         return next(kind for kind, there in available.items() if there)
+    if name not in available:
+        raise ArgumentError(f"`device` must be auto, cpu, cuda or mps, got {name!r}; CUDA_VISIBLE_DEVICES in the "
+                            "environment chooses among several GPUs")
     if not available[name]:
         raise ArgumentError(f"`device`={name}: PyTorch {torch.__version__} sees no such device here; use `device`=cpu")
     return name

@@ -22,8 +22,9 @@ from layered_plugin.device import choose_device, must_fp32, tune_cpu
 from layered_plugin.errors import CheckpointError, ModelError, PictureError
 from layered_plugin.files import atomic_write
 from layered_plugin.grids import save_picture
+from layered_plugin.model.layers import Layers
 from layered_plugin.model.open_raster import scene_layers, write_open_raster
-from layered_plugin.model.scenes import Scene, one_hot, to_pictures
+from layered_plugin.model.scenes import Scene, draw_layers, one_hot, to_pictures
 from layered_plugin.model.snapshots import load_snapshot
 from layered_plugin.progress import progress
 from layered_plugin.segmentation.projection import SPACES, PerceptualDistance, Step, project
@@ -86,14 +87,14 @@ def main(network: str, snapshot: str, target: str, num_steps: int, seed: int, sa
     c = torch.tensor([one_hot(G, class_idx)], device=device)
     found = _finite(project(objective, img, c, num_steps, seed=seed, perceptual=perceptual, **how), networks["path"])
     start = next(found)  # Before anything is written.
-    steps = progress(itertools.chain([start], found), num_steps + 1, "Steps")
+    steps = itertools.chain([start], progress(found, num_steps, "Steps"))
     with writing("--outdir", outdir):
         Path(outdir).mkdir(parents=True, exist_ok=True)
         if video.can_write() if save_video is None else save_video:
             last = _film(steps, square, Path(outdir, "proj.mp4"))
         else:
             *_, last = steps
-        write_results(outdir, square, last)
+        write_results(outdir, square, last.ws, draw_layers(G, last.ws))
     click.echo(", ".join(f"{name} {value:.4f}" for name, value in last.terms.items()), err=True)
     click.echo(Path(outdir, "proj.png"))
 
@@ -143,17 +144,17 @@ def _panels(scene: Scene) -> Iterator[np.ndarray]:
             yield (scene[name][:, :, :3] * (scene[name][:, :, 3:] / 255)).round().astype(np.uint8)
 
 
-def write_results(outdir: str, square: np.ndarray, last: Step) -> None:
+def write_results(outdir: str, square: np.ndarray, ws: torch.Tensor, layers: Layers) -> None:
     """Write target, composite, layers and codes; see the command's help."""
     folder = Path(outdir)
-    scene = to_pictures(last.layers)[0]
+    scene = to_pictures(layers)[0]
     save_picture(PIL.Image.fromarray(square.transpose(1, 2, 0)), folder / "target.png")
     for kind, picture in scene.items():
         name = kind.rstrip("0123456789")
         save_picture(PIL.Image.fromarray(picture), folder / f"{FILES[name]}{kind[len(name):]}.png")
     write_open_raster(folder / "proj.ora", scene_layers(scene))
     with atomic_write(folder / "projected_w.npz") as file:
-        np.savez(file, w=last.ws.cpu().numpy())
+        np.savez(file, w=ws.cpu().numpy())
 
 
 if __name__ == "__main__":

@@ -41,6 +41,12 @@ def test_missing_device_is_refused(monkeypatch):
         device.choose_device("cuda")
 
 
+@pytest.mark.parametrize("name", ["cuda:0", "gpu", "CPU", None, torch.device("cpu")])
+def test_other_name_of_a_device_is_refused_with_those_there_are(name):
+    with pytest.raises(ArgumentError, match="`device` must be auto, cpu, cuda or mps, got .*CUDA_VISIBLE_DEVICES"):
+        device.choose_device(name)
+
+
 @pytest.mark.parametrize("kind, fast, half, forced", [
     ("cpu", False, "float16", True), ("cpu", True, "float16", True), ("cpu", False, "bfloat16", True),
     ("cpu", True, "bfloat16", False), ("cpu", True, None, True), ("meta", False, "float16", False),

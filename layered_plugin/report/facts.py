@@ -31,8 +31,14 @@ def lead(gan: GanRun) -> str:
     """What was trained, in a sentence or two."""
     data, px = gan.options["training_set_kwargs"], gan.options["resolution"]
     num = f"{data['max_size']:,} " if isinstance(data.get("max_size"), int) else ""
-    text = (f"A generator of layers, trained on {num}unlabelled pictures at {px} x {px} pixels; nobody told it what an "
-            "object is.")
+    classes = " with labels of classes" if data.get("use_labels") else ""
+    text = f"A generator of layers, trained on {num}"
+    if gan.options.get("masks_path"):
+        text += (f"pictures{classes} at {px} x {px} pixels, but for those without a mask in "
+                 f"{gan.options['masks_path']}; its discriminator was shown each picture with its mask.")
+    else:
+        text += (f"{'' if classes else 'unlabelled '}pictures{classes} at {px} x {px} pixels; nobody told it what an "
+                 "object is.")
     if not gan.stats:
         text += " The training has no results yet."
     elif round(gan.stats[-1]["Progress/kimg"], 3) < gan.options["total_kimg"]:
@@ -71,8 +77,8 @@ def gan_facts(gan: GanRun) -> list[Fact]:
     """How the generator was trained."""
     opts, data, loss = gan.options, gan.options["training_set_kwargs"], gan.options["loss_kwargs"]
     facts = {
-        "data": data.get("path"), "pictures": data.get("max_size"),
-        "mirrored too": "yes" if data.get("xflip") else None,
+        "data": data.get("path"), "pictures": data.get("max_size"), "masks": opts.get("masks_path"),
+        "labels": "yes" if data.get("use_labels") else None, "mirrored too": "yes" if data.get("xflip") else None,
         "resolution": f"{opts['resolution']} px (crops of {data.get('size_px')} px)",
         "length": f"{_kimg(gan)} of {opts['total_kimg']:g} kimg" if gan.stats else None,
         "time": dnnlib.util.format_time(gan.seconds) if gan.stats else None,

@@ -5,6 +5,7 @@ GrabCut (Rother et al., 2004), here with densities in place of mixtures, and for
 """
 
 import math
+from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -46,10 +47,11 @@ def likely_place(height: int, width: int, margin: float) -> torch.Tensor:
         [H, W]: distance of the pixel's center from the nearest border, each axis in units of its side, divided by the
         margin, in [0, 0.5]; at most 1. Without a margin 1 everywhere.
     """
+    kind: dict[str, Any] = dict(dtype=torch.float32, device="cpu")  # Whatever PyTorch's defaults are.
     if margin == 0:
-        return torch.ones(height, width)
+        return torch.ones(height, width, **kind)
     rows, columns = (((torch.minimum(idx, idx.flip(0)) + 0.5) / (size * margin)).clamp(max=1)
-                     for size, idx in ((size, torch.arange(size)) for size in (height, width)))
+                     for size, idx in ((size, torch.arange(size, **kind)) for size in (height, width)))
     return torch.minimum(rows[:, None], columns)
 
 
@@ -113,7 +115,7 @@ def color_posterior(img: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 def _blur(table: torch.Tensor) -> torch.Tensor:
     """Tables of colors [N, K, R, G, B] under a Gaussian kernel of height 1."""
-    level = torch.linspace(-1, 1, BINS, device=table.device)
+    level = torch.linspace(-1, 1, BINS, dtype=table.dtype, device=table.device)
     kernel = torch.exp((level[:, None] - level).square() / (-2 * BANDWIDTH**2))
     kernel = torch.where(kernel < LEAST_WEIGHT, 0.0, kernel)
     return torch.einsum("nkrgb,rx,gy,bz->nkxyz", table, kernel, kernel, kernel)

@@ -160,7 +160,8 @@ def load_model(path: str | os.PathLike[str], device: torch.device | str = "cpu"
     networks = {}
     for name, config in meta["networks"].items():
         try:
-            net = MAKERS[name](**config)
+            with torch.device("cpu"):  # Whatever the caller's defaults are.
+                net = MAKERS[name](**config).float()
         except (KeyError, TypeError, ValueError, RuntimeError, AssertionError, ArithmeticError) as err:
             raise ModelError(f"{folder / 'model.json'}: can't build network {name}: {one_line(err, 200)}"
                              f"{_other_base(err)}") from err

@@ -56,6 +56,8 @@ class Refinement:
         Raises:
             ArgumentError: It can't; the text names the field.
         """
+        if self.refine < 0 or not 0 <= (self.margin or 0) <= 0.5:
+            raise ArgumentError(f"`refine` must be 0 or more, `margin` from 0 to 0.5; got {self.refine}, {self.margin}")
         for name, lacks in (("refine", "has no codes"), ("posterior", "draws no layers")):
             if getattr(self, name) and segmenter.kind == "distill":
                 raise ArgumentError(f"`{name}` needs an encoder; {segmenter.folder} is distilled and {lacks}")
@@ -121,7 +123,7 @@ class Segmenter:
 
     def __call__(self, images: Sequence[PIL.Image.Image | np.ndarray], names: Sequence[str] | None = None,
                  refinement: Refinement = USUAL) -> list[Segmentation]:
-        """Segment pictures, all in one batch.
+        """Segment pictures, all in one batch; gradient mode, autocast, default dtype and device don't matter.
 
         Args:
             images: PIL pictures of any mode, which are turned upright as their EXIF orientation says, or arrays
@@ -134,16 +136,18 @@ class Segmenter:
             ValueError: A picture has another shape or type, or the refinement does not fit the model.
             ModelError: A model of chunks was not trained on a picture of this name.
         """
+        if isinstance(images, PIL.Image.Image) or getattr(images, "ndim", 4) in (2, 3):
+            raise ValueError("Expected argument `images` to be a list of pictures, but got one by itself")
         pictures = [_to_picture(image) for image in images]
         if not pictures:
             return []
-        if names is not None and len(names) != len(images):
-            raise ValueError(f"Expected argument `names` to have as many entries as `images`, "
-                             f"but got {len(names)} and {len(images)}")
+        if names is not None and len(names) != len(pictures):
+            raise ValueError(f"Expected argument `names` to have {len(pictures)} entries, but got {len(names)}")
         squares = np.stack([shrink(picture, self.resolution, self.letterbox) for picture in pictures])
-        drawn, margin = self.draw(squares, names, refinement), refinement.margin_for(self)
-        return [enlarge(result, picture, refinement.sharp, self.letterbox, margin)
-                for result, picture in zip(drawn, pictures, strict=True)]
+        with torch.autocast(self.device, enabled=False), torch.inference_mode(False), torch.enable_grad():
+            drawn, margin = self.draw(squares, names, refinement), refinement.margin_for(self)
+            return [enlarge(result, picture, refinement.sharp, self.letterbox, margin)
+                    for result, picture in zip(drawn, pictures, strict=True)]
 
     def draw(self, squares: np.ndarray, names: Sequence[str] | None = None,
              refinement: Refinement = USUAL) -> list[Drawn]:

@@ -54,7 +54,7 @@ def setup_training_config(*, data, masks, gpus, snap, metrics, fid_weights, seed
         PictureError: The data set cannot be used.
         MaskError: Its masks can't.
     """
-    pictures = _probe(data, masks, cond, subset, resolution, seed)
+    pictures = _scan(data, masks, cond, subset, resolution, seed)
     resolution = pictures.resolution
     base, batch_gpu, mbstd, stages = _divide_batch(cfg, resolution, gpus, grow, grow_schedule, batch_gpu,
                                                    dict(kimg=kimg, batch=batch, gamma=gamma, lr=lr,
@@ -155,8 +155,7 @@ def _ramp_name(values: float | list[float]) -> str:
     return "to".join(f"{value:g}" for value in (values if isinstance(values, list) else [values]))
 
 
-def _probe(data: str, masks: str | None, cond: bool, subset: int | None, resolution: int | None,
-           seed: int) -> _Pictures:
+def _scan(data: str, masks: str | None, cond: bool, subset: int | None, resolution: int | None, seed: int) -> _Pictures:
     probe = PictureDataset(path=data, size_px=4, use_labels=cond, max_size=subset, random_seed=seed)
     shown = len(probe)
     if masks is not None:
@@ -164,10 +163,11 @@ def _probe(data: str, masks: str | None, cond: bool, subset: int | None, resolut
         shown = len(masked)
         for line in masked.left_out:
             print(f"WARNING: {line}", file=sys.stderr)
-    native_px, has_labels = min(probe.native_size), probe.has_labels
-    resolution = resolution or 1 << (native_px.bit_length() - 1)
+    has_labels, resolution = probe.has_labels, resolution or 1 << (min(probe.native_size).bit_length() - 1)
     pictures = _Pictures(probe.name, len(probe), shown, resolution)
     probe.close()
+    if subset is not None and subset > pictures.num:
+        raise ArgumentError(f"`subset` must be at most the {pictures.num} pictures of {data}, got {subset}")
     if cond and not has_labels:
         raise ArgumentError("`cond`=1 needs labels in dataset.json, or .cls or .json with a number under label or cls "
                             f"beside each picture, but {data} has none")

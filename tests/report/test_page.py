@@ -97,6 +97,23 @@ def test_key_numbers_are_those_of_the_records(whole):
     assert "20,000 unlabelled pictures at 32 x 32 pixels" in whole.texts("p", class_="lead")[0]
 
 
+@pytest.mark.parametrize("masks, labels, said", [
+    (None, True, "20,000 pictures with labels of classes at 32 x 32 pixels; nobody told it what an object is."),
+    ("found/masks", False, "20,000 pictures at 32 x 32 pixels, but for those without a mask in found/masks; its "
+                           "discriminator was shown each picture with its mask."),
+    ("found/masks", True, "20,000 pictures with labels of classes at 32 x 32 pixels, but for those without a mask in"),
+])
+def test_what_was_shown_beside_the_pictures_is_said(tmp_path, masks, labels, said):
+    gan = make_gan(tmp_path / "00000-shapes")
+    options = json.loads((gan / "training_options.json").read_text())
+    options["training_set_kwargs"]["use_labels"] = labels
+    (gan / "training_options.json").write_text(json.dumps(dict(options, masks_path=masks)))
+    page = Page(report_page.write_report(gan))
+    assert said in page.texts("p", class_="lead")[0]
+    facts = dict(zip(page.texts("dt"), page.texts("dd"), strict=True))
+    assert (facts.get("masks"), facts.get("labels")) == (masks, "yes" if labels else None)
+
+
 def test_tables_hold_the_records_and_mark_the_best(whole):
     def cells(iou, best=False):
         shown = [f"{scores(iou)[key]:.3f}" for key in ("iou", "miou", "dice", "pixel_accuracy", "max_fbeta",

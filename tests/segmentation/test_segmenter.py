@@ -183,6 +183,42 @@ def test_segmenting_leaves_no_trace(load, kind):
     assert {name: fingerprint(net) for name, net in segmenter.networks.items()} == before
 
 
+@pytest.fixture(params=["float64", "device", "autocast"])
+def _notebook(request):
+    """What a notebook may have set for work of its own."""
+    if request.param == "float64":
+        torch.set_default_dtype(torch.float64)
+        yield
+        torch.set_default_dtype(torch.float32)
+    else:
+        with torch.device("meta") if request.param == "device" else torch.autocast("cpu", dtype=torch.bfloat16):
+            yield
+
+
+@pytest.fixture(params=KINDS)
+def masks_before(request, load):
+    """A model, and its masks where nothing is set."""
+    segmenter = load(request.param)
+    return segmenter, [found.mask for found in segmenter([picture(), picture(40, 40)])]
+
+
+def test_settings_of_the_caller_change_nothing(masks_before, _notebook):
+    segmenter, masks = masks_before
+    for one in (segmenter, Segmenter.load(segmenter.folder, "cpu")):
+        for found, mask in zip(one([picture(), picture(40, 40)]), masks, strict=True):
+            assert found.mask.dtype == np.float32
+            np.testing.assert_array_equal(found.mask, mask)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_codes_are_refined_where_the_caller_wants_no_gradients(load, mode):
+    segmenter, refinement = load("encoder"), Refinement(refine=3)
+    (expected,) = segmenter([picture()], refinement=refinement)
+    with mode():
+        (found,) = segmenter([picture()], refinement=refinement)
+    np.testing.assert_array_equal(found.mask, expected.mask)
+
+
 def test_no_pictures_give_no_results(load):
     assert load("distill")([]) == []
 
@@ -226,6 +262,12 @@ def test_picture_is_turned_upright_as_its_exif_says(load):
 def test_other_arrays_are_refused(load, image):
     with pytest.raises(ValueError, match=r"`images` to hold PIL pictures or uint8 arrays \[H, W, 3\], but got"):
         load("distill")([image])
+
+
+@pytest.mark.parametrize("images", [picture(), np.asarray(picture()), torch.zeros([4, 4, 3])])
+def test_one_picture_without_a_list_is_named(load, images):
+    with pytest.raises(ValueError, match="`images` to be a list of pictures, but got one by itself"):
+        load("distill")(images)
 
 
 @pytest.mark.parametrize("image", [np.zeros([0, 4, 3], np.uint8), PIL.Image.new("RGB", (0, 4))])
@@ -318,6 +360,13 @@ def test_misfit_of_a_prior_is_named(load, kind, prior, refine, words):
         load(kind)([picture()], refinement=Refinement(refine=refine, prior=load(prior)))
 
 
+@pytest.mark.parametrize("refinement, got", [(Refinement(margin=0.6), "0, 0.6"), (Refinement(margin=-0.1), "0, -0.1"),
+                                             (Refinement(refine=-1), "-1, None")])
+def test_number_out_of_range_is_named(load, refinement, got):
+    with pytest.raises(ArgumentError, match=f"`refine` must be 0 or more, `margin` from 0 to 0.5; got {got}"):
+        load("encoder")([picture()], refinement=refinement)
+
+
 def test_prior_of_another_resolution_is_named(load):
     prior = load("distill")
     prior.resolution = 32
@@ -365,7 +414,7 @@ def test_chunks_know_only_their_own_pictures(load):
         segmenter([picture(), picture()], ["a.png", "d.png"])
 
 
-@pytest.mark.parametrize("names, words", [(None, "for a model of chunks"), (["a.png"], "but got 1 and 2")])
+@pytest.mark.parametrize("names, words", [(None, "for a model of chunks"), (["a.png"], "2 entries, but got 1")])
 def test_chunks_need_a_name_for_each_picture(load, names, words):
     with pytest.raises(ValueError, match=f"`names`.*{words}"):
         load("chunks")([picture(), picture()], names)

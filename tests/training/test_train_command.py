@@ -273,6 +273,7 @@ def test_resume_takes_upstreams_names(data, monkeypatch, name, file, in_name):
     (["--fp32=1", "--precision=bf16"], "--fp32=1 contradicts --precision=bf16"),
     (["--device=cpu", "--precision=fp16"], "--precision=fp16 needs --device=cuda"),
     (["--cond=1"], "--cond=1 needs labels"),
+    (["--subset=999"], "--subset must be at most the "),
     (["--metrics=fid50k_full,is50k"], "--metrics: 'is50k' needs the official base"),
     (["--metrics=fid0k_full"], "--metrics: 'fid0k_full' needs the official base"),
     (["--fid-weights=inception.pth"], "--fid-weights is for --metrics on the bundled base"),
