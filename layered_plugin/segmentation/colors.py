@@ -118,7 +118,8 @@ def _blur(table: torch.Tensor) -> torch.Tensor:
     level = torch.linspace(-1, 1, BINS, dtype=table.dtype, device=table.device)
     kernel = torch.exp((level[:, None] - level).square() / (-2 * BANDWIDTH**2))
     kernel = torch.where(kernel < LEAST_WEIGHT, 0.0, kernel)
-    return torch.einsum("nkrgb,rx,gy,bz->nkxyz", table, kernel, kernel, kernel)
+    blurred = kernel @ (table @ kernel)  # Green and blue; the kernel is symmetric.
+    return (kernel @ blurred.flatten(3)).view_as(table)
 
 
 def tie_neighbours(img: torch.Tensor, prob: torch.Tensor) -> torch.Tensor:
