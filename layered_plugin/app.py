@@ -32,7 +32,7 @@ CELL_PX = 128  # Least side of a scene as shown.
 @click.option("--network", help="Layered generator  [default: the model's]", metavar="RUN|PKL|URL|DIR")
 @click.option("--snapshot", help="Which of a run's", default="best", metavar="best|latest|KIMG")
 @click.option("--host", help="Address to listen at; 0.0.0.0 = all", default="127.0.0.1", metavar="ADDRESS")
-@click.option("--port", help="Port to listen at", type=Whole(1, 65535), default=7860, metavar="INT")
+@click.option("--port", help="Port to listen at", type=Whole(1, 65535), default=7860)
 @click.option("--open/--no-open", "open_browser", help="Open the page in a browser", default=False)
 @click.option("--device", help="Where to compute", type=DEVICES, default="auto")
 @user_errors({ModelError: "--model", CheckpointError: "--network"})

@@ -54,12 +54,11 @@ square_options = several_options(
 
 drawing_options = several_options(
     click.option("--labels", help="Zip for the label pictures", metavar="ZIP"),
-    click.option("--objects", help="Objects per picture (K)", metavar="INT", type=Whole(1, MAX_OBJECTS),
-                 default=1),
-    click.option("--num", help="Number of pictures", metavar="INT", type=Whole(min=1), default=20000),
+    click.option("--objects", help="Objects per picture (K)", type=Whole(1, MAX_OBJECTS), default=1),
+    click.option("--num", help="Number of pictures", type=Whole(min=1), default=20000),
     click.option("--size", help="Side of the pictures", metavar="PX", type=Whole(8, 8192), default=36),
-    click.option("--seed", help="Random seed", metavar="INT", type=SEED, default=0),
-    click.option("--jobs", help="Worker processes", metavar="INT", type=Whole(min=1), default=1))
+    click.option("--seed", help="Random seed", type=SEED, default=0),
+    click.option("--jobs", help="Worker processes", type=Whole(min=1), default=1))
 
 # What of a Recipe a preset sets and an option replaces.
 recipe_options = several_options(
@@ -70,8 +69,7 @@ recipe_options = several_options(
     click.option("--crop", help="Crop of the photograph's shorter side", metavar="FRAC,FRAC", type=Range(0.01, 1)),
     click.option("--min-coverage", help="Smallest object share", metavar="FRAC", type=Number(0, 1)),
     click.option("--shadow-blur", help="Blur of the contact shadow", metavar="FRAC", type=Number(0.005, 0.5)),
-    click.option("--shadow-offset", help="Shadow's displacement down", metavar="FRAC",
-                 type=Number(-0.5, 0.5)),
+    click.option("--shadow-offset", help="Shadow's displacement down", metavar="FRAC", type=Number(-0.5, 0.5)),
     click.option("--shadow-strength", help="Light the shadow takes", metavar="FRAC", type=Number(0, 1)),
     click.option("--tint", help="Factor of each colour channel", metavar="X,X", type=Range(0, 4)),
     click.option("--light", help="Change of light from edge to edge", metavar="FRAC", type=Number(0, 1.5)))

@@ -148,8 +148,7 @@ def comparisons(todo: Steps, out: Path, given: list[str], steps: int) -> None:
 @click.option("--outdir", help="Where the runs go", metavar="DIR", default="runs/demo", show_default=True)
 @click.option("--kimg", help="Length of the generator's training", metavar="KIMG", type=Number(0, min_open=True),
               default=16.0, show_default=True)
-@click.option("--steps", help="Steps of each stage of the segmenter", metavar="INT", type=Whole(min=1),
-              default=140, show_default=True)
+@click.option("--steps", help="Steps of each stage of the segmenter", type=Whole(min=1), default=140, show_default=True)
 def main(outdir: str, kimg: float, steps: int) -> None:
     """Draw pictures, train the layered GAN, learn to segment, evaluate, write the report.
 

@@ -37,21 +37,18 @@ FILES = {"composites": "proj", "masks": "mask", "cutouts": "cutout", "background
 @click.option("--network", help="Layered generator", required=True, metavar="RUN|PKL|URL|DIR")
 @click.option("--snapshot", help="Which of a run's", default="best", metavar="best|latest|KIMG")
 @click.option("--target", help="Picture to draw again", required=True, metavar="FILE")
-@click.option("--num-steps", help="Steps", type=Whole(1, 10**6), default=1000, metavar="INT")
-@click.option("--seed", help="Of the codes to start among", type=SEED, default=303, metavar="INT")
+@click.option("--num-steps", help="Steps", type=Whole(1, 10**6), default=1000)
+@click.option("--seed", help="Of the codes to start among", type=SEED, default=303)
 @click.option("--save-video", help="Write proj.mp4  [default: if it can be]", type=bool, metavar="BOOL")
 @click.option("--outdir", help="Folder for the results", required=True, metavar="DIR")
 @click.option("--space", help="One code per part, or one per layer", type=click.Choice(SPACES), default="w")
-@click.option("--lr", help="Learning rate at the start", type=Number(min=0, min_open=True), default=0.05,
-              metavar="FLOAT")
+@click.option("--lr", help="Learning rate at the start", type=Number(min=0, min_open=True), default=0.05)
 @click.option("--feature-resolution", help="Side of D's features  [default: 16, or half]", metavar="PX",
               type=Whole(min=4))
-@click.option("--feature-weight", help="Weight of D's features", type=Number(min=0), default=1.0,
-              metavar="FLOAT")
+@click.option("--feature-weight", help="Weight of D's features", type=Number(min=0), default=1.0)
 @click.option("--vgg", help="Upstream's vgg16.pt, to add LPIPS", metavar="PT")
-@click.option("--perceptual-weight", help="Weight of LPIPS", type=Number(min=0), default=1.0,
-              metavar="FLOAT")
-@click.option("--class", "class_idx", help="Class, for a conditional network", type=Whole(min=0), metavar="INT")
+@click.option("--perceptual-weight", help="Weight of LPIPS", type=Number(min=0), default=1.0)
+@click.option("--class", "class_idx", help="Class, for a conditional network", type=Whole(min=0))
 @click.option("--device", help="Where to compute", type=DEVICES, default="auto")
 @user_errors({CheckpointError: "--network", PictureError: "--target", ModelError: "--vgg"})
 def main(network: str, snapshot: str, target: str, num_steps: int, seed: int, save_video: bool | None, outdir: str,

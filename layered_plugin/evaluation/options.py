@@ -73,10 +73,8 @@ mask_values_option = click.option("--mask-values", help="Mask values that are ob
 teacher_options = several_options(
     click.option("--weights", "--teacher-file", "weights", help="Weights of the teacher", metavar="FILE"),
     click.option("--class", "class_name", help="COCO class for Mask R-CNN", metavar="NAME"),
-    click.option("--score-thresh", help="Least score of a detection", type=Number(0, 1), default=0.5,
-                 metavar="FRAC"),
-    click.option("--objects", help="All detected objects, or the largest", type=click.Choice(OBJECTS),
-                 default="union"),
+    click.option("--score-thresh", help="Least score of a detection", type=Number(0, 1), default=0.5, metavar="FRAC"),
+    click.option("--objects", help="All detected objects, or the largest", type=click.Choice(OBJECTS), default="union"),
     click.option("--onnx-size", help="Side of what an ONNX network sees  [default: its own, or 1024]",
                  type=Whole(8, 8192), metavar="PX"),
     click.option("--onnx-mean", help="Taken from its input's levels, 0 to 255", type=Channels(zero=True),
