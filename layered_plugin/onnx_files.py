@@ -62,7 +62,7 @@ def _convert(net: torch.nn.Module, inputs: Mapping[str, torch.Tensor], outputs: 
         warnings.simplefilter("ignore")  # Of several inputs, that their batches are one.
         torch.onnx.export(net, tuple(inputs.values()), path, dynamo=True, verbose=False, opset_version=OPSET,
                           external_data=False, input_names=list(inputs), output_names=list(outputs),
-                          dynamic_shapes={name: {0: batch} for name in inputs})
+                          dynamic_shapes=[{0: batch}] * len(inputs))
 
 
 @torch.no_grad()

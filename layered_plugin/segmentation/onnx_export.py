@@ -9,17 +9,6 @@ from layered_plugin.onnx_files import write_onnx
 from layered_plugin.segmentation.model_file import load_model
 
 
-class _MaskNet(torch.nn.Module):
-    """U-Net with its sigmoid."""
-
-    def __init__(self, unet: torch.nn.Module):
-        super().__init__()
-        self.unet = unet
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return torch.sigmoid(self.unet(image))
-
-
 def export_onnx(model: str | os.PathLike[str], dest: str | os.PathLike[str]) -> float:
     """Write a distilled model as ONNX: `image` [N, 3, R, R] in [-1, 1] to `mask` [N, 1, R, R] in [0, 1], N free.
 
@@ -41,7 +30,7 @@ def export_onnx(model: str | os.PathLike[str], dest: str | os.PathLike[str]) -> 
     meta, networks = load_model(model)
     if meta["kind"] != "distill":
         raise UserError(f"{model}: only a distilled model can be exported, this is of kind {meta['kind']}")
-    net = _MaskNet(networks["unet"].to(memory_format=torch.contiguous_format)).eval()
+    net = torch.nn.Sequential(networks["unet"].to(memory_format=torch.contiguous_format), torch.nn.Sigmoid()).eval()
     side = meta["resolution"]
     image = torch.rand([2, 3, side, side], generator=torch.Generator().manual_seed(0)) * 2 - 1
     return write_onnx(net, dict(image=image), ["mask"], dest)
