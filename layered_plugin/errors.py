@@ -4,7 +4,8 @@ The commands show the text alone. Any other exception is a mistake of the progra
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 
 class UserError(Exception):
@@ -78,6 +79,22 @@ def one_line(error: BaseException | str, width: int = 1000) -> str:
     """Text of an error of whatever kind as one line, cut to a width; of one without text, its kind."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= width else f"{text[:width - 4]} ..."
+
+
+@contextmanager
+def raising(kind: type[Exception], what: str, *caught: type[BaseException], width: int | None = None) -> Iterator[None]:
+    """Turn errors into one that a user can mend: what is wrong with which argument or file, a colon, and their text.
+
+    Args:
+        kind: Of the error to raise.
+        what: What is wrong.
+        caught: Kinds of the errors that are turned.
+        width: Of their text, made one line; None = as it is.
+    """
+    try:
+        yield
+    except caught as err:
+        raise kind(f"{what}: {err if width is None else one_line(err, width)}") from err
 
 
 def with_options(text: str, options: Mapping[str, str] | None = None) -> str:

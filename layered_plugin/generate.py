@@ -18,7 +18,7 @@ import torch
 from layered_plugin.command_line import DEVICES, SETTINGS, CheckedCommand, Number, Whole, user_errors, writing
 from layered_plugin.dataset_options import check_zips
 from layered_plugin.device import choose_device
-from layered_plugin.errors import ArgumentError, CheckpointError, UserError
+from layered_plugin.errors import ArgumentError, CheckpointError, UserError, raising
 from layered_plugin.grids import save_picture
 from layered_plugin.model.layers import Layers
 from layered_plugin.model.scenes import draw_layers, draw_sheet, one_hot, seed_codes, to_pictures, write_scenes
@@ -50,11 +50,10 @@ def parse_seeds(text: str, name: str = "seeds") -> list[int]:
 
 def read_codes(path: str | os.PathLike[str], G: Any) -> torch.Tensor:
     """`w` of an npz file of upstream's projector.py, [K, num_ws, w_dim]; UserError if it does not fit G."""
-    try:
+    with raising(UserError, f"`projected_w`: {path}: not a readable npz file with an array w",
+                 OSError, ValueError, KeyError, IndexError, EOFError, MemoryError, zipfile.BadZipFile):
         with open(path, "rb") as file:
             w = np.load(file)["w"]
-    except (OSError, ValueError, KeyError, IndexError, EOFError, MemoryError, zipfile.BadZipFile) as err:
-        raise UserError(f"`projected_w`: {path}: not a readable npz file with an array w: {err}") from err
     if w.dtype.kind != "f" or w.ndim != 3 or len(w) == 0 or w.shape[1:] != (G.num_ws, G.w_dim):
         raise UserError(f"`projected_w`: {path}: w must be float [K, {G.num_ws}, {G.w_dim}] for this "
                         f"network, got {w.dtype} {list(w.shape)}")

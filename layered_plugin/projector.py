@@ -19,7 +19,7 @@ from layered_plugin import video
 from layered_plugin.command_line import DEVICES, SEED, SETTINGS, CheckedCommand, Number, Whole, user_errors, writing
 from layered_plugin.data.pictures import decode, to_float, to_square
 from layered_plugin.device import choose_device, must_fp32, tune_cpu
-from layered_plugin.errors import CheckpointError, ModelError, PictureError
+from layered_plugin.errors import CheckpointError, ModelError, PictureError, raising
 from layered_plugin.files import atomic_write
 from layered_plugin.grids import save_picture
 from layered_plugin.model.open_raster import scene_layers, write_open_raster
@@ -97,11 +97,10 @@ def main(network: str, snapshot: str, target: str, num_steps: int, seed: int, sa
 
 def read_square(path: str, size_px: int) -> np.ndarray:
     """A picture file squeezed to RGB [3, size_px, size_px], uint8; PictureError if it can't be read."""
-    try:
+    with raising(PictureError, f"{path}: not a readable picture",
+                 OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError):
         with open(path, "rb") as file:
             return to_square(decode(file), size_px).copy()  # PyTorch wants it writable.
-    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as err:
-        raise PictureError(f"{path}: not a readable picture: {err}") from err
 
 
 def _finite(steps: Iterator[Step], path: str) -> Iterator[Step]:

@@ -17,7 +17,7 @@ from typing import Any
 
 from layered_plugin.base import BASE
 from layered_plugin.calls import typed_command
-from layered_plugin.errors import CheckpointError, ModelError, UserError, one_line
+from layered_plugin.errors import CheckpointError, ModelError, UserError, raising
 from layered_plugin.files import write_json
 from layered_plugin.json_files import read_json
 
@@ -60,10 +60,9 @@ def load_training_state(path: str | os.PathLike) -> dict[str, Any]:
 
     if not zipfile.is_zipfile(path):
         raise CheckpointError(f"{path}: missing, damaged, or no training state")
-    try:
+    # Of a damaged one PyTorch and zipfile say so in many ways.
+    with raising(CheckpointError, f"{path}: not a readable training state", Exception, width=200):
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as err:  # Of a damaged one PyTorch and zipfile say so in many ways.
-        raise CheckpointError(f"{path}: not a readable training state: {one_line(err, 200)}") from err
     if not isinstance(state, dict):
         raise CheckpointError(f"{path}: damaged: holds no training state")
     return state

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import dnnlib
 
-from layered_plugin.errors import CheckpointError
+from layered_plugin.errors import CheckpointError, raising
 
 GENERATOR_FILE = "generator.json"  # Of networks without code (``model/weights_file.py``).
 
@@ -32,13 +32,11 @@ def pickle_hash(file_or_url: str | os.PathLike[str]) -> str:
     """
     digest = hashlib.sha256()
     files = sorted(Path(file_or_url).glob("generator.*")) if is_saved_generator(file_or_url) else [file_or_url]
-    try:
+    with raising(CheckpointError, f"{file_or_url}: not readable", OSError, ValueError):
         for name in files:
             with dnnlib.util.open_url(str(name)) as file:
                 while block := file.read(1 << 20):
                     digest.update(block)
-    except (OSError, ValueError) as err:
-        raise CheckpointError(f"{file_or_url}: not readable: {err}") from err
     return digest.hexdigest()
 
 

@@ -15,7 +15,7 @@ import PIL.Image
 from layered_plugin.data.downloads import Archive, Entry, decode_bytes, find_download
 from layered_plugin.data.masks import OBJECT_LEVEL, remove_small_parts
 from layered_plugin.data.pictures import box_about, to_rgb
-from layered_plugin.errors import PictureError
+from layered_plugin.errors import PictureError, raising
 
 FLOWER_SPLITS = {"train": "trnid", "val": "valid", "test": "tstid"}  # Names in setid.mat.
 FLOWER_BLUE = np.array([0, 0, 254], np.float32)  # What Flowers-102 paints the background with.
@@ -67,10 +67,8 @@ def cub(folder: Path, temp_dir: Path, split: str = "all", with_masks: bool = Tru
                 _check_size(mask, picture, name)
             if box_margin is None:
                 return picture, mask
-            try:
+            with raising(PictureError, name, ValueError):
                 part = box_about(boxes[number], box_margin, picture.size)
-            except ValueError as err:
-                raise PictureError(f"{name}: {err}") from err
             return picture.crop(part), None if mask is None else mask[part.top:part.bottom, part.left:part.right]
 
         yield [Entry(names[number], partial(load, number), labels[number] - 1) for number in ids]

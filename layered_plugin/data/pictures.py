@@ -11,7 +11,7 @@ import PIL.ImageOps
 
 from layered_plugin.data.files import UNREADABLE, Folder, is_picture_name, open_files, read_file
 from layered_plugin.data.tars import Shards
-from layered_plugin.errors import PictureError
+from layered_plugin.errors import PictureError, raising
 
 if TYPE_CHECKING:  # Takes long to import, and who draws pictures has no tensors.
     import torch
@@ -39,14 +39,12 @@ class PictureSource:
     def __init__(self, path: str | os.PathLike[str], temp_dir: Path | None = None) -> None:
         self.path = Path(path)
         single = self.path.is_file() and is_picture_name(self.path.name)
-        try:
+        with raising(PictureError, f"{self.path}: neither a folder nor a readable zip or tar", *UNREADABLE):
             self.files = Folder(self.path.parent) if single else open_files(self.path, temp_dir)
             names = [self.path.name] if single else self.files.list_names()
             if self.path.is_dir() and not any(map(is_picture_name, names)) and any(self.path.glob("*.tar")):
                 self.files = Shards(self.path)
                 names = self.files.list_names()
-        except UNREADABLE as err:
-            raise PictureError(f"{self.path}: neither a folder nor a readable zip or tar: {err}") from err
         self.names = [name for name in names if is_picture_name(name)]
         if not self.names:
             self.files.close()

@@ -123,10 +123,8 @@ def make_teacher(kind: str, weights: str | None, class_name: str | None, score_t
                              scale=list(onnx_scale))
     if class_name is None:
         raise click.UsageError("--teacher=maskrcnn needs --class, for example --class=car")
-    try:
+    with errors.raising(click.UsageError, "--class", errors.TeacherError):
         coco_label(class_name)
-    except errors.TeacherError as err:
-        raise click.UsageError(f"--class: {err}") from err
     with user_errors():
         teacher = MaskRCNNTeacher(class_name, weights, score_thresh, objects, device)
     return teacher, dict(kind=kind, weights=weights, class_name=class_name, score_thresh=score_thresh, objects=objects)

@@ -16,7 +16,7 @@ import legacy
 import torch
 
 from layered_plugin import trust
-from layered_plugin.errors import CheckpointError, ModelError, one_line
+from layered_plugin.errors import CheckpointError, ModelError, one_line, raising
 from layered_plugin.files import write_watched
 from layered_plugin.json_files import anything, check_fields, number, parse_json
 from layered_plugin.model.weights_file import load_generator
@@ -143,11 +143,10 @@ def read_networks(path: str) -> dict[str, Any]:
             return load_generator(path)
         except ModelError as err:
             raise CheckpointError(str(err)) from err
-    try:
-        with dnnlib.util.open_url(path) as file:
-            return legacy.load_network_pkl(file)
-    except Exception as err:  # A pickle is a program, a damaged one may fail in any way.
-        raise CheckpointError(f"{path}: not a readable network snapshot: {one_line(err, 200)}") from err
+    # A pickle is a program, a damaged one may fail in any way.
+    with (raising(CheckpointError, f"{path}: not a readable network snapshot", Exception, width=200),
+          dnnlib.util.open_url(path) as file):
+        return legacy.load_network_pkl(file)
 
 
 def is_layered(G: torch.nn.Module) -> bool:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jinja2
 
 from layered_plugin.calls import as_typed
-from layered_plugin.errors import CheckpointError, UserError
+from layered_plugin.errors import CheckpointError, UserError, raising
 from layered_plugin.files import atomic_write
 from layered_plugin.report import figures, reading, tables
 from layered_plugin.report.facts import Fact, gan_facts, key_numbers, lead, model_facts, shown_options, title
@@ -59,10 +59,8 @@ def write_report(run: str | os.PathLike[str], dest: str | os.PathLike[str] | Non
 
 
 def _complete(argument: str, path: str | os.PathLike[str]) -> Path:
-    try:
+    with raising(UserError, argument, CheckpointError):
         return complete_run(path)
-    except CheckpointError as err:
-        raise UserError(f"{argument}: {err}") from err
 
 
 def render(view: dict[str, Any]) -> str:

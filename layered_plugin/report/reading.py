@@ -17,7 +17,7 @@ import PIL.Image
 
 from layered_plugin import json_files
 from layered_plugin.data.files import UNREADABLE
-from layered_plugin.errors import UserError
+from layered_plugin.errors import UserError, raising
 from layered_plugin.json_files import Rule, anything, check_fields, choice, fields, maybe, number, text
 from layered_plugin.model.network_rules import SHARE, SIDE, WEIGHT
 from layered_plugin.runs import GAN_FILE, LOG_FILE, MODEL_FILE, MODEL_FILES, STATS_FILE
@@ -92,10 +92,8 @@ def read_lines(path: Path, parse: Callable[[dict[str, Any]], Any], rule: Rule = 
     """
     if not path.exists():
         return []
-    try:
+    with raising(UserError, f"{path}: not readable", OSError, UnicodeDecodeError):
         lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as err:
-        raise UserError(f"{path}: not readable: {err}") from err
     parsed = []
     for idx, line in enumerate(lines, start=1):
         try:
@@ -114,13 +112,11 @@ def read_picture(path: Path, caption: str, alt: str) -> Picture:
     Raises:
         UserError: It is damaged or no picture.
     """
-    try:
+    with raising(UserError, f"{path}: not a readable picture", *UNREADABLE):
         with PIL.Image.open(path) as picture:
             picture.load()
             width, height, mime = *picture.size, picture.get_format_mimetype()
         content = base64.b64encode(path.read_bytes()).decode()
-    except UNREADABLE as err:
-        raise UserError(f"{path}: not a readable picture: {err}") from err
     return Picture(f"data:{mime};base64,{content}", width, height, caption, alt)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from layered_plugin.errors import CheckpointError, PictureError, UserError, one_line
+from layered_plugin.errors import CheckpointError, PictureError, UserError, raising
 from layered_plugin.files import cut_torn_line, room_for
 from layered_plugin.progress import progress
 from layered_plugin.runs import STATS_FILE, forget_states, load_training_state
@@ -49,11 +49,9 @@ class ModelRun:
         self.step, self.seconds = 0, 0.0
         if self.state_file.is_file():
             state = load_training_state(self.state_file)
-            try:
+            with raising(CheckpointError, f"{self.state_file}: damaged, or of another training",
+                         RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError, width=200):
                 self._restore(state)
-            except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError) as err:
-                raise CheckpointError(f"{self.state_file}: damaged, or of another training: {one_line(err, 200)}"
-                                      ) from err
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.step, self.seconds = state["step"], state["seconds"]

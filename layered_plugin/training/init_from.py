@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 from torch_utils import misc
 
-from layered_plugin.errors import ArgumentError, CheckpointError, one_line
+from layered_plugin.errors import ArgumentError, CheckpointError, raising
 from layered_plugin.model.parts import HALF
 from layered_plugin.model.snapshots import is_layered, read_networks
 
@@ -113,15 +113,13 @@ def start_from_plain(path: str, G: Any, D: torch.nn.Module, G_ema: Any, mask_min
     """
     plain_G, plain_D = read_plain(path)
     say(f"Starting from {path}: background, foreground and discriminator as it has them, the mask in the middle")
-    try:
+    with raising(CheckpointError, f"`init_from`: the networks of {path} have other shapes than this configuration asks "
+                 "for", RuntimeError, ValueError, AssertionError, KeyError, width=200):
         for name in G.mapping.names:
             misc.copy_params_and_buffers(plain_G.mapping, getattr(G.mapping, name), require_all=True)
         for name in G.synthesis.names:
             _copy_synthesis(plain_G.synthesis, getattr(G.synthesis, name))
         misc.copy_params_and_buffers(plain_D, D, require_all=True)
-    except (RuntimeError, ValueError, AssertionError, KeyError) as err:
-        raise CheckpointError(f"`init_from`: the networks of {path} have other shapes than this configuration asks "
-                              f"for: {one_line(err, 200)}") from err
     for number, name in enumerate(G.mapping.names[1:]):
         turn_codes(getattr(G.mapping, name), G.z_dim, number)
     start_masks(G, max(mask_min, 0.05), batch)

@@ -20,7 +20,7 @@ import torch.distributed
 
 from layered_plugin.base import BASE
 from layered_plugin.data.labels import Labels
-from layered_plugin.errors import ArgumentError, FidelityError, PictureError
+from layered_plugin.errors import ArgumentError, FidelityError, PictureError, raising
 from layered_plugin.files import append_line
 from layered_plugin.model.fidelity import CroppedPictures, Fidelity
 
@@ -106,10 +106,9 @@ class SnapshotMetrics:
                                        self.training_set_kwargs["size_px"])
                 labels = Labels(G_ema.c_dim, self.training_set if G_ema.c_dim > 0 else None)
                 fidelity = Fidelity(self.fid_weights, device=self.device.type)
-                try:
+                # Not the training's own, after which all processes save together.
+                with raising(FidelityError, "`metrics`", PictureError):
                     scores = fidelity(G_ema, real, num, self.seed, labels=labels)
-                except PictureError as err:  # Not the training's own, after which all processes save together.
-                    raise FidelityError(f"`metrics`: {err}") from err
                 for name in self.names:
                     if _split(name)[1] == num:
                         values[name] = scores[_split(name)[0]]
