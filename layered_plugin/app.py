@@ -83,11 +83,7 @@ def check_gradio() -> None:
 
 
 def segment(segmenter: Segmenter, picture: PIL.Image.Image | None) -> tuple[Any, Any, Any, str]:
-    """What the page shows of a picture.
-
-    Args:
-        segmenter: The model.
-        picture: Of any size and mode; None = none was dropped.
+    """What the page shows of a picture of any size and mode; None = none was dropped.
 
     Returns:
         Mask, gray; cut-out, transparent around the object; the background behind it, None without an encoder; a line.
@@ -123,12 +119,7 @@ def moved_scenes(G: Any, first: int, right: int, down: int) -> list[tuple[PIL.Im
 
 
 def make_page(segmenter: Segmenter | None, G: Any) -> Any:
-    """The page as Gradio's Blocks, with a tab for what there is.
-
-    Args:
-        segmenter: For masks of pictures; None = no such tab.
-        G: Layered generator for scenes; None = no such tab.
-    """
+    """The page as Gradio's Blocks: a tab for masks of pictures, one for scenes of a generator; None = no such tab."""
     import gradio as gr
 
     with gr.Blocks(title="Layered StyleGAN2", analytics_enabled=False) as page:

@@ -46,8 +46,7 @@ def parse_json(content: bytes | str, where: str | os.PathLike[str], kind: type[U
 def read_json(path: str | os.PathLike[str], kind: type[UserError] = CheckpointError) -> dict[str, Any]:
     """An object from a JSON file.
 
-    Raises:
-        UserError: Of this kind: the file is missing, larger than ``MAX_BYTES``, no JSON, or holds no object.
+    UserError of this kind if the file is missing, larger than ``MAX_BYTES``, no JSON, or holds no object.
     """
     path = Path(path)
     try:
@@ -65,11 +64,7 @@ def read_json(path: str | os.PathLike[str], kind: type[UserError] = CheckpointEr
 
 def check_fields(data: Any, rule: Rule, where: str | os.PathLike[str],
                  kind: type[UserError] = CheckpointError) -> Any:
-    """What a rule makes of the contents of a file.
-
-    Raises:
-        UserError: Of this kind, with file and key.
-    """
+    """What a rule makes of the contents of a file; UserError of this kind, with file and key, if they break it."""
     try:
         return rule(data, "")
     except _MismatchError as err:

@@ -36,11 +36,7 @@ KEEP_STATES = 2  # Older training states are removed: each holds both networks, 
 
 
 def save_training_state(run_dir: str | os.PathLike, kimg: int, state: dict[str, Any]) -> Path:
-    """Write ``training-state-KIMG.pt`` and remove all but the newest ``KEEP_STATES``.
-
-    Returns:
-        The path written.
-    """
+    """Write ``training-state-KIMG.pt``, remove all but the newest ``KEEP_STATES``, and return its path."""
     from layered_plugin.tensor_files import save_state
 
     path = Path(run_dir) / f"training-state-{kimg:06d}.pt"
@@ -51,11 +47,7 @@ def save_training_state(run_dir: str | os.PathLike, kimg: int, state: dict[str, 
 
 
 def load_training_state(path: str | os.PathLike) -> dict[str, Any]:
-    """Read a training state; executes no code.
-
-    Raises:
-        CheckpointError: The file is damaged or is no training state.
-    """
+    """Read a training state; executes no code. CheckpointError if it is damaged or none."""
     import torch
 
     if not zipfile.is_zipfile(path):
@@ -82,10 +74,7 @@ def last_kimg(run_dir: str | os.PathLike[str]) -> int:
 def complete_run(path: str | os.PathLike[str], kind: type[UserError] = CheckpointError) -> Path:
     """A path as it is, or, where nothing has that name, the one folder whose name begins with it.
 
-    Names of run folders are long: `runs/00001` or `runs/00001-distill` will do.
-
-    Raises:
-        UserError: Of this kind: several names begin with it.
+    Names of run folders are long: `runs/00001` or `runs/00001-distill` will do. UserError of this kind if several fit.
     """
     path = Path(path)
     if path.exists() or not path.parent.is_dir():
@@ -149,11 +138,7 @@ def next_desc(run_dir: str, seed: int) -> str:
 
 
 def find_model(path: str | os.PathLike[str]) -> Path:
-    """The folder of a model, from the folder itself or one of its files.
-
-    Raises:
-        ModelError: There is no model, or not yet.
-    """
+    """The folder of a model, from the folder or one of its files; ModelError if there is no model, or not yet."""
     path = complete_run(path, ModelError)
     folder = path if path.is_dir() else path.parent
     if path.exists() and (folder / OPTIONS).is_file() and not (folder / MODEL_FILE).is_file():

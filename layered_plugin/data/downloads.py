@@ -70,11 +70,7 @@ class Archive:
         self._files.close()
 
     def read(self, name: str) -> bytes:
-        """Contents of one of ``names``.
-
-        Raises:
-            PictureError: It can't be read.
-        """
+        """Contents of one of ``names``; PictureError if it can't be read."""
         try:
             return read_file(self._files, name)
         except (*UNREADABLE, tarfile.TarError) as err:

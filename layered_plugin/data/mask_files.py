@@ -72,8 +72,7 @@ class MaskFiles:
     def unmatched(self, names: Sequence[str], data: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
         """Pictures of a whole data set that have no mask, and masks that belong to none of its pictures.
 
-        Raises:
-            MaskError: Two pictures share a mask; the text names the data.
+        MaskError, with the data, if two pictures share a mask.
         """
         first_user: dict[str | None, str] = {}
         for name in names:
@@ -112,13 +111,9 @@ class MaskFiles:
         return self.opacity(name, size) >= OBJECT_LEVEL
 
     def opacity(self, name: str, size: tuple[int, int] | None = None) -> np.ndarray:
-        """The mask of a picture with its soft edges, [H, W], uint8; object from ``OBJECT_LEVEL`` on.
+        """As ``read``, but with soft edges, [H, W], uint8; object from ``OBJECT_LEVEL`` on.
 
-        Args:
-            name, size: As for ``read``.
-
-        Raises:
-            MaskError: There is none, it can't be read, or it has another size.
+        MaskError if there is none, it can't be read, or it has another size.
         """
         file = self._find(name)
         if file is None:

@@ -19,11 +19,7 @@ Ranges = list[tuple[float, float]]
 def parse_values(text: str) -> Ranges:
     """Read which values of a mask file are object: numbers and ranges with commas, such as ``1,3-5`` or ``1-``.
 
-    Returns:
-        First and last value of each range; one without an end ends at infinity.
-
-    Raises:
-        ArgumentError: It is no such list; the text names `mask_values`.
+    First and last value of each range; one without an end ends at infinity. ArgumentError if it is no such list.
     """
     ranges: Ranges = []
     for part in text.split(","):

@@ -20,8 +20,7 @@ MAX_CLASSES = 100_000  # A label is as long as there are classes.
 def read_labels(source: PictureSource) -> np.ndarray | None:
     """Labels in the order of the pictures: classes [N], int64, or numbers [N, C], float32; None if there are none.
 
-    Raises:
-        PictureError: They are damaged, of no use, or not there for each picture; the text names file or picture.
+    PictureError, with file or picture, if they are damaged, of no use, or not there for each picture.
     """
     try:
         text = source.read("dataset.json")

@@ -62,11 +62,7 @@ class PictureSource:
         return self.files.size(name)
 
     def open(self, name: str) -> PIL.Image.Image:
-        """Decode one picture, in its own mode and size, upright as its EXIF orientation says.
-
-        Raises:
-            PictureError: It can't be read.
-        """
+        """Decode one picture, in its own mode and size, upright by its EXIF; PictureError if it can't be read."""
         try:
             with self.files.open(name) as file:
                 return decode(file)
@@ -103,15 +99,7 @@ def full_batches(items: Iterable[T], pixels: Callable[[T], int], batch: int) -> 
 
 
 def decode(file: IO[bytes], upright: bool = True) -> PIL.Image.Image:
-    """Decode an open file of any format, in its own mode and size.
-
-    Args:
-        file: Encoded picture.
-        upright: Turn as its EXIF orientation says.
-
-    Raises:
-        UNREADABLE: It can't be decoded.
-    """
+    """Decode an open file of any format, in its own mode and size, upright by its EXIF; raises ``UNREADABLE``."""
     try:
         picture = PIL.Image.open(file)
     except PIL.UnidentifiedImageError:  # Its text names an object in memory.

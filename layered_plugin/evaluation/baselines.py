@@ -75,12 +75,9 @@ def otsu(picture: np.ndarray) -> np.ndarray:
 
 
 def grabcut(picture: np.ndarray) -> np.ndarray:
-    """GrabCut started from a box in the middle; deterministic.
+    """GrabCut started from a box in the middle; deterministic. MissingLibraryError if OpenCV is not installed.
 
     A picture of which the box leaves nothing outside, a few pixels wide, keeps the box as its mask.
-
-    Raises:
-        MissingLibraryError: OpenCV is not installed.
     """
     _check(picture)
     try:

@@ -50,15 +50,7 @@ class Tally:
         self.num_detected = 0
 
     def add(self, pred: np.ndarray, truth: np.ndarray | None) -> float:
-        """Score one picture.
-
-        Args:
-            pred: [H, W], float in [0, 1] or bool.
-            truth: [H, W], bool; None = no object.
-
-        Returns:
-            Its IoU.
-        """
+        """Score a mask [H, W], float in [0, 1] or bool, by a truth [H, W], bool, None = no object; returns its IoU."""
         if truth is None:
             if self._all is self._detected:
                 self._all = copy.deepcopy(self._detected)

@@ -37,8 +37,7 @@ def save_tensors(path: str | os.PathLike[str], networks: Mapping[str, torch.nn.M
 def load_tensors(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     """Read a safetensors file; executes no code.
 
-    Raises:
-        ModelError: It is missing, truncated or no safetensors file, or a weight is infinite or not a number.
+    ModelError if it is missing, truncated or no safetensors file, or a weight is infinite or not a number.
     """
     with raising(ModelError, f"{path}: not a readable model file", OSError, SafetensorError):
         tensors = safetensors.torch.load_file(path)
@@ -49,11 +48,7 @@ def load_tensors(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
 
 
 def fill(net: torch.nn.Module, name: str, tensors: Mapping[str, torch.Tensor], path: Any) -> torch.nn.Module:
-    """Give a network its weights, and put it into evaluation mode, without gradients.
-
-    Raises:
-        ModelError: The weights are not those of this network.
-    """
+    """Give a network its weights, frozen, in evaluation mode; ModelError if they are not those of this network."""
     weights = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
     try:
         net.load_state_dict(weights)

@@ -134,8 +134,7 @@ def score_sheets(folder: Path) -> list[Picture]:
 def read_segmented(folder: Path) -> Segmented:
     """Contact sheet of a segmented folder, and its best and worst pictures by reconstruction error.
 
-    Raises:
-        UserError: It is no such folder, or a file is missing or damaged.
+    UserError if it is no such folder, or a file is missing or damaged.
     """
     manifest = folder / MANIFEST
     if not manifest.is_file():

@@ -46,8 +46,7 @@ REAL = fields(dict(command=text, models=list_of(fields(dict(kind=text, detected=
 def read_generated(folder: Path) -> list[dict[str, Any]]:
     """Records of ``eval.py generated`` in a run folder, oldest first; none if it was not scored.
 
-    Raises:
-        UserError: A record is damaged, or lacks what its table shows.
+    UserError if a record is damaged, or lacks what its table shows.
     """
     def check(record: dict[str, Any]) -> dict[str, Any]:
         return record if generated_tables([record]) else {}

@@ -51,11 +51,7 @@ class Refinement:
     margin: float | None = None
 
     def check(self, segmenter: "Segmenter") -> None:
-        """See that a model can do this.
-
-        Raises:
-            ArgumentError: It can't; the text names the field.
-        """
+        """See that a model can do this; ArgumentError, with the field, if it can't."""
         for name, lacks in (("refine", "has no codes"), ("posterior", "draws no layers")):
             if getattr(self, name) and segmenter.kind == "distill":
                 raise ArgumentError(f"`{name}` needs an encoder; {segmenter.folder} is distilled and {lacks}")

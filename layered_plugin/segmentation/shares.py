@@ -30,11 +30,7 @@ class Shard(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> "Shard":
-        """Read I/N.
-
-        Raises:
-            ArgumentError: It is not so, or I is not below N.
-        """
+        """Read I/N; ArgumentError if it is not so, or I is not below N."""
         number, _, total = text.partition("/")
         if not (number.isdecimal() and total.isdecimal() and int(number) < int(total)):
             raise ArgumentError(f"`shard` must be I/N with I from 0 to N - 1, got {text}")

@@ -114,8 +114,7 @@ def load_all(option: str, folders: Sequence[str], exclude: Sequence[str],
              prepare: Callable[[Image.Image, int], Image.Image], side_px: int) -> list[Source]:
     """Find, read and prepare all of one kind; files left out are named on standard error, after the `option`.
 
-    Raises:
-        PictureError: Not one file can serve.
+    PictureError if not one file can serve.
     """
     files = find_files(folders, exclude)
     loaded, left_out = load(files, prepare, side_px)

@@ -116,11 +116,7 @@ def setup_training_config(*, data, masks, gpus, snap, metrics, fid_weights, seed
 
 
 def check_together(opts: dict[str, Any], given: set[str]) -> None:
-    """Refuse options that say nothing beside others that were given; values of a preset may.
-
-    Raises:
-        ArgumentError: Naming one of them, and the remedy.
-    """
+    """Refuse options that say nothing beside others that were given, by an ArgumentError; values of a preset may."""
     gan_loss = opts["gan_loss"]
     if "fid_weights" in given and (opts["metrics"] == "none" or BASE.name == "official"):
         raise ArgumentError("`fid_weights` is for `metrics` on the bundled base")

@@ -28,8 +28,7 @@ MASK_STEPS = 150  # In which the mask logits are fitted to the middle.
 def read_plain(path: str) -> tuple[Any, Any]:
     """The averaged generator and the discriminator of a pickle of ordinary networks; unpickling runs its code.
 
-    Raises:
-        CheckpointError: It can't be read, its generator draws layers already, or it is no StyleGAN2.
+    CheckpointError if it can't be read, its generator draws layers already, or it is no StyleGAN2.
     """
     source = read_networks(path)
     G, D = source["G_ema"], source["D"]

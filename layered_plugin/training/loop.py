@@ -181,8 +181,7 @@ def _accumulate(phase: phases.Phase, loss, batch_gpu: int, real_img: torch.Tenso
 def _take_step(phase: phases.Phase, loss_stats: training_stats.Collector, kimg: float) -> None:
     """Step of the phase's optimizer, unless a loss is to blame for gradients that are not finite.
 
-    Raises:
-        errors.UserError: A loss is not finite. Gradients alone are put right, as the host does.
+    UserError if a loss is not finite. Gradients alone are put right, as the host does.
     """
     grads = [param.grad for param in phase.module.parameters() if param.grad is not None]
     if not phases.all_finite(grads):

@@ -80,8 +80,7 @@ CONFIG = fields(
 def read_config(run_dir: Path) -> dict[str, Any]:
     """What a run of train_layered.py was asked for: `base`, and parameters of ``training_loop``.
 
-    Raises:
-        CheckpointError: It can't be read, or holds what no version of this project has written; names file and key.
+    CheckpointError, with file and key, if it can't be read, or holds what no version of this project has written.
     """
     path = run_dir / GAN_FILE
     return check_fields(read_json(path), CONFIG, path)
