@@ -62,8 +62,7 @@ def read_json(path: str | os.PathLike[str], kind: type[UserError] = CheckpointEr
     return data
 
 
-def check_fields(data: Any, rule: Rule, where: str | os.PathLike[str],
-                 kind: type[UserError] = CheckpointError) -> Any:
+def check_fields(data: Any, rule: Rule, where: str | os.PathLike[str], kind: type[UserError] = CheckpointError) -> Any:
     """What a rule makes of the contents of a file; UserError of this kind, with file and key, if they break it."""
     try:
         return rule(data, "")

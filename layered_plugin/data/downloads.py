@@ -111,8 +111,7 @@ def decode_bytes(data: bytes, name: str, upright: bool = False) -> PIL.Image.Ima
         raise PictureError(f"{name}: unreadable ({err})") from err
 
 
-def write_entries(entries: Iterable[Entry], total: int, dest: str, masks: str | None, size_px: int,
-                  fit: str) -> None:
+def write_entries(entries: Iterable[Entry], total: int, dest: str, masks: str | None, size_px: int, fit: str) -> None:
     """Write pictures, and masks under the same names; files appear only when complete.
 
     A picture that can't be read, or whose mask does not fit it, is left out and named on standard error.

@@ -58,8 +58,7 @@ def read_real(model: ModelRecord) -> list[dict[str, Any]]:
     folder = model.folder
 
     def check(record: dict[str, Any]) -> dict[str, Any]:
-        record["models"] = [dict(record["models"][0], folder=str(folder),
-                                 siblings=sibling_key(model.about["options"]))]
+        record["models"] = [dict(record["models"][0], folder=str(folder), siblings=sibling_key(model.about["options"]))]
         return record if real_tables([record]) else {}
     return read_lines(folder / REAL_FILE, check, REAL)
 
@@ -106,8 +105,7 @@ def real_tables(records: Sequence[dict[str, Any]]) -> list[Table]:
             baselines.update(record["baselines"])
         scored = list(models.values())
         means = seed_means({key: list(members.values()) for key, members in siblings.items() if key[0] is not None})
-        baseline_rows = [Scored(BASELINES.get(name, name), "baseline", True, sets)
-                         for name, sets in baselines.items()]
+        baseline_rows = [Scored(BASELINES.get(name, name), "baseline", True, sets) for name, sets in baselines.items()]
         if "full" not in baselines:
             baseline_rows.append(_full_mask(scored[0].sets, ""))
         last = group[-1]

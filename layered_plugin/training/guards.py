@@ -60,7 +60,6 @@ class CollapseWatch:
         """Take in a tick; findings to warn of now, once each time they come up, and those of ``PATIENCE_KIMG``."""
         self.since = {text: self.since.get(text, kimg) for text in find_collapse(stats)}
         self.warned &= self.since.keys()
-        due = [text for text, begin in self.since.items()
-               if kimg - begin >= WARN_KIMG and text not in self.warned]
+        due = [text for text, begin in self.since.items() if kimg - begin >= WARN_KIMG and text not in self.warned]
         self.warned.update(due)
         return due, [text for text, begin in self.since.items() if kimg - begin >= PATIENCE_KIMG]
