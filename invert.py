@@ -9,18 +9,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from layered_plugin import runs
-from layered_plugin.command_line import (
-    DEVICES,
-    SEED,
-    SETTINGS,
-    CheckedGroup,
-    Number,
-    Whole,
-    several_options,
-    user_errors,
-    writing,
-)
+from layered_plugin import command_line, runs
+from layered_plugin.command_line import DEVICES, SEED, SETTINGS, CheckedGroup, Number, Whole, user_errors, writing
 from layered_plugin.segmentation.colors import MARGIN
 from layered_plugin.segmentation.commands import run_training
 from layered_plugin.segmentation.onnx_export import export_onnx
@@ -37,7 +27,7 @@ def main() -> None:
 
 
 # What `train` and `distill` share, upstream's first.
-common_options = several_options(
+common_options = command_line.several_options(
     click.option("--outdir", help="Folder for the results", required=True, metavar="DIR"),
     click.option("--network", help="Layered generator", metavar="RUN|PKL|URL|DIR"),
     click.option("--snapshot", help="Which of a run's", default="best", metavar="best|latest|KIMG"),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import PIL.Image
 import torch
 
@@ -105,14 +106,10 @@ def write_mixed(folder: Path, drawn: dict[tuple[int, int], Scene]) -> None:
 def sheet(rows: list[int], cols: list[int], heads: dict[int, Scene],
           drawn: dict[tuple[int, int], Scene]) -> PIL.Image.Image:
     """Mixed pictures in rows and columns, behind and below those that the styles are from; black in the corner."""
-    height, width = next(iter(heads.values()))["composites"].shape[:2]
-    canvas = PIL.Image.new("RGB", (width * (len(cols) + 1), height * (len(rows) + 1)), "black")
-    cells = {(0, x): heads[col] for x, col in enumerate(cols, start=1)}
-    cells |= {(y, 0): heads[row] for y, row in enumerate(rows, start=1)}
-    cells |= {(y, x): drawn[row, col] for y, row in enumerate(rows, start=1) for x, col in enumerate(cols, start=1)}
-    for (y, x), scene in cells.items():
-        canvas.paste(PIL.Image.fromarray(scene["composites"]), (x * width, y * height))
-    return canvas
+    corner = {"composites": np.zeros_like(heads[rows[0]]["composites"])}
+    lines = [[corner, *(heads[col] for col in cols)], *([heads[row], *(drawn[row, col] for col in cols)] for row in rows)]
+    strips = [np.concatenate([scene["composites"] for scene in line], axis=1) for line in lines]
+    return PIL.Image.fromarray(np.concatenate(strips))
 
 
 if __name__ == "__main__":

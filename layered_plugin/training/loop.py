@@ -83,7 +83,7 @@ def training_loop(
     """
     start_time = time.time()
     device = setup.prepare_process(device, random_seed * num_gpus + rank, cudnn_benchmark, allow_tf32)
-    say = print if rank == 0 else setup.say_nothing
+    say = print if rank == 0 else lambda *_args: None  # Ranks above 0 say nothing.
     saved = None if resume_state is None else runs.load_training_state(resume_state)
 
     # The pictures, the networks, and what stands around them while they learn.

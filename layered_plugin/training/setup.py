@@ -20,10 +20,6 @@ from layered_plugin.training.fading import Fade
 from layered_plugin.training.phases import AdaSignal
 
 
-def say_nothing(*_args, **_kwargs) -> None:
-    """What ranks above 0 print."""
-
-
 def prepare_process(device: str, seed: int, cudnn_benchmark: bool, allow_tf32: bool) -> torch.device:
     """Seed PyTorch and set its switches for the whole process; denormals are flushed on a CPU."""
     torch.manual_seed(seed)
