@@ -107,7 +107,8 @@ def sheet(rows: list[int], cols: list[int], heads: dict[int, Scene],
           drawn: dict[tuple[int, int], Scene]) -> PIL.Image.Image:
     """Mixed pictures in rows and columns, behind and below those that the styles are from; black in the corner."""
     corner = {"composites": np.zeros_like(heads[rows[0]]["composites"])}
-    lines = [[corner, *(heads[col] for col in cols)], *([heads[row], *(drawn[row, col] for col in cols)] for row in rows)]
+    lines = [[corner, *(heads[col] for col in cols)],
+             *([heads[row], *(drawn[row, col] for col in cols)] for row in rows)]
     strips = [np.concatenate([scene["composites"] for scene in line], axis=1) for line in lines]
     return PIL.Image.fromarray(np.concatenate(strips))
 
