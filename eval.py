@@ -9,7 +9,7 @@ import click
 
 from layered_plugin.command_line import DEVICES, SEED, SETTINGS, CheckedGroup, Number, Whole, user_errors
 from layered_plugin.evaluation import commands
-from layered_plugin.evaluation.options import TEACHERS, Shares, mask_values_option, teacher_options
+from layered_plugin.evaluation.options import TEACHERS, mask_values_option, read_shares, teacher_options
 from layered_plugin.report.page import write_report
 
 
@@ -111,7 +111,7 @@ def generated(**opts: Any) -> None:
               metavar="STEPS")
 @click.option("--posterior", help="Correct masks pixel by pixel (encoders)", type=bool, default=False, metavar="BOOL")
 @click.option("--prior", help="Distilled model that --refine keeps to", metavar="RUN")
-@click.option("--sizes", help="Object's shares that part pictures, or none", type=Shares(),
+@click.option("--sizes", help="Object's shares that part pictures, or none", callback=read_shares,
               default="0.08,0.15,0.25", metavar="LIST")
 @click.option("--baselines", help="none, all, installed, or names", default="installed", metavar="LIST")
 @click.option("--seed", help="Seed of the bootstrap", type=SEED, default=0)

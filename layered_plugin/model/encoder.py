@@ -14,16 +14,10 @@ from layered_plugin.model.layers import Layers
 
 
 class Codes(NamedTuple):
-    """What an encoder says of N pictures.
+    """What an encoder says of N pictures; a shift above 0 is to the right and down, unlike that of ``perturb.py``."""
 
-    Fields:
-        ws: Codes of both halves of the generator, [N, num_ws, w_dim].
-        shift: Displacement (dx, dy) of foreground and mask as a fraction of the side, [N, 2]; positive numbers move
-            them to the right and down, the other way than the shift of Eq. 2 in ``perturb.py``.
-    """
-
-    ws: torch.Tensor
-    shift: torch.Tensor
+    ws: torch.Tensor  # Codes of both halves of the generator, [N, num_ws, w_dim].
+    shift: torch.Tensor  # Displacement (dx, dy) of foreground and mask as a fraction of the side, [N, 2].
 
 
 class Encoder(nn.Module):

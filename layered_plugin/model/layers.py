@@ -9,17 +9,11 @@ import torch
 
 
 class Layers(NamedTuple):
-    """A layered scene of K objects, before or after the shift; the paper has K = 1.
+    """A layered scene of K objects, before or after the shift; the paper has K = 1."""
 
-    Fields:
-        bg: Background, [N, 3, H, W], nominally in [-1, 1].
-        fg: Foregrounds from back to front, [N, 3K, H, W], nominally in [-1, 1].
-        mask: Opacity of each foreground, [N, K, H, W], in [0, 1], as if nothing lay in front of it.
-    """
-
-    bg: torch.Tensor
-    fg: torch.Tensor
-    mask: torch.Tensor
+    bg: torch.Tensor  # Background, [N, 3, H, W], nominally in [-1, 1].
+    fg: torch.Tensor  # Foregrounds from back to front, [N, 3K, H, W], nominally in [-1, 1].
+    mask: torch.Tensor  # Opacity of each foreground, [N, K, H, W], in [0, 1], as if nothing lay in front of it.
 
 
 def composite(layers: Layers) -> torch.Tensor:

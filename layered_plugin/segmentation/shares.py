@@ -56,22 +56,14 @@ WHOLE = Shard(0, 1)
 
 
 class Part(NamedTuple):
-    """Pictures that share a manifest.
+    """Pictures that share a manifest."""
 
-    Fields:
-        images: Folder or archive they are of.
-        first, last: Positions in its listing, the last exclusive; None = to the end.
-        folder: Where results go as files.
-        manifest: Of the part.
-        archive: Where results go instead, ending in .zip or .tar.
-    """
-
-    images: Path
-    first: int
-    last: int | None
-    folder: Path
+    images: Path  # Folder or archive they are of.
+    first: int  # Position in its listing.
+    last: int | None  # Likewise, exclusive; None = to the end.
+    folder: Path  # Where results go as files.
     manifest: Path
-    archive: Path | None = None
+    archive: Path | None = None  # Where results go instead, ending in .zip or .tar.
 
 
 def is_pattern(images: str) -> bool:

@@ -50,21 +50,13 @@ def choose_metrics(text: str, fid_weights: str | None) -> list[str]:
 
 @dataclass
 class SnapshotMetrics:
-    """Computes the metrics of each snapshot, and appends them to the files of its run.
+    """Computes the metrics of each snapshot, and appends them to the files of its run."""
 
-    Args:
-        names: Of the metrics, see ``choose_metrics``; none of them costs nothing.
-        fid_weights: File of Inception's weights, for the bundled base.
-        training_set, training_set_kwargs: Labels of the scenes; real pictures, cropped as trained on.
-        seed: Of the scenes.
-        num_gpus, rank, device: Of this process.
-    """
-
-    names: list[str]
-    fid_weights: str | None
-    training_set: Any
-    training_set_kwargs: dict[str, Any]
-    seed: int
+    names: list[str]  # Of the metrics, see ``choose_metrics``; none of them costs nothing.
+    fid_weights: str | None  # File of Inception's weights, for the bundled base.
+    training_set: Any  # Labels of the scenes.
+    training_set_kwargs: dict[str, Any]  # Real pictures, cropped as trained on.
+    seed: int  # Of the scenes.
     num_gpus: int
     rank: int
     device: torch.device
