@@ -101,12 +101,9 @@ def segment(segmenter: Segmenter, picture: PIL.Image.Image | None) -> tuple[Any,
 
 
 def moved_scenes(G: Any, first: int, right: int, down: int) -> list[tuple[PIL.Image.Image, str]]:
-    """Scenes whose objects have moved, with their captions (Eq. 2).
+    """Scenes of a layered generator whose objects have moved, from the seed `first` on, with their captions (Eq. 2).
 
-    Args:
-        G: Layered generator.
-        first: Seed of the first; the others follow.
-        right, down: Where every object goes, in pixels of the network; Eq. 2 counts the other way.
+    Right and down is where every object goes, in pixels of the network; Eq. 2 counts the other way.
     """
     seeds = list(range(first, first + NUM_SCENES))
     codes = seed_codes(G, seeds, class_idx=0 if G.c_dim > 0 else None)

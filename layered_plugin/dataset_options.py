@@ -74,16 +74,9 @@ recipe_options = several_options(
 
 
 def check_zips(paths: Mapping[str, str | None]) -> dict[str, str]:
-    """Check the options of a command that name zips to be written.
+    """Those options of a command that name zips to be written, and are given; None = not given.
 
-    Args:
-        paths: Option to path, None = not given.
-
-    Returns:
-        Those that are given.
-
-    Raises:
-        click.UsageError: A path does not end in .zip, or two are the same.
+    click.UsageError if a path does not end in .zip, or two are the same.
     """
     given: dict[str, str] = {}
     for option, path in paths.items():
@@ -112,12 +105,7 @@ def result_folder(source: str, dest: str, masks: str | None = None) -> Path:
 
 @contextlib.contextmanager
 def user_errors(written: Iterable[str] = (), source: str = "--source") -> Iterator[None]:
-    """Say in one line, with the option's name, what a user can mend.
-
-    Args:
-        written: Options that name files to be written.
-        source: Option that names what is read.
-    """
+    """Say in one line what a user can mend, with the option of files `written`, or of the `source` that is read."""
     with command_line.user_errors({PictureError: source, ImpossibleRecipeError: "--min-coverage",
                                    CrowdedError: "--objects, --scale"}), writing(", ".join(written)):
         yield

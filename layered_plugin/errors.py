@@ -100,9 +100,7 @@ def raising(kind: type[Exception], what: str, *caught: type[BaseException], widt
 def with_options(text: str, options: Mapping[str, str] | None = None) -> str:
     """A text with the options of a command in place of arguments: `batch_gpu` becomes --batch-gpu.
 
-    Args:
-        text: Of an error.
-        options: Those that are not named after their argument.
+    `options` are those that are not named after their argument.
     """
     named = options or {}
     return re.sub(r"`([a-z][a-z0-9_]*)`", lambda match: named.get(match[1], "--" + match[1].replace("_", "-")), text)

@@ -94,14 +94,8 @@ class _Watched:
 def write_watched(path: str | os.PathLike[str], save: Callable[[Any], Any], needed: int) -> None:
     """Let a library write a file, whole or not at all, whatever it makes of an error of the system.
 
-    Args:
-        path: The destination.
-        save: Called with an open file.
-        needed: About how many bytes it will have.
-
-    Raises:
-        DiskFullError: There is no room.
-        OSError: It can't be written.
+    `save` is called with the open file, which will have about `needed` bytes. DiskFullError if there is no room,
+    OSError if it can't be written.
     """
     with atomic_write(path, needed) as file:
         watched = _Watched(file)

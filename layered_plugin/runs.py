@@ -96,14 +96,9 @@ def nearest_runs(path: str | os.PathLike[str], *folders: str | os.PathLike[str])
 
 
 def find_run(outdir: str | os.PathLike, resume: str) -> Path:
-    """Resolve ``--resume=latest|RUN`` to a run folder that holds a training state.
+    """Resolve ``--resume=latest|RUN`` to a run folder that holds a training state; latest = the newest under outdir.
 
-    Args:
-        outdir: Parent of the run folders.
-        resume: "latest" = the run under outdir with the newest training state; else a run folder.
-
-    Raises:
-        CheckpointError: There is no such run, or it has no training state.
+    CheckpointError if there is no such run, or it has no training state.
     """
     if resume != "latest":
         if not training_states(resume):

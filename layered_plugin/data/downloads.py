@@ -95,15 +95,9 @@ class Entry:
 
 
 def decode_bytes(data: bytes, name: str, upright: bool = False) -> PIL.Image.Image:
-    """Decode an encoded picture of any format.
+    """Decode an encoded picture of any format; PictureError, with its name, if it can't be decoded.
 
-    Args:
-        data: Contents of the file.
-        name: For the error.
-        upright: Turn as its EXIF orientation says; annotations are of the unturned picture.
-
-    Raises:
-        PictureError: It can't be decoded.
+    If upright, it is turned as its EXIF orientation says; annotations are of the unturned picture.
     """
     try:
         return decode(io.BytesIO(data), upright)

@@ -53,14 +53,9 @@ class MaskFiles:
                 self._within.setdefault(rest, name)
 
     def check_names(self, names: Sequence[str], data: str | os.PathLike[str]) -> None:
-        """Compare the names of the masks with those of a whole data set.
+        """Compare the names of the masks with those of all pictures of a data set, whose path is for the error.
 
-        Args:
-            names: All pictures of the data set.
-            data: Its path, for the error.
-
-        Raises:
-            MaskError: A mask is missing or left over, or two pictures share one; the text names the first.
+        MaskError, with the first, if a mask is missing or left over, or two pictures share one.
         """
         missing, extra = self.unmatched(names, data)
         count = f"(masks: {len(self._by_stem)}, pictures: {len(names)})"
@@ -96,17 +91,9 @@ class MaskFiles:
         return next((files[key] for key in keys for files in (self._by_stem, self._within) if key in files), None)
 
     def read(self, name: str, size: tuple[int, int] | None = None) -> np.ndarray:
-        """The mask of a picture.
+        """Object pixels of a picture's mask, [H, W], bool; errors as of ``opacity``.
 
-        Args:
-            name: The picture's.
-            size: Its width and height, which the mask must have; None = any.
-
-        Returns:
-            Object pixels, [H, W], bool.
-
-        Raises:
-            MaskError: As of ``opacity``.
+        Its width and height must be those of `size`; None = any.
         """
         return self.opacity(name, size) >= OBJECT_LEVEL
 

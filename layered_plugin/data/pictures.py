@@ -111,9 +111,7 @@ def decode(file: IO[bytes], upright: bool = True) -> PIL.Image.Image:
 def to_rgb(picture: PIL.Image.Image, backdrop: str = "white") -> PIL.Image.Image:
     """A picture of any mode as 8-bit RGB; 16-bit gray keeps its upper 8 bits, fractions are of white.
 
-    Args:
-        picture: The picture.
-        backdrop: Colour behind what is transparent, as Pillow names it; hidden colours do not show.
+    The backdrop, a colour as Pillow names it, lies behind what is transparent; hidden colours do not show.
     """
     if picture.mode[0] in "IF":  # Pillow would clip at 255: 16 bits would be white, fractions black.
         levels = np.nan_to_num(np.asarray(picture)).clip(0, 65535)
@@ -165,10 +163,7 @@ def box_about(box: tuple[float, float, float, float], space: float, size: tuple[
 def square_picture(picture: PIL.Image.Image, size_px: int, fit: str) -> np.ndarray:
     """Picture of any mode and shape to RGB, [size_px, size_px, 3], uint8.
 
-    Args:
-        picture: The picture.
-        size_px: Side of the result.
-        fit: "squeeze" the whole picture, or "crop" the square in its middle.
+    By `fit` the whole picture is squeezed, or the square in its middle cropped.
     """
     picture = to_rgb(picture)
     if picture.size == (size_px, size_px):

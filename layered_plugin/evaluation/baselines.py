@@ -27,13 +27,9 @@ def full(picture: np.ndarray) -> np.ndarray:
 
 
 def center_box(share: float) -> Callable[[np.ndarray], np.ndarray]:
-    """A box in the middle, in the picture's own proportions.
+    """A box in the middle, in the picture's own proportions, that covers a share of it, in (0, 1], else ValueError.
 
-    Args:
-        share: Of the picture that it covers, in (0, 1]; the margins, alike on both sides, are rounded to whole pixels.
-
-    Raises:
-        ValueError: The share is outside (0, 1].
+    The margins, alike on both sides, are rounded to whole pixels.
     """
     if not 0 < share <= 1:
         raise ValueError(f"Expected argument `share` to be in (0, 1], but got {share}")

@@ -37,12 +37,7 @@ class Example(NamedTuple):
 
 
 class Tally:
-    """Scores of one predictor, over the pictures with an object and over all of them.
-
-    Args:
-        oracle_polarity: See ``MaskEvaluation``; uses the truth.
-        sizes: See ``MaskEvaluation``.
-    """
+    """Scores of one predictor, over the pictures with an object and over all; arguments as of ``MaskEvaluation``."""
 
     def __init__(self, oracle_polarity: bool = False, sizes: Sequence[float] = ()) -> None:
         self._detected = MaskEvaluation(threshold=THRESHOLD, oracle_polarity=oracle_polarity, sizes=sizes)

@@ -51,15 +51,7 @@ def fold_objects(layers: Layers) -> Layers:
 
 
 def unfold_objects(folded: Layers, bg: torch.Tensor) -> Layers:
-    """Put scenes of ``fold_objects`` together again.
-
-    Args:
-        folded: N * K scenes of one object; their backgrounds are left out.
-        bg: The N backgrounds, [N, 3, H, W].
-
-    Returns:
-        N scenes of K objects.
-    """
+    """Put N * K scenes of ``fold_objects`` together to N of K objects; `bg` are the N backgrounds, [N, 3, H, W]."""
     num, _channels, height, width = bg.shape
     if folded.mask.shape[0] == num:  # Not len: in an export the number is free.
         return folded._replace(bg=bg)

@@ -130,13 +130,9 @@ def load_snapshot(path: str | os.PathLike[str], device: torch.device | str = "cp
 
 
 def read_networks(path: str) -> dict[str, Any]:
-    """Networks as upstream's loader gives them, layered or not.
+    """Networks as upstream's loader gives them, layered or not; CheckpointError names what can't be read.
 
-    Args:
-        path: Pickle or URL, whose code runs; or folder of ``save_generator``, from which no code runs.
-
-    Raises:
-        CheckpointError: It can't be read; the text names it.
+    Code of a pickle or URL runs; of a folder of ``save_generator`` there is none.
     """
     if is_saved_generator(path):
         try:

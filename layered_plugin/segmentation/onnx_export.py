@@ -13,19 +13,8 @@ def export_onnx(model: str | os.PathLike[str], dest: str | os.PathLike[str]) -> 
     """Write a distilled model as ONNX: `image` [N, 3, R, R] in [-1, 1] to `mask` [N, 1, R, R] in [0, 1], N free.
 
     A picture comes to the square as for `Segmenter` (`data.pictures.to_letterbox`, then `to_float`), which is not part
-    of the file.
-
-    Args:
-        model: Run folder of ``invert.py distill``.
-        dest: File to write, whole or not at all.
-
-    Returns:
-        Largest difference of the masks that onnxruntime and PyTorch give for the same random pictures.
-
-    Raises:
-        UserError: An optional package is missing, the model is no distilled one, or the two results differ.
-        ModelError: The model can't be read.
-        OSError: The file can't be written.
+    of the file. Result and errors are those of ``write_onnx``, for random pictures; UserError if the model is no
+    distilled one, ModelError if it can't be read.
     """
     meta, networks = load_model(model)
     if meta["kind"] != "distill":

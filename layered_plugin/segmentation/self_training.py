@@ -46,13 +46,9 @@ class SelfTraining:
 
     @torch.no_grad()
     def opinions(self, img: torch.Tensor) -> torch.Tensor:
-        """What the teacher says of real pictures, averaged with what it says of their mirror images.
+        """Opacities that the teacher gives real pictures, averaged with those of their mirror images.
 
-        Args:
-            img: Pictures, [N, 3, H, W], in [-1, 1].
-
-        Returns:
-            Opacities, [N, 1, H, W], in [0, 1].
+        [N, 3, H, W] in [-1, 1] to [N, 1, H, W] in [0, 1].
         """
         with fast_half(img.device):
             logits = self.mean_teacher(torch.cat([img, img.flip(3)]).contiguous(memory_format=torch.channels_last))
