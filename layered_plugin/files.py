@@ -54,7 +54,7 @@ def atomic_write(path: str | os.PathLike, needed: int | None = None) -> Iterator
 
 
 def disk_full(path: str | os.PathLike[str], needed: int = 0) -> DiskFullError:
-    """What to say of a file for which there is no room; needed: bytes that it takes, at least, 0 = not known."""
+    """What to say of a file for which there is no room; it takes at least `needed` bytes, 0 = not known."""
     folder = Path(path).absolute().parent
     free = shutil.disk_usage(folder).free
     need = f"at least {needed / 1e6:.1f} MB are needed, " if needed >= 50_000 else ""

@@ -37,7 +37,7 @@ class Refinement:
     refine: int = 0  # Steps of gradient descent on the codes of each picture; encoders only.
     posterior: bool = False  # Correct the mask pixel by pixel (`posterior_mask`); encoders only.
     prior: "Segmenter | None" = None  # Distilled model of the same resolution, to whose masks the descent keeps.
-    sharp: bool = True  # Correct masks by the pictures' colors (`colors`); of much larger pictures as `edges` does?
+    sharp: bool = True  # Correct masks by the pictures' colors (`colors`), those of much larger pictures by `edges`?
     margin: float | None = None  # As of `correct_by_colors`, if sharp; None = the model's (`Segmenter.margin`).
 
     def check(self, segmenter: "Segmenter") -> None:
