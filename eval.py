@@ -9,7 +9,7 @@ import click
 
 from layered_plugin.command_line import DEVICES, SEED, SETTINGS, CheckedGroup, Number, Whole, user_errors
 from layered_plugin.evaluation import commands
-from layered_plugin.evaluation.options import TEACHERS, Shares, mask_values_option, teacher_options
+from layered_plugin.evaluation.options import TEACHERS, mask_values_option, read_shares, teacher_options
 from layered_plugin.report.page import write_report
 
 
@@ -22,11 +22,10 @@ def main() -> None:
 @click.option("--network", "networks", help="Trained generator; repeat for several seeds", metavar="RUN|PKL|URL|DIR",
               multiple=True, required=True)
 @click.option("--snapshot", help="Which of a run's", default="best", metavar="best|latest|KIMG")
-@click.option("--num", help="Scenes", type=Whole(min=1), default=10000, metavar="INT")
-@click.option("--seed", help="Random seed", type=SEED, default=0, metavar="INT")
-@click.option("--trunc", help="Truncation psi", type=Number(-10, 10), default=1.0, metavar="FLOAT")
-@click.option("--teacher", "teacher_kind", help="What sees the object", type=click.Choice(TEACHERS),
-              default="maskrcnn")
+@click.option("--num", help="Scenes", type=Whole(min=1), default=10000)
+@click.option("--seed", help="Random seed", type=SEED, default=0)
+@click.option("--trunc", help="Truncation psi", type=Number(-10, 10), default=1.0)
+@click.option("--teacher", "teacher_kind", help="What sees the object", type=click.Choice(TEACHERS), default="maskrcnn")
 @teacher_options
 @click.option("--detector-size", help="Of what the teacher sees  [default: 128, U-Net: own]",
               type=Whole(8, 4096), metavar="PX")
@@ -36,7 +35,7 @@ def main() -> None:
 @click.option("--real-masks", help="Their true masks  [default: the teacher's]", metavar="ZIP|DIR")
 @mask_values_option
 @click.option("--real-model", help="Model for their masks, instead", metavar="RUN")
-@click.option("--batch", help="Scenes at a time", type=Whole(1, 2**16), default=32, metavar="INT")
+@click.option("--batch", help="Scenes at a time", type=Whole(1, 2**16), default=32)
 @click.option("--device", "device_name", help="Where to compute", type=DEVICES, default="auto")
 @user_errors()
 def generated(**opts: Any) -> None:
@@ -96,12 +95,10 @@ def generated(**opts: Any) -> None:
 @click.option("--data", help="Real pictures", metavar="ZIP|DIR", required=True)
 @click.option("--masks", help="True masks, or the pictures' transparency", metavar="ZIP|DIR|alpha")
 @mask_values_option
-@click.option("--teacher", "teacher_kind", help="What sees the object, if not --masks",
-              type=click.Choice(TEACHERS))
+@click.option("--teacher", "teacher_kind", help="What sees the object, if not --masks", type=click.Choice(TEACHERS))
 @teacher_options
-@click.option("--detector-size", help="Of what a U-Net sees  [default: the model's]", type=Whole(8, 4096),
-              metavar="PX")
-@click.option("--num", help="Only the first pictures  [default: all]", type=Whole(min=1), metavar="INT")
+@click.option("--detector-size", help="Of what a U-Net sees  [default: the model's]", type=Whole(8, 4096), metavar="PX")
+@click.option("--num", help="Only the first pictures  [default: all]", type=Whole(min=1))
 @click.option("--eval-size", help="Score at the picture's or network's size", type=click.Choice(["gt", "net"]),
               default="gt")
 @click.option("--polarity", help="May the truth swap object and ground?", type=click.Choice(["fixed", "oracle"]),
@@ -114,11 +111,11 @@ def generated(**opts: Any) -> None:
               metavar="STEPS")
 @click.option("--posterior", help="Correct masks pixel by pixel (encoders)", type=bool, default=False, metavar="BOOL")
 @click.option("--prior", help="Distilled model that --refine keeps to", metavar="RUN")
-@click.option("--sizes", help="Object's shares that part pictures, or none", type=Shares(),
+@click.option("--sizes", help="Object's shares that part pictures, or none", callback=read_shares,
               default="0.08,0.15,0.25", metavar="LIST")
 @click.option("--baselines", help="none, all, installed, or names", default="installed", metavar="LIST")
-@click.option("--seed", help="Seed of the bootstrap", type=SEED, default=0, metavar="INT")
-@click.option("--batch", help="Pictures at a time, at most", type=Whole(1, 2**16), default=100, metavar="INT")
+@click.option("--seed", help="Seed of the bootstrap", type=SEED, default=0)
+@click.option("--batch", help="Pictures at a time, at most", type=Whole(1, 2**16), default=100)
 @click.option("--device", "device_name", help="Where to compute", type=DEVICES, default="auto")
 @user_errors()
 def real(**opts: Any) -> None:
@@ -174,9 +171,9 @@ def real(**opts: Any) -> None:
 @click.option("--test-masks", help="True masks of --test-data", metavar="ZIP", required=True)
 @mask_values_option
 @click.option("--dest", help="File for the judge", metavar="PT", required=True)
-@click.option("--steps", help="Optimizer steps", type=Whole(min=1), default=1200, metavar="INT")
-@click.option("--batch", help="Pictures a step", type=Whole(1, 2**16), default=32, metavar="INT")
-@click.option("--seed", help="Random seed", type=SEED, default=0, metavar="INT")
+@click.option("--steps", help="Optimizer steps", type=Whole(min=1), default=1200)
+@click.option("--batch", help="Pictures a step", type=Whole(1, 2**16), default=32)
+@click.option("--seed", help="Random seed", type=SEED, default=0)
 @click.option("--device", "device_name", help="Where to compute", type=DEVICES, default="auto")
 @user_errors()
 def judge(**opts: Any) -> None:

@@ -9,18 +9,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from layered_plugin import runs
-from layered_plugin.command_line import (
-    DEVICES,
-    SEED,
-    SETTINGS,
-    CheckedGroup,
-    Number,
-    Whole,
-    several_options,
-    user_errors,
-    writing,
-)
+from layered_plugin import command_line, runs
+from layered_plugin.command_line import DEVICES, SEED, SETTINGS, CheckedGroup, Number, Whole, user_errors, writing
 from layered_plugin.segmentation.colors import MARGIN
 from layered_plugin.segmentation.commands import run_training
 from layered_plugin.segmentation.onnx_export import export_onnx
@@ -37,11 +27,11 @@ def main() -> None:
 
 
 # What `train` and `distill` share, upstream's first.
-common_options = several_options(
+common_options = command_line.several_options(
     click.option("--outdir", help="Folder for the results", required=True, metavar="DIR"),
     click.option("--network", help="Layered generator", metavar="RUN|PKL|URL|DIR"),
     click.option("--snapshot", help="Which of a run's", default="best", metavar="best|latest|KIMG"),
-    click.option("--seed", help="Random seed", type=SEED, default=0, metavar="INT"),
+    click.option("--seed", help="Random seed", type=SEED, default=0),
     click.option("--device", help="Where to train", type=DEVICES, default="auto"),
     click.option("--resume", help="Go on with a run", metavar="latest|RUN"),
     click.option("--data-changed", help="If a resumed run's pictures changed", type=click.Choice(["refuse", "ok"]),
@@ -55,25 +45,22 @@ common_options = several_options(
 @click.option("--data", help="Real pictures", metavar="ZIP|DIR")
 @click.option("--mode", help="One encoder, or one per chunk", type=click.Choice(["chunks", "dataset"]),
               default="chunks")
-@click.option("--chunk-size", help="Pictures per chunk", type=Whole(min=2), default=100, metavar="INT")
-@click.option("--num", help="Only the first N pictures (chunks)", type=Whole(min=2), metavar="INT")
-@click.option("--jobs", help="Chunks trained side by side", type=Whole(1, 1024), default=1, metavar="INT")
-@click.option("--steps", help="Steps on real pictures, per encoder", type=COUNT, default=1000, metavar="INT")
-@click.option("--batch", help="Pictures a step", type=Whole(2, 2**16), default=32, metavar="INT")
-@click.option("--lr", help="Learning rate of Adam", type=Number(min=0, min_open=True), default=1e-4,
-              metavar="FLOAT")
+@click.option("--chunk-size", help="Pictures per chunk", type=Whole(min=2), default=100)
+@click.option("--num", help="Only the first N pictures (chunks)", type=Whole(min=2))
+@click.option("--jobs", help="Chunks trained side by side", type=Whole(1, 1024), default=1)
+@click.option("--steps", help="Steps on real pictures, per encoder", type=COUNT, default=1000)
+@click.option("--batch", help="Pictures a step", type=Whole(2, 2**16), default=32)
+@click.option("--lr", help="Learning rate of Adam", type=Number(min=0, min_open=True), default=1e-4)
 @click.option("--feature-resolution", help="Side of D's feature maps (eq. 7)", type=Whole(min=4), default=16,
               metavar="PX")
-@click.option("--feature-weight", help="Weight of D's features (eq. 7)", type=WEIGHT, default=1.0, metavar="FLOAT")
+@click.option("--feature-weight", help="Weight of D's features (eq. 7)", type=WEIGHT, default=1.0)
 @click.option("--from-mean", help="Add the codes to the mean w", type=bool, default=True, metavar="BOOL")
-@click.option("--mean-w-weight", help="Weight of the distance to the mean w", type=WEIGHT, default=0.0, metavar="FLOAT")
-@click.option("--mask-border-weight", help="Weight of the mask along the border", type=WEIGHT,
-              default=0.0, metavar="FLOAT")
-@click.option("--mask-area-weight", help="Weight of the mean mask", type=WEIGHT, default=0.0, metavar="FLOAT")
+@click.option("--mean-w-weight", help="Weight of the distance to the mean w", type=WEIGHT, default=0.0)
+@click.option("--mask-border-weight", help="Weight of the mask along the border", type=WEIGHT, default=0.0)
+@click.option("--mask-area-weight", help="Weight of the mean mask", type=WEIGHT, default=0.0)
 @click.option("--max-shift", help="Largest shift that E may apply, 0 = none", type=Number(0, 0.5),
               default=0.2, metavar="FRAC")
-@click.option("--pretrain", help="Steps on generated pictures (dataset)", type=Whole(min=0), default=0,
-              metavar="INT")
+@click.option("--pretrain", help="Steps on generated pictures (dataset)", type=Whole(min=0), default=0)
 @click.option("--init", help="Start from this encoder of a data set", metavar="RUN")
 @click.pass_context
 @user_errors()
@@ -107,16 +94,13 @@ def train(ctx: click.Context, **opts: Any) -> None:
 @main.command(short_help="A U-Net from generated pictures, then real ones: quick, any picture")
 @common_options
 @click.option("--data", help="Real pictures to adapt to, unlabelled", metavar="ZIP|DIR")
-@click.option("--steps", help="Steps on generated pairs", type=COUNT, default=600, metavar="INT")
-@click.option("--adapt", help="Steps on real pictures, with --data", type=Whole(min=0), default=2400,
-              metavar="INT")
-@click.option("--batch", help="Pictures a step", type=Whole(4, 2**16), default=64, metavar="INT")
-@click.option("--shift", help="Largest shift of generated objects", type=Number(0, 0.5), default=0.125,
-              metavar="FRAC")
+@click.option("--steps", help="Steps on generated pairs", type=COUNT, default=600)
+@click.option("--adapt", help="Steps on real pictures, with --data", type=Whole(min=0), default=2400)
+@click.option("--batch", help="Pictures a step", type=Whole(4, 2**16), default=64)
+@click.option("--shift", help="Largest shift of generated objects", type=Number(0, 0.5), default=0.125, metavar="FRAC")
 @click.option("--vary-shape", help="Share of objects with a bent outline", type=Number(0, 1), default=0.6,
               metavar="FRAC")
-@click.option("--colors", help="Correct real pictures' masks by color", type=bool, default=True,
-              metavar="BOOL")
+@click.option("--colors", help="Correct real pictures' masks by color", type=bool, default=True, metavar="BOOL")
 @click.option("--margin", help="Border where objects are rare, in training", type=Number(0, 0.5), default=MARGIN,
               metavar="FRAC")
 @click.option("--paste", help="Share of real objects pasted on other grounds", type=Number(0, 1), default=0.5,

@@ -32,7 +32,7 @@ CELL_PX = 128  # Least side of a scene as shown.
 @click.option("--network", help="Layered generator  [default: the model's]", metavar="RUN|PKL|URL|DIR")
 @click.option("--snapshot", help="Which of a run's", default="best", metavar="best|latest|KIMG")
 @click.option("--host", help="Address to listen at; 0.0.0.0 = all", default="127.0.0.1", metavar="ADDRESS")
-@click.option("--port", help="Port to listen at", type=Whole(1, 65535), default=7860, metavar="INT")
+@click.option("--port", help="Port to listen at", type=Whole(1, 65535), default=7860)
 @click.option("--open/--no-open", "open_browser", help="Open the page in a browser", default=False)
 @click.option("--device", help="Where to compute", type=DEVICES, default="auto")
 @user_errors({ModelError: "--model", CheckpointError: "--network"})
@@ -83,11 +83,7 @@ def check_gradio() -> None:
 
 
 def segment(segmenter: Segmenter, picture: PIL.Image.Image | None) -> tuple[Any, Any, Any, str]:
-    """What the page shows of a picture.
-
-    Args:
-        segmenter: The model.
-        picture: Of any size and mode; None = none was dropped.
+    """What the page shows of a picture of any size and mode; None = none was dropped.
 
     Returns:
         Mask, gray; cut-out, transparent around the object; the background behind it, None without an encoder; a line.
@@ -105,12 +101,9 @@ def segment(segmenter: Segmenter, picture: PIL.Image.Image | None) -> tuple[Any,
 
 
 def moved_scenes(G: Any, first: int, right: int, down: int) -> list[tuple[PIL.Image.Image, str]]:
-    """Scenes whose objects have moved, with their captions (Eq. 2).
+    """Scenes of a layered generator whose objects have moved, from the seed `first` on, with their captions (Eq. 2).
 
-    Args:
-        G: Layered generator.
-        first: Seed of the first; the others follow.
-        right, down: Where every object goes, in pixels of the network; Eq. 2 counts the other way.
+    Right and down is where every object goes, in pixels of the network; Eq. 2 counts the other way.
     """
     seeds = list(range(first, first + NUM_SCENES))
     codes = seed_codes(G, seeds, class_idx=0 if G.c_dim > 0 else None)
@@ -123,12 +116,7 @@ def moved_scenes(G: Any, first: int, right: int, down: int) -> list[tuple[PIL.Im
 
 
 def make_page(segmenter: Segmenter | None, G: Any) -> Any:
-    """The page as Gradio's Blocks, with a tab for what there is.
-
-    Args:
-        segmenter: For masks of pictures; None = no such tab.
-        G: Layered generator for scenes; None = no such tab.
-    """
+    """The page as Gradio's Blocks: a tab for masks of pictures, one for scenes of a generator; None = no such tab."""
     import gradio as gr
 
     with gr.Blocks(title="Layered StyleGAN2", analytics_enabled=False) as page:

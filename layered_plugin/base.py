@@ -84,11 +84,7 @@ def choose() -> Base:
 
 
 def activate() -> Base:
-    """Choose the base, put it on ``sys.path`` and apply the work-arounds that it needs.
-
-    Returns:
-        The base in use; calling again changes nothing.
-    """
+    """Choose the base, put it on ``sys.path`` with the work-arounds that it needs, once, and return it."""
     base = choose()
     if str(base.path) not in sys.path:
         sys.path.insert(0, str(base.path))

@@ -25,6 +25,9 @@ FILES = {"DIR", "ZIP", "RUN", "PKL", "FILE", "PT", "HTML", "NPZ", "PNG", "JSONL"
 class Number(click.FloatRange):
     """A number within bounds; not NaN, not infinite, and of a size that means something."""
 
+    def get_metavar(self, *_args: Any, **_kwargs: Any) -> str:
+        return "FLOAT"
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         number = super().convert(value, param, ctx)
         if not abs(number) <= LARGEST:
@@ -34,6 +37,9 @@ class Number(click.FloatRange):
 
 class Whole(click.IntRange):
     """A whole number within bounds, and of a size that means something."""
+
+    def get_metavar(self, *_args: Any, **_kwargs: Any) -> str:
+        return "INT"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if isinstance(value, str) and len(value) > 30:  # Python itself refuses to read some thousand digits.

@@ -22,9 +22,7 @@ class Range(click.ParamType):
     def __init__(self, low: float, high: float) -> None:
         self.low, self.high = low, high
 
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[float, float]:
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, float]:
         try:
             parts = [float(part) for part in str(value).split(",")]
         except ValueError:
@@ -54,12 +52,11 @@ square_options = several_options(
 
 drawing_options = several_options(
     click.option("--labels", help="Zip for the label pictures", metavar="ZIP"),
-    click.option("--objects", help="Objects per picture (K)", metavar="INT", type=Whole(1, MAX_OBJECTS),
-                 default=1),
-    click.option("--num", help="Number of pictures", metavar="INT", type=Whole(min=1), default=20000),
+    click.option("--objects", help="Objects per picture (K)", type=Whole(1, MAX_OBJECTS), default=1),
+    click.option("--num", help="Number of pictures", type=Whole(min=1), default=20000),
     click.option("--size", help="Side of the pictures", metavar="PX", type=Whole(8, 8192), default=36),
-    click.option("--seed", help="Random seed", metavar="INT", type=SEED, default=0),
-    click.option("--jobs", help="Worker processes", metavar="INT", type=Whole(min=1), default=1))
+    click.option("--seed", help="Random seed", type=SEED, default=0),
+    click.option("--jobs", help="Worker processes", type=Whole(min=1), default=1))
 
 # What of a Recipe a preset sets and an option replaces.
 recipe_options = several_options(
@@ -70,24 +67,16 @@ recipe_options = several_options(
     click.option("--crop", help="Crop of the photograph's shorter side", metavar="FRAC,FRAC", type=Range(0.01, 1)),
     click.option("--min-coverage", help="Smallest object share", metavar="FRAC", type=Number(0, 1)),
     click.option("--shadow-blur", help="Blur of the contact shadow", metavar="FRAC", type=Number(0.005, 0.5)),
-    click.option("--shadow-offset", help="Shadow's displacement down", metavar="FRAC",
-                 type=Number(-0.5, 0.5)),
+    click.option("--shadow-offset", help="Shadow's displacement down", metavar="FRAC", type=Number(-0.5, 0.5)),
     click.option("--shadow-strength", help="Light the shadow takes", metavar="FRAC", type=Number(0, 1)),
     click.option("--tint", help="Factor of each colour channel", metavar="X,X", type=Range(0, 4)),
     click.option("--light", help="Change of light from edge to edge", metavar="FRAC", type=Number(0, 1.5)))
 
 
 def check_zips(paths: Mapping[str, str | None]) -> dict[str, str]:
-    """Check the options of a command that name zips to be written.
+    """Those options of a command that name zips to be written, and are given; None = not given.
 
-    Args:
-        paths: Option to path, None = not given.
-
-    Returns:
-        Those that are given.
-
-    Raises:
-        click.UsageError: A path does not end in .zip, or two are the same.
+    click.UsageError if a path does not end in .zip, or two are the same.
     """
     given: dict[str, str] = {}
     for option, path in paths.items():
@@ -116,12 +105,7 @@ def result_folder(source: str, dest: str, masks: str | None = None) -> Path:
 
 @contextlib.contextmanager
 def user_errors(written: Iterable[str] = (), source: str = "--source") -> Iterator[None]:
-    """Say in one line, with the option's name, what a user can mend.
-
-    Args:
-        written: Options that name files to be written.
-        source: Option that names what is read.
-    """
+    """Say in one line what a user can mend, with the option of files `written`, or of the `source` that is read."""
     with command_line.user_errors({PictureError: source, ImpossibleRecipeError: "--min-coverage",
                                    CrowdedError: "--objects, --scale"}), writing(", ".join(written)):
         yield

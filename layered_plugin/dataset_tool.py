@@ -64,7 +64,7 @@ def shapes(dest: str, masks: str | None, labels: str | None, objects: int, num: 
 @options.drawing_options
 @click.option("--grounds", help="Zip for the pictures without objects", metavar="ZIP")
 @click.option("--manifest", help="Records, one a picture  [default: DEST-manifest.jsonl]", metavar="JSONL")
-@click.option("--holdout", help="Keep every n-th cut-out for testing", metavar="INT", type=Whole(min=2))
+@click.option("--holdout", help="Keep every n-th cut-out for testing", type=Whole(min=2))
 @click.option("--split", help="Cut-outs to use with --holdout", type=click.Choice(["train", "test"]), default="train")
 @click.option("--preset", help="Values of the options below", type=click.Choice(list(PRESETS)), default="plants")
 @options.recipe_options
@@ -113,8 +113,7 @@ def composites(
 @main.command(short_help="LSUN's databases (lmdb)")
 @click.option("--source", help="Folder with data.mdb, or its zip", metavar="DIR|ZIP", required=True)
 @options.square_options
-@click.option("--num", help="Only the first entries of the database", metavar="INT", default=100000,
-              type=Whole(min=1))
+@click.option("--num", help="Only the first entries of the database", default=100000, type=Whole(min=1))
 def lsun(source: str, dest: str, size: int, fit: str, num: int) -> None:
     """LSUN: the first pictures of a category, in the order of the database, as in the paper.
 
@@ -216,8 +215,7 @@ def cub(ctx: click.Context, source: str, dest: str, size: int, fit: str, masks: 
 @click.option("--source", help="Folder with the downloads", metavar="DIR", required=True)
 @options.square_options
 @click.option("--masks", help="Zip for the masks, from 102segmentations.tgz", metavar="ZIP")
-@click.option("--split", help="Pictures to take", type=click.Choice([*cub_flowers.FLOWER_SPLITS, "all"]),
-              default="all")
+@click.option("--split", help="Pictures to take", type=click.Choice([*cub_flowers.FLOWER_SPLITS, "all"]), default="all")
 def flowers(source: str, dest: str, size: int, fit: str, masks: str | None, split: str) -> None:
     """Flowers-102: flowers with masks, labelled by species.
 

@@ -43,11 +43,7 @@ class Steps:
         self._stop, self._log = stop or threading.Event(), log
 
     def run(self, title: str, command: Sequence[str]) -> None:
-        """Show and run one command.
-
-        Raises:
-            SystemExit: It failed, or one of other steps has.
-        """
+        """Show and run one command; SystemExit if it failed, or one of other steps has."""
         if self._stop.is_set():
             sys.exit(1)
         meanwhile = "" if self._log is None else f"Meanwhile, output in {self._log}: "
@@ -70,13 +66,7 @@ class Steps:
 
 
 def side_by_side(work: Callable[[Steps], None], others: Callable[[Steps], None], log: Path) -> None:
-    """Take two courses of steps at a time, each with half of the threads.
-
-    Args:
-        work: Its commands have the screen.
-        others: Theirs have the log.
-        log: Its file.
-    """
+    """Take two courses of steps at a time, each with half of the threads; the others have the log, not the screen."""
     given, stop = os.environ.get("OMP_NUM_THREADS", ""), threading.Event()
     threads = max(1, (int(given) if given.isdigit() else usable_cores()) // 2)
     with ThreadPoolExecutor(1) as pool:
@@ -148,8 +138,7 @@ def comparisons(todo: Steps, out: Path, given: list[str], steps: int) -> None:
 @click.option("--outdir", help="Where the runs go", metavar="DIR", default="runs/demo", show_default=True)
 @click.option("--kimg", help="Length of the generator's training", metavar="KIMG", type=Number(0, min_open=True),
               default=16.0, show_default=True)
-@click.option("--steps", help="Steps of each stage of the segmenter", metavar="INT", type=Whole(min=1),
-              default=140, show_default=True)
+@click.option("--steps", help="Steps of each stage of the segmenter", type=Whole(min=1), default=140, show_default=True)
 def main(outdir: str, kimg: float, steps: int) -> None:
     """Draw pictures, train the layered GAN, learn to segment, evaluate, write the report.
 

@@ -38,14 +38,9 @@ def use_own_gpu(device: str) -> str:
 
 
 def check_count(kind: str, processes: int) -> None:
-    """See that there are devices for so many processes; each needs a CUDA device of its own, others are shared.
+    """See that there are devices of a kind for so many processes, under torchrun for those on this machine.
 
-    Args:
-        kind: cpu, cuda or mps.
-        processes: Their number; under torchrun those on this machine count.
-
-    Raises:
-        ArgumentError: There are too few.
+    Each needs a CUDA device of its own, others are shared. ArgumentError if there are too few.
     """
     needed = int(os.environ.get("LOCAL_WORLD_SIZE", processes)) if kind == "cuda" else 1
     seen = dict(cuda=torch.cuda.device_count(), mps=int(torch.backends.mps.is_available()), cpu=1)[kind]

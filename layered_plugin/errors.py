@@ -4,7 +4,8 @@ The commands show the text alone. Any other exception is a mistake of the progra
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 
 class UserError(Exception):
@@ -80,12 +81,26 @@ def one_line(error: BaseException | str, width: int = 1000) -> str:
     return text if len(text) <= width else f"{text[:width - 4]} ..."
 
 
+@contextmanager
+def raising(kind: type[Exception], what: str, *caught: type[BaseException], width: int | None = None) -> Iterator[None]:
+    """Turn errors into one that a user can mend: what is wrong with which argument or file, a colon, and their text.
+
+    Args:
+        kind: Of the error to raise.
+        what: What is wrong.
+        caught: Kinds of the errors that are turned.
+        width: Of their text, made one line; None = as it is.
+    """
+    try:
+        yield
+    except caught as err:
+        raise kind(f"{what}: {err if width is None else one_line(err, width)}") from err
+
+
 def with_options(text: str, options: Mapping[str, str] | None = None) -> str:
     """A text with the options of a command in place of arguments: `batch_gpu` becomes --batch-gpu.
 
-    Args:
-        text: Of an error.
-        options: Those that are not named after their argument.
+    `options` are those that are not named after their argument.
     """
     named = options or {}
     return re.sub(r"`([a-z][a-z0-9_]*)`", lambda match: named.get(match[1], "--" + match[1].replace("_", "-")), text)

@@ -25,8 +25,7 @@ network_options = several_options(
     click.option("--network", help="Layered generator", required=True, metavar="RUN|PKL|URL|DIR"),
     click.option("--snapshot", help="Which of a run's", default="best", metavar="best|latest|KIMG"))
 
-truncation_option = click.option("--trunc", help="Truncation psi, 1 = none", type=Number(-10, 10), default=1.0,
-                                 metavar="FLOAT")
+truncation_option = click.option("--trunc", help="Truncation psi, 1 = none", type=Number(-10, 10), default=1.0)
 
 named = user_errors({CheckpointError: "--network"})
 
@@ -66,8 +65,7 @@ def background(network: str, snapshot: str, dest: str) -> None:
 
 @main.command(short_help="An object as a snapshot of four channels")
 @network_options
-@click.option("--object", "number", help="Which object, from back to front", type=Whole(min=1), default=1,
-              metavar="INT")
+@click.option("--object", "number", help="Which object, from back to front", type=Whole(min=1), default=1)
 @click.option("--dest", help="Pickle to write", required=True, metavar="PKL")
 @named
 def foreground(network: str, snapshot: str, number: int, dest: str) -> None:
@@ -140,7 +138,7 @@ def onnx(network: str, snapshot: str, trunc: float, dest: str) -> None:
 @network_options
 @click.option("--seeds", help="Scenes to draw, such as 0,3,5-9", required=True, metavar="LIST")
 @truncation_option
-@click.option("--class", "class_idx", help="Class, for a conditional network", type=Whole(min=0), metavar="INT")
+@click.option("--class", "class_idx", help="Class, for a conditional network", type=Whole(min=0))
 @click.option("--outdir", help="Folder for the .ora files", required=True, metavar="DIR")
 @named
 def scenes(network: str, snapshot: str, seeds: str, trunc: float, class_idx: int | None, outdir: str) -> None:

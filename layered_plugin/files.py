@@ -54,12 +54,7 @@ def atomic_write(path: str | os.PathLike, needed: int | None = None) -> Iterator
 
 
 def disk_full(path: str | os.PathLike[str], needed: int = 0) -> DiskFullError:
-    """What to say of a file for which there is no room.
-
-    Args:
-        path: The file.
-        needed: Bytes that it takes, at least; 0 = not known.
-    """
+    """What to say of a file for which there is no room; it takes at least `needed` bytes, 0 = not known."""
     folder = Path(path).absolute().parent
     free = shutil.disk_usage(folder).free
     need = f"at least {needed / 1e6:.1f} MB are needed, " if needed >= 50_000 else ""
@@ -99,14 +94,8 @@ class _Watched:
 def write_watched(path: str | os.PathLike[str], save: Callable[[Any], Any], needed: int) -> None:
     """Let a library write a file, whole or not at all, whatever it makes of an error of the system.
 
-    Args:
-        path: The destination.
-        save: Called with an open file.
-        needed: About how many bytes it will have.
-
-    Raises:
-        DiskFullError: There is no room.
-        OSError: It can't be written.
+    `save` is called with the open file, which will have about `needed` bytes. DiskFullError if there is no room,
+    OSError if it can't be written.
     """
     with atomic_write(path, needed) as file:
         watched = _Watched(file)
@@ -125,11 +114,7 @@ def write_json(path: str | os.PathLike[str], data: Any) -> None:
 
 
 def remove_leftovers(folder: str | os.PathLike[str]) -> list[str]:
-    """Remove the temporary files of ``atomic_write`` that a killed process left in a folder that is its own.
-
-    Returns:
-        Their names.
-    """
+    """Remove what a killed process left of ``atomic_write`` in a folder that is its own; returns their names."""
     found = [path for path in Path(folder).glob(".*.*")
              if path.is_file() and re.fullmatch(r"\..+\.[a-z0-9_]{8}", path.name)]
     for path in found:

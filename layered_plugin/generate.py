@@ -18,7 +18,7 @@ import torch
 from layered_plugin.command_line import DEVICES, SETTINGS, CheckedCommand, Number, Whole, user_errors, writing
 from layered_plugin.dataset_options import check_zips
 from layered_plugin.device import choose_device
-from layered_plugin.errors import ArgumentError, CheckpointError, UserError
+from layered_plugin.errors import ArgumentError, CheckpointError, UserError, raising
 from layered_plugin.grids import save_picture
 from layered_plugin.model.layers import Layers
 from layered_plugin.model.scenes import draw_layers, draw_sheet, one_hot, seed_codes, to_pictures, write_scenes
@@ -50,11 +50,10 @@ def parse_seeds(text: str, name: str = "seeds") -> list[int]:
 
 def read_codes(path: str | os.PathLike[str], G: Any) -> torch.Tensor:
     """`w` of an npz file of upstream's projector.py, [K, num_ws, w_dim]; UserError if it does not fit G."""
-    try:
+    with raising(UserError, f"`projected_w`: {path}: not a readable npz file with an array w",
+                 OSError, ValueError, KeyError, IndexError, EOFError, MemoryError, zipfile.BadZipFile):
         with open(path, "rb") as file:
             w = np.load(file)["w"]
-    except (OSError, ValueError, KeyError, IndexError, EOFError, MemoryError, zipfile.BadZipFile) as err:
-        raise UserError(f"`projected_w`: {path}: not a readable npz file with an array w: {err}") from err
     if w.dtype.kind != "f" or w.ndim != 3 or len(w) == 0 or w.shape[1:] != (G.num_ws, G.w_dim):
         raise UserError(f"`projected_w`: {path}: w must be float [K, {G.num_ws}, {G.w_dim}] for this "
                         f"network, got {w.dtype} {list(w.shape)}")
@@ -65,15 +64,15 @@ def read_codes(path: str | os.PathLike[str], G: Any) -> torch.Tensor:
 @click.option("--network", help="Layered generator", required=True, metavar="RUN|PKL|URL|DIR")
 @click.option("--snapshot", help="Which of a run's", default="best", metavar="best|latest|KIMG")
 @click.option("--seeds", help="Scenes to draw, such as 0,3,5-9", metavar="LIST")
-@click.option("--trunc", help="Truncation psi, 1 = none", type=Number(-10, 10), default=1.0, metavar="FLOAT")
-@click.option("--class", "class_idx", help="Class, for a conditional network", type=Whole(min=0), metavar="INT")
+@click.option("--trunc", help="Truncation psi, 1 = none", type=Number(-10, 10), default=1.0)
+@click.option("--class", "class_idx", help="Class, for a conditional network", type=Whole(min=0))
 @click.option("--noise-mode", help="Noise of the pictures", type=click.Choice(NOISE_MODES), default="const")
 @click.option("--projected-w", help="Codes to draw instead of seeds", metavar="NPZ")
 @click.option("--outdir", help="Folder for pictures of every kind", metavar="DIR")
 @click.option("--zip", "zip_path", help="Data set of the composites", metavar="ZIP")
 @click.option("--masks-zip", help="Its masks, by default NAME-masks.zip", metavar="ZIP")
 @click.option("--grid", help=f"Sheet of the first {SHEET_SCENES} scenes", metavar="PNG")
-@click.option("--batch", help="Scenes at a time", type=Whole(1, 2**16), default=32, metavar="INT")
+@click.option("--batch", help="Scenes at a time", type=Whole(1, 2**16), default=32)
 @click.option("--device", help="Where to draw", type=DEVICES, default="auto")
 @user_errors({CheckpointError: "--network"})
 def main(network: str, snapshot: str, seeds: str | None, trunc: float, class_idx: int | None, noise_mode: str,

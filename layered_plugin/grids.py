@@ -15,12 +15,7 @@ GAP_PX = 2
 
 
 def image_grid(img: torch.Tensor, columns: int) -> PIL.Image.Image:
-    """Lay out images in rows.
-
-    Args:
-        img: Images, [N, C, H, W] in [-1, 1], C = 1 or 3; N a multiple of columns.
-        columns: Images per row.
-    """
+    """Lay out images [N, C, H, W] in [-1, 1], C = 1 or 3, in rows of so many columns, of which N is a multiple."""
     if len(img) % columns != 0:
         raise ValueError(f"Expected argument `img` to hold a multiple of {columns} images, but got {len(img)}")
     pixels = to_uint8(img).expand(-1, 3, -1, -1).cpu().numpy()  # [N, 3, H, W]
@@ -30,11 +25,9 @@ def image_grid(img: torch.Tensor, columns: int) -> PIL.Image.Image:
 
 
 def picture_rows(rows: dict[str, torch.Tensor], cell_px: int = 64) -> PIL.Image.Image:
-    """Draw named rows of pictures.
+    """Draw named rows of pictures [N, C, H, W] in [-1, 1], C = 1 or 3, of one size.
 
-    Args:
-        rows: Name to pictures [N, C, H, W] in [-1, 1], C = 1 or 3, of one size.
-        cell_px: Least side of a picture; smaller ones are enlarged by a whole factor, without smoothing.
+    Those smaller than cell_px are enlarged by a whole factor, without smoothing.
     """
     strips = [image_grid(row, columns=len(row)) for row in rows.values()]
     scale = max(1, -(-cell_px // strips[0].height))

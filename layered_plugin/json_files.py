@@ -46,8 +46,7 @@ def parse_json(content: bytes | str, where: str | os.PathLike[str], kind: type[U
 def read_json(path: str | os.PathLike[str], kind: type[UserError] = CheckpointError) -> dict[str, Any]:
     """An object from a JSON file.
 
-    Raises:
-        UserError: Of this kind: the file is missing, larger than ``MAX_BYTES``, no JSON, or holds no object.
+    UserError of this kind if the file is missing, larger than ``MAX_BYTES``, no JSON, or holds no object.
     """
     path = Path(path)
     try:
@@ -63,13 +62,8 @@ def read_json(path: str | os.PathLike[str], kind: type[UserError] = CheckpointEr
     return data
 
 
-def check_fields(data: Any, rule: Rule, where: str | os.PathLike[str],
-                 kind: type[UserError] = CheckpointError) -> Any:
-    """What a rule makes of the contents of a file.
-
-    Raises:
-        UserError: Of this kind, with file and key.
-    """
+def check_fields(data: Any, rule: Rule, where: str | os.PathLike[str], kind: type[UserError] = CheckpointError) -> Any:
+    """What a rule makes of the contents of a file; UserError of this kind, with file and key, if they break it."""
     try:
         return rule(data, "")
     except _MismatchError as err:
@@ -149,34 +143,27 @@ def fields(required: Mapping[str, Rule], optional: Mapping[str, tuple[Rule, Any]
         others: May there be any other keys? They stay as they are.
     """
     more = optional or {}
+    defaults = {name: entry[1] for name, entry in more.items() if isinstance(entry, tuple)}
+    rules = {**{name: entry[0] if isinstance(entry, tuple) else entry for name, entry in more.items()}, **required}
 
     def rule(value: Any, key: str) -> Any:
-        if not isinstance(value, dict):
-            raise _wrong(key, "an object", value)
+        anything(value, key)
         path = f"{key}." if key else ""
-        unknown = [name for name in value if name not in required and name not in more]
+        unknown = [name for name in value if name not in rules]
         if unknown and not others:
             raise _MismatchError(f"unknown key {path}{unknown[0][:80]}; was it written by a later version?")
         missing = [name for name in required if name not in value]
         if missing:
             raise _MismatchError(f"damaged: has no {path}{missing[0]}")
-        checked = {name: value[name] for name in unknown}
-        for name, entry in value.items():
-            if name in checked:
-                continue
-            of_name = required[name] if name in required else more[name]
-            checked[name] = (of_name[0] if isinstance(of_name, tuple) else of_name)(entry, path + name)
-        defaults = {name: entry[1] for name, entry in more.items() if isinstance(entry, tuple)}
-        return defaults | checked
+        checked = {name: rules[name](entry, path + name) for name, entry in value.items() if name in rules}
+        return defaults | {name: value[name] for name in unknown} | checked
     return rule
 
 
 def by_class(classes: Mapping[str, Rule]) -> Rule:
     """Arguments of one of some classes, named by class_name; no other class is ever looked up."""
     def rule(value: Any, key: str) -> Any:
-        if not isinstance(value, dict):
-            raise _wrong(key, "an object", value)
-        name = choice(*classes)(value.get("class_name"), f"{key}.class_name")
+        name = choice(*classes)(anything(value, key).get("class_name"), f"{key}.class_name")
         arguments = {other: entry for other, entry in value.items() if other != "class_name"}
         return dict(class_name=name, **classes[name](arguments, key))
     return rule

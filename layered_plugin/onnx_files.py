@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from layered_plugin.errors import MissingLibraryError, UserError, one_line
+from layered_plugin.errors import MissingLibraryError, UserError, raising
 from layered_plugin.files import atomic_write
 
 TOLERANCE = 1e-4
@@ -41,14 +41,12 @@ def write_onnx(net: torch.nn.Module, inputs: Mapping[str, torch.Tensor], outputs
         raise MissingLibraryError(f"{err}; pip install 'layered-plugin[onnx]' brings what ONNX needs") from err
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        try:
+        with raising(UserError, f"{dest}: PyTorch {torch.__version__} can't write this network as ONNX",
+                     Exception, width=200):  # Converter and runtime refuse a network in many ways.
             _convert(net, inputs, outputs, path)
             session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
             num = len(next(iter(inputs.values())))
             difference = max(_difference(net, session, inputs, size) for size in (num, 1))
-        except Exception as err:  # Converter and runtime refuse a network in many ways.
-            raise UserError(f"{dest}: PyTorch {torch.__version__} can't write this network as ONNX: "
-                            f"{one_line(err, 200)}") from err
         if not difference <= TOLERANCE:
             raise UserError(f"{dest}: the exported model differs from PyTorch by {difference:g}")
         with atomic_write(dest) as file:
@@ -62,7 +60,7 @@ def _convert(net: torch.nn.Module, inputs: Mapping[str, torch.Tensor], outputs: 
         warnings.simplefilter("ignore")  # Of several inputs, that their batches are one.
         torch.onnx.export(net, tuple(inputs.values()), path, dynamo=True, verbose=False, opset_version=OPSET,
                           external_data=False, input_names=list(inputs), output_names=list(outputs),
-                          dynamic_shapes={name: {0: batch} for name in inputs})
+                          dynamic_shapes=[{0: batch}] * len(inputs))
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from layered_plugin import video
 from layered_plugin.command_line import DEVICES, SEED, SETTINGS, CheckedCommand, Number, Whole, user_errors, writing
 from layered_plugin.data.pictures import decode, to_float, to_square
 from layered_plugin.device import choose_device, must_fp32, tune_cpu
-from layered_plugin.errors import CheckpointError, ModelError, PictureError
+from layered_plugin.errors import CheckpointError, ModelError, PictureError, raising
 from layered_plugin.files import atomic_write
 from layered_plugin.grids import save_picture
 from layered_plugin.model.layers import Layers
@@ -38,21 +38,18 @@ FILES = {"composites": "proj", "masks": "mask", "cutouts": "cutout", "background
 @click.option("--network", help="Layered generator", required=True, metavar="RUN|PKL|URL|DIR")
 @click.option("--snapshot", help="Which of a run's", default="best", metavar="best|latest|KIMG")
 @click.option("--target", help="Picture to draw again", required=True, metavar="FILE")
-@click.option("--num-steps", help="Steps", type=Whole(1, 10**6), default=1000, metavar="INT")
-@click.option("--seed", help="Of the codes to start among", type=SEED, default=303, metavar="INT")
+@click.option("--num-steps", help="Steps", type=Whole(1, 10**6), default=1000)
+@click.option("--seed", help="Of the codes to start among", type=SEED, default=303)
 @click.option("--save-video", help="Write proj.mp4  [default: if it can be]", type=bool, metavar="BOOL")
 @click.option("--outdir", help="Folder for the results", required=True, metavar="DIR")
 @click.option("--space", help="One code per part, or one per layer", type=click.Choice(SPACES), default="w")
-@click.option("--lr", help="Learning rate at the start", type=Number(min=0, min_open=True), default=0.05,
-              metavar="FLOAT")
+@click.option("--lr", help="Learning rate at the start", type=Number(min=0, min_open=True), default=0.05)
 @click.option("--feature-resolution", help="Side of D's features  [default: 16, or half]", metavar="PX",
               type=Whole(min=4))
-@click.option("--feature-weight", help="Weight of D's features", type=Number(min=0), default=1.0,
-              metavar="FLOAT")
+@click.option("--feature-weight", help="Weight of D's features", type=Number(min=0), default=1.0)
 @click.option("--vgg", help="Upstream's vgg16.pt, to add LPIPS", metavar="PT")
-@click.option("--perceptual-weight", help="Weight of LPIPS", type=Number(min=0), default=1.0,
-              metavar="FLOAT")
-@click.option("--class", "class_idx", help="Class, for a conditional network", type=Whole(min=0), metavar="INT")
+@click.option("--perceptual-weight", help="Weight of LPIPS", type=Number(min=0), default=1.0)
+@click.option("--class", "class_idx", help="Class, for a conditional network", type=Whole(min=0))
 @click.option("--device", help="Where to compute", type=DEVICES, default="auto")
 @user_errors({CheckpointError: "--network", PictureError: "--target", ModelError: "--vgg"})
 def main(network: str, snapshot: str, target: str, num_steps: int, seed: int, save_video: bool | None, outdir: str,
@@ -101,11 +98,10 @@ def main(network: str, snapshot: str, target: str, num_steps: int, seed: int, sa
 
 def read_square(path: str, size_px: int) -> np.ndarray:
     """A picture file squeezed to RGB [3, size_px, size_px], uint8; PictureError if it can't be read."""
-    try:
+    with raising(PictureError, f"{path}: not a readable picture",
+                 OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError):
         with open(path, "rb") as file:
             return to_square(decode(file), size_px).copy()  # PyTorch wants it writable.
-    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as err:
-        raise PictureError(f"{path}: not a readable picture: {err}") from err
 
 
 def _finite(steps: Iterator[Step], path: str) -> Iterator[Step]:

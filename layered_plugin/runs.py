@@ -17,7 +17,7 @@ from typing import Any
 
 from layered_plugin.base import BASE
 from layered_plugin.calls import typed_command
-from layered_plugin.errors import CheckpointError, ModelError, UserError, one_line
+from layered_plugin.errors import CheckpointError, ModelError, UserError, raising
 from layered_plugin.files import write_json
 from layered_plugin.json_files import read_json
 
@@ -36,11 +36,7 @@ KEEP_STATES = 2  # Older training states are removed: each holds both networks, 
 
 
 def save_training_state(run_dir: str | os.PathLike, kimg: int, state: dict[str, Any]) -> Path:
-    """Write ``training-state-KIMG.pt`` and remove all but the newest ``KEEP_STATES``.
-
-    Returns:
-        The path written.
-    """
+    """Write ``training-state-KIMG.pt``, remove all but the newest ``KEEP_STATES``, and return its path."""
     from layered_plugin.tensor_files import save_state
 
     path = Path(run_dir) / f"training-state-{kimg:06d}.pt"
@@ -51,19 +47,14 @@ def save_training_state(run_dir: str | os.PathLike, kimg: int, state: dict[str, 
 
 
 def load_training_state(path: str | os.PathLike) -> dict[str, Any]:
-    """Read a training state; executes no code.
-
-    Raises:
-        CheckpointError: The file is damaged or is no training state.
-    """
+    """Read a training state; executes no code. CheckpointError if it is damaged or none."""
     import torch
 
     if not zipfile.is_zipfile(path):
         raise CheckpointError(f"{path}: missing, damaged, or no training state")
-    try:
+    # Of a damaged one PyTorch and zipfile say so in many ways.
+    with raising(CheckpointError, f"{path}: not a readable training state", Exception, width=200):
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as err:  # Of a damaged one PyTorch and zipfile say so in many ways.
-        raise CheckpointError(f"{path}: not a readable training state: {one_line(err, 200)}") from err
     if not isinstance(state, dict):
         raise CheckpointError(f"{path}: damaged: holds no training state")
     return state
@@ -83,10 +74,7 @@ def last_kimg(run_dir: str | os.PathLike[str]) -> int:
 def complete_run(path: str | os.PathLike[str], kind: type[UserError] = CheckpointError) -> Path:
     """A path as it is, or, where nothing has that name, the one folder whose name begins with it.
 
-    Names of run folders are long: `runs/00001` or `runs/00001-distill` will do.
-
-    Raises:
-        UserError: Of this kind: several names begin with it.
+    Names of run folders are long: `runs/00001` or `runs/00001-distill` will do. UserError of this kind if several fit.
     """
     path = Path(path)
     if path.exists() or not path.parent.is_dir():
@@ -108,14 +96,9 @@ def nearest_runs(path: str | os.PathLike[str], *folders: str | os.PathLike[str])
 
 
 def find_run(outdir: str | os.PathLike, resume: str) -> Path:
-    """Resolve ``--resume=latest|RUN`` to a run folder that holds a training state.
+    """Resolve ``--resume=latest|RUN`` to a run folder that holds a training state; latest = the newest under outdir.
 
-    Args:
-        outdir: Parent of the run folders.
-        resume: "latest" = the run under outdir with the newest training state; else a run folder.
-
-    Raises:
-        CheckpointError: There is no such run, or it has no training state.
+    CheckpointError if there is no such run, or it has no training state.
     """
     if resume != "latest":
         if not training_states(resume):
@@ -150,11 +133,7 @@ def next_desc(run_dir: str, seed: int) -> str:
 
 
 def find_model(path: str | os.PathLike[str]) -> Path:
-    """The folder of a model, from the folder itself or one of its files.
-
-    Raises:
-        ModelError: There is no model, or not yet.
-    """
+    """The folder of a model, from the folder or one of its files; ModelError if there is no model, or not yet."""
     path = complete_run(path, ModelError)
     folder = path if path.is_dir() else path.parent
     if path.exists() and (folder / OPTIONS).is_file() and not (folder / MODEL_FILE).is_file():

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import PIL.Image
 import torch
 
@@ -30,8 +31,8 @@ STYLES = "0-6"
 @click.option("--cols", help="Seeds of the columns", required=True, metavar="LIST")
 @click.option("--styles", help="Layers that get the column's styles", default=STYLES, metavar="LIST")
 @click.option("--part", help="Whose styles are mixed", type=click.Choice(PARTS), default="all")
-@click.option("--trunc", help="Truncation psi, 1 = none", type=Number(-10, 10), default=1.0, metavar="FLOAT")
-@click.option("--class", "class_idx", help="Class, for a conditional network", type=Whole(min=0), metavar="INT")
+@click.option("--trunc", help="Truncation psi, 1 = none", type=Number(-10, 10), default=1.0)
+@click.option("--class", "class_idx", help="Class, for a conditional network", type=Whole(min=0))
 @click.option("--noise-mode", help="Noise of the pictures", type=click.Choice(NOISE_MODES), default="const")
 @click.option("--outdir", help="Folder for the results", required=True, metavar="DIR")
 @click.option("--device", help="Where to draw", type=DEVICES, default="auto")
@@ -105,14 +106,11 @@ def write_mixed(folder: Path, drawn: dict[tuple[int, int], Scene]) -> None:
 def sheet(rows: list[int], cols: list[int], heads: dict[int, Scene],
           drawn: dict[tuple[int, int], Scene]) -> PIL.Image.Image:
     """Mixed pictures in rows and columns, behind and below those that the styles are from; black in the corner."""
-    height, width = next(iter(heads.values()))["composites"].shape[:2]
-    canvas = PIL.Image.new("RGB", (width * (len(cols) + 1), height * (len(rows) + 1)), "black")
-    cells = {(0, x): heads[col] for x, col in enumerate(cols, start=1)}
-    cells |= {(y, 0): heads[row] for y, row in enumerate(rows, start=1)}
-    cells |= {(y, x): drawn[row, col] for y, row in enumerate(rows, start=1) for x, col in enumerate(cols, start=1)}
-    for (y, x), scene in cells.items():
-        canvas.paste(PIL.Image.fromarray(scene["composites"]), (x * width, y * height))
-    return canvas
+    corner = {"composites": np.zeros_like(heads[rows[0]]["composites"])}
+    lines = [[corner, *(heads[col] for col in cols)],
+             *([heads[row], *(drawn[row, col] for col in cols)] for row in rows)]
+    strips = [np.concatenate([scene["composites"] for scene in line], axis=1) for line in lines]
+    return PIL.Image.fromarray(np.concatenate(strips))
 
 
 if __name__ == "__main__":

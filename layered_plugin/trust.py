@@ -11,7 +11,7 @@ from pathlib import Path
 
 import dnnlib
 
-from layered_plugin.errors import CheckpointError
+from layered_plugin.errors import CheckpointError, raising
 
 GENERATOR_FILE = "generator.json"  # Of networks without code (``model/weights_file.py``).
 
@@ -25,20 +25,14 @@ def ledger() -> Path:
 
 
 def pickle_hash(file_or_url: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file, of what a URL gives, or of the files of networks without code.
-
-    Raises:
-        CheckpointError: It can't be read; the text names it.
-    """
+    """SHA-256 of a file, of what a URL gives, or of networks without code; CheckpointError if it can't be read."""
     digest = hashlib.sha256()
     files = sorted(Path(file_or_url).glob("generator.*")) if is_saved_generator(file_or_url) else [file_or_url]
-    try:
+    with raising(CheckpointError, f"{file_or_url}: not readable", OSError, ValueError):
         for name in files:
             with dnnlib.util.open_url(str(name)) as file:
                 while block := file.read(1 << 20):
                     digest.update(block)
-    except (OSError, ValueError) as err:
-        raise CheckpointError(f"{file_or_url}: not readable: {err}") from err
     return digest.hexdigest()
 
 
@@ -66,10 +60,9 @@ def trust(digest: str) -> None:
 
 
 def trust_named(file_or_url: str | os.PathLike[str]) -> str:
-    """Trust a pickle that the user has named; says once, on stderr, that loading it runs code, unless it was made here.
+    """Trust a pickle that the user has named, and return its hash.
 
-    Returns:
-        Its hash.
+    Says once, on stderr, that loading it runs code, unless it was made here.
     """
     digest = pickle_hash(file_or_url)
     if not is_trusted(digest) and not is_saved_generator(file_or_url):

@@ -24,14 +24,9 @@ def check_can_write() -> None:
 
 
 def write_video(path: str | os.PathLike[str], frames: Iterable[np.ndarray]) -> None:
-    """Write an MP4 (H.264), enlarged until its smaller side has 256 pixels.
+    """Write frames [H, W, 3], uint8, as an MP4 (H.264), enlarged until its smaller side has 256 pixels.
 
-    Args:
-        path: File, `.mp4`.
-        frames: At least one, [H, W, 3], uint8, sides that are multiples of 8.
-
-    Raises:
-        MissingLibraryError: imageio-ffmpeg is not there.
+    There must be one at least, with sides that are multiples of 8. MissingLibraryError if imageio-ffmpeg is not there.
     """
     check_can_write()
     import imageio_ffmpeg

@@ -10,17 +10,10 @@ from layered_plugin.errors import PictureError
 
 
 def alpha_pictures(archive: Archive, backdrop: str) -> list[Entry]:
-    """Every picture, sorted by name, with its mask.
+    """Every picture, sorted by name, with its mask; PictureError if there are none.
 
-    Args:
-        archive: Folder or archive.
-        backdrop: Colour behind what is transparent, as Pillow names it; hidden colours are lost.
-
-    Returns:
-        The entries; one without transparency can't be loaded, and is left out when they are written.
-
-    Raises:
-        PictureError: There are no pictures.
+    Behind what is transparent comes `backdrop`, a colour as Pillow names it; hidden colours are lost. A picture without
+    transparency can't be loaded, and is left out when they are written.
     """
     names = [name for name in archive.names if is_picture_name(name)]
     if not names:

@@ -15,7 +15,7 @@ import PIL.Image
 from layered_plugin.data.downloads import Archive, Entry, decode_bytes, find_download
 from layered_plugin.data.masks import OBJECT_LEVEL, remove_small_parts
 from layered_plugin.data.pictures import box_about, to_rgb
-from layered_plugin.errors import PictureError
+from layered_plugin.errors import PictureError, raising
 
 FLOWER_SPLITS = {"train": "trnid", "val": "valid", "test": "tstid"}  # Names in setid.mat.
 FLOWER_BLUE = np.array([0, 0, 254], np.float32)  # What Flowers-102 paints the background with.
@@ -51,26 +51,21 @@ def cub(folder: Path, temp_dir: Path, split: str = "all", with_masks: bool = Tru
         boxes: dict[str, Any] = {}
         if box_margin is not None:
             boxes = _column(pictures, "bounding_boxes.txt", ids, _box)
-        picture_files = _find(pictures, [names[number] for number in ids], num_parts=2)
-        masks: Archive | None = None
-        mask_files: Mapping[str, str] = {}
+        read_picture = _reader(pictures, [names[number] for number in ids], num_parts=2)
         if with_masks:
             masks = _open(stack, folder, temp_dir, "segmentations.tgz", ["segmentations", "CUB_200_2011/segmentations"])
-            mask_files = _find(masks, [_mask_name(names[number]) for number in ids], num_parts=2)
+            read_mask = _reader(masks, [_mask_name(names[number]) for number in ids], num_parts=2)
 
         def load(number: str) -> tuple[PIL.Image.Image, np.ndarray | None]:
             name = names[number]
-            picture, mask = decode_bytes(pictures.read(picture_files[name]), name), None
-            if masks is not None:
-                votes = to_rgb(decode_bytes(masks.read(mask_files[_mask_name(name)]), _mask_name(name))).convert("L")
-                mask = np.asarray(votes) >= OBJECT_LEVEL
+            picture, mask = read_picture(name), None
+            if with_masks:
+                mask = np.asarray(to_rgb(read_mask(_mask_name(name))).convert("L")) >= OBJECT_LEVEL
                 _check_size(mask, picture, name)
             if box_margin is None:
                 return picture, mask
-            try:
+            with raising(PictureError, name, ValueError):
                 part = box_about(boxes[number], box_margin, picture.size)
-            except ValueError as err:
-                raise PictureError(f"{name}: {err}") from err
             return picture.crop(part), None if mask is None else mask[part.top:part.bottom, part.left:part.right]
 
         yield [Entry(names[number], partial(load, number), labels[number] - 1) for number in ids]
@@ -99,20 +94,17 @@ def flowers(folder: Path, temp_dir: Path, split: str = "all", with_masks: bool =
         numbers = sorted(chosen)
     with contextlib.ExitStack() as stack:
         pictures = _open(stack, folder, temp_dir, "102flowers.tgz", ["jpg", "102flowers"])
-        files = _find(pictures, [f"image_{number:05d}.jpg" for number in numbers], num_parts=1)
-        masks: Archive | None = None
-        mask_files: Mapping[str, str] = {}
+        read_picture = _reader(pictures, [f"image_{number:05d}.jpg" for number in numbers], num_parts=1)
         if with_masks:
             masks = _open(stack, folder, temp_dir, "102segmentations.tgz", ["segmim", "102segmentations"])
-            mask_files = _find(masks, [f"segmim_{number:05d}.jpg" for number in numbers], num_parts=1)
+            read_mask = _reader(masks, [f"segmim_{number:05d}.jpg" for number in numbers], num_parts=1)
 
         def load(number: int) -> tuple[PIL.Image.Image, np.ndarray | None]:
             name = f"image_{number:05d}.jpg"
-            picture = to_rgb(decode_bytes(pictures.read(files[name]), name))
-            if masks is None:
+            picture = to_rgb(read_picture(name))
+            if not with_masks:
                 return picture, None
-            mask_name = f"segmim_{number:05d}.jpg"
-            painted = np.asarray(to_rgb(decode_bytes(masks.read(mask_files[mask_name]), mask_name)))
+            painted = np.asarray(to_rgb(read_mask(f"segmim_{number:05d}.jpg")))
             _check_size(painted, picture, name)
             return picture, flower_mask(painted, np.asarray(picture))
 
@@ -152,6 +144,12 @@ def _find(archive: Archive, wanted: Sequence[str], num_parts: int) -> Mapping[st
         raise PictureError(f"{archive.path}: lacks {len(missing)} of {len(wanted)} files, such as {missing[0]}; "
                            "is it the right archive, and whole?")
     return by_ending
+
+
+def _reader(archive: Archive, wanted: Sequence[str], num_parts: int) -> Callable[[str], PIL.Image.Image]:
+    """What decodes each of the wanted pictures, which are all there."""
+    files = _find(archive, wanted, num_parts)
+    return lambda name: decode_bytes(archive.read(files[name]), name)
 
 
 def _read_table(archive: Archive, name: str) -> dict[str, list[str]]:

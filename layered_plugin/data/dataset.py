@@ -153,11 +153,7 @@ class PictureDataset(Dataset):
         return [*([] if self._larger is None else self._larger._sizes()), self.size_px]
 
     def square(self, raw_idx: int) -> tuple[np.ndarray, int]:
-        """A picture before the crop, [3, size_px, size_px], uint8; the next one where it can't be read.
-
-        Returns:
-            The picture, and its own position in ``names``.
-        """
+        """A picture before the crop, [3, size_px, size_px], uint8, or the next readable one; its place in ``names``."""
         if self._cache is not None:
             return self._cache[raw_idx], raw_idx
         while True:

@@ -33,8 +33,7 @@ _ENV = "LAYERED_CACHE"
 def cache_folder() -> Path | None:
     """Where decoded pictures are kept: LAYERED_CACHE, else in the user's cache; None if it is set to nothing.
 
-    Raises:
-        UserError: LAYERED_CACHE begins with the home of a user who has none.
+    UserError if LAYERED_CACHE begins with the home of a user who has none.
     """
     named = os.environ.get(_ENV)
     if named is not None:

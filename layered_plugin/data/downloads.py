@@ -70,11 +70,7 @@ class Archive:
         self._files.close()
 
     def read(self, name: str) -> bytes:
-        """Contents of one of ``names``.
-
-        Raises:
-            PictureError: It can't be read.
-        """
+        """Contents of one of ``names``; PictureError if it can't be read."""
         try:
             return read_file(self._files, name)
         except (*UNREADABLE, tarfile.TarError) as err:
@@ -99,15 +95,9 @@ class Entry:
 
 
 def decode_bytes(data: bytes, name: str, upright: bool = False) -> PIL.Image.Image:
-    """Decode an encoded picture of any format.
+    """Decode an encoded picture of any format; PictureError, with its name, if it can't be decoded.
 
-    Args:
-        data: Contents of the file.
-        name: For the error.
-        upright: Turn as its EXIF orientation says; annotations are of the unturned picture.
-
-    Raises:
-        PictureError: It can't be decoded.
+    If upright, it is turned as its EXIF orientation says; annotations are of the unturned picture.
     """
     try:
         return decode(io.BytesIO(data), upright)
@@ -115,8 +105,7 @@ def decode_bytes(data: bytes, name: str, upright: bool = False) -> PIL.Image.Ima
         raise PictureError(f"{name}: unreadable ({err})") from err
 
 
-def write_entries(entries: Iterable[Entry], total: int, dest: str, masks: str | None, size_px: int,
-                  fit: str) -> None:
+def write_entries(entries: Iterable[Entry], total: int, dest: str, masks: str | None, size_px: int, fit: str) -> None:
     """Write pictures, and masks under the same names; files appear only when complete.
 
     A picture that can't be read, or whose mask does not fit it, is left out and named on standard error.

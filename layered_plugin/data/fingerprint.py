@@ -9,7 +9,7 @@ from typing import Any
 from layered_plugin.data.files import UNREADABLE
 from layered_plugin.data.picture_labels import read_labels
 from layered_plugin.data.pictures import PictureSource
-from layered_plugin.errors import CheckpointError, PictureError
+from layered_plugin.errors import CheckpointError, PictureError, raising
 from layered_plugin.json_files import fields, number, text
 
 SAMPLE = 64  # Pictures that are read: enough to notice that a set was replaced, and quick on any disk.
@@ -47,11 +47,9 @@ def fingerprint(path: str | os.PathLike[str], labels: bool = False) -> dict[str,
 
 def of_source(source: PictureSource) -> dict[str, Any]:
     """As ``fingerprint``, of what is open already."""
-    try:
+    with raising(PictureError, f"{source.path}: not readable", *UNREADABLE):
         return dict(num=len(source), bytes=sum(map(source.size, source.names)), names=_hash(source.names),
                     contents=_hash(map(source.files.contents, source.names)), sample=_sample(source))
-    except UNREADABLE as err:
-        raise PictureError(f"{source.path}: not readable: {err}") from err
 
 
 def compare(path: str, before: Mapping[str, Any] | None, may_change: bool, where: str, remedy: str = REMEDY,
@@ -61,10 +59,8 @@ def compare(path: str, before: Mapping[str, Any] | None, may_change: bool, where
     Raises:
         CheckpointError: They can't be read, which names `where`; or are others and must not be, with the remedy.
     """
-    try:
+    with raising(CheckpointError, where, PictureError):
         now = fingerprint(path, labels)
-    except PictureError as err:
-        raise CheckpointError(f"{where}: {err}") from err
     changed = None if before is None else what_changed(before, now)
     if changed is not None and not may_change:
         raise CheckpointError(f"{path}: {changed}; {remedy}")

@@ -32,8 +32,7 @@ def lsun(source: Path, num: int, temp_dir: Path) -> Iterator[tuple[int, Iterator
     try:
         import lmdb
     except ImportError as err:
-        raise MissingLibraryError(
-            f"LSUN needs the lmdb library: pip install 'layered-plugin[lsun]' ({err})") from err
+        raise MissingLibraryError(f"LSUN needs the lmdb library: pip install 'layered-plugin[lsun]' ({err})") from err
 
     with contextlib.ExitStack() as stack:
         folder = source

@@ -53,14 +53,9 @@ class MaskFiles:
                 self._within.setdefault(rest, name)
 
     def check_names(self, names: Sequence[str], data: str | os.PathLike[str]) -> None:
-        """Compare the names of the masks with those of a whole data set.
+        """Compare the names of the masks with those of all pictures of a data set, whose path is for the error.
 
-        Args:
-            names: All pictures of the data set.
-            data: Its path, for the error.
-
-        Raises:
-            MaskError: A mask is missing or left over, or two pictures share one; the text names the first.
+        MaskError, with the first, if a mask is missing or left over, or two pictures share one.
         """
         missing, extra = self.unmatched(names, data)
         count = f"(masks: {len(self._by_stem)}, pictures: {len(names)})"
@@ -72,8 +67,7 @@ class MaskFiles:
     def unmatched(self, names: Sequence[str], data: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
         """Pictures of a whole data set that have no mask, and masks that belong to none of its pictures.
 
-        Raises:
-            MaskError: Two pictures share a mask; the text names the data.
+        MaskError, with the data, if two pictures share a mask.
         """
         first_user: dict[str | None, str] = {}
         for name in names:
@@ -97,28 +91,16 @@ class MaskFiles:
         return next((files[key] for key in keys for files in (self._by_stem, self._within) if key in files), None)
 
     def read(self, name: str, size: tuple[int, int] | None = None) -> np.ndarray:
-        """The mask of a picture.
+        """Object pixels of a picture's mask, [H, W], bool; errors as of ``opacity``.
 
-        Args:
-            name: The picture's.
-            size: Its width and height, which the mask must have; None = any.
-
-        Returns:
-            Object pixels, [H, W], bool.
-
-        Raises:
-            MaskError: As of ``opacity``.
+        Its width and height must be those of `size`; None = any.
         """
         return self.opacity(name, size) >= OBJECT_LEVEL
 
     def opacity(self, name: str, size: tuple[int, int] | None = None) -> np.ndarray:
-        """The mask of a picture with its soft edges, [H, W], uint8; object from ``OBJECT_LEVEL`` on.
+        """As ``read``, but with soft edges, [H, W], uint8; object from ``OBJECT_LEVEL`` on.
 
-        Args:
-            name, size: As for ``read``.
-
-        Raises:
-            MaskError: There is none, it can't be read, or it has another size.
+        MaskError if there is none, it can't be read, or it has another size.
         """
         file = self._find(name)
         if file is None:

@@ -19,11 +19,7 @@ Ranges = list[tuple[float, float]]
 def parse_values(text: str) -> Ranges:
     """Read which values of a mask file are object: numbers and ranges with commas, such as ``1,3-5`` or ``1-``.
 
-    Returns:
-        First and last value of each range; one without an end ends at infinity.
-
-    Raises:
-        ArgumentError: It is no such list; the text names `mask_values`.
+    First and last value of each range; one without an end ends at infinity. ArgumentError if it is no such list.
     """
     ranges: Ranges = []
     for part in text.split(","):
@@ -101,15 +97,9 @@ def _is_coloured(pixels: np.ndarray) -> bool:
 
 
 def square_mask(mask: np.ndarray, size_px: int, fit: str) -> np.ndarray:
-    """Mask of the same picture, cropped and resized alike.
+    """Mask of the same picture, [H, W], bool, cropped and resized alike.
 
-    Args:
-        mask: Object pixels, [H, W], bool.
-        size_px: Side of the result.
-        fit: As for the picture.
-
-    Returns:
-        Opacity, [size_px, size_px], uint8, 255 = object, pixels of the edge in between.
+    Opacity, [size_px, size_px], uint8, 255 = object, pixels of the edge in between.
     """
     whole = PIL.Image.fromarray(mask.astype(np.uint8) * 255)
     return np.asarray(whole.resize((size_px, size_px), PIL.Image.Resampling.BILINEAR, fit_box(whole.size, fit)))

@@ -10,7 +10,7 @@ import numpy as np
 
 from layered_plugin.data.files import UNREADABLE
 from layered_plugin.data.pictures import PictureSource
-from layered_plugin.errors import PictureError
+from layered_plugin.errors import PictureError, raising
 from layered_plugin.json_files import parse_json
 
 KEYS = ("label", "cls")  # Of a class in .json, the first that is there.
@@ -20,8 +20,7 @@ MAX_CLASSES = 100_000  # A label is as long as there are classes.
 def read_labels(source: PictureSource) -> np.ndarray | None:
     """Labels in the order of the pictures: classes [N], int64, or numbers [N, C], float32; None if there are none.
 
-    Raises:
-        PictureError: They are damaged, of no use, or not there for each picture; the text names file or picture.
+    PictureError, with file or picture, if they are damaged, of no use, or not there for each picture.
     """
     try:
         text = source.read("dataset.json")
@@ -30,13 +29,11 @@ def read_labels(source: PictureSource) -> np.ndarray | None:
     except UNREADABLE as err:
         raise PictureError(f"{source.path}: dataset.json: damaged: {err}") from err
     content = parse_json(text, f"{source.path}: dataset.json", PictureError)
-    try:
+    with raising(PictureError, f"{source.path}: dataset.json: damaged", ValueError, TypeError, AttributeError):
         labels = content.get("labels")
         if labels is None:
             return None
         by_name = dict(labels)
-    except (ValueError, TypeError, AttributeError) as err:
-        raise PictureError(f"{source.path}: dataset.json: damaged: {err}") from err
     missing = [name for name in source.names if name not in by_name]
     if missing:
         raise PictureError(f"{source.path}: dataset.json: has labels but none for {missing[0]}")
@@ -64,10 +61,8 @@ def _class(source: PictureSource, name: str, suffix: str, key: str | None) -> in
     if content is None:
         raise PictureError(f"{source.path}: has classes in {suffix} but none for {name}")
     if key is None:
-        try:
+        with raising(PictureError, f"{where}: no class number", ValueError):
             return int(content)
-        except ValueError as err:
-            raise PictureError(f"{where}: no class number: {err}") from err
     data = parse_json(content, where, PictureError)
     value = data.get(key) if isinstance(data, dict) else None
     if type(value) is not int:

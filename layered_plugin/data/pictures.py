@@ -11,7 +11,7 @@ import PIL.ImageOps
 
 from layered_plugin.data.files import UNREADABLE, Folder, is_picture_name, open_files, read_file
 from layered_plugin.data.tars import Shards
-from layered_plugin.errors import PictureError
+from layered_plugin.errors import PictureError, raising
 
 if TYPE_CHECKING:  # Takes long to import, and who draws pictures has no tensors.
     import torch
@@ -41,14 +41,12 @@ class PictureSource:
     def __init__(self, path: str | os.PathLike[str], temp_dir: Path | None = None) -> None:
         self.path = Path(path)
         single = self.path.is_file() and is_picture_name(self.path.name)
-        try:
+        with raising(PictureError, f"{self.path}: neither a folder nor a readable zip or tar", *UNREADABLE):
             self.files = Folder(self.path.parent) if single else open_files(self.path, temp_dir)
             names = [self.path.name] if single else self.files.list_names()
             if self.path.is_dir() and not any(map(is_picture_name, names)) and any(self.path.glob("*.tar")):
                 self.files = Shards(self.path)
                 names = self.files.list_names()
-        except UNREADABLE as err:
-            raise PictureError(f"{self.path}: neither a folder nor a readable zip or tar: {err}") from err
         self.names = [name for name in names if is_picture_name(name)]
         if not self.names:
             self.files.close()
@@ -66,11 +64,7 @@ class PictureSource:
         return self.files.size(name)
 
     def open(self, name: str) -> PIL.Image.Image:
-        """Decode one picture, in its own mode and size, upright as its EXIF orientation says.
-
-        Raises:
-            PictureError: It can't be read.
-        """
+        """Decode one picture, in its own mode and size, upright by its EXIF; PictureError if it can't be read."""
         try:
             with self.files.open(name) as file:
                 return decode(file)
@@ -107,15 +101,7 @@ def full_batches(items: Iterable[T], pixels: Callable[[T], int], batch: int) -> 
 
 
 def decode(file: IO[bytes], upright: bool = True) -> PIL.Image.Image:
-    """Decode an open file of any format, in its own mode and size.
-
-    Args:
-        file: Encoded picture.
-        upright: Turn as its EXIF orientation says.
-
-    Raises:
-        UNREADABLE: It can't be decoded.
-    """
+    """Decode an open file of any format, in its own mode and size, upright by its EXIF; raises ``UNREADABLE``."""
     try:
         picture = PIL.Image.open(file)
     except PIL.UnidentifiedImageError:  # Its text names an object in memory.
@@ -127,9 +113,7 @@ def decode(file: IO[bytes], upright: bool = True) -> PIL.Image.Image:
 def to_rgb(picture: PIL.Image.Image, backdrop: str = "white") -> PIL.Image.Image:
     """A picture of any mode as 8-bit RGB; 16-bit gray keeps its upper 8 bits, fractions are of white.
 
-    Args:
-        picture: The picture.
-        backdrop: Colour behind what is transparent, as Pillow names it; hidden colours do not show.
+    The backdrop, a colour as Pillow names it, lies behind what is transparent; hidden colours do not show.
     """
     if picture.mode[0] in "IF":  # Pillow would clip at 255: 16 bits would be white, fractions black.
         levels = np.nan_to_num(np.asarray(picture)).clip(0, 65535)
@@ -181,10 +165,7 @@ def box_about(box: tuple[float, float, float, float], space: float, size: tuple[
 def square_picture(picture: PIL.Image.Image, size_px: int, fit: str) -> np.ndarray:
     """Picture of any mode and shape to RGB, [size_px, size_px, 3], uint8.
 
-    Args:
-        picture: The picture.
-        size_px: Side of the result.
-        fit: "squeeze" the whole picture, or "crop" the square in its middle.
+    By `fit` the whole picture is squeezed, or the square in its middle cropped.
     """
     picture = to_rgb(picture)
     if picture.size == (size_px, size_px):

@@ -85,8 +85,7 @@ class Tar(_Tars):
 class Shards(_Tars):
     """The uncompressed tars of a folder as one, such as WebDataset's; names are ``shard.tar/name within``.
 
-    Raises:
-        tarfile.TarError: One of them is no tar, compressed or damaged; the text names it.
+    tarfile.TarError, with its name, if one of them is no tar, compressed or damaged.
     """
 
     def __init__(self, path: Path) -> None:

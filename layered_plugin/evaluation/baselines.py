@@ -27,13 +27,9 @@ def full(picture: np.ndarray) -> np.ndarray:
 
 
 def center_box(share: float) -> Callable[[np.ndarray], np.ndarray]:
-    """A box in the middle, in the picture's own proportions.
+    """A box in the middle, in the picture's own proportions, that covers a share of it, in (0, 1], else ValueError.
 
-    Args:
-        share: Of the picture that it covers, in (0, 1]; the margins, alike on both sides, are rounded to whole pixels.
-
-    Raises:
-        ValueError: The share is outside (0, 1].
+    The margins, alike on both sides, are rounded to whole pixels.
     """
     if not 0 < share <= 1:
         raise ValueError(f"Expected argument `share` to be in (0, 1], but got {share}")
@@ -75,12 +71,9 @@ def otsu(picture: np.ndarray) -> np.ndarray:
 
 
 def grabcut(picture: np.ndarray) -> np.ndarray:
-    """GrabCut started from a box in the middle; deterministic.
+    """GrabCut started from a box in the middle; deterministic. MissingLibraryError if OpenCV is not installed.
 
     A picture of which the box leaves nothing outside, a few pixels wide, keeps the box as its mask.
-
-    Raises:
-        MissingLibraryError: OpenCV is not installed.
     """
     _check(picture)
     try:

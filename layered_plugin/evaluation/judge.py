@@ -156,11 +156,7 @@ def save_judge(judge: AnyUNet, dest: str | os.PathLike[str]) -> None:
 
 
 def load_judge(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> AnyUNet:
-    """Read a file of `save_judge`, the judge in evaluation mode; no code from the file is run.
-
-    Raises:
-        ValueError: The file holds something else; the text names it.
-    """
+    """The judge of a file of `save_judge`, in evaluation mode; runs no code. ValueError names another file."""
     saved = torch.load(path, map_location=device, weights_only=True)
     if not isinstance(saved, dict) or set(saved) != {"channels", "weights"} or "out.bias" not in saved["weights"]:
         raise ValueError(f"{path}: holds no judge")

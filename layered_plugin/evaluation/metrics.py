@@ -229,8 +229,7 @@ def _ratio(part: Any, whole: Any) -> np.ndarray:
 def mean_and_deviation(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     """By name `mean` and population `deviation` over runs of every number (not truth value) that all records have.
 
-    Raises:
-        ValueError: There are no records.
+    ValueError if there are no records.
     """
     if not records:
         raise ValueError("Expected argument `records` to hold at least one, but got none")

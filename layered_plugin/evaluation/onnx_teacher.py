@@ -17,7 +17,7 @@ import torch
 
 from layered_plugin.data.files import UNREADABLE
 from layered_plugin.data.masks import OBJECT_LEVEL
-from layered_plugin.errors import MissingLibraryError, TeacherError, one_line
+from layered_plugin.errors import MissingLibraryError, TeacherError, raising
 from layered_plugin.evaluation.teachers import none_if_empty, resized
 from layered_plugin.files import atomic_write
 
@@ -85,11 +85,9 @@ class OnnxTeacher:
         """The network's mask of a picture, [S, S] or what it gives, float, in [0, 1]."""
         square = resized(PIL.Image.fromarray(image), (self.size_px, self.size_px))
         pixels = ((np.asarray(square, np.float32) - self._mean) / self._scale).transpose(2, 0, 1)[None]  # [1, 3, S, S]
-        try:
+        with raising(TeacherError, f"{self.path}: cannot be run on {name} at {self.size_px}x{self.size_px}",
+                     Exception, width=200):  # Those of onnxruntime have no other base.
             output = self._session.run([self._session.get_outputs()[0].name], {self._input: pixels})[0]
-        except Exception as err:  # Those of onnxruntime have no other base.
-            raise TeacherError(f"{self.path}: cannot be run on {name} at {self.size_px}x{self.size_px}: "
-                               f"{one_line(err, 200)}") from err
         output = np.asarray(output, np.float32)
         if output.ndim < 2 or output.size != output.shape[-2] * output.shape[-1]:
             raise TeacherError(f"{self.path}: its first output is {list(output.shape)}, which is no mask [1, 1, S, S]")
@@ -112,10 +110,9 @@ def _open_network(path: str | os.PathLike[str]) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()  # It does not know OMP_NUM_THREADS.
     options.log_severity_level = 3
-    try:
+    # Those of onnxruntime have no other base.
+    with raising(TeacherError, f"{path}: no readable ONNX file", Exception, width=200):
         return onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
-    except Exception as err:  # Those of onnxruntime have no other base.
-        raise TeacherError(f"{path}: no readable ONNX file: {one_line(err, 200)}") from err
 
 
 def _find_input(path: str | os.PathLike[str], session: Any, size_px: int | None) -> tuple[str, int]:

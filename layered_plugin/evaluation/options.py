@@ -1,5 +1,6 @@
 """Options that the commands of eval.py share, and what they stand for: teachers, baselines."""
 
+import itertools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -16,45 +17,23 @@ from layered_plugin.evaluation.onnx_teacher import MEAN, SCALE, OnnxTeacher
 from layered_plugin.evaluation.teachers import OBJECTS, MaskRCNNTeacher, Teacher, coco_label
 
 
-class Channels(click.ParamType):
-    """One number for all channels, or three with commas for red, green and blue.
-
-    Args:
-        zero: May one be 0?
-    """
-
-    name = "channels"
-
-    def __init__(self, zero: bool) -> None:
-        self.zero = zero
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        """The numbers."""
-        if not isinstance(value, str):
-            return tuple(value)
-        numbers: list[float] = [click.FLOAT(text, param, ctx) for text in value.split(",")]
-        if len(numbers) not in (1, 3) or not np.isfinite(numbers).all() or (not self.zero and 0 in numbers):
-            self.fail(f"{value!r} is neither one number nor three with commas between them"
-                      + ("" if self.zero else ", none of them 0"), param, ctx)
-        return tuple(numbers)
+def read_channels(ctx: click.Context, param: click.Parameter, text: str) -> tuple[float, ...]:
+    """One number for all channels, or three with commas for red, green and blue; a scale may not be 0."""
+    numbers = [click.FLOAT(part, param, ctx) for part in text.split(",")]
+    is_scale = param.name == "onnx_scale"
+    if len(numbers) not in (1, 3) or not np.isfinite(numbers).all() or (is_scale and 0 in numbers):
+        raise click.BadParameter(f"{text!r} is neither one number nor three with commas between them"
+                                 + (", none of them 0" if is_scale else ""), ctx, param)
+    return tuple(numbers)
 
 
-class Shares(click.ParamType):
+def read_shares(ctx: click.Context, param: click.Parameter, text: str) -> tuple[float, ...]:
     """Shares of the picture that rise, with commas between them; or none."""
-
-    name = "shares"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        """The shares."""
-        if not isinstance(value, str):
-            return tuple(value)
-        if value == "none":
-            return ()
-        shares: list[float] = [click.FLOAT(text, param, ctx) for text in value.split(",")]
-        bounds = [0, *shares, 1]
-        if not all(low < high for low, high in zip(bounds, bounds[1:], strict=False)):
-            self.fail(f"{value!r} is neither none nor shares that rise between 0 and 1, such as 0.08,0.15", param, ctx)
-        return tuple(shares)
+    shares = [] if text == "none" else [click.FLOAT(part, param, ctx) for part in text.split(",")]
+    if not all(low < high for low, high in itertools.pairwise([0, *shares, 1])):
+        raise click.BadParameter(f"{text!r} is neither none nor shares that rise between 0 and 1, such as 0.08,0.15",
+                                 ctx, param)
+    return tuple(shares)
 
 
 def read_mask_values(_ctx: click.Context, _param: click.Parameter, text: str | None) -> Ranges | None:
@@ -73,15 +52,13 @@ mask_values_option = click.option("--mask-values", help="Mask values that are ob
 teacher_options = several_options(
     click.option("--weights", "--teacher-file", "weights", help="Weights of the teacher", metavar="FILE"),
     click.option("--class", "class_name", help="COCO class for Mask R-CNN", metavar="NAME"),
-    click.option("--score-thresh", help="Least score of a detection", type=Number(0, 1), default=0.5,
-                 metavar="FRAC"),
-    click.option("--objects", help="All detected objects, or the largest", type=click.Choice(OBJECTS),
-                 default="union"),
+    click.option("--score-thresh", help="Least score of a detection", type=Number(0, 1), default=0.5, metavar="FRAC"),
+    click.option("--objects", help="All detected objects, or the largest", type=click.Choice(OBJECTS), default="union"),
     click.option("--onnx-size", help="Side of what an ONNX network sees  [default: its own, or 1024]",
                  type=Whole(8, 8192), metavar="PX"),
-    click.option("--onnx-mean", help="Taken from its input's levels, 0 to 255", type=Channels(zero=True),
+    click.option("--onnx-mean", help="Taken from its input's levels, 0 to 255", callback=read_channels,
                  default=",".join(f"{value:g}" for value in MEAN), metavar="FLOAT[,FLOAT,FLOAT]"),
-    click.option("--onnx-scale", help="What they are then divided by", type=Channels(zero=False),
+    click.option("--onnx-scale", help="What they are then divided by", callback=read_channels,
                  default=",".join(f"{value:g}" for value in SCALE), metavar="FLOAT[,FLOAT,FLOAT]"),
     click.option("--onnx-cache", help="Folder for its masks  [default: ~/.cache/dnnlib]", metavar="DIR"))
 
@@ -125,10 +102,8 @@ def make_teacher(kind: str, weights: str | None, class_name: str | None, score_t
                              scale=list(onnx_scale))
     if class_name is None:
         raise click.UsageError("--teacher=maskrcnn needs --class, for example --class=car")
-    try:
+    with errors.raising(click.UsageError, "--class", errors.TeacherError):
         coco_label(class_name)
-    except errors.TeacherError as err:
-        raise click.UsageError(f"--class: {err}") from err
     with user_errors():
         teacher = MaskRCNNTeacher(class_name, weights, score_thresh, objects, device)
     return teacher, dict(kind=kind, weights=weights, class_name=class_name, score_thresh=score_thresh, objects=objects)

@@ -37,12 +37,7 @@ class Example(NamedTuple):
 
 
 class Tally:
-    """Scores of one predictor, over the pictures with an object and over all of them.
-
-    Args:
-        oracle_polarity: See ``MaskEvaluation``; uses the truth.
-        sizes: See ``MaskEvaluation``.
-    """
+    """Scores of one predictor, over the pictures with an object and over all; arguments as of ``MaskEvaluation``."""
 
     def __init__(self, oracle_polarity: bool = False, sizes: Sequence[float] = ()) -> None:
         self._detected = MaskEvaluation(threshold=THRESHOLD, oracle_polarity=oracle_polarity, sizes=sizes)
@@ -50,15 +45,7 @@ class Tally:
         self.num_detected = 0
 
     def add(self, pred: np.ndarray, truth: np.ndarray | None) -> float:
-        """Score one picture.
-
-        Args:
-            pred: [H, W], float in [0, 1] or bool.
-            truth: [H, W], bool; None = no object.
-
-        Returns:
-            Its IoU.
-        """
+        """Score a mask [H, W], float in [0, 1] or bool, by a truth [H, W], bool, None = no object; returns its IoU."""
         if truth is None:
             if self._all is self._detected:
                 self._all = copy.deepcopy(self._detected)

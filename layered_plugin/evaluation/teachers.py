@@ -118,11 +118,7 @@ def make_maskrcnn(score_threshold: float) -> torch.nn.Module:
 
 
 def coco_label(class_name: str) -> int:
-    """Number of a COCO class.
-
-    Raises:
-        TeacherError: There is no such class; the text lists the nearest names.
-    """
+    """Number of a COCO class; TeacherError, with the nearest names, if there is no such class."""
     categories = _weights_enum().meta["categories"]
     names = [name for name in categories if name not in ("__background__", "N/A")]
     if class_name in names:

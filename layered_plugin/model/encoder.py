@@ -14,16 +14,10 @@ from layered_plugin.model.layers import Layers
 
 
 class Codes(NamedTuple):
-    """What an encoder says of N pictures.
+    """What an encoder says of N pictures; a shift above 0 is to the right and down, unlike that of ``perturb.py``."""
 
-    Fields:
-        ws: Codes of both halves of the generator, [N, num_ws, w_dim].
-        shift: Displacement (dx, dy) of foreground and mask as a fraction of the side, [N, 2]; positive numbers move
-            them to the right and down, the other way than the shift of Eq. 2 in ``perturb.py``.
-    """
-
-    ws: torch.Tensor
-    shift: torch.Tensor
+    ws: torch.Tensor  # Codes of both halves of the generator, [N, num_ws, w_dim].
+    shift: torch.Tensor  # Displacement (dx, dy) of foreground and mask as a fraction of the side, [N, 2].
 
 
 class Encoder(nn.Module):
@@ -83,14 +77,9 @@ class Encoder(nn.Module):
 
 
 def move_foreground(layers: Layers, shift: torch.Tensor) -> Layers:
-    """Move foreground and mask by a fraction of the side, differentiably (Eq. 2 with real-valued shifts).
+    """Move foreground and mask by (dx, dy) of the side, [N, 2], differentiably (Eq. 2 with real-valued shifts).
 
-    Args:
-        layers: Scenes.
-        shift: (dx, dy), [N, 2], of the side; positive moves to the right and down.
-
-    Returns:
-        Scenes of the same shapes, by bilinear interpolation; what comes in from outside has mask 0.
+    Positive moves to the right and down. By bilinear interpolation; what comes in from outside has mask 0.
     """
     theta = torch.zeros([len(shift), 2, 3], dtype=shift.dtype, device=shift.device)
     theta[:, 0, 0] = theta[:, 1, 1] = 1
@@ -102,13 +91,7 @@ def move_foreground(layers: Layers, shift: torch.Tensor) -> Layers:
 
 
 def decode(G: Any, codes: Codes, **synthesis_kwargs: Any) -> Layers:
-    """Draw the layers of codes, moved by their shifts.
-
-    Args:
-        G: Layered generator.
-        codes: Of N pictures.
-        synthesis_kwargs: Further arguments of the synthesis, such as force_fp32.
-    """
+    """Draw the layers of codes, moved by their shifts; further arguments are of the synthesis, such as force_fp32."""
     layers = G.synthesis(codes.ws, noise_mode="const", return_layers=True, **synthesis_kwargs)
     moves = codes.shift.requires_grad or codes.shift.any()  # A shift of 0 still has a gradient.
     return move_foreground(layers, codes.shift) if moves else layers

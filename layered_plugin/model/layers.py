@@ -9,17 +9,11 @@ import torch
 
 
 class Layers(NamedTuple):
-    """A layered scene of K objects, before or after the shift; the paper has K = 1.
+    """A layered scene of K objects, before or after the shift; the paper has K = 1."""
 
-    Fields:
-        bg: Background, [N, 3, H, W], nominally in [-1, 1].
-        fg: Foregrounds from back to front, [N, 3K, H, W], nominally in [-1, 1].
-        mask: Opacity of each foreground, [N, K, H, W], in [0, 1], as if nothing lay in front of it.
-    """
-
-    bg: torch.Tensor
-    fg: torch.Tensor
-    mask: torch.Tensor
+    bg: torch.Tensor  # Background, [N, 3, H, W], nominally in [-1, 1].
+    fg: torch.Tensor  # Foregrounds from back to front, [N, 3K, H, W], nominally in [-1, 1].
+    mask: torch.Tensor  # Opacity of each foreground, [N, K, H, W], in [0, 1], as if nothing lay in front of it.
 
 
 def composite(layers: Layers) -> torch.Tensor:
@@ -57,15 +51,7 @@ def fold_objects(layers: Layers) -> Layers:
 
 
 def unfold_objects(folded: Layers, bg: torch.Tensor) -> Layers:
-    """Put scenes of ``fold_objects`` together again.
-
-    Args:
-        folded: N * K scenes of one object; their backgrounds are left out.
-        bg: The N backgrounds, [N, 3, H, W].
-
-    Returns:
-        N scenes of K objects.
-    """
+    """Put N * K scenes of ``fold_objects`` together to N of K objects; `bg` are the N backgrounds, [N, 3, H, W]."""
     num, _channels, height, width = bg.shape
     if folded.mask.shape[0] == num:  # Not len: in an export the number is free.
         return folded._replace(bg=bg)

@@ -35,11 +35,7 @@ def mask_size_loss(mask: torch.Tensor, min_coverage: float, over: str = "picture
 
 
 def mask_binary_loss(mask: torch.Tensor) -> torch.Tensor:
-    """Penalize half-transparent masks (Eq. 4).
-
-    Returns:
-        Mean over the pixels of min(m, 1 - m), per mask, [N, K], in [0, 0.5].
-    """
+    """Penalize half-transparent masks (Eq. 4): mean over the pixels of min(m, 1 - m), [N, K], in [0, 0.5]."""
     _check_mask(mask)
     return torch.minimum(mask, 1 - mask).mean(dim=[2, 3])
 
@@ -47,15 +43,7 @@ def mask_binary_loss(mask: torch.Tensor) -> torch.Tensor:
 def mask_excess_loss(mask: torch.Tensor, max_coverage: float) -> torch.Tensor:
     """Penalize masks that cover more than a maximum share of the image; ours, the counterpart of Eq. 3.
 
-    Args:
-        mask: Opacity of each object.
-        max_coverage: Largest mean opacity that costs nothing, in [0, 1].
-
-    Returns:
-        Hinge per mask, [N, K]; zero where the mean is at most max_coverage.
-
-    Raises:
-        ValueError: As for ``mask_size_loss``.
+    Returns the hinge per mask, [N, K]; zero where the mean is at most max_coverage. Errors as of ``mask_size_loss``.
     """
     return mask_size_loss(1 - mask, 1 - max_coverage)
 

@@ -26,24 +26,14 @@ class _SceneNet(torch.nn.Module):
 
 
 def export_scenes(G: Any, dest: str | os.PathLike[str], truncation_psi: float = 1) -> float:
-    """Write a layered generator of K objects as ONNX, N scenes at a time, N free.
+    """Write a layered generator of K objects, in evaluation mode on the CPU, as ONNX, N scenes at a time, N free.
 
     Inputs: `z` [N, z_dim], normal; `shift` [N, K, 2], int64, (dx, dy) of each object in pixels, zeros for none: what
     stood at p + shift goes to p (Eq. 2), so positive numbers move an object to the left and up; of a conditional
     network `label` [N, c_dim], one-hot. Outputs: `picture` [N, 3, R, R] in about [-1, 1], `mask` [N, K, R, R] in
-    [0, 1], how much of each pixel shows each object.
+    [0, 1], how much of each pixel shows each object. The truncation, 1 = none, is fixed in the file.
 
-    Args:
-        G: LayeredGenerator in evaluation mode, on the CPU.
-        dest: File to write, whole or not at all.
-        truncation_psi: Part of the way from the mean w to go, 1 = all of it; fixed in the file.
-
-    Returns:
-        Largest difference of pictures and masks that onnxruntime and PyTorch give for the same inputs.
-
-    Raises:
-        UserError: An optional package is missing, the network can't be written, or the two results differ.
-        OSError: The file can't be written.
+    Result and errors are those of ``write_onnx``.
     """
     num, draws = 2, torch.Generator().manual_seed(0)
     size_px, num_objects = G.img_resolution // 8, G.synthesis.num_objects

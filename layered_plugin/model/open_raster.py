@@ -28,11 +28,9 @@ def scene_layers(scene: Scene) -> dict[str, np.ndarray]:
 
 
 def write_open_raster(path: str | os.PathLike[str], layers: Mapping[str, np.ndarray]) -> None:
-    """Write layers of one size, whole or not at all.
+    """Write layers of one size as an `.ora` file, whole or not at all.
 
-    Args:
-        path: File, `.ora`.
-        layers: Name to picture, from back to front; [H, W, 3] or, with straight alpha, [H, W, 4], uint8.
+    They are pictures by name, from back to front; [H, W, 3] or, with straight alpha, [H, W, 4], uint8.
     """
     pictures = {name: PIL.Image.fromarray(picture).convert("RGBA") for name, picture in layers.items()}
     width, height = next(iter(pictures.values())).size

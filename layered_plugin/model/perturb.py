@@ -10,19 +10,9 @@ from layered_plugin.model.layers import Layers, fold_objects, unfold_objects
 
 def random_shift(num: int, max_px: int, device: torch.device | str = "cpu",
                  generator: torch.Generator | None = None) -> torch.Tensor:
-    """Draw one whole-pixel shift per sample, uniform on [-max_px, max_px]^2.
+    """Draw N = num whole-pixel shifts (dx, dy), uniform on [-max_px, max_px]^2; [N, 2], int64, on the device.
 
-    Args:
-        num: Number of samples N, at least 0.
-        max_px: Largest shift along an axis, in pixels, at least 0.
-        device: Where the shifts are drawn.
-        generator: Source of randomness; None = torch's default.
-
-    Returns:
-        Shifts (dx, dy), [N, 2], int64.
-
-    Raises:
-        ValueError: If num or max_px is negative.
+    By torch's default generator where none is given. ValueError if num or max_px is negative.
     """
     if num < 0 or max_px < 0:
         raise ValueError(f"Expected `num` and `max_px` to be at least 0, but got {num} and {max_px}")

@@ -16,7 +16,7 @@ import legacy
 import torch
 
 from layered_plugin import trust
-from layered_plugin.errors import CheckpointError, ModelError, one_line
+from layered_plugin.errors import CheckpointError, ModelError, one_line, raising
 from layered_plugin.files import write_watched
 from layered_plugin.json_files import anything, check_fields, number, parse_json
 from layered_plugin.model.weights_file import load_generator
@@ -130,24 +130,19 @@ def load_snapshot(path: str | os.PathLike[str], device: torch.device | str = "cp
 
 
 def read_networks(path: str) -> dict[str, Any]:
-    """Networks as upstream's loader gives them, layered or not.
+    """Networks as upstream's loader gives them, layered or not; CheckpointError names what can't be read.
 
-    Args:
-        path: Pickle or URL, whose code runs; or folder of ``save_generator``, from which no code runs.
-
-    Raises:
-        CheckpointError: It can't be read; the text names it.
+    Code of a pickle or URL runs; of a folder of ``save_generator`` there is none.
     """
     if is_saved_generator(path):
         try:
             return load_generator(path)
         except ModelError as err:
             raise CheckpointError(str(err)) from err
-    try:
-        with dnnlib.util.open_url(path) as file:
-            return legacy.load_network_pkl(file)
-    except Exception as err:  # A pickle is a program, a damaged one may fail in any way.
-        raise CheckpointError(f"{path}: not a readable network snapshot: {one_line(err, 200)}") from err
+    # A pickle is a program, a damaged one may fail in any way.
+    with (raising(CheckpointError, f"{path}: not a readable network snapshot", Exception, width=200),
+          dnnlib.util.open_url(path) as file):
+        return legacy.load_network_pkl(file)
 
 
 def is_layered(G: torch.nn.Module) -> bool:

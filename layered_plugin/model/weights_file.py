@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from training.networks import Discriminator
 
-from layered_plugin.errors import ModelError, one_line
+from layered_plugin.errors import ModelError, one_line, raising
 from layered_plugin.files import atomic_write, write_json
 from layered_plugin.json_files import anything, check_fields, fields, maybe, number, read_json, text
 from layered_plugin.model.generator import LayeredGenerator
@@ -37,13 +37,10 @@ def save_tensors(path: str | os.PathLike[str], networks: Mapping[str, torch.nn.M
 def load_tensors(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     """Read a safetensors file; executes no code.
 
-    Raises:
-        ModelError: It is missing, truncated or no safetensors file, or a weight is infinite or not a number.
+    ModelError if it is missing, truncated or no safetensors file, or a weight is infinite or not a number.
     """
-    try:
+    with raising(ModelError, f"{path}: not a readable model file", OSError, SafetensorError):
         tensors = safetensors.torch.load_file(path)
-    except (OSError, SafetensorError) as err:
-        raise ModelError(f"{path}: not a readable model file: {err}") from err
     for name, value in tensors.items():
         if not value.isfinite().all():
             raise ModelError(f"{path}: {name} is not finite; the file is damaged, or its training failed: use another")
@@ -51,11 +48,7 @@ def load_tensors(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
 
 
 def fill(net: torch.nn.Module, name: str, tensors: Mapping[str, torch.Tensor], path: Any) -> torch.nn.Module:
-    """Give a network its weights, and put it into evaluation mode, without gradients.
-
-    Raises:
-        ModelError: The weights are not those of this network.
-    """
+    """Give a network its weights, frozen, in evaluation mode; ModelError if they are not those of this network."""
     weights = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
     try:
         net.load_state_dict(weights)
@@ -87,11 +80,10 @@ def load_generator(folder: str | os.PathLike[str]) -> dict[str, Any]:
     meta = check_fields(read_json(path, ModelError), GENERATOR, path, ModelError)
     if meta["format"] != FORMAT:
         raise ModelError(f"{path}: not a readable generator: format {meta['format']}, not {FORMAT}")
-    try:
+    with raising(ModelError, f"{path}: not a readable generator",
+                 ValueError, KeyError, TypeError, RuntimeError, AssertionError, ArithmeticError, width=200):
         networks = {name: maker(**meta["networks"][name])
                     for name, maker in dict(G_ema=LayeredGenerator, D=Discriminator).items()}
-    except (ValueError, KeyError, TypeError, RuntimeError, AssertionError, ArithmeticError) as err:
-        raise ModelError(f"{path}: not a readable generator: {one_line(err, 200)}") from err
     file = Path(folder) / WEIGHTS_FILE
     tensors = load_tensors(file)
     for name, net in networks.items():

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import PIL.Image
 
 from layered_plugin.data.files import UNREADABLE
-from layered_plugin.errors import UserError
+from layered_plugin.errors import UserError, raising
 from layered_plugin.report.charts import Chart, Line, line_chart
 from layered_plugin.report.reading import GanRun, ModelRecord, Picture, numbered_pictures, read_lines, read_picture
 from layered_plugin.runs import CONTACT_SHEET, MANIFEST
@@ -134,8 +134,7 @@ def score_sheets(folder: Path) -> list[Picture]:
 def read_segmented(folder: Path) -> Segmented:
     """Contact sheet of a segmented folder, and its best and worst pictures by reconstruction error.
 
-    Raises:
-        UserError: It is no such folder, or a file is missing or damaged.
+    UserError if it is no such folder, or a file is missing or damaged.
     """
     manifest = folder / MANIFEST
     if not manifest.is_file():
@@ -171,11 +170,8 @@ def _example(folder: Path, entry: dict[str, Any]) -> SegmentedExample:
 
 def _small(path: Path, alt: str) -> Picture:
     """A picture, reduced if it is large; a cut-out shows the whole picture, whose colors it keeps."""
-    try:
-        with PIL.Image.open(path) as opened:
-            picture = opened.convert("RGB")
-    except UNREADABLE as err:
-        raise UserError(f"{path}: not a readable picture: {err}") from err
+    with raising(UserError, f"{path}: not a readable picture", *UNREADABLE), PIL.Image.open(path) as opened:
+        picture = opened.convert("RGB")
     picture.thumbnail((EXAMPLE_PX, EXAMPLE_PX))
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG")

@@ -15,12 +15,11 @@ from typing import Any, NamedTuple
 import jinja2
 
 from layered_plugin.calls import as_typed
-from layered_plugin.errors import CheckpointError, UserError
+from layered_plugin.errors import CheckpointError, UserError, raising
 from layered_plugin.files import atomic_write
 from layered_plugin.report import figures, reading, tables
-from layered_plugin.report.charts import Chart
 from layered_plugin.report.facts import Fact, gan_facts, key_numbers, lead, model_facts, shown_options, title
-from layered_plugin.report.reading import GanRun, ModelRecord, Picture
+from layered_plugin.report.reading import GanRun, ModelRecord
 from layered_plugin.runs import GAN_FILE, MODEL_FILES, complete_run
 
 
@@ -29,20 +28,6 @@ class Missing(NamedTuple):
 
     what: str
     command: str
-
-
-class ModelView(NamedTuple):
-    """What the page shows of a model."""
-
-    name: str
-    kind: str
-    notes: list[str]
-    facts: list[Fact]
-    options: list[Fact]
-    charts: list[Chart]
-    samples: list[Picture]
-    sheets: list[Picture]
-    missing: list[Missing]
 
 
 def write_report(run: str | os.PathLike[str], dest: str | os.PathLike[str] | None = None,
@@ -74,10 +59,8 @@ def write_report(run: str | os.PathLike[str], dest: str | os.PathLike[str] | Non
 
 
 def _complete(argument: str, path: str | os.PathLike[str]) -> Path:
-    try:
+    with raising(UserError, argument, CheckpointError):
         return complete_run(path)
-    except CheckpointError as err:
-        raise UserError(f"{argument}: {err}") from err
 
 
 def render(view: dict[str, Any]) -> str:
@@ -131,7 +114,8 @@ def _find_runs(run: Path) -> tuple[GanRun | None, list[Path]]:
     return (reading.read_gan_run(gan) if gan else None), [run]
 
 
-def _model_view(model: ModelRecord, gan: GanRun | None, scores: Sequence[dict[str, Any]]) -> ModelView:
+def _model_view(model: ModelRecord, gan: GanRun | None, scores: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What the page shows of a model."""
     opts = model.about["options"]
     notes, missing = [], []
     if gan is not None and not reading.is_of_run(opts.get("network"), gan.folder):
@@ -146,10 +130,10 @@ def _model_view(model: ModelRecord, gan: GanRun | None, scores: Sequence[dict[st
         what = "No scores on real pictures yet." if not scores else "Its best and worst pictures are not there."
         missing.append(Missing(what, _line("eval.py", "real", f"--model={model.folder}", "--data=PICTURES",
                                            "--masks=MASKS")))
-    return ModelView(
-        model.folder.name, tables.KINDS.get(model.kind, model.kind), notes, model_facts(model),
-        [(f"--{name.replace('_', '-')}", str(value)) for name, value in opts.items() if value is not None],
-        figures.model_charts(model), figures.sample_pictures(model), sheets, missing)
+    return dict(
+        name=model.folder.name, kind=tables.KINDS.get(model.kind, model.kind), notes=notes, facts=model_facts(model),
+        options=[(f"--{name.replace('_', '-')}", str(value)) for name, value in opts.items() if value is not None],
+        charts=figures.model_charts(model), samples=figures.sample_pictures(model), sheets=sheets, missing=missing)
 
 
 def _commands(gan: GanRun | None, models: Sequence[ModelRecord], generated: Sequence[dict[str, Any]],

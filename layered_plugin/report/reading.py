@@ -17,7 +17,7 @@ import PIL.Image
 
 from layered_plugin import json_files
 from layered_plugin.data.files import UNREADABLE
-from layered_plugin.errors import UserError
+from layered_plugin.errors import UserError, raising
 from layered_plugin.json_files import Rule, anything, check_fields, choice, fields, maybe, number, text
 from layered_plugin.model.network_rules import SHARE, SIDE, WEIGHT
 from layered_plugin.runs import GAN_FILE, LOG_FILE, MODEL_FILE, MODEL_FILES, STATS_FILE
@@ -87,15 +87,12 @@ class ModelRecord(NamedTuple):
 def read_lines(path: Path, parse: Callable[[dict[str, Any]], Any], rule: Rule = anything) -> list[Any]:
     """What `parse` makes of each line of a JSON lines file; nothing if there is no such file.
 
-    Raises:
-        UserError: A line is damaged, breaks the rule, or `parse` misses something in it.
+    UserError if a line is damaged, breaks the rule, or `parse` misses something in it.
     """
     if not path.exists():
         return []
-    try:
+    with raising(UserError, f"{path}: not readable", OSError, UnicodeDecodeError):
         lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as err:
-        raise UserError(f"{path}: not readable: {err}") from err
     parsed = []
     for idx, line in enumerate(lines, start=1):
         try:
@@ -109,18 +106,12 @@ def read_lines(path: Path, parse: Callable[[dict[str, Any]], Any], rule: Rule = 
 
 
 def read_picture(path: Path, caption: str, alt: str) -> Picture:
-    """Take a picture into the report, as it is.
-
-    Raises:
-        UserError: It is damaged or no picture.
-    """
-    try:
+    """Take a picture into the report, as it is; UserError if it is damaged or no picture."""
+    with raising(UserError, f"{path}: not a readable picture", *UNREADABLE):
         with PIL.Image.open(path) as picture:
             picture.load()
             width, height, mime = *picture.size, picture.get_format_mimetype()
         content = base64.b64encode(path.read_bytes()).decode()
-    except UNREADABLE as err:
-        raise UserError(f"{path}: not a readable picture: {err}") from err
     return Picture(f"data:{mime};base64,{content}", width, height, caption, alt)
 
 
@@ -131,11 +122,7 @@ def numbered_pictures(folder: Path, prefix: str) -> list[tuple[int, Path]]:
 
 
 def read_gan_run(folder: Path) -> GanRun:
-    """Options, statistics and log of a run of train_layered.py.
-
-    Raises:
-        UserError: A file is damaged.
-    """
+    """Options, statistics and log of a run of train_layered.py; UserError if a file is damaged."""
     options = check_fields(read_json(folder / GAN_FILE), GAN_OPTIONS, folder / GAN_FILE, UserError)
     rows = _rising(read_lines(folder / STATS_FILE, _tick, TICK), "Progress/kimg")
     # Not of total_sec, which starts anew with each stage of a growing run and whenever a run is resumed.
@@ -147,11 +134,7 @@ def read_gan_run(folder: Path) -> GanRun:
 
 
 def read_model_run(folder: Path) -> ModelRecord:
-    """Options and statistics of a run of invert.py, finished or not.
-
-    Raises:
-        UserError: There is none, or a file is damaged.
-    """
+    """Options and statistics of a run of invert.py, finished or not; UserError if there is none, or it is damaged."""
     path = next((folder / name for name in MODEL_FILES if (folder / name).is_file()), None)
     if path is None:
         raise UserError(f"`model`: {folder} holds no model.json; give the run folder of invert.py train or distill")
@@ -197,8 +180,7 @@ def find_siblings(gan: Path) -> list[Path]:
 def sibling_key(options: Mapping[str, Any]) -> str:
     """What models share that were trained alike but for the seed: theirs, and that of their network's run.
 
-    Raises:
-        UserError: The options of the network's run are damaged.
+    UserError if the options of that run are damaged.
     """
     network = Path(str(options.get("network")))
     run = network.parent if network.suffix == ".pkl" else network

@@ -46,8 +46,7 @@ REAL = fields(dict(command=text, models=list_of(fields(dict(kind=text, detected=
 def read_generated(folder: Path) -> list[dict[str, Any]]:
     """Records of ``eval.py generated`` in a run folder, oldest first; none if it was not scored.
 
-    Raises:
-        UserError: A record is damaged, or lacks what its table shows.
+    UserError if a record is damaged, or lacks what its table shows.
     """
     def check(record: dict[str, Any]) -> dict[str, Any]:
         return record if generated_tables([record]) else {}
@@ -59,8 +58,7 @@ def read_real(model: ModelRecord) -> list[dict[str, Any]]:
     folder = model.folder
 
     def check(record: dict[str, Any]) -> dict[str, Any]:
-        record["models"] = [dict(record["models"][0], folder=str(folder),
-                                 siblings=sibling_key(model.about["options"]))]
+        record["models"] = [dict(record["models"][0], folder=str(folder), siblings=sibling_key(model.about["options"]))]
         return record if real_tables([record]) else {}
     return read_lines(folder / REAL_FILE, check, REAL)
 
@@ -107,8 +105,7 @@ def real_tables(records: Sequence[dict[str, Any]]) -> list[Table]:
             baselines.update(record["baselines"])
         scored = list(models.values())
         means = seed_means({key: list(members.values()) for key, members in siblings.items() if key[0] is not None})
-        baseline_rows = [Scored(BASELINES.get(name, name), "baseline", True, sets)
-                         for name, sets in baselines.items()]
+        baseline_rows = [Scored(BASELINES.get(name, name), "baseline", True, sets) for name, sets in baselines.items()]
         if "full" not in baselines:
             baseline_rows.append(_full_mask(scored[0].sets, ""))
         last = group[-1]

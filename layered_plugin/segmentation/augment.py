@@ -168,9 +168,7 @@ def disturb(img: torch.Tensor, generator: torch.Generator, detail: int = 1) -> t
     gain = 1 + 0.2 * (2 * torch.rand(num, 3, 1, 1, generator=generator) - 1)
     offset = 0.2 * (2 * torch.rand(num, 1, 1, 1, generator=generator) - 1)
     # A mix with the mean of the neighbours: 0 = sharp, 0.7 = as soft as an early generator's pictures.
-    soft = (0.7 * torch.rand(num, 1, 1, 1, generator=generator)) * (
-        torch.rand(num, 1, 1, 1, generator=generator) < 0.5
-    )
+    soft = (0.7 * torch.rand(num, 1, 1, 1, generator=generator)) * (torch.rand(num, 1, 1, 1, generator=generator) < 0.5)
     blurred = F.avg_pool2d(F.pad(img, [detail] * 4, mode="replicate"), 2 * detail + 1, stride=1)
     noise = 0.06 * torch.rand(num, 1, 1, 1, generator=generator) * torch.randn(img.shape, generator=generator)
     soft, gain, offset, noise = (value.to(img.device) for value in (soft, gain, offset, noise))

@@ -56,11 +56,7 @@ def split_pictures(options: dict[str, Any]) -> list[dict[str, Any]]:
 def train_chunks(run_dir: Path, chunks: list[dict[str, Any]], options: dict[str, Any]) -> str | None:
     """Train the encoders of all chunks of `split_pictures` that have no file yet, `--jobs` at a time.
 
-    Returns:
-        None, or the name of the signal that stopped the run after saving.
-
-    Raises:
-        UserError: A process was killed from outside.
+    Returns None, or the name of the signal that stopped the run after saving. UserError if a process was killed.
     """
     tasks = [(run_dir, chunk["file"], chunk["names"], options) for chunk in chunks]
     if options["jobs"] > 1:

@@ -138,8 +138,7 @@ def same_archive(part: Part) -> bool:
 def is_whole(part: Part, source: PictureSource) -> bool:
     """Whether an archive of results that is there has all of its part; if pictures were added, it is to be made anew.
 
-    Raises:
-        ModelError: A picture has changed, or is gone, with whose result the archive would not be made anew.
+    ModelError if a picture has changed, or is gone, with whose result the archive would not be made anew.
     """
     remedy = f"remove {part.archive} and {part.manifest.name} to have it made anew"
     names, entries = source.names[part.first:part.last], list(read_manifest(part.manifest))

@@ -2,7 +2,6 @@
 
 import re
 from pathlib import Path
-from typing import NamedTuple
 
 from layered_plugin.errors import PictureError
 from layered_plugin.files import atomic_write
@@ -15,18 +14,11 @@ from layered_plugin.segmentation.shares import Shard, shard_manifest
 _PATTERN = re.compile(r"manifest-\d+-of-(\d+)(\.partial)?\.jsonl")
 
 
-class Merged(NamedTuple):
-    """How many pictures a merged manifest lists, and how many more the calls were given."""
-
-    num: int
-    missing: int
-
-
-def merge_shards(outdir: str | Path) -> Merged:
+def merge_shards(outdir: str | Path) -> tuple[int, int]:
     """Join the manifests of all shards of a folder, so that it is as one call would have left it.
 
     Returns:
-        What is there; what is missing could not be read.
+        How many pictures it lists, and how many more the calls were given, which could not be read.
 
     Raises:
         PictureError: There are no shards, one is not finished, or a manifest is damaged.
@@ -52,7 +44,7 @@ def merge_shards(outdir: str | Path) -> Merged:
         path.unlink()
     sheet_of_folder(outdir)
     num = _count(whole)
-    return Merged(num, 0 if work is None else max(0, work["num"] - num))
+    return num, 0 if work is None else max(0, work["num"] - num)
 
 
 def _count(*manifests: Path) -> int:

@@ -68,11 +68,7 @@ def network_config(net: torch.nn.Module) -> dict[str, Any]:
 
 
 def read_meta(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """The JSON half of a model.
-
-    Raises:
-        ModelError: It is missing, damaged, or of another format.
-    """
+    """The JSON half of a model; ModelError if it is missing, damaged, or of another format."""
     path = Path(folder) / MODEL_FILE
     meta = read_json(path, ModelError)
     if meta.get("format") != FORMAT or meta.get("kind") not in KINDS:

@@ -19,18 +19,11 @@ from layered_plugin.segmentation.augment import clean_edges, detail_of, disturb,
 
 @dataclass(frozen=True)
 class PairFilter:
-    """Cleans the masks of pairs, and says which of them serve as examples.
+    """Cleans the masks of pairs, and says which of them serve as examples."""
 
-    Args:
-        min_coverage: Smallest share of the picture that the object may cover.
-        max_coverage: Largest such share.
-        min_part: Connected parts of a mask smaller than this share of its largest part are removed, and holes
-            smaller than it are filled.
-    """
-
-    min_coverage: float = 0.02
-    max_coverage: float = 0.7
-    min_part: float = 0.2
+    min_coverage: float = 0.02  # Smallest share of the picture that the object may cover.
+    max_coverage: float = 0.7  # Largest such share.
+    min_part: float = 0.2  # Parts of a mask smaller than this share of its largest are removed, such holes filled.
 
     def __call__(self, img: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Clean the masks and drop the pairs whose object is too small or too large.
@@ -48,35 +41,27 @@ class PairFilter:
         return img[keep], clean[keep].unsqueeze(1).to(img.dtype)
 
 
+@dataclass
 class PairSampler:
-    """Endless pictures with masks from a generator, for training a segmenter.
+    """Endless pictures with masks from a generator, for training a segmenter."""
 
-    Args:
-        G: Layered generator in evaluation mode.
-        shift: Largest shift of the foreground, as a fraction of the resolution; as in the generator's training.
-        keep: Cleans the masks, and says which pairs serve.
-        seed: Of latents, shifts and augmentation.
-        vary: Probability that the outline of an object is bent, see `vary_shape`.
-        force_fp32: Compute the generator in float32?
-        labels: Of the scenes; None = every class equally likely.
-    """
+    G: Any  # Layered generator in evaluation mode.
+    shift: float  # Largest shift of the foreground, as a fraction of the resolution; as in the generator's training.
+    keep: PairFilter  # Cleans the masks, and says which pairs serve.
+    seed: int  # Of latents, shifts and augmentation.
+    vary: float = 0.0  # Probability that the outline of an object is bent, see `vary_shape`.
+    force_fp32: bool = False  # Compute the generator in float32?
+    labels: Labels | None = None  # Of the scenes; None = every class equally likely.
 
-    def __init__(self, G: Any, shift: float, keep: PairFilter, seed: int, vary: float = 0.0, force_fp32: bool = False,
-                 labels: Labels | None = None):
-        self.G = G
-        self.labels = labels or Labels(G.c_dim)
-        self.max_px = round(shift * G.img_resolution)
-        self.detail = detail_of(G.img_resolution)
-        self.keep = keep
-        self.vary = vary
-        self.force_fp32 = force_fp32
-        self.generator = torch.Generator().manual_seed(seed)
+    def __post_init__(self) -> None:
+        self.max_px, self.detail = round(self.shift * self.G.img_resolution), detail_of(self.G.img_resolution)
+        self.generator = torch.Generator().manual_seed(self.seed)
         self.drawn = self.kept = 0
 
     @torch.no_grad()
     def scenes(self, num: int) -> Layers:
         """Draw N scenes of objects with clean edges, some of them with bent outlines, each shifted by its own."""
-        ws = random_codes(self.G, num, self.labels, self.generator)
+        ws = random_codes(self.G, num, self.labels or Labels(self.G.c_dim), self.generator)
         layers = self.G.synthesis(ws, noise_mode="random", return_layers=True, force_fp32=self.force_fp32)
         objects = vary_shape(clean_edges(fold_objects(layers), 3 * self.detail), self.vary, self.generator)
         if self.max_px > 0:

@@ -20,17 +20,11 @@ T = TypeVar("T")
 
 
 class Item(NamedTuple):
-    """One picture of a group.
-
-    Fields:
-        name: Of the picture.
-        wanted: Whether its result is; others only keep the group's company what it was.
-        content: Of its file, or why it can't be had.
-    """
+    """One picture of a group."""
 
     name: str
-    wanted: bool
-    content: bytes | str
+    wanted: bool  # Is its result? Others only keep the group's company what it was.
+    content: bytes | str  # Of its file, or why it can't be had.
 
 
 @dataclass
@@ -44,23 +38,14 @@ class _Group:
 
 @dataclass
 class Pipeline:
-    """A model, and what its results are made into.
-
-    Args:
-        segmenter: A loaded model.
-        refinement: What is done beyond one pass through the network.
-        how: What becomes of a picture and its result.
-        cannot_read: Text for a name and the reason why its picture can't be decoded.
-        tasks: Runs decoding and finishing.
-        workers: Number of its processes; 0 = none.
-    """
+    """A model, and what its results are made into."""
 
     segmenter: Segmenter
-    refinement: Refinement
-    how: Finish
-    cannot_read: Callable[[str, str], str]
-    tasks: Executor
-    workers: int
+    refinement: Refinement  # What is done beyond one pass through the network.
+    how: Finish  # What becomes of a picture and its result.
+    cannot_read: Callable[[str, str], str]  # Text for a name and the reason why its picture can't be decoded.
+    tasks: Executor  # Runs decoding and finishing.
+    workers: int  # Number of its processes; 0 = none.
 
     def run(self, groups: Iterable[list[Item]]) -> Iterator[tuple[str, Finished | str]]:
         """Results of the pictures that are wanted, or why there is none, by name and in the order they come."""

@@ -6,6 +6,7 @@ stay frozen.
 """
 
 from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import torch
@@ -72,35 +73,28 @@ def autoencoder_loss(gen_img: torch.Tensor, real_img: torch.Tensor, features: Di
     return l1, (features(gen_img) - target).square().mean(dim=[1, 2, 3])
 
 
+@dataclass
 class Reconstruction:
     """The objective of Eq. 7 for one generator and its discriminator; terms of ours are off unless weighted.
 
-    Args:
-        G: Layered generator, frozen.
-        D: Its discriminator, frozen.
-        feature_resolution: Side of the discriminator's feature maps.
-        feature_weight: Weight of their term; 1 = Eq. 7.
-        mean_w_weight: Weight of the squared distance of the codes to the mean w, 0 = Eq. 7.
-        mask_border_weight: Weight of the mask along the border of the picture, 0 = Eq. 7.
-        mask_area_weight: Weight of the mean mask, 0 = Eq. 7: what the background explains as well is left to it.
-        force_fp32: Compute generator and discriminator in float32?
-
-    Raises:
-        ArgumentError: D has no feature maps of that side.
+    ArgumentError if D has no feature maps of the side asked for.
     """
 
-    def __init__(self, G: Any, D: Any, *, feature_resolution: int = 16, feature_weight: float = 1.0,
-                 mean_w_weight: float = 0.0, mask_border_weight: float = 0.0, mask_area_weight: float = 0.0,
-                 force_fp32: bool = True):
-        self.G, self.D = G, D
-        self.features = DiscriminatorFeatures(D, feature_resolution, dict(force_fp32=force_fp32))
-        self.feature_weight = feature_weight
-        self.mean_w_weight = mean_w_weight
-        self.mask_border_weight = mask_border_weight
-        self.mask_area_weight = mask_area_weight
+    G: Any  # Layered generator, frozen.
+    D: Any  # Its discriminator, frozen.
+    _: KW_ONLY
+    feature_resolution: int = 16  # Side of the discriminator's feature maps.
+    feature_weight: float = 1.0  # Weight of their term; 1 = Eq. 7.
+    mean_w_weight: float = 0.0  # Weight of the squared distance of the codes to the mean w, 0 = Eq. 7.
+    mask_border_weight: float = 0.0  # Weight of the mask along the border of the picture, 0 = Eq. 7.
+    mask_area_weight: float = 0.0  # Weight of the mean mask, 0 = Eq. 7: what the background explains is left to it.
+    force_fp32: bool = True  # Compute generator and discriminator in float32?
+
+    def __post_init__(self) -> None:
+        self.features = DiscriminatorFeatures(self.D, self.feature_resolution, dict(force_fp32=self.force_fp32))
         # The grouped convolution that fuses modulation is slow to differentiate on a CPU.
-        self.synthesis_kwargs = dict(force_fp32=force_fp32, fused_modconv=False)
-        self.w_avg = G.mapping.w_avg.detach()
+        self.synthesis_kwargs = dict(force_fp32=self.force_fp32, fused_modconv=False)
+        self.w_avg = self.G.mapping.w_avg.detach()
 
     @classmethod
     def from_options(cls, G: Any, D: Any, options: Mapping[str, Any]) -> "Reconstruction":

@@ -24,7 +24,7 @@ from layered_plugin.segmentation.shares import FORMATS, Shard, shard_manifest
 @click.option("--images", help="Pictures of any size", required=True, metavar="DIR|ZIP|TAR|FILE|PATTERN")
 @click.option("--outdir", help="Folder for the results", required=True, metavar="DIR")
 @click.option("--format", "form", help="What results are written as", type=click.Choice(FORMATS), default="files")
-@click.option("--batch", help="Pictures at a time", type=Whole(1, 2**16), default=64, metavar="INT")
+@click.option("--batch", help="Pictures at a time", type=Whole(1, 2**16), default=64)
 @click.option("--threshold", help="Opacity that counts as object", default=0.5, metavar="FRAC",
               type=Number(0, 1, min_open=True, max_open=True))
 @click.option("--soft", help="Write opacities, not 0 and 255", type=bool, default=False, metavar="BOOL")
@@ -37,8 +37,7 @@ from layered_plugin.segmentation.shares import FORMATS, Shard, shard_manifest
 @click.option("--prior", help="Distilled model that --refine keeps to", metavar="RUN")
 @click.option("--posterior", help="Correct masks pixel by pixel (encoders)", type=bool, default=False, metavar="BOOL")
 @click.option("--device", help="Where to compute", type=DEVICES, default="auto")
-@click.option("--workers", help="Processes that decode and encode  [default: one per core]",
-              type=Whole(0, 1024), metavar="INT")
+@click.option("--workers", help="Processes that decode and encode  [default: one per core]", type=Whole(0, 1024))
 @click.option("--shard", help="Which of N calls this is, from 0 on  [default: as torchrun or Slurm says]",
               metavar="I/N")
 @user_errors()

@@ -31,31 +31,17 @@ from layered_plugin.segmentation.reconstruction import Reconstruction, posterior
 
 @dataclass(frozen=True)
 class Refinement:
-    """What is done for a mask beyond one pass through the network; each field is also an option of the commands.
+    """What is done for a mask beyond one pass through the network; each field is also an option of the commands."""
 
-    Args:
-        flip: Average the mask with that of the mirrored picture?
-        refine: Steps of gradient descent on the codes of each picture; encoders only.
-        posterior: Correct the mask pixel by pixel (`posterior_mask`); encoders only.
-        prior: A distilled model of the same resolution, to whose masks the gradient descent keeps.
-        sharp: Correct masks by the pictures' colors (`colors`), and refine those of pictures much larger than the
-            network with the picture as guide (`edges`)?
-        margin: As of `correct_by_colors`, if sharp; None = the model's (`Segmenter.margin`).
-    """
-
-    flip: bool = False
-    refine: int = 0
-    posterior: bool = False
-    prior: "Segmenter | None" = None
-    sharp: bool = True
-    margin: float | None = None
+    flip: bool = False  # Average the mask with that of the mirrored picture?
+    refine: int = 0  # Steps of gradient descent on the codes of each picture; encoders only.
+    posterior: bool = False  # Correct the mask pixel by pixel (`posterior_mask`); encoders only.
+    prior: "Segmenter | None" = None  # Distilled model of the same resolution, to whose masks the descent keeps.
+    sharp: bool = True  # Correct masks by the pictures' colors (`colors`), those of much larger pictures by `edges`?
+    margin: float | None = None  # As of `correct_by_colors`, if sharp; None = the model's (`Segmenter.margin`).
 
     def check(self, segmenter: "Segmenter") -> None:
-        """See that a model can do this.
-
-        Raises:
-            ArgumentError: It can't; the text names the field.
-        """
+        """See that a model can do this; ArgumentError, with the field, if it can't."""
         if self.refine < 0 or not 0 <= (self.margin or 0) <= 0.5:
             raise ArgumentError(f"`refine` must be 0 or more, `margin` from 0 to 0.5; got {self.refine}, {self.margin}")
         for name, lacks in (("refine", "has no codes"), ("posterior", "draws no layers")):

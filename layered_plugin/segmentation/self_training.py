@@ -6,6 +6,7 @@ picture turned and disturbed. No true mask is seen.
 """
 
 import copy
+from dataclasses import dataclass
 
 import torch
 
@@ -19,29 +20,21 @@ from layered_plugin.segmentation.pasting import paste_objects
 TURN = 15.0  # Degrees to either side, at most: most pictures show what is upright.
 
 
+@dataclass
 class SelfTraining:
-    """Targets for real pictures, from a mean teacher (Tarvainen and Valpola, 2017): a copy that follows the network.
+    """Targets for real pictures, from a mean teacher (Tarvainen and Valpola, 2017): a copy that follows the network."""
 
-    Args:
-        unet: The network in training.
-        keep: Cleans masks, and says which of them serve.
-        seed: Of augmentation.
-        decay: Of the mean teacher's moving average, a step.
-        colors: Correct what the teacher says by the colors of the picture (`correct_by_colors`)?
-        margin: As of `correct_by_colors`.
-        paste: Share of the pictures whose object is pasted on the ground of another (`paste_objects`).
-    """
+    unet: AnyUNet  # The network in training.
+    keep: PairFilter  # Cleans masks, and says which of them serve.
+    seed: int  # Of augmentation.
+    decay: float = 0.99  # Of the mean teacher's moving average, a step.
+    colors: bool = True  # Correct what the teacher says by the colors of the picture (`correct_by_colors`)?
+    margin: float = MARGIN  # As of `correct_by_colors`.
+    paste: float = 0.5  # Share of the pictures whose object is pasted on the ground of another (`paste_objects`).
 
-    def __init__(self, unet: AnyUNet, keep: PairFilter, seed: int, decay: float = 0.99, colors: bool = True,
-                 margin: float = MARGIN, paste: float = 0.5):
-        self.unet = unet
-        self.mean_teacher = copy.deepcopy(unet).eval().requires_grad_(False)
-        self.keep = keep
-        self.decay = decay
-        self.colors = colors
-        self.margin = margin
-        self.paste = paste
-        self.generator = torch.Generator().manual_seed(seed)
+    def __post_init__(self) -> None:
+        self.mean_teacher = copy.deepcopy(self.unet).eval().requires_grad_(False)
+        self.generator = torch.Generator().manual_seed(self.seed)
 
     @torch.no_grad()
     def targets(self, img: torch.Tensor) -> torch.Tensor:
@@ -53,13 +46,9 @@ class SelfTraining:
 
     @torch.no_grad()
     def opinions(self, img: torch.Tensor) -> torch.Tensor:
-        """What the teacher says of real pictures, averaged with what it says of their mirror images.
+        """Opacities that the teacher gives real pictures, averaged with those of their mirror images.
 
-        Args:
-            img: Pictures, [N, 3, H, W], in [-1, 1].
-
-        Returns:
-            Opacities, [N, 1, H, W], in [0, 1].
+        [N, 3, H, W] in [-1, 1] to [N, 1, H, W] in [0, 1].
         """
         with fast_half(img.device):
             logits = self.mean_teacher(torch.cat([img, img.flip(3)]).contiguous(memory_format=torch.channels_last))

@@ -30,11 +30,7 @@ class Shard(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> "Shard":
-        """Read I/N.
-
-        Raises:
-            ArgumentError: It is not so, or I is not below N.
-        """
+        """Read I/N; ArgumentError if it is not so, or I is not below N."""
         number, _, total = text.partition("/")
         if not (number.isdecimal() and total.isdecimal() and int(number) < int(total)):
             raise ArgumentError(f"`shard` must be I/N with I from 0 to N - 1, got {text}")
@@ -60,22 +56,14 @@ WHOLE = Shard(0, 1)
 
 
 class Part(NamedTuple):
-    """Pictures that share a manifest.
+    """Pictures that share a manifest."""
 
-    Fields:
-        images: Folder or archive they are of.
-        first, last: Positions in its listing, the last exclusive; None = to the end.
-        folder: Where results go as files.
-        manifest: Of the part.
-        archive: Where results go instead, ending in .zip or .tar.
-    """
-
-    images: Path
-    first: int
-    last: int | None
-    folder: Path
+    images: Path  # Folder or archive they are of.
+    first: int  # Position in its listing.
+    last: int | None  # Likewise, exclusive; None = to the end.
+    folder: Path  # Where results go as files.
     manifest: Path
-    archive: Path | None = None
+    archive: Path | None = None  # Where results go instead, ending in .zip or .tar.
 
 
 def is_pattern(images: str) -> bool:

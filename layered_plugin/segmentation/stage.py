@@ -4,12 +4,13 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from layered_plugin.errors import CheckpointError, PictureError, UserError, one_line
+from layered_plugin.errors import CheckpointError, PictureError, UserError, raising
 from layered_plugin.files import cut_torn_line, room_for
 from layered_plugin.progress import progress
 from layered_plugin.runs import STATS_FILE, forget_states, load_training_state
@@ -20,40 +21,30 @@ from layered_plugin.tensor_files import save_state
 SAMPLES = 12  # Columns of the pictures of a run.
 
 
+@dataclass
 class ModelRun:
-    """Repeat a step, with progress, ``stats.jsonl``, saving and resumption; Ctrl-C and SIGTERM save first.
+    """Repeat a step, with progress, ``stats.jsonl``, saving and resumption; Ctrl-C and SIGTERM save first."""
 
-    Args:
-        run_dir: Existing folder.
-        name: Of this stage of the run, for its files: `training-state-NAME.pt`, and in stats.jsonl.
-        label: What is trained, shown in front of the progress; empty = no progress is shown.
-        steps: Length.
-        batch: Pictures a step, for the speed.
-        saved: Networks, optimizers and schedules by name: their state is kept and restored.
-        generators: Sources of randomness by name; torch's default ones, of the CPU and of the current GPU, are kept
-            as well.
-        save_every: Steps between training states.
-        halted: Asked after each step whether to save and stop, as if by SIGTERM.
-    """
+    run_dir: Path  # Existing folder.
+    name: str  # Of this stage of the run, for its files: `training-state-NAME.pt`, and in stats.jsonl.
+    label: str  # What is trained, shown in front of the progress; empty = no progress is shown.
+    steps: int  # Length.
+    batch: int  # Pictures a step, for the speed.
+    saved: Mapping[str, Any]  # Networks, optimizers and schedules by name: their state is kept and restored.
+    generators: Mapping[str, torch.Generator]  # By name; torch's own, of CPU and current GPU, are kept as well.
+    save_every: int = 200  # Steps between training states.
+    halted: Callable[[], bool] = lambda: False  # Asked after each step whether to save and stop, as if by SIGTERM.
 
-    def __init__(self, run_dir: Path, name: str, label: str, steps: int, batch: int, saved: Mapping[str, Any],
-                 generators: Mapping[str, torch.Generator], save_every: int = 200,
-                 halted: Callable[[], bool] = lambda: False):
-        self.run_dir, self.name, self.label, self.steps, self.batch = run_dir, name, label, steps, batch
-        self.state_file = run_dir / f"training-state-{name}.pt"
-        self.saved = {name: part for name, part in saved.items() if part is not None}
-        self.generators = generators
-        self.save_every = save_every
-        self.halted = halted
-        self.log_every = max(1, steps // 100)
+    def __post_init__(self) -> None:
+        self.state_file = self.run_dir / f"training-state-{self.name}.pt"
+        self.saved = {name: part for name, part in self.saved.items() if part is not None}
+        self.log_every = max(1, self.steps // 100)
         self.step, self.seconds = 0, 0.0
         if self.state_file.is_file():
             state = load_training_state(self.state_file)
-            try:
+            with raising(CheckpointError, f"{self.state_file}: damaged, or of another training",
+                         RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError, width=200):
                 self._restore(state)
-            except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError) as err:
-                raise CheckpointError(f"{self.state_file}: damaged, or of another training: {one_line(err, 200)}"
-                                      ) from err
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.step, self.seconds = state["step"], state["seconds"]

@@ -80,8 +80,7 @@ def _adapt(run_dir: Path, options: dict[str, Any], unet: AnyUNet,
            real: RealPictures) -> tuple[str | None, float | None]:
     """Self-training on real pictures; the mean teacher's weights are the result.
 
-    Returns:
-        None, or the name of the signal that stopped it; the margin at work (`rare_border`), None if it was stopped.
+    Returns None, or the name of the signal that stopped it; the margin at work (`rare_border`), None if it was stopped.
     """
     batch = options["batch"]
     settled = settle_on_real(unet, real)

@@ -26,17 +26,10 @@ class Source(NamedTuple):
 
 
 def find_files(folders: Sequence[str], exclude: Sequence[str] = ()) -> list[tuple[str, Path]]:
-    """List picture files below folders, sorted by their path within each folder.
+    """Picture files below folders, sorted by their path within each: a name for the manifest, and the path.
 
-    Args:
-        folders: Folders to search, with their subfolders.
-        exclude: Shell patterns; a file is left out if its path within the folder matches one.
-
-    Returns:
-        Pairs of a name for the manifest and the path.
-
-    Raises:
-        PictureError: A folder does not exist.
+    Those whose path within the folder matches one of the shell patterns `exclude` are left out. PictureError if a
+    folder does not exist.
     """
     files = []
     for folder in map(Path, folders):
@@ -114,8 +107,7 @@ def load_all(option: str, folders: Sequence[str], exclude: Sequence[str],
              prepare: Callable[[Image.Image, int], Image.Image], side_px: int) -> list[Source]:
     """Find, read and prepare all of one kind; files left out are named on standard error, after the `option`.
 
-    Raises:
-        PictureError: Not one file can serve.
+    PictureError if not one file can serve.
     """
     files = find_files(folders, exclude)
     loaded, left_out = load(files, prepare, side_px)

@@ -49,14 +49,7 @@ def place_objects(draw: Callable[[], PlacedObject], num: int) -> list[PlacedObje
 
 
 def visible_parts(alphas: Sequence[np.ndarray]) -> np.ndarray:
-    """Opacity of each object times the transparency of all in front of it.
-
-    Args:
-        alphas: K opacities from back to front, [S, S] each, in [0, 1].
-
-    Returns:
-        [K, S, S], in [0, 1].
-    """
+    """Opacity of each of K objects, [S, S] in [0, 1], times the transparency of those that follow it; [K, S, S]."""
     parts = np.array(alphas)
     through = np.ones_like(parts[0])
     for part in parts[::-1]:  # Views.

@@ -4,7 +4,7 @@ Makes no folder and computes nothing on a device; asks which devices there are, 
 """
 
 import sys
-from typing import Any, NamedTuple
+from typing import Any
 
 from layered_plugin import device
 from layered_plugin.base import BASE
@@ -15,24 +15,6 @@ from layered_plugin.errors import ArgumentError
 from layered_plugin.runs import short_name
 from layered_plugin.training import growing, presets
 from layered_plugin.training.metrics import choose_metrics
-
-
-class _Pictures(NamedTuple):
-    """What the configuration has to know of the data set."""
-
-    name: str
-    num: int
-    shown: int  # Of these; with masks only those that have one.
-    resolution: int  # Of the networks.
-
-
-class _Batches(NamedTuple):
-    """Base settings with what was given in their place, and how a batch is divided."""
-
-    base: dict[str, Any]  # As ``presets.base_settings``.
-    batch_gpu: int
-    mbstd: int
-    stages: list[Any]  # Of a growing run, else empty.
 
 
 def setup_training_config(*, data, masks, gpus, snap, metrics, fid_weights, seed, cond, subset, mirror, cfg, gamma,
@@ -54,15 +36,14 @@ def setup_training_config(*, data, masks, gpus, snap, metrics, fid_weights, seed
         PictureError: The data set cannot be used.
         MaskError: Its masks can't.
     """
-    pictures = _scan(data, masks, cond, subset, resolution, seed)
-    resolution = pictures.resolution
+    name, num, shown, resolution = _scan(data, masks, cond, subset, resolution, seed)
     base, batch_gpu, mbstd, stages = _divide_batch(cfg, resolution, gpus, grow, grow_schedule, batch_gpu,
                                                    dict(kimg=kimg, batch=batch, gamma=gamma, lr=lr,
                                                         map_depth=map_depth))
     if mask_overlap_weight > 0 and objects == 1:
         raise ArgumentError(f"`mask_overlap_weight`={mask_overlap_weight:g} needs `objects` of at least 2, got 1")
     device_name, half, block = _choose_precision(device_name, gpus, precision, fp32, nhwc)
-    mirror, aug = _choose_for_size(cfg, pictures.shown, base["kimg"], mirror, aug, (p, target, augpipe))
+    mirror, aug = _choose_for_size(cfg, shown, base["kimg"], mirror, aug, (p, target, augpipe))
     presets.check_filters(augpipe, stages[0]["resolution"] if stages else resolution, bool(stages))
     metrics = choose_metrics(metrics, fid_weights)
     resume_pkl = presets.RESUME_PKLS.get(resume, resume)
@@ -75,7 +56,7 @@ def setup_training_config(*, data, masks, gpus, snap, metrics, fid_weights, seed
     config = dict(
         run_dir=None, masks_path=masks,
         training_set_kwargs=dict(class_name="layered_plugin.data.dataset.PictureDataset", path=str(data),
-                                 size_px=size_px, use_labels=cond, max_size=subset or pictures.num, xflip=mirror,
+                                 size_px=size_px, use_labels=cond, max_size=subset or num, xflip=mirror,
                                  random_seed=seed),
         data_loader_kwargs=dict(pin_memory=device_name == "cuda", num_workers=workers,
                                 prefetch_factor=2 if workers > 0 else None),
@@ -106,7 +87,7 @@ def setup_training_config(*, data, masks, gpus, snap, metrics, fid_weights, seed
         ramp_kimg=None,
         cudnn_benchmark=not nobench, allow_tf32=allow_tf32, on_collapse=on_collapse,
         **(dict(stages=stages) if stages else {}))
-    parts = [short_name(pictures.name), "cond" if cond else "", f"subset{subset}" if subset else "",
+    parts = [short_name(name), "cond" if cond else "", f"subset{subset}" if subset else "",
              "mirror" if mirror else "", "masks" if masks else "", f"objects{objects}" if objects > 1 else "",
              f"{cfg}{gpus}" if cfg == "auto" else cfg, f"{resolution}px", "grow" if stages else "",
              f"kimg{base['kimg']:g}", f"batch{base['batch']}", aug if aug != "ada" else "",
@@ -116,11 +97,7 @@ def setup_training_config(*, data, masks, gpus, snap, metrics, fid_weights, seed
 
 
 def check_together(opts: dict[str, Any], given: set[str]) -> None:
-    """Refuse options that say nothing beside others that were given; values of a preset may.
-
-    Raises:
-        ArgumentError: Naming one of them, and the remedy.
-    """
+    """Refuse options that say nothing beside others that were given, by an ArgumentError; values of a preset may."""
     gan_loss = opts["gan_loss"]
     if "fid_weights" in given and (opts["metrics"] == "none" or BASE.name == "official"):
         raise ArgumentError("`fid_weights` is for `metrics` on the bundled base")
@@ -155,7 +132,9 @@ def _ramp_name(values: float | list[float]) -> str:
     return "to".join(f"{value:g}" for value in (values if isinstance(values, list) else [values]))
 
 
-def _scan(data: str, masks: str | None, cond: bool, subset: int | None, resolution: int | None, seed: int) -> _Pictures:
+def _scan(data: str, masks: str | None, cond: bool, subset: int | None, resolution: int | None,
+           seed: int) -> tuple[str, int, int, int]:
+    """Name of the data set, its pictures, how many of them are shown (with masks those that have one), resolution."""
     probe = PictureDataset(path=data, size_px=4, use_labels=cond, max_size=subset, random_seed=seed)
     shown = len(probe)
     if masks is not None:
@@ -163,22 +142,26 @@ def _scan(data: str, masks: str | None, cond: bool, subset: int | None, resoluti
         shown = len(masked)
         for line in masked.left_out:
             print(f"WARNING: {line}", file=sys.stderr)
-    has_labels, resolution = probe.has_labels, resolution or 1 << (min(probe.native_size).bit_length() - 1)
-    pictures = _Pictures(probe.name, len(probe), shown, resolution)
+    native_px, has_labels = min(probe.native_size), probe.has_labels
+    resolution = resolution or 1 << (native_px.bit_length() - 1)
+    name, num = probe.name, len(probe)
     probe.close()
-    if subset is not None and subset > pictures.num:
-        raise ArgumentError(f"`subset` must be at most the {pictures.num} pictures of {data}, got {subset}")
+    if subset is not None and subset > num:
+        raise ArgumentError(f"`subset` must be at most the {num} pictures of {data}, got {subset}")
     if cond and not has_labels:
         raise ArgumentError("`cond`=1 needs labels in dataset.json, or .cls or .json with a number under label or cls "
                             f"beside each picture, but {data} has none")
     if resolution < 8 or resolution & (resolution - 1):
         raise ArgumentError(f"`resolution` must be a power of two, at least 8, got {resolution}")
-    return pictures
+    return name, num, shown, resolution
 
 
 def _divide_batch(cfg: str, resolution: int, gpus: int, grow: bool, grow_schedule: str | None,
-                  batch_gpu: int | None, given: dict[str, Any]) -> _Batches:
-    """The base configuration; of a growing run, its last stage's. `given`: options that replace its values."""
+                  batch_gpu: int | None, given: dict[str, Any]) -> tuple[dict[str, Any], int, int, list[Any]]:
+    """Base settings, of a growing run those of its last stage; batch_gpu, minibatch-std group; stages, if it grows.
+
+    `given` are options that replace the base settings.
+    """
     kimg, batch, lr = given["kimg"], given["batch"], given["lr"]
     own_batch = presets.preset_options(cfg).get("batch")  # What gamma and ema are computed from, whatever --batch says.
     if isinstance(lr, list):  # A preset's: stages have one each.
@@ -211,7 +194,7 @@ def _divide_batch(cfg: str, resolution: int, gpus: int, grow: bool, grow_schedul
         raise ArgumentError(f"`batch_gpu` must be a multiple of the minibatch-std group {mbstd}, got {batch_gpu}")
     if stages:
         stages = growing.plan(stages, gpus, batch_gpu_limit, base["ref_gpus"], mbstd)
-    return _Batches(base, batch_gpu, mbstd, stages)
+    return base, batch_gpu, mbstd, stages
 
 
 def _channels(cbase: int, cmax: int, resolution: int) -> dict[str, int]:

@@ -151,8 +151,7 @@ def plain(config: dict[str, Any]) -> dict[str, Any]:
 def stage_of(config: dict[str, Any], saved: dict[str, Any]) -> int:
     """Number of the stage that a training state is to go on in: its own, or the next one if its own is at its end.
 
-    Raises:
-        errors.CheckpointError: The state's resolution is not in the schedule.
+    CheckpointError if the state's resolution is not in the schedule.
     """
     sides = [stage["resolution"] for stage in config["stages"]]
     check_saved(saved)

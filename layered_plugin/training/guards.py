@@ -24,14 +24,9 @@ def check_finite(stats: Mapping[str, Mapping[str, float]], phase: str, kimg: flo
 
 
 def find_collapse(stats: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """Name what is wrong with the layers of a tick.
+    """What is wrong with the layers of a tick, by the statistics of ``loss.report_layers``; nothing of healthy ones.
 
-    Args:
-        stats: Training statistics with the ``Layers/...`` entries of ``loss.report_layers``; mask_variation may be
-            missing.
-
-    Returns:
-        Findings, empty for healthy layers.
+    mask_variation may be missing.
     """
     def mean(name: str) -> float:
         return stats[f"Layers/{name}"]["mean"]
@@ -62,14 +57,9 @@ class CollapseWatch:
         self.warned: set[str] = set()
 
     def update(self, stats: Mapping[str, Mapping[str, float]], kimg: float) -> tuple[list[str], list[str]]:
-        """Take in a tick.
-
-        Returns:
-            Findings to warn of now, once each time they come up; findings that have lasted for ``PATIENCE_KIMG``.
-        """
+        """Take in a tick; findings to warn of now, once each time they come up, and those of ``PATIENCE_KIMG``."""
         self.since = {text: self.since.get(text, kimg) for text in find_collapse(stats)}
         self.warned &= self.since.keys()
-        due = [text for text, begin in self.since.items()
-               if kimg - begin >= WARN_KIMG and text not in self.warned]
+        due = [text for text, begin in self.since.items() if kimg - begin >= WARN_KIMG and text not in self.warned]
         self.warned.update(due)
         return due, [text for text, begin in self.since.items() if kimg - begin >= PATIENCE_KIMG]

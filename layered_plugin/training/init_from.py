@@ -8,13 +8,13 @@ draws what (Eq. 1, 2).
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch.nn import functional as F
 from torch_utils import misc
 
-from layered_plugin.errors import ArgumentError, CheckpointError, one_line
+from layered_plugin.errors import ArgumentError, CheckpointError, raising
 from layered_plugin.model.parts import HALF
 from layered_plugin.model.snapshots import is_layered, read_networks
 
@@ -24,20 +24,11 @@ SHAPE = {"c_dim", "img_resolution", "img_channels"}
 MASK_STEPS = 150  # In which the mask logits are fitted to the middle.
 
 
-class Plain(NamedTuple):
-    """Ordinary networks of a pickle."""
-
-    G: Any  # Its G_ema.
-    D: Any
-    path: str
-
-
 @functools.lru_cache(maxsize=1)
-def read_plain(path: str) -> Plain:
-    """Read a pickle of ordinary networks; unpickling runs its code.
+def read_plain(path: str) -> tuple[Any, Any]:
+    """The averaged generator and the discriminator of a pickle of ordinary networks; unpickling runs its code.
 
-    Raises:
-        CheckpointError: It can't be read, its generator draws layers already, or it is no StyleGAN2.
+    CheckpointError if it can't be read, its generator draws layers already, or it is no StyleGAN2.
     """
     source = read_networks(path)
     G, D = source["G_ema"], source["D"]
@@ -49,7 +40,7 @@ def read_plain(path: str) -> Plain:
             raise CheckpointError(f"{path}: its {type(net).__name__} is not StyleGAN2's")
     if G.img_channels != 3:
         raise CheckpointError(f"{path}: pictures have {G.img_channels} channels; 3 are needed")
-    return Plain(G, D, path)
+    return G, D
 
 
 def plain_options(path: str, opts: dict[str, Any], given: set[str]) -> dict[str, Any]:
@@ -68,13 +59,13 @@ def plain_options(path: str, opts: dict[str, Any], given: set[str]) -> dict[str,
         raise ArgumentError("`init_from` can't be given with `resume`: both say where the networks start")
     if opts["grow"] or opts["grow_schedule"] is not None:
         raise ArgumentError("`init_from` starts at the full resolution; leave `grow` out, or add --no-grow")
-    G = read_plain(path).G
+    G, _D = read_plain(path)
     if bool(G.c_dim) != bool(opts["cond"]):
         takes = f"labels of {G.c_dim} classes" if G.c_dim else "no labels"
         raise ArgumentError(f"`cond`={int(opts['cond'])}: the networks of {path} take {takes}")
     synthesis, mapping = (G.init_kwargs.get(f"{name}_kwargs", {}) for name in ("synthesis", "mapping"))
     sizes = dict(resolution=G.img_resolution, w_dim=G.w_dim, cbase=synthesis.get("channel_base", 32768),
-               cmax=synthesis.get("channel_max", 512), map_depth=mapping.get("num_layers", 8))
+                 cmax=synthesis.get("channel_max", 512), map_depth=mapping.get("num_layers", 8))
     for name, value in sizes.items():
         if name in given and opts[name] != value:
             raise ArgumentError(f"`{name}`={opts[name]}: the networks of {path} have {value}; leave it out")
@@ -83,7 +74,7 @@ def plain_options(path: str, opts: dict[str, Any], given: set[str]) -> dict[str,
 
 def adopt_plain(config: dict[str, Any], path: str) -> None:
     """Put into the parameters of ``training_loop`` whatever else the networks of a pickle were built with."""
-    G, D = read_plain(path)[:2]
+    G, D = read_plain(path)
     G_init, D_init = _plain_dict(G.init_kwargs), _plain_dict(D.init_kwargs)
     G_kwargs, D_kwargs = config["G_kwargs"], config["D_kwargs"]
     G_kwargs["z_dim"] = G.z_dim
@@ -119,17 +110,15 @@ def start_from_plain(path: str, G: Any, D: torch.nn.Module, G_ema: Any, mask_min
     Raises:
         CheckpointError: The networks do not fit.
     """
-    source = read_plain(path)
+    plain_G, plain_D = read_plain(path)
     say(f"Starting from {path}: background, foreground and discriminator as it has them, the mask in the middle")
-    try:
+    with raising(CheckpointError, f"`init_from`: the networks of {path} have other shapes than this configuration asks "
+                 "for", RuntimeError, ValueError, AssertionError, KeyError, width=200):
         for name in G.mapping.names:
-            misc.copy_params_and_buffers(source.G.mapping, getattr(G.mapping, name), require_all=True)
+            misc.copy_params_and_buffers(plain_G.mapping, getattr(G.mapping, name), require_all=True)
         for name in G.synthesis.names:
-            _copy_synthesis(source.G.synthesis, getattr(G.synthesis, name))
-        misc.copy_params_and_buffers(source.D, D, require_all=True)
-    except (RuntimeError, ValueError, AssertionError, KeyError) as err:
-        raise CheckpointError(f"`init_from`: the networks of {path} have other shapes than this configuration asks "
-                              f"for: {one_line(err, 200)}") from err
+            _copy_synthesis(plain_G.synthesis, getattr(G.synthesis, name))
+        misc.copy_params_and_buffers(plain_D, D, require_all=True)
     for number, name in enumerate(G.mapping.names[1:]):
         turn_codes(getattr(G.mapping, name), G.z_dim, number)
     start_masks(G, max(mask_min, 0.05), batch)

@@ -83,7 +83,7 @@ def training_loop(
     """
     start_time = time.time()
     device = setup.prepare_process(device, random_seed * num_gpus + rank, cudnn_benchmark, allow_tf32)
-    say = print if rank == 0 else setup.say_nothing
+    say = print if rank == 0 else lambda *_args: None  # Ranks above 0 say nothing.
     saved = None if resume_state is None else runs.load_training_state(resume_state)
 
     # The pictures, the networks, and what stands around them while they learn.
@@ -181,8 +181,7 @@ def _accumulate(phase: phases.Phase, loss, batch_gpu: int, real_img: torch.Tenso
 def _take_step(phase: phases.Phase, loss_stats: training_stats.Collector, kimg: float) -> None:
     """Step of the phase's optimizer, unless a loss is to blame for gradients that are not finite.
 
-    Raises:
-        errors.UserError: A loss is not finite. Gradients alone are put right, as the host does.
+    UserError if a loss is not finite. Gradients alone are put right, as the host does.
     """
     grads = [param.grad for param in phase.module.parameters() if param.grad is not None]
     if not phases.all_finite(grads):

@@ -20,7 +20,7 @@ import torch.distributed
 
 from layered_plugin.base import BASE
 from layered_plugin.data.labels import Labels
-from layered_plugin.errors import ArgumentError, FidelityError, PictureError
+from layered_plugin.errors import ArgumentError, FidelityError, PictureError, raising
 from layered_plugin.files import append_line
 from layered_plugin.model.fidelity import CroppedPictures, Fidelity
 
@@ -50,21 +50,13 @@ def choose_metrics(text: str, fid_weights: str | None) -> list[str]:
 
 @dataclass
 class SnapshotMetrics:
-    """Computes the metrics of each snapshot, and appends them to the files of its run.
+    """Computes the metrics of each snapshot, and appends them to the files of its run."""
 
-    Args:
-        names: Of the metrics, see ``choose_metrics``; none of them costs nothing.
-        fid_weights: File of Inception's weights, for the bundled base.
-        training_set, training_set_kwargs: Labels of the scenes; real pictures, cropped as trained on.
-        seed: Of the scenes.
-        num_gpus, rank, device: Of this process.
-    """
-
-    names: list[str]
-    fid_weights: str | None
-    training_set: Any
-    training_set_kwargs: dict[str, Any]
-    seed: int
+    names: list[str]  # Of the metrics, see ``choose_metrics``; none of them costs nothing.
+    fid_weights: str | None  # File of Inception's weights, for the bundled base.
+    training_set: Any  # Labels of the scenes.
+    training_set_kwargs: dict[str, Any]  # Real pictures, cropped as trained on.
+    seed: int  # Of the scenes.
     num_gpus: int
     rank: int
     device: torch.device
@@ -106,10 +98,9 @@ class SnapshotMetrics:
                                        self.training_set_kwargs["size_px"])
                 labels = Labels(G_ema.c_dim, self.training_set if G_ema.c_dim > 0 else None)
                 fidelity = Fidelity(self.fid_weights, device=self.device.type)
-                try:
+                # Not the training's own, after which all processes save together.
+                with raising(FidelityError, "`metrics`", PictureError):
                     scores = fidelity(G_ema, real, num, self.seed, labels=labels)
-                except PictureError as err:  # Not the training's own, after which all processes save together.
-                    raise FidelityError(f"`metrics`: {err}") from err
                 for name in self.names:
                     if _split(name)[1] == num:
                         values[name] = scores[_split(name)[0]]

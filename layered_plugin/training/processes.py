@@ -26,11 +26,7 @@ GRACE_SECONDS = 15  # What the other processes get to notice that one has died.
 
 
 def wait_limit() -> float:
-    """Seconds that a process waits for the others.
-
-    Raises:
-        UserError: The environment's limit is no positive number.
-    """
+    """Seconds that a process waits for the others; UserError if the environment's limit is no positive number."""
     text = os.environ.get(WAIT_ENV, str(WAIT_SECONDS))
     try:
         seconds = float(text)

@@ -20,10 +20,6 @@ from layered_plugin.training.fading import Fade
 from layered_plugin.training.phases import AdaSignal
 
 
-def say_nothing(*_args, **_kwargs) -> None:
-    """What ranks above 0 print."""
-
-
 def prepare_process(device: str, seed: int, cudnn_benchmark: bool, allow_tf32: bool) -> torch.device:
     """Seed PyTorch and set its switches for the whole process; denormals are flushed on a CPU."""
     torch.manual_seed(seed)
@@ -87,10 +83,8 @@ def summarize_networks(G_ema: Any, D: Any, batch: int, device: torch.device) -> 
 def transfer(resume_pkl: str, modules: dict[str, torch.nn.Module], say) -> None:
     """Copy what networks have under the same names (upstream's transfer learning); resume_pkl: of read_networks."""
     say(f"Transferring weights from {resume_pkl}")
-    try:
+    with errors.raising(errors.CheckpointError, "`resume`", errors.CheckpointError):
         source = read_networks(resume_pkl)
-    except errors.CheckpointError as err:
-        raise errors.CheckpointError(f"`resume`: {err}") from err
     for name, module in modules.items():
         if name == "D" and {getattr(source[name], "img_channels", None), module.img_channels} == {3, 4}:
             how = "with `masks`, and this run has none" if module.img_channels == 3 else \
@@ -98,11 +92,9 @@ def transfer(resume_pkl: str, modules: dict[str, torch.nn.Module], say) -> None:
             raise errors.CheckpointError(f"`resume`: D of {resume_pkl} was trained {how}; give them to both or neither")
         known = {key for key, _ in misc.named_params_and_buffers(source[name])}
         wanted = [key for key, _ in misc.named_params_and_buffers(module)]
-        try:
+        with errors.raising(errors.CheckpointError, f"`resume`: {name} of {resume_pkl} has other shapes than this "
+                            "configuration asks for", RuntimeError, ValueError, width=200):
             misc.copy_params_and_buffers(source[name], module, require_all=False)
-        except (RuntimeError, ValueError) as err:
-            raise errors.CheckpointError(f"`resume`: {name} of {resume_pkl} has other shapes than this "
-                                             f"configuration asks for: {errors.one_line(err, 200)}") from err
         say(f"{name}: {sum(key in known for key in wanted)} of {len(wanted)} tensors found there")
 
 

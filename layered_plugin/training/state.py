@@ -29,11 +29,7 @@ class TrainingState:
     batch_idx: int = 0
 
     def pack(self, batch_size: int, num_gpus: int, device: torch.device) -> dict[str, Any]:
-        """Collect everything; all processes must call it together.
-
-        Returns:
-            Tensors, numbers, lists and dicts only, so that ``weights_only=True`` loads it.
-        """
+        """All of it, as tensors, numbers, lists and dicts (``weights_only=True``); processes must call it together."""
         if self.ada is not None:
             self.ada.gather()
         return dict(

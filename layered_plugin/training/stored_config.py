@@ -3,30 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+from layered_plugin import json_files
 from layered_plugin.data.fingerprint import FINGERPRINT
-from layered_plugin.json_files import (
-    by_class,
-    check_fields,
-    choice,
-    either,
-    fields,
-    flag,
-    list_of,
-    maybe,
-    number,
-    read_json,
-    text,
-)
+from layered_plugin.json_files import by_class, choice, either, fields, flag, list_of, maybe, number, text
+from layered_plugin.model import network_rules
 from layered_plugin.model.mask_losses import SIZE_OVER
-from layered_plugin.model.network_rules import (
-    COUNT,
-    DISCRIMINATOR_FIELDS,
-    FROM_ZERO,
-    GENERATOR_FIELDS,
-    SHARE,
-    SIDE,
-    WEIGHT,
-)
+from layered_plugin.model.network_rules import COUNT, FROM_ZERO, SHARE, SIDE, WEIGHT
 from layered_plugin.runs import GAN_FILE
 from layered_plugin.training import presets
 
@@ -36,9 +18,9 @@ PICTURES = by_class({"layered_plugin.data.dataset.PictureDataset": fields(
     dict(path=text, size_px=SIDE),
     dict(use_labels=flag, max_size=maybe(number(1, whole=True)), xflip=flag, random_seed=FROM_ZERO))})
 
-GENERATOR = by_class({"layered_plugin.model.generator.LayeredGenerator": fields(*GENERATOR_FIELDS)})
+GENERATOR = by_class({"layered_plugin.model.generator.LayeredGenerator": fields(*network_rules.GENERATOR_FIELDS)})
 
-DISCRIMINATOR = by_class({"training.networks.Discriminator": fields(*DISCRIMINATOR_FIELDS)})
+DISCRIMINATOR = by_class({"training.networks.Discriminator": fields(*network_rules.DISCRIMINATOR_FIELDS)})
 
 OPTIMIZER = by_class({"torch.optim.Adam": fields(
     dict(lr=RAMP), dict(betas=list_of(SHARE, sizes=(2,)), eps=WEIGHT, fused=flag))})
@@ -80,8 +62,7 @@ CONFIG = fields(
 def read_config(run_dir: Path) -> dict[str, Any]:
     """What a run of train_layered.py was asked for: `base`, and parameters of ``training_loop``.
 
-    Raises:
-        CheckpointError: It can't be read, or holds what no version of this project has written; names file and key.
+    CheckpointError, with file and key, if it can't be read, or holds what no version of this project has written.
     """
     path = run_dir / GAN_FILE
-    return check_fields(read_json(path), CONFIG, path)
+    return json_files.check_fields(json_files.read_json(path), CONFIG, path)

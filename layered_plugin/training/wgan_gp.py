@@ -28,14 +28,9 @@ def gradient_penalty(logits: torch.Tensor, img: torch.Tensor) -> torch.Tensor:
 
 
 def interpolate(real_img: torch.Tensor, gen_img: torch.Tensor) -> torch.Tensor:
-    """Draw one point per pair on the line between two pictures: zeta x + (1 - zeta) x', zeta uniform in [0, 1].
+    """Draw one point per pair on the line between two pictures, [N, C, H, W]: zeta x + (1 - zeta) x'.
 
-    Args:
-        real_img: Real pictures, [N, C, H, W].
-        gen_img: Composites, the same shape.
-
-    Returns:
-        Pictures [N, C, H, W]; zeta is drawn from torch's default generator on the pictures' device.
+    zeta, uniform in [0, 1], is drawn from torch's default generator on the pictures' device.
     """
     zeta = torch.rand([len(real_img), 1, 1, 1], device=real_img.device)
     return torch.lerp(gen_img, real_img, zeta)

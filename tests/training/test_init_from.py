@@ -168,7 +168,7 @@ def test_labels_of_another_number_are_refused(tmp_path):
     opts = dict(resume=None, grow=False, grow_schedule=None, cond=True)
     assert plain_options(str(tmp_path / "plain.pkl"), opts, set())["w_dim"] == 6
     with pytest.raises(CheckpointError, match="other shapes"):
-        start_from_plain(str(tmp_path / "plain.pkl"), layered(), read_plain(str(tmp_path / "plain.pkl")).D, layered(),
+        start_from_plain(str(tmp_path / "plain.pkl"), layered(), read_plain(str(tmp_path / "plain.pkl"))[1], layered(),
                          0.2, 8, print)
 
 
