@@ -95,7 +95,7 @@ def train(ctx: click.Context, **opts: Any) -> None:
 @common_options
 @click.option("--data", help="Real pictures to adapt to, unlabelled", metavar="ZIP|DIR")
 @click.option("--steps", help="Steps on generated pairs", type=COUNT, default=600)
-@click.option("--adapt", help="Steps on real pictures, with --data", type=Whole(min=0), default=2400)
+@click.option("--adapt", help="Steps on real pictures, with --data", type=Whole(min=0), default=4800)
 @click.option("--batch", help="Pictures a step", type=Whole(4, 2**16), default=64)
 @click.option("--shift", help="Largest shift of generated objects", type=Number(0, 0.5), default=0.125, metavar="FRAC")
 @click.option("--vary-shape", help="Share of objects with a bent outline", type=Number(0, 1), default=0.6,
