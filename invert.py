@@ -15,7 +15,7 @@ from layered_plugin.segmentation.colors import MARGIN
 from layered_plugin.segmentation.commands import run_training
 from layered_plugin.segmentation.onnx_export import export_onnx
 from layered_plugin.segmentation.segment_command import merge, segment
-from layered_plugin.segmentation.train_distilled import train_distilled
+from layered_plugin.segmentation.train_distilled import ADAPT, choose_adapt, train_distilled
 from layered_plugin.segmentation.train_encoder import train_encoder
 
 COUNT, WEIGHT = Whole(min=1), Number(min=0)
@@ -95,7 +95,7 @@ def train(ctx: click.Context, **opts: Any) -> None:
 @common_options
 @click.option("--data", help="Real pictures to adapt to, unlabelled", metavar="ZIP|DIR")
 @click.option("--steps", help="Steps on generated pairs", type=COUNT, default=600)
-@click.option("--adapt", help="Steps on real pictures, with --data", type=Whole(min=0), default=4800)
+@click.option("--adapt", help="Steps on real pictures, below 5000: 2400", type=Whole(min=0), default=ADAPT)
 @click.option("--batch", help="Pictures a step", type=Whole(4, 2**16), default=64)
 @click.option("--shift", help="Largest shift of generated objects", type=Number(0, 0.5), default=0.125, metavar="FRAC")
 @click.option("--vary-shape", help="Share of objects with a bent outline", type=Number(0, 1), default=0.6,
@@ -125,9 +125,11 @@ def distill(ctx: click.Context, **opts: Any) -> None:
     if opts["min_coverage"] >= opts["max_coverage"]:
         raise click.UsageError(f"--min-coverage must be below --max-coverage, got {opts['min_coverage']:g} and "
                                f"{opts['max_coverage']:g}")
-    if opts["resume"] is None and opts["data"] is None and ctx.get_parameter_source("adapt") == \
-            ParameterSource.COMMANDLINE and opts["adapt"] > 0:
+    given = ctx.get_parameter_source("adapt") == ParameterSource.COMMANDLINE
+    if opts["resume"] is None and opts["data"] is None and given and opts["adapt"] > 0:
         raise click.UsageError("--adapt needs --data, the real pictures to adapt to")
+    if opts["resume"] is None and opts["data"] is not None and not given:
+        opts["adapt"] = choose_adapt(opts["data"])
     run_training(ctx, "distill", opts, "distill", train_distilled)
 
 

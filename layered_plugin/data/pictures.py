@@ -18,6 +18,8 @@ if TYPE_CHECKING:  # Takes long to import, and who draws pictures has no tensors
 
 BATCH_PIXELS = 30_000_000  # Pictures, masks and layers are held at full size, at about 30 bytes a pixel.
 
+FEW_PICTURES = 5000  # Fewer are a small set, which networks soon know by heart.
+
 CROP_RATIO = 1.125  # Real pictures are resized to this many times the resolution before the crop (section 3.4).
 
 REDUCING_GAP = 3.0  # Pixels are averaged before the filter down to so many times the size: quicker, and nearly the same.

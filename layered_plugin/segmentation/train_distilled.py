@@ -3,6 +3,7 @@
 The work of ``invert.py distill``.
 """
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from layered_plugin.data.dataset import RealPictures
 from layered_plugin.data.labels import labels_of_training
+from layered_plugin.data.pictures import FEW_PICTURES, PictureSource
 from layered_plugin.device import must_fp32, tune_cpu
 from layered_plugin.grids import picture_rows, save_picture
 from layered_plugin.model.snapshots import load_snapshot
@@ -23,12 +25,19 @@ from layered_plugin.segmentation.stage import SAMPLES, ModelRun, finish_run
 
 CHANNELS = (16, 32, 64, 128)
 MARGIN_BATCH, MARGIN_BATCHES = 100, 5  # Real pictures whose masks give the model's margin.
+ADAPT, ADAPT_FEW = 4800, 2400  # Steps on real pictures; of a small set more do harm.
 MIN_PART_REAL = 0.6  # Real targets keep parts and lose holes by a stricter rule than generated ones.
 
 
 def make_segmenting_unet(resolution: int, seed: int) -> AnyUNet:
     """The distilled segmenter, untrained; from 32x32 on, its coarsest level has 4x4 pixels at every resolution."""
     return make_unet(CHANNELS, seed=seed, deep=detail_of(resolution).bit_length() - 1)
+
+
+def choose_adapt(data: str) -> int:
+    """Steps on real pictures, folder or zip, where none are asked for: fewer for a small set."""
+    with contextlib.closing(PictureSource(data)) as pictures:
+        return ADAPT_FEW if len(pictures.names) < FEW_PICTURES else ADAPT
 
 
 def train_distilled(run_dir: Path, options: dict[str, Any], record: dict[str, Any]) -> str | None:

@@ -5,6 +5,7 @@ Base settings are upstream's; the object categories and their eta are the paper'
 
 from typing import Any
 
+from layered_plugin.data.pictures import FEW_PICTURES
 from layered_plugin.errors import ArgumentError
 
 # Upstream's base configurations. None = computed from resolution and batch.
@@ -53,8 +54,6 @@ MASKED = dict(mask_size_weight=0.0, mask_border_weight=0.0, mask_floor=0.0, mask
               aug="noaug", shift=0.0625)
 
 NAMES = [*UPSTREAM, *LAYERED]
-
-FEW_PICTURES = 5000  # Fewer are a small set.
 
 # ADA's probability rises by 1 in 500 kimg at most: in 24 kimg to 0.05, where it costs time and does next to nothing.
 BRIEF, BRIEF_KIMG = ("demo", "cpu", "varied"), 100

@@ -19,7 +19,7 @@ from tiny_models import TINY, make_gan_run, make_model, make_pictures, small_res
 import invert
 import train_layered
 from layered_plugin.model.snapshots import save_network_pkl
-from layered_plugin.segmentation import fitting
+from layered_plugin.segmentation import fitting, train_distilled
 from layered_plugin.segmentation.encoder_training import EncoderTraining
 from layered_plugin.segmentation.fitting import Fitting
 from layered_plugin.segmentation.model_file import load_tensors
@@ -111,6 +111,15 @@ def test_defaults_are_the_papers(gan, data):
     expected = dict(mode="chunks", chunk_size=100, steps=1000, lr=1e-4, feature_resolution=16, feature_weight=1.0,
                     mean_w_weight=0.0, pretrain=0, init=None, network=str(gan / "network-snapshot-000000.pkl"))
     assert expected.items() <= options.items()
+
+
+@pytest.mark.parametrize("few, args, steps", [
+    (7, [], 2400), (6, [], 4800), (7, ["--adapt=9"], 9),  # The set has 6 pictures.
+])
+def test_a_small_set_is_adapted_to_in_fewer_steps(gan, data, monkeypatch, few, args, steps):
+    monkeypatch.setattr(train_distilled, "FEW_PICTURES", few)
+    result = invoke("distill", "--outdir=out", f"--network={gan}", f"--data={data}", *args, "-n")
+    assert json.loads(result.stdout)["options"]["adapt"] == steps
 
 
 @pytest.mark.parametrize("name", ["train", "distill"])
