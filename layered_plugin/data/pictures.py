@@ -22,7 +22,7 @@ FEW_PICTURES = 5000  # Fewer are a small set, which networks soon know by heart.
 
 CROP_RATIO = 1.125  # Real pictures are resized to this many times the resolution before the crop (section 3.4).
 
-REDUCING_GAP = 3.0  # Pixels are averaged before the filter down to so many times the size: quicker, and nearly the same.
+REDUCING_GAP = 3.0  # Pixels are averaged before the filter down to so many times the size: quicker, nearly the same.
 
 FITS = ("squeeze", "crop")
 
