@@ -42,35 +42,61 @@ def hidden_less_seen(grounds: torch.Tensor, masks: torch.Tensor) -> float:
     return float((step * weight).sum() / weight.sum())
 
 
+def contrast_ratio(grounds: torch.Tensor, masks: torch.Tensor) -> float:
+    """How far grounds stand out behind their own objects, beside behind those of other scenes.
+
+    Args:
+        grounds, masks: As for ``hidden_less_seen``.
+
+    Returns:
+        Absolute difference of the mean colors behind the mask and elsewhere, averaged over scenes and channels, by the
+        same with each scene's mask given to the next: 1 = grounds know nothing of the object, more = holes or shadows,
+        of whatever color, also where ``hidden_less_seen`` is 0 because light ones and dark ones cancel. Scenes with
+        nothing behind the mask, or nothing elsewhere, do not count.
+    """
+    def contrast(hides: torch.Tensor) -> torch.Tensor:
+        behind, elsewhere = ((levels * part).sum(dim=[2, 3]) / part.sum(dim=[2, 3]) for part in (hides, 1 - hides))
+        return (behind - elsewhere).abs().nanmean()  # 0 / 0 is NaN.
+
+    levels, hides = grounds.double(), (masks >= 0.5).double()[:, None]
+    return float(contrast(hides) / contrast(hides.roll(1, dims=0)))
+
+
 @click.command()
 @click.option("--network", help="Run or snapshot, repeatable", metavar="RUN|PKL", required=True, multiple=True)
 @click.option("--grounds", help="Grounds of dataset_tool composites", metavar="ZIP|DIR", required=True)
 @click.option("--masks", help="Masks of the same pictures", metavar="ZIP|DIR", required=True)
-@click.option("--num", help="Scenes, and true grounds", metavar="INT", type=Whole(2), default=2000)
-@click.option("--seed", help="Random seed of the scenes", metavar="INT", type=SEED, default=0)
+@click.option("--num", help="Scenes, and true grounds", type=Whole(2), default=2000)
+@click.option("--seed", help="Random seed of the scenes", type=SEED, default=0)
 @user_errors({PictureError: "--grounds", MaskError: "--masks", CheckpointError: "--network"})
 def main(network: tuple[str, ...], grounds: str, masks: str, num: int, seed: int) -> None:
-    """How much darker or lighter grounds are behind the object; JSON on stdout, the table on stderr.
+    """How grounds differ behind the object, drawn and true; JSON on stdout, the table on stderr.
+
+    Step: levels of 255 by which they are lighter behind objects than in sight at the same pixel. Ratio: how far they
+    stand out behind their own object, beside behind those of other scenes.
 
     \b
     Example:
     python -m benchmarks.grounds --network=runs/00000-plants-lit --network=runs/00002-plants-lit \\
-        --grounds=data/plants-lit-grounds.zip --masks=data/plants-lit-masks.zip
+        --grounds=data/plants-lit-grounds.zip --masks=data/plants-lit-grounds-masks.zip
     """
-    records, files, names = [], MaskFiles(masks), PictureSource(grounds).names
+    records, rows, files, names = [], [], MaskFiles(masks), PictureSource(grounds).names
     files.check_names(names, grounds)
     for path in network:
         snapshot = load_snapshot(path)
         G_ema, size_px = snapshot["G_ema"], (snapshot.get("training_set_kwargs") or {}).get("size_px")
         parts = [(to_uint8(layers.bg), union_mask(layers)[:, 0]) for layers in draw_scenes(G_ema, num, seed)]
-        drawn = hidden_less_seen(*(torch.cat(part) for part in zip(*parts, strict=True)))
-        true = hidden_less_seen(real_pictures(grounds, G_ema.img_resolution, num, size_px),
-                                real_masks(files, names, G_ema.img_resolution, num, size_px))
+        drawn = [torch.cat(part) for part in zip(*parts, strict=True)]
+        true = [real_pictures(grounds, G_ema.img_resolution, num, size_px),
+                real_masks(files, names, G_ema.img_resolution, num, size_px)]
         name = "/".join(PurePosixPath(snapshot["path"]).parts[-2:])
-        records.append(dict(network=name, drawn=round(drawn, 2), true=round(true, 2)))
-    print("| network | drawn | true |", "|---|---|---|", *(f"| {one['network']} | {one['drawn']:+.1f} | "
-                                                             f"{one['true']:+.1f} |" for one in records),
-          sep="\n", file=sys.stderr)
+        steps, ratios = ([round(score(*both), 2) for both in (drawn, true)]
+                         for score in (hidden_less_seen, contrast_ratio))
+        records.append(dict(network=name, drawn=dict(step=steps[0], ratio=ratios[0]),
+                            true=dict(step=steps[1], ratio=ratios[1])))
+        rows.append(f"| {name} | {steps[0]:+.1f} | {steps[1]:+.1f} | {ratios[0]:.2f} | {ratios[1]:.2f} |")
+    print("| network | step, drawn | true | ratio, drawn | true |", "|---|---|---|---|---|", *rows, sep="\n",
+          file=sys.stderr)
     print(json.dumps(dict(grounds=PurePosixPath(grounds).name, num=num, seed=seed, networks=records,
                           **provenance("benchmarks.grounds"))))
 

@@ -34,6 +34,18 @@ def test_pixels_count_by_the_inverse_variance_of_their_step():
     assert grounds.hidden_less_seen(levels, masks) == pytest.approx((4 * 4 / 5 + 8 * 6 / 5) / (4 / 5 + 6 / 5))
 
 
+def test_holes_that_cancel_are_seen_by_the_ratio():
+    torch.manual_seed(0)
+    masks = (torch.rand(400, 4, 4) < 0.4).float()
+    masks[0], masks[1] = 0, 1  # Nothing behind, nothing elsewhere.
+    ground = 100 + 10 * torch.randn(400, 3, 4, 4)
+    sign = torch.ones(400, 1, 1, 1)
+    sign[::2] = -1
+    holes = ground + 30 * sign * masks[:, None]
+    assert abs(grounds.hidden_less_seen(holes, masks)) < 3 and grounds.contrast_ratio(holes, masks) > 2
+    assert grounds.contrast_ratio(ground, masks) == pytest.approx(1, abs=0.1)
+
+
 @pytest.fixture
 def truth(tmp_path):
     """Grounds that are 20 levels darker behind the object than elsewhere, and the masks."""
@@ -61,7 +73,10 @@ def test_drawn_grounds_are_beside_true_ones(tmp_path, truth, monkeypatch):
     assert result.exit_code == 0, result.output
     record = json.loads(result.stdout)
     name = "00000-run/network-snapshot-000001.pkl"
-    assert record["networks"] == [dict(network=name, drawn=pytest.approx(10, abs=1), true=pytest.approx(-20, abs=1))]
+    (scores,) = record["networks"]
+    assert scores["network"] == name
+    assert (scores["drawn"]["step"], scores["true"]["step"]) == (pytest.approx(10, abs=1), pytest.approx(-20, abs=1))
+    assert min(scores["drawn"]["ratio"], scores["true"]["ratio"]) > 3
     assert f"| {name} | +1" in result.stderr
 
 
