@@ -13,6 +13,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ import PIL.Image
 from benchmarks.support.memory import Sample, peaks_of_parts, sample_memory
 from benchmarks.support.provenance import provenance
 from layered_plugin.command_line import Whole
-from layered_plugin.data.pictures import to_rgb
+from layered_plugin.data.pictures import PictureSource, to_rgb
+from layered_plugin.segmentation.edges import cut_out
 from layered_plugin.segmentation.merging import sheet_of_folder
 from layered_plugin.segmentation.model_file import save_model
 from layered_plugin.segmentation.outputs import encode_png
@@ -109,10 +111,10 @@ def alone(source: Path, dest: Path, alpha: Path, encode: Callable[[PIL.Image.Ima
         (dest / part).mkdir(parents=True)
     for path in sorted(source.iterdir()):
         picture = to_rgb(PIL.Image.open(io.BytesIO(path.read_bytes())))
-        mask = PIL.Image.open(alpha / "masks" / f"{path.stem}.png")
-        picture.putalpha(mask)
-        (dest / "masks" / f"{path.stem}.png").write_bytes(encode(mask))
-        (dest / "cutouts" / f"{path.stem}.png").write_bytes(encode(picture))
+        opacity = np.asarray(PIL.Image.open(alpha / "masks" / f"{path.stem}.png"))
+        cutout = cut_out(picture, opacity, opacity, estimate=False)
+        (dest / "masks" / f"{path.stem}.png").write_bytes(encode(PIL.Image.fromarray(opacity)))
+        (dest / "cutouts" / f"{path.stem}.png").write_bytes(encode(cutout))
 
 
 def mean_bytes(folder: Path) -> dict[str, float]:
@@ -126,16 +128,17 @@ def throughput(num: int, rounds: int, model: str | None) -> dict[str, Any]:
 
     The contact sheet shows the first pictures of any number, so that the shares leave it out.
     """
-    with tempfile.TemporaryDirectory() as temp:
+    with tempfile.TemporaryDirectory() as temp, ExitStack() as stack:
         segmenter = Segmenter.load(model or make_model(Path(temp) / "model", 32), "cpu")
         photos = make_photos(Path(temp) / "photos", num)
         first = Path(temp) / "first"
         segment_files(segmenter, photos, first)
+        pictures = stack.enter_context(closing(PictureSource(photos)))
         works: dict[str, Callable[[Path], Any]] = dict(
             segment=lambda dest: segment_files(segmenter, photos, dest),
             alone=lambda dest: alone(photos, dest, first, encode_png),
             alone_usual=lambda dest: alone(photos, dest, first, usual_png),
-            contact_sheet=lambda _dest: sheet_of_folder(first))
+            contact_sheet=lambda _dest: sheet_of_folder(first, pictures))
         cpu: dict[str, list[float]] = {name: [] for name in works}
         for idx in range(rounds):
             for name, work in works.items():

@@ -21,6 +21,7 @@ from layered_plugin.model.layers import composite
 from layered_plugin.model.perturb import shift_foreground
 from layered_plugin.model.scenes import draw_layers, seed_codes
 from layered_plugin.model.snapshots import find_snapshot, load_snapshot
+from layered_plugin.segmentation.edges import cut_out, is_enlarged
 from layered_plugin.segmentation.segmenter import Segmenter
 
 NUM_SCENES = 16  # Of the gallery at a time.
@@ -92,12 +93,12 @@ def segment(segmenter: Segmenter, picture: PIL.Image.Image | None) -> tuple[Any,
         return None, None, None, "Drop a picture first."
     rgb = to_rgb(picture)
     result = segmenter([rgb])[0]
-    mask = PIL.Image.fromarray((result.mask * 255).round().astype(np.uint8))
-    cutout = rgb.copy()
-    cutout.putalpha(mask)
+    opacity = (result.mask * 255).round().astype(np.uint8)
+    cutout = cut_out(rgb, result.mask, opacity, is_enlarged(rgb.size, segmenter.resolution))
     background = None if result.bg is None else PIL.Image.fromarray(result.bg)
     share = (result.mask >= THRESHOLD).mean()
-    return mask, cutout, background, f"Object: {share:.0%} of the picture. Confidence: {result.confidence:.2f}"
+    text = f"Object: {share:.0%} of the picture. Confidence: {result.confidence:.2f}"
+    return PIL.Image.fromarray(opacity), cutout, background, text
 
 
 def moved_scenes(G: Any, first: int, right: int, down: int) -> list[tuple[PIL.Image.Image, str]]:

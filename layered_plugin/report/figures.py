@@ -6,16 +6,19 @@ Figures 2 and 4 of the paper.
 import base64
 import io
 from collections.abc import Sequence
+from contextlib import closing, nullcontext, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import PIL.Image
 
 from layered_plugin.data.files import UNREADABLE
-from layered_plugin.errors import UserError, raising
+from layered_plugin.data.pictures import PictureSource, to_rgb
+from layered_plugin.errors import PictureError, UserError, raising
 from layered_plugin.report.charts import Chart, Line, line_chart
 from layered_plugin.report.reading import GanRun, ModelRecord, Picture, numbered_pictures, read_lines, read_picture
 from layered_plugin.runs import CONTACT_SHEET, MANIFEST
+from layered_plugin.segmentation.earlier import pictures_of
 from layered_plugin.segmentation.outputs import result_folder
 
 GRIDS_SHOWN = 5  # Layer grids over time, the first and the last among them.
@@ -143,12 +146,16 @@ def read_segmented(folder: Path) -> Segmented:
     known = sorted((entry for entry in entries if entry["error"] is not None), key=lambda entry: entry["error"])
     num = min(EXAMPLES, len(known) // 2)
     sheet = folder / CONTACT_SHEET
+    with raising(UserError, f"`segmented`: {folder}", PictureError):
+        source = pictures_of(folder)
+    with nullcontext() if source is None else closing(source):
+        best, worst = ([_example(folder, entry, source) for entry in part]
+                       for part in (known[:num], known[::-1][:num]))
     return Segmented(
         str(folder), len(entries),
         read_picture(sheet, "Pictures with their cut-outs beneath", "Real pictures, each with its cut-out beneath")
         if sheet.is_file() else None,
-        [_example(folder, entry) for entry in known[:num]],
-        [_example(folder, entry) for entry in known[::-1][:num]])
+        best, worst)
 
 
 def _entry(entry: dict[str, Any]) -> dict[str, Any]:
@@ -158,20 +165,29 @@ def _entry(entry: dict[str, Any]) -> dict[str, Any]:
                 doubtful=bool(entry.get("doubtful")))
 
 
-def _example(folder: Path, entry: dict[str, Any]) -> SegmentedExample:
+def _example(folder: Path, entry: dict[str, Any], source: PictureSource | None) -> SegmentedExample:
     folder = result_folder(folder, entry)
-    pictures = [_small(folder / "cutouts" / entry["file"], f"Picture {entry['name']}"),
-                _small(folder / "masks" / entry["file"], f"Mask of {entry['name']}")]
+    pictures = []
+    with suppress(PictureError):  # It may have gone.
+        if source is not None:
+            pictures.append(_small(source.open(entry["name"]), f"Picture {entry['name']}"))
+    if not pictures:
+        pictures.append(_small_file(folder / "cutouts" / entry["file"], f"Cut-out of {entry['name']}"))
+    pictures.append(_small_file(folder / "masks" / entry["file"], f"Mask of {entry['name']}"))
     path = folder / "reconstructions" / entry["file"]
     if path.is_file():
-        pictures.append(_small(path, f"Reconstruction of {entry['name']}"))
+        pictures.append(_small_file(path, f"Reconstruction of {entry['name']}"))
     return SegmentedExample(entry["name"], f"{entry['error']:.2f}", pictures)
 
 
-def _small(path: Path, alt: str) -> Picture:
-    """A picture, reduced if it is large; a cut-out shows the whole picture, whose colors it keeps."""
+def _small_file(path: Path, alt: str) -> Picture:
     with raising(UserError, f"{path}: not a readable picture", *UNREADABLE), PIL.Image.open(path) as opened:
-        picture = opened.convert("RGB")
+        return _small(opened, alt)
+
+
+def _small(picture: PIL.Image.Image, alt: str) -> Picture:
+    """A picture, reduced if it is large."""
+    picture = to_rgb(picture)
     picture.thumbnail((EXAMPLE_PX, EXAMPLE_PX))
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG")

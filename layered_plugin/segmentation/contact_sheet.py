@@ -1,6 +1,5 @@
 """One picture to judge many masks by: the first pictures with their cut-outs beneath."""
 
-import io
 import itertools
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,24 +14,28 @@ REDUCING_GAP = 2.0  # Pixels are averaged before the filter down to so many cell
 SHEET_GROUND = (208, 208, 208)  # Behind cut-outs.
 
 
-def write_contact_sheet(dest: Path, cutouts: Iterable[bytes]) -> None:
-    """Draw the first of some encoded cut-outs beneath their pictures, if there are any; no more are asked for."""
-    first = list(itertools.islice(cutouts, SHEET_PICTURES))
-    rows = -(-len(first) // SHEET_COLUMNS)
+def write_contact_sheet(dest: Path, masked: Iterable[tuple[PIL.Image.Image, PIL.Image.Image]]) -> None:
+    """Draw the first pictures (RGB, with their masks, L) and cut-outs, if there are any; no more are asked for."""
+    cells = [_cell(*pair) for pair in itertools.islice(masked, SHEET_PICTURES)]
+    rows = -(-len(cells) // SHEET_COLUMNS)
     if rows == 0:
         return
-    sheet = PIL.Image.new("RGB", (min(len(first), SHEET_COLUMNS) * CELL_PX, rows * 2 * CELL_PX), "white")
-    for idx, data in enumerate(first):
+    sheet = PIL.Image.new("RGB", (min(len(cells), SHEET_COLUMNS) * CELL_PX, rows * 2 * CELL_PX), "white")
+    for idx, (picture, cutout) in enumerate(cells):
         left, top = idx % SHEET_COLUMNS * CELL_PX, idx // SHEET_COLUMNS * 2 * CELL_PX
-        cutout = PIL.Image.open(io.BytesIO(data))
-        enlarge = PIL.Image.Resampling.NEAREST if max(cutout.size) < CELL_PX else PIL.Image.Resampling.LANCZOS
-        scale = CELL_PX / max(cutout.size)
-        size = (max(1, round(cutout.width * scale)), max(1, round(cutout.height * scale)))
-        shrink = max(1, int(max(cutout.size) / CELL_PX / REDUCING_GAP))
-        picture = cutout.convert("RGB").reduce(shrink)  # A cut-out keeps the colors that it hides.
-        ground = PIL.Image.new("RGB", picture.size, SHEET_GROUND)
-        ground.paste(picture, mask=cutout.getchannel("A").reduce(shrink))
-        sheet.paste(picture.resize(size, enlarge), (left, top))
-        sheet.paste(ground.resize(size, enlarge), (left, top + CELL_PX))
+        sheet.paste(picture, (left, top))
+        sheet.paste(cutout, (left, top + CELL_PX))
     with atomic_write(dest) as file:
         file.write(encode_png(sheet))
+
+
+def _cell(picture: PIL.Image.Image, mask: PIL.Image.Image) -> tuple[PIL.Image.Image, PIL.Image.Image]:
+    """A picture and its cut-out, reduced or enlarged to the size of a cell."""
+    enlarge = PIL.Image.Resampling.NEAREST if max(picture.size) < CELL_PX else PIL.Image.Resampling.LANCZOS
+    scale = CELL_PX / max(picture.size)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    shrink = max(1, int(max(picture.size) / CELL_PX / REDUCING_GAP))
+    small = picture.reduce(shrink)
+    ground = PIL.Image.new("RGB", small.size, SHEET_GROUND)
+    ground.paste(small, mask=mask.reduce(shrink))
+    return small.resize(size, enlarge), ground.resize(size, enlarge)

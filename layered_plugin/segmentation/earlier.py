@@ -28,7 +28,7 @@ SETTINGS_RULE = fields(dict(model=text, threshold=number(0, 1), soft=flag), dict
     flip=(flag, USUAL.flip), refine=(number(0, 10**9, whole=True), USUAL.refine), posterior=(flag, USUAL.posterior),
     sharp=(flag, USUAL.sharp), margin=(number(0, 0.5), 0.0), prior=(maybe(text), None),
     min_confidence=(number(0, 1), 0.0), batch=(maybe(number(1, whole=True)), None),
-    work=(maybe(fields(dict(num=number(0, whole=True), names=text))), None)))
+    work=(maybe(fields(dict(num=number(0, whole=True), names=text))), None), images=(maybe(text), None)))
 
 UNKNOWN = dict(batch=None, work=None)  # In a folder of an earlier version.
 
@@ -36,6 +36,15 @@ UNKNOWN = dict(batch=None, work=None)  # In a folder of an earlier version.
 def read_settings(outdir: Path) -> dict[str, Any]:
     """Settings of the results in a folder; PictureError if they are damaged."""
     return check_fields(read_json(outdir / SETTINGS, PictureError), SETTINGS_RULE, outdir / SETTINGS, PictureError)
+
+
+def pictures_of(outdir: Path) -> PictureSource | None:
+    """The pictures that the results in a folder are of, to be closed; None if they are no longer where they were."""
+    images = read_settings(outdir)["images"] if (outdir / SETTINGS).is_file() else None
+    try:
+        return None if images is None else PictureSource(images, outdir)
+    except PictureError:
+        return None
 
 
 def check_settings(outdir: Path, settings: Mapping[str, Any], names: Sequence[str], shard: Shard,
@@ -58,7 +67,7 @@ def check_settings(outdir: Path, settings: Mapping[str, Any], names: Sequence[st
     now, earlier = dict(settings, work=of_names(names)), None
     if (outdir / SETTINGS).is_file() and (begun or has_results(outdir)):
         earlier = read_settings(outdir)
-        free = () if begun and shares_folder else ("batch",) if begun else ("batch", "work")
+        free = ["images"] + ([] if begun and shares_folder else ["batch"] if begun else ["batch", "work"])
         for name in now:
             if name not in free and earlier[name] not in (now[name], UNKNOWN.get(name, now[name])):
                 raise ModelError(f"{outdir}: {_difference(name, earlier[name], now[name])}")

@@ -52,6 +52,26 @@ def sharpen_mask(picture: np.ndarray, mask: np.ndarray, margin: float = MARGIN) 
     return out.clip(0, 1)
 
 
+def cut_out(picture: PIL.Image.Image, mask: np.ndarray, opacity: np.ndarray, estimate: bool) -> PIL.Image.Image:
+    """The object alone. Where nothing of it is to be seen, it is black: no ground lies hidden in files.
+
+    Args:
+        picture: The picture, RGB.
+        mask: Opacity of the object, [H, W], float32, in [0, 1].
+        opacity: Of the cut-out, [H, W], uint8: the mask in levels, or where it is object.
+        estimate: Give the edge the object's own colors (`foreground_colors`), else the picture's?
+
+    Returns:
+        RGBA.
+    """
+    colors = PIL.Image.fromarray(foreground_colors(np.asarray(picture), mask)) if estimate else picture
+    alpha = PIL.Image.fromarray(opacity)
+    out = PIL.Image.new("RGB", picture.size)
+    out.paste(colors, mask=alpha.point(lambda level: 255 * (level > 0)))
+    out.putalpha(alpha)
+    return out
+
+
 def foreground_colors(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Colors of the object without the background that shines through its edge.
 

@@ -1,14 +1,20 @@
 """One manifest and contact sheet of what several calls have left in one folder. The work of ``invert.py merge``."""
 
 import re
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 
+import PIL.Image
+
+from layered_plugin.data.files import UNREADABLE
+from layered_plugin.data.pictures import PictureSource, to_rgb
 from layered_plugin.errors import PictureError
 from layered_plugin.files import atomic_write
 from layered_plugin.runs import CONTACT_SHEET, DOUBTFUL, MANIFEST
 from layered_plugin.segmentation.contact_sheet import write_contact_sheet
-from layered_plugin.segmentation.earlier import SETTINGS, read_settings
-from layered_plugin.segmentation.outputs import join_manifests, read_manifest, result_folder
+from layered_plugin.segmentation.earlier import SETTINGS, pictures_of, read_settings
+from layered_plugin.segmentation.outputs import Entry, join_manifests, read_manifest, result_folder
 from layered_plugin.segmentation.shares import Shard, shard_manifest
 
 _PATTERN = re.compile(r"manifest-\d+-of-(\d+)(\.partial)?\.jsonl")
@@ -42,7 +48,10 @@ def merge_shards(outdir: str | Path) -> tuple[int, int]:
             join_manifests([whole, *manifests], file)
     for path in sorted(manifests, key=lambda path: path.stat().st_size):  # Last one that tells that they are merged.
         path.unlink()
-    sheet_of_folder(outdir)
+    pictures = pictures_of(outdir)
+    if pictures is not None:
+        with closing(pictures):
+            sheet_of_folder(outdir, pictures)
     num = _count(whole)
     return num, 0 if work is None else max(0, work["num"] - num)
 
@@ -51,10 +60,22 @@ def _count(*manifests: Path) -> int:
     return sum(1 for path in manifests for _entry in read_manifest(path))
 
 
-def sheet_of_folder(folder: Path) -> None:
+def sheet_of_folder(folder: Path, pictures: PictureSource) -> None:
     """Draw the contact sheets of results that are files, those that are still there: a user may tidy up."""
     for doubtful in (False, True):
         entries = (entry for entry in read_manifest(folder / MANIFEST) if bool(entry.get("doubtful")) == doubtful)
-        files = (result_folder(folder, entry) / "cutouts" / entry["file"] for entry in entries)
         write_contact_sheet((folder / DOUBTFUL if doubtful else folder) / CONTACT_SHEET,
-                            (path.read_bytes() for path in files if path.is_file()))
+                            _masked(folder, entries, pictures))
+
+
+def _masked(folder: Path, entries: Iterable[Entry],
+            pictures: PictureSource) -> Iterator[tuple[PIL.Image.Image, PIL.Image.Image]]:
+    """Pictures and their masks, where both are there as they were."""
+    for entry in entries:
+        try:
+            mask = PIL.Image.open(result_folder(folder, entry) / "masks" / entry["file"]).convert("L")
+            picture = to_rgb(pictures.open(entry["name"]))
+        except (PictureError, *UNREADABLE):
+            continue
+        if picture.size == mask.size:
+            yield picture, mask

@@ -105,6 +105,9 @@ def merge(outdir: str) -> None:
     with writing("--outdir", outdir):
         num, missing = merge_shards(outdir)
     click.echo(f"{num} pictures: {Path(outdir) / runs.MANIFEST}", err=True)
+    if not (Path(outdir) / runs.CONTACT_SHEET).is_file():
+        click.echo("No contact sheet: the pictures are no longer where they were. Segment them again, without --shard, "
+                   "and it is drawn", err=True)
     if missing:
         click.echo(f"Error: of {num + missing} pictures {missing} could not be segmented; segment without --shard says "
                    "why", err=True)

@@ -88,7 +88,8 @@ def segment_files(segmenter: Segmenter, images: str | os.PathLike[str], outdir: 
     how = Finish(threshold, soft, min_confidence, refinement.sharp, margin, segmenter.letterbox)
     job = Job(segmenter, refinement, how, batch, workers)
     settings = dict(model=str(segmenter.folder.resolve()), threshold=threshold, soft=soft, batch=batch,
-                    min_confidence=min_confidence, **(refinement.record() | dict(margin=margin)))
+                    min_confidence=min_confidence, images=os.path.abspath(images),
+                    **(refinement.record() | dict(margin=margin)))
     if shares.is_pattern(str(images)):
         parts = shares.plan_parts(str(images), outdir, form, shares.WHOLE)
         check_settings(outdir, settings, [part.images.name for part in parts], shard, shares_folder=False)
@@ -180,7 +181,7 @@ def _segment_listing(job: Job, part: Part, listing: Listing, label: str) -> Outc
                             "fewer `workers` if need be") from err
         raise
     if part.archive is None and part.manifest.name == MANIFEST:
-        sheet_of_folder(part.folder)
+        sheet_of_folder(part.folder, source)
     return Outcome(num - len(failed), len(names) - num, failed)
 
 

@@ -19,7 +19,7 @@ import torch
 
 from layered_plugin.data.files import UNREADABLE
 from layered_plugin.data.pictures import decode, to_rgb
-from layered_plugin.segmentation.edges import foreground_colors, is_enlarged
+from layered_plugin.segmentation.edges import cut_out, is_enlarged
 from layered_plugin.segmentation.full_size import Drawn, enlarge, shrink
 from layered_plugin.segmentation.outputs import encode_png
 from layered_plugin.signals import end_with_parent
@@ -75,11 +75,8 @@ def _finish(data: bytes, drawn: Drawn, how: Finish) -> Finished:
     result = enlarge(drawn, picture, how.sharp, how.letterbox, how.margin)
     inside = result.mask >= how.threshold
     opacity = (result.mask * 255).round().astype(np.uint8) if how.soft else inside.astype(np.uint8) * 255
-    alpha = PIL.Image.fromarray(opacity)
-    estimate = how.sharp and is_enlarged(picture.size, drawn.mask.shape[0])  # Of the object's own colors.
-    cutout = PIL.Image.fromarray(foreground_colors(np.asarray(picture), result.mask)) if estimate else picture.copy()
-    cutout.putalpha(alpha)
-    parts = dict(masks=encode_png(alpha), cutouts=encode_png(cutout))
+    cutout = cut_out(picture, result.mask, opacity, how.sharp and is_enlarged(picture.size, drawn.mask.shape[0]))
+    parts = dict(masks=encode_png(PIL.Image.fromarray(opacity)), cutouts=encode_png(cutout))
     for name, pixels in dict(backgrounds=result.bg, foregrounds=result.fg, reconstructions=result.composite).items():
         if pixels is not None:
             parts[name] = encode_png(PIL.Image.fromarray(pixels))

@@ -11,7 +11,18 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from fake_runs import Page, generated_record, lines, make_gan, make_model, make_runs, real_record, scores, tick
+from fake_runs import (
+    Page,
+    generated_record,
+    lines,
+    make_gan,
+    make_model,
+    make_runs,
+    real_record,
+    save_picture,
+    scores,
+    tick,
+)
 
 import eval as eval_script
 from layered_plugin.report import charts, figures
@@ -273,6 +284,17 @@ def test_report_of_a_model_finds_the_training_run(runs):
     assert page.texts("span", class_="value") == ["0.543"]
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_examples_show_the_pictures_where_these_are_still_there(runs, there):
+    for idx in range(6 if there else 0):
+        save_picture(runs / "pictures" / f"{idx}.jpg", width=20)
+    (runs / "segmented" / "segment.json").write_text(json.dumps(dict(
+        model="m", threshold=0.5, soft=False, images=str(runs / "pictures"))))
+    page = Page(report_page.write_report(runs / "00000-shapes", segmented=runs / "segmented"))
+    shown = [alt for _tag, attrs, _text in page.all("img") if (alt := attrs["alt"]).endswith(" 0.jpg")]
+    assert shown == ["Picture 0.jpg" if there else "Cut-out of 0.jpg", "Mask of 0.jpg", "Reconstruction of 0.jpg"]
+
+
 def test_distilled_models_have_no_reconstruction_error(runs):
     manifest = runs / "segmented" / "manifest.jsonl"
     manifest.write_text(lines([dict(name="0.jpg", file="0.png", coverage=0.1, width=8, height=6)]))
@@ -300,6 +322,7 @@ def test_distilled_models_have_no_reconstruction_error(runs):
     ("segmented/manifest.jsonl", '{"file": "a.png"}\n', "line 1 lacks 'name'"),
     ("segmented/manifest.jsonl", '{"name": "a.jpg", "error": 1}\n{"name": "b.jpg", "error": 2}\n', "cutouts/a.png"),
     ("segmented/contact-sheet.png", b"", "not a readable picture"),
+    ("segmented/segment.json", "{", "damaged"),
 ])
 def test_damaged_file_is_named(runs, file, content, words):
     path = runs / file

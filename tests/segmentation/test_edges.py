@@ -73,6 +73,18 @@ def test_colors_of_the_edge_are_the_objects():
     np.testing.assert_array_equal(found[~edge], picture[~edge])
 
 
+@pytest.mark.parametrize("estimate", [True, False])
+def test_a_cut_out_shows_all_that_is_not_wholly_transparent_and_holds_nothing_else(estimate):
+    random = np.random.RandomState(0)
+    colors = random.randint(1, 256, [24, 30, 3], dtype=np.uint8)
+    mask = random.rand(24, 30).astype(np.float32)
+    opacity = (mask * 8).astype(np.uint8)  # 0 in an eighth of the picture, 1 and so on beside it.
+    found = np.asarray(edges.cut_out(PIL.Image.fromarray(colors), mask, opacity, estimate))
+    np.testing.assert_array_equal(found[:, :, 3], opacity)
+    shown = foreground_colors(colors, mask) if estimate else colors
+    np.testing.assert_array_equal(found[:, :, :3], shown * (opacity > 0)[:, :, None])
+
+
 @pytest.mark.parametrize("height, width", [(40, 25), (3, 9), (1, 1)])
 def test_near_the_edge_is_where_a_window_has_both_sides(height, width):
     inside = np.random.RandomState(0).rand(height, width) < 0.02

@@ -6,6 +6,7 @@ import shutil
 import tarfile
 import zipfile
 import zlib
+from contextlib import closing
 
 import numpy as np
 import PIL.Image
@@ -70,7 +71,7 @@ def test_results_of_a_distilled_model(segment, models, out, tmp_path):
         mask, cutout = read(out / "masks" / name), read(out / "cutouts" / name)
         assert (mask.mode, mask.size, cutout.mode) == ("L", original.size, "RGBA")
         np.testing.assert_array_equal(np.asarray(mask), expected * np.uint8(255))
-        np.testing.assert_array_equal(np.asarray(cutout)[:, :, :3], np.asarray(original))
+        np.testing.assert_array_equal(np.asarray(cutout)[:, :, :3], np.asarray(original) * expected[:, :, None])
         np.testing.assert_array_equal(np.asarray(cutout)[:, :, 3], np.asarray(mask))
         assert entry == dict(name=name, file=name, width=original.width, height=original.height,
                              coverage=round(float(expected.mean()), 4),
@@ -99,7 +100,7 @@ def test_soft_masks_and_threshold(segment, models, out, tmp_path, soft, threshol
 
 
 @pytest.mark.parametrize("sharp", [True, False])
-def test_cutouts_of_large_pictures_have_the_objects_own_colors(segment, models, out, tmp_path, sharp):
+def test_cutouts_have_the_objects_own_colors_and_hide_nothing(segment, models, out, tmp_path, sharp):
     (tmp_path / "pictures").mkdir()
     one = picture(60, 50)
     one.save(tmp_path / "pictures" / "a.png")
@@ -108,7 +109,10 @@ def test_cutouts_of_large_pictures_have_the_objects_own_colors(segment, models, 
     (found,) = models["distill"]([one], refinement=refinement)
     expected = foreground_colors(np.asarray(one), found.mask) if sharp else np.asarray(one)
     assert np.array_equal(expected, np.asarray(one)) != sharp
-    np.testing.assert_array_equal(np.asarray(read(out / "cutouts" / "a.png"))[:, :, :3], expected)
+    seen = found.mask >= 0.5
+    assert 0 < seen.mean() < 1
+    expected = np.dstack([expected, np.full_like(expected[:, :, 0], 255)])
+    np.testing.assert_array_equal(np.asarray(read(out / "cutouts" / "a.png")), np.where(seen[:, :, None], expected, 0))
 
 
 def test_flip_and_refinement_are_handed_on(segment, models, out, tmp_path):
@@ -170,8 +174,10 @@ def test_modes_and_formats_keep_size_and_name(segment, out, tmp_path):
     assert segment(folder, refinement=Refinement(sharp=False)) == (7, 0, {})
     for stem in ("gray", "alpha", "palette", "clear", "print", "UPPER", "deep"):
         assert read(out / "masks" / f"{stem}.png").size == (33, 21)
-    cutout = np.asarray(read(out / "cutouts" / "deep.png"))[:, :, 0]
-    np.testing.assert_array_equal(cutout, np.asarray(one.convert("L")))
+    cutout = np.asarray(read(out / "cutouts" / "deep.png"))
+    seen = cutout[:, :, 3] > 0
+    assert seen.any()
+    np.testing.assert_array_equal(cutout[:, :, 0], np.asarray(one.convert("L")) * seen)
 
 
 def test_picture_turned_by_exif_is_segmented_upright(segment, out, tmp_path):
@@ -207,8 +213,10 @@ def test_pictures_that_differ_in_their_suffix_are_kept_apart(segment, out, tmp_p
     folder = make_pictures(tmp_path / "pictures", ["a.bmp", "a.png"])
     segment(folder)
     for name in ("a.bmp", "a.png"):
-        cutout = read(out / "cutouts" / f"{name}.png").convert("RGB")
-        np.testing.assert_array_equal(np.asarray(cutout), np.asarray(read(folder / name)))
+        cutout = np.asarray(read(out / "cutouts" / f"{name}.png"))
+        seen = cutout[:, :, 3:] > 0
+        assert seen.any()
+        np.testing.assert_array_equal(cutout[:, :, :3], np.asarray(read(folder / name)) * seen)
 
 
 # Bad input.
@@ -454,11 +462,13 @@ def test_contact_sheet_shows_pictures_over_their_cutouts(segment, out, tmp_path)
             assert pixel == pytest.approx(expected, abs=2), "resampling rounds"
 
 
-def test_contact_sheet_passes_over_cutouts_that_were_removed(segment, out, tmp_path):
+@pytest.mark.parametrize("removed", ["out/masks/b.png", "pictures/b.png"])
+def test_contact_sheet_passes_over_what_was_removed(segment, out, tmp_path, removed):
     folder = make_pictures(tmp_path / "pictures")
     segment(folder)
-    (out / "cutouts" / "b.png").unlink()
-    sheet_of_folder(out)
+    (tmp_path / removed).unlink()
+    with closing(PictureSource(folder)) as pictures:
+        sheet_of_folder(out, pictures)
     assert read(out / "contact-sheet.png").size == (2 * CELL_PX, 2 * CELL_PX)
 
 

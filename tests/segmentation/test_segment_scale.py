@@ -131,7 +131,10 @@ def test_an_archive_gives_what_its_folder_gives(segment, folder, tmp_path, kind)
     path = tmp_path / f"pictures.{kind}"
     zip_folder(folder, path) if kind == "zip" else tar_folder(folder, path, "w:gz" if kind == "tar.gz" else "w")
     segment(path, tmp_path / "out")
-    assert contents(tmp_path / "out") == contents(tmp_path / "expected")
+    made, expected = contents(tmp_path / "out"), contents(tmp_path / "expected")
+    ours, theirs = (json.loads(found.pop("segment.json")) for found in (made, expected))
+    assert made == expected
+    assert ours == dict(theirs, images=str(path))
 
 
 @pytest.mark.parametrize("form", ["files", "zip", "tar"])
@@ -468,6 +471,17 @@ def test_a_merge_that_was_killed_while_it_tidied_up_is_taken_up(segment, folder,
     assert not list((tmp_path / "out").glob("manifest-*"))
 
 
+def test_pictures_that_have_moved_leave_a_merge_without_contact_sheet(segment, folder, tmp_path):
+    for number in range(2):
+        segment(folder, tmp_path / "out", shard=Shard(number, 2))
+    folder.rename(tmp_path / "moved")
+    merged = CliRunner().invoke(invert.main, ["merge", f"--outdir={tmp_path}/out"])
+    assert merged.exit_code == 0 and "No contact sheet: the pictures are no longer where they were" in merged.stderr
+    assert not (tmp_path / "out" / "contact-sheet.png").exists()
+    assert segment(tmp_path / "moved", tmp_path / "out") == (0, 13, {})  # And where they are now is kept.
+    assert (tmp_path / "out" / "contact-sheet.png").is_file()
+
+
 def test_nothing_to_merge_is_an_error(tmp_path):
     with pytest.raises(PictureError, match="holds manifests of no shard"):
         merge_shards(tmp_path)
@@ -530,6 +544,7 @@ def test_shards_by_option_and_environment_and_then_merge(model, folder, tmp_path
     assert second.exit_code == 0 and f": layered-invert merge '--outdir={out}'\n" in second.stderr
     merged = CliRunner().invoke(invert.main, ["merge", f"--outdir={out}"])
     assert merged.exit_code == 0 and f"13 pictures: {out}/manifest.jsonl" in merged.stderr
+    assert "contact sheet" not in merged.stderr
     assert contents(out) == contents(tmp_path / "whole")
 
 
