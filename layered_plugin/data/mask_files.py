@@ -186,7 +186,7 @@ def _masks_among(names: Sequence[str]) -> Iterator[tuple[str, str]]:
     folders = {name.partition("/")[0] for name in names} - {CONTACT_SHEET}
     if in_tar:
         return ((sample_file(name.removesuffix(end)), name) for name in in_tar)
-    if {"masks", "cutouts"} <= folders <= {*RESULTS, DOUBTFUL}:
+    if "masks" in folders and folders <= {*RESULTS, DOUBTFUL}:
         return ((_stem(name.removeprefix("masks/")), name) for name in names if name.startswith("masks/"))
     return ((_stem(name), name) for name in names)
 

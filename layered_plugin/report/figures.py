@@ -171,8 +171,9 @@ def _example(folder: Path, entry: dict[str, Any], source: PictureSource | None) 
     with suppress(PictureError):  # It may have gone.
         if source is not None:
             pictures.append(_small(source.open(entry["name"]), f"Picture {entry['name']}"))
-    if not pictures:
-        pictures.append(_small_file(folder / "cutouts" / entry["file"], f"Cut-out of {entry['name']}"))
+    cutout = folder / "cutouts" / entry["file"]
+    if not pictures and cutout.is_file():
+        pictures.append(_small_file(cutout, f"Cut-out of {entry['name']}"))
     pictures.append(_small_file(folder / "masks" / entry["file"], f"Mask of {entry['name']}"))
     path = folder / "reconstructions" / entry["file"]
     if path.is_file():

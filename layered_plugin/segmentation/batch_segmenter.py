@@ -27,6 +27,7 @@ class BatchSegmenter:
         device: auto, cpu, cuda or mps.
         threshold: Opacity from which a pixel counts as object, in (0, 1).
         soft: Write opacities instead of 0 and 255?
+        cutouts: Make cut-outs too?
         min_confidence: Results of pictures with less are marked doubtful.
         sharp: Correct masks by the pictures' colors?
         margin: In which objects are less likely, by the side, if sharp; None = the model's.
@@ -38,16 +39,18 @@ class BatchSegmenter:
     """
 
     def __init__(self, model: str | os.PathLike[str], *, column: str = "bytes", device: str = "auto",
-                 threshold: float = 0.5, soft: bool = False, min_confidence: float = 0.0, sharp: bool = True,
-                 margin: float | None = None, flip: bool = False) -> None:
+                 threshold: float = 0.5, soft: bool = False, cutouts: bool = True, min_confidence: float = 0.0,
+                 sharp: bool = True, margin: float | None = None, flip: bool = False) -> None:
         segmenter = Segmenter.load(model, device)
         if segmenter.kind == "chunks":
             raise ArgumentError(f"`model`: encoders of chunks know their own pictures alone: {segmenter.folder}")
         self._column = column
-        self._kinds = [kind for kind in RESULTS if segmenter.kind == "encoder" or kind in ("masks", "cutouts")]
+        kinds = RESULTS if segmenter.kind == "encoder" else ("masks", "cutouts")
+        self._kinds = [kind for kind in kinds if cutouts or kind != "cutouts"]
         self._fields = (*FIELDS, "error") if segmenter.kind == "encoder" else FIELDS
         refinement = Refinement(flip=flip, sharp=sharp, margin=margin)
-        how = Finish(threshold, soft, min_confidence, sharp, refinement.margin_for(segmenter), segmenter.letterbox)
+        how = Finish(threshold, soft, cutouts, min_confidence, sharp, refinement.margin_for(segmenter),
+                     segmenter.letterbox)
         self._pipeline = Pipeline(segmenter, refinement, how, lambda _name, reason: reason, Here(), workers=0)
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -57,9 +60,9 @@ class BatchSegmenter:
             batch: Columns of N rows; that of the pictures has their files, bytes of any format that Pillow reads.
 
         Returns:
-            The columns without the pictures, and for each row mask and cutout, PNG as bytes (of encoders also
-            background, foreground and reconstruction), width, height, coverage, confidence, doubtful (of encoders also
-            error). Where a picture can't be read they are None, and `failed` says why; else that is None.
+            The columns without the pictures, and for each row mask and, if wanted, cutout, PNG as bytes (of encoders
+            also background, foreground and reconstruction), width, height, coverage, confidence, doubtful (of encoders
+            also error). Where a picture can't be read they are None, and `failed` says why; else that is None.
         """
         items = [Item(str(row), True, bytes(content)) for row, content in enumerate(batch[self._column])]
         names = [RESULTS[kind].removesuffix(".png") for kind in self._kinds]

@@ -27,7 +27,7 @@ SETTINGS = "segment.json"
 SETTINGS_RULE = fields(dict(model=text, threshold=number(0, 1), soft=flag), dict(
     flip=(flag, USUAL.flip), refine=(number(0, 10**9, whole=True), USUAL.refine), posterior=(flag, USUAL.posterior),
     sharp=(flag, USUAL.sharp), margin=(number(0, 0.5), 0.0), prior=(maybe(text), None),
-    min_confidence=(number(0, 1), 0.0), batch=(maybe(number(1, whole=True)), None),
+    cutouts=(flag, True), min_confidence=(number(0, 1), 0.0), batch=(maybe(number(1, whole=True)), None),
     work=(maybe(fields(dict(num=number(0, whole=True), names=text))), None), images=(maybe(text), None)))
 
 UNKNOWN = dict(batch=None, work=None)  # In a folder of an earlier version.

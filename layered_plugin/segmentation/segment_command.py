@@ -28,6 +28,7 @@ from layered_plugin.segmentation.shares import FORMATS, Shard, shard_manifest
 @click.option("--threshold", help="Opacity that counts as object", default=0.5, metavar="FRAC",
               type=Number(0, 1, min_open=True, max_open=True))
 @click.option("--soft", help="Write opacities, not 0 and 255", type=bool, default=False, metavar="BOOL")
+@click.option("--cutouts", help="Write cut-outs too, the largest files", type=bool, default=True, metavar="BOOL")
 @click.option("--min-confidence", help="Less goes to doubtful/", type=Number(0, 1), default=0, metavar="FRAC")
 @click.option("--sharp", help="Correct masks by the pictures' colors", type=bool, default=True, metavar="BOOL")
 @click.option("--margin", help="Border where objects are rare  [default: the model's]", type=Number(0, 0.5),

@@ -56,8 +56,8 @@ class Listing(NamedTuple):
 
 
 def segment_files(segmenter: Segmenter, images: str | os.PathLike[str], outdir: str | os.PathLike[str], *,
-                  batch: int = 64, threshold: float = 0.5, soft: bool = False, min_confidence: float = 0.0,
-                  refinement: Refinement = USUAL, workers: int = 0, form: str = "files",
+                  batch: int = 64, threshold: float = 0.5, soft: bool = False, cutouts: bool = True,
+                  min_confidence: float = 0.0, refinement: Refinement = USUAL, workers: int = 0, form: str = "files",
                   shard: Shard = shares.WHOLE) -> Outcome:
     """Segment every picture that no manifest lists yet.
 
@@ -68,6 +68,7 @@ def segment_files(segmenter: Segmenter, images: str | os.PathLike[str], outdir: 
         batch: Pictures that go through the network together, at most; fewer if their files are large.
         threshold: Opacity from which a pixel counts as object, in (0, 1).
         soft: Write opacities instead of 0 and 255?
+        cutouts: Write cut-outs, by far the largest files, too?
         min_confidence: Results of pictures with less go to a folder of their own, doubtful/; in a tar they are marked.
         refinement: What is done beyond one pass through the network.
         workers: Processes that decode and encode; 0 = none but this one.
@@ -85,9 +86,9 @@ def segment_files(segmenter: Segmenter, images: str | os.PathLike[str], outdir: 
         UserError: A worker was killed.
     """
     outdir, margin = Path(outdir), refinement.margin_for(segmenter)
-    how = Finish(threshold, soft, min_confidence, refinement.sharp, margin, segmenter.letterbox)
+    how = Finish(threshold, soft, cutouts, min_confidence, refinement.sharp, margin, segmenter.letterbox)
     job = Job(segmenter, refinement, how, batch, workers)
-    settings = dict(model=str(segmenter.folder.resolve()), threshold=threshold, soft=soft, batch=batch,
+    settings = dict(model=str(segmenter.folder.resolve()), threshold=threshold, soft=soft, cutouts=cutouts, batch=batch,
                     min_confidence=min_confidence, images=os.path.abspath(images),
                     **(refinement.record() | dict(margin=margin)))
     if shares.is_pattern(str(images)):

@@ -30,6 +30,7 @@ class Finish(NamedTuple):
 
     threshold: float
     soft: bool
+    cutouts: bool
     min_confidence: float
     sharp: bool
     margin: float
@@ -40,7 +41,7 @@ class Finished(NamedTuple):
     """Results of one picture.
 
     Fields:
-        parts: Encoded pictures (PNG) by what they are: masks, cutouts; of encoders also layers.
+        parts: Encoded pictures (PNG) by what they are: masks, cutouts if wanted; of encoders also layers.
         entry: For the manifest: width, height, coverage, confidence, bytes and crc32 of the picture's file, whether it
             is doubtful; of encoders also error.
     """
@@ -75,8 +76,10 @@ def _finish(data: bytes, drawn: Drawn, how: Finish) -> Finished:
     result = enlarge(drawn, picture, how.sharp, how.letterbox, how.margin)
     inside = result.mask >= how.threshold
     opacity = (result.mask * 255).round().astype(np.uint8) if how.soft else inside.astype(np.uint8) * 255
-    cutout = cut_out(picture, result.mask, opacity, how.sharp and is_enlarged(picture.size, drawn.mask.shape[0]))
-    parts = dict(masks=encode_png(PIL.Image.fromarray(opacity)), cutouts=encode_png(cutout))
+    parts = dict(masks=encode_png(PIL.Image.fromarray(opacity)))
+    if how.cutouts:
+        estimate = how.sharp and is_enlarged(picture.size, drawn.mask.shape[0])
+        parts["cutouts"] = encode_png(cut_out(picture, result.mask, opacity, estimate))
     for name, pixels in dict(backgrounds=result.bg, foregrounds=result.fg, reconstructions=result.composite).items():
         if pixels is not None:
             parts[name] = encode_png(PIL.Image.fromarray(pixels))

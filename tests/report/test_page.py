@@ -320,7 +320,7 @@ def test_distilled_models_have_no_reconstruction_error(runs):
     ("00002-encoder/stats.jsonl", "{}\n", "line 1: damaged: has no step"),
     ("00002-encoder/real-worst.png", b"no picture", "not a readable picture"),
     ("segmented/manifest.jsonl", '{"file": "a.png"}\n', "line 1 lacks 'name'"),
-    ("segmented/manifest.jsonl", '{"name": "a.jpg", "error": 1}\n{"name": "b.jpg", "error": 2}\n', "cutouts/a.png"),
+    ("segmented/manifest.jsonl", '{"name": "a.jpg", "error": 1}\n{"name": "b.jpg", "error": 2}\n', "masks/a.png"),
     ("segmented/contact-sheet.png", b"", "not a readable picture"),
     ("segmented/segment.json", "{", "damaged"),
 ])
@@ -330,7 +330,7 @@ def test_damaged_file_is_named(runs, file, content, words):
     result = invoke(runs / "00000-shapes", f"--segmented={runs}/segmented")
     assert result.exit_code == 1 and isinstance(result.exception, SystemExit), result.output
     assert words in result.stderr
-    assert (str(path) if "cutouts" not in words else "a.png") in result.stderr
+    assert (str(path) if "masks" not in words else "a.png") in result.stderr
     assert not (runs / "00000-shapes" / "report.html").exists()
 
 

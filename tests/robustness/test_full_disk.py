@@ -152,7 +152,7 @@ def test_segmenting_without_room_goes_on_when_there_is_some(tmp_path):
 
 # Limits at which the system says no within a mask, a cut-out, an archive's end and a manifest.
 @pytest.mark.parametrize("form, limits", [("files", (60, 120, 500)), ("tar", (60, 500, 10_000, 20_000)),
-                                          ("zip", (60, 500, 1500, 3000))])
+                                          ("zip", (60, 500, 1500, 2400))])
 def test_segmenting_without_room_leaves_nothing_half_written(tmp_path, form, limits):
     model, images = make_model(tmp_path / "model"), make_pictures(tmp_path / "images")
     args = ["segment", f"--model={model}", f"--images={images}", "--device=cpu", f"--format={form}"]

@@ -54,6 +54,12 @@ def test_batch_without_rows_has_the_columns(tmp_path):
     assert {"mask", "cutout", "failed"} <= rows.keys() and all(len(values) == 0 for values in rows.values())
 
 
+def test_rows_without_cutouts(tmp_path):
+    model, batch = make_model(tmp_path / "model"), contents(make_pictures(tmp_path / "pictures"))
+    rows, whole = (BatchSegmenter(model, device="cpu", cutouts=cutouts)(batch) for cutouts in (False, True))
+    assert rows.keys() == whole.keys() - {"cutout"} and list(rows["mask"]) == list(whole["mask"])
+
+
 def test_model_of_chunks_is_refused(tmp_path):
     with pytest.raises(ArgumentError, match="`model`: encoders of chunks"):
         BatchSegmenter(make_model(tmp_path / "model", "chunks"), device="cpu")

@@ -13,6 +13,7 @@ import PIL.Image
 import pytest
 from tiny_models import make_model, make_pictures, picture, small_resnet, zip_folder
 
+from layered_plugin.data.mask_files import MaskFiles
 from layered_plugin.data.pictures import PictureSource
 from layered_plugin.errors import ModelError, PictureError
 from layered_plugin.segmentation import contact_sheet, segment_files
@@ -97,6 +98,20 @@ def test_soft_masks_and_threshold(segment, models, out, tmp_path, soft, threshol
     expected = (found * 255).round() if soft else (found >= threshold) * 255
     np.testing.assert_array_equal(np.asarray(read(out / "masks" / "a.png")), expected)
     assert manifest(out)[0]["coverage"] == pytest.approx((found >= threshold).mean(), abs=1e-4)
+
+
+@pytest.mark.parametrize("kind, parts", [
+    ("distill", []), ("encoder", ["backgrounds", "foregrounds", "reconstructions"])])
+def test_masks_are_the_same_without_cutouts(segment, out, tmp_path, kind, parts):
+    folder = make_pictures(tmp_path / "pictures", ["a.png"])
+    segment(folder, kind, cutouts=False)
+    assert files(out) == {"manifest.jsonl", "segment.json", "contact-sheet.png",
+                          *(f"{part}/a.png" for part in ("masks", *parts))}
+    mask, sheet, known = (out / "masks/a.png").read_bytes(), (out / "contact-sheet.png").read_bytes(), MaskFiles(out)
+    assert known.unmatched(["a.png"], "pictures") == ([], [])
+    shutil.rmtree(out)
+    segment(folder, kind)
+    assert ((out / "masks/a.png").read_bytes(), (out / "contact-sheet.png").read_bytes()) == (mask, sheet)
 
 
 @pytest.mark.parametrize("sharp", [True, False])
@@ -478,7 +493,8 @@ def test_contact_sheet_holds_so_many_pictures_and_no_more(segment, out, tmp_path
     assert read(out / "contact-sheet.png").size == (2 * CELL_PX, 2 * CELL_PX)
 
 
-@pytest.mark.parametrize("options, name", [(dict(threshold=0.9), "threshold"), (dict(kind="encoder"), "model")])
+@pytest.mark.parametrize("options, name", [(dict(threshold=0.9), "threshold"), (dict(kind="encoder"), "model"),
+                                           (dict(cutouts=False), "cutouts")])
 def test_results_of_another_call_are_not_mixed_in(segment, tmp_path, options, name):
     folder = make_pictures(tmp_path / "pictures", ["a.png"])
     assert segment(folder).done == 1
