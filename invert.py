@@ -153,6 +153,7 @@ def export(model: str, dest: str | None) -> None:
     """
     path = Path(dest) if dest is not None else runs.find_model(model) / "model.onnx"
     with writing("--dest", path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         difference = export_onnx(model, path)
     click.echo(f"{path}: differs from PyTorch by at most {difference:.1e}", err=True)
 
