@@ -27,7 +27,7 @@ from layered_plugin.segmentation.segmenter import Segmenter
 
 ROOT = Path(__file__).resolve().parents[2]
 DISTILL = ["distill", "--steps=3", "--adapt=2", "--batch=4", "--max-coverage=0.99", "--device=cpu"]
-TRAIN = ["train", "--steps=3", "--batch=2", "--feature-resolution=8", "--device=cpu"]
+TRAIN = ["train", "--steps=3", "--batch=2", "--device=cpu"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -108,7 +108,7 @@ def test_examples_are_accepted(gan, data, tmp_path, monkeypatch, name):
 def test_defaults_are_the_papers(gan, data):
     result = invoke("train", "--outdir=out", f"--network={gan}", f"--data={data}", "-n")
     options = json.loads(result.stdout)["options"]
-    expected = dict(mode="chunks", chunk_size=100, steps=1000, lr=1e-4, feature_resolution=16, feature_weight=1.0,
+    expected = dict(mode="chunks", chunk_size=100, steps=1000, lr=1e-4, feature_resolution=None, feature_weight=1.0,
                     mean_w_weight=0.0, pretrain=0, init=None, network=str(gan / "network-snapshot-000000.pkl"))
     assert expected.items() <= options.items()
 
