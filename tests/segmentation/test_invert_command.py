@@ -230,7 +230,7 @@ def test_misfit_of_an_encoder_is_named_and_no_folder_is_left(data, tmp_path, arg
     ([*TRAIN, "--mode=dataset", "--pretrain=1"], "00000-encoder-my-cars-steps3-seed0", "encoder"),
     ([*TRAIN, "--chunk-size=3", "--num=5"], "00000-chunks-my-cars-steps3-seed0", "chunks"),
 ])
-@pytest.mark.parametrize("signal_name, code", [("SIGINT", 130), ("SIGTERM", 143)])
+@pytest.mark.parametrize("signal_name, code", [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
 def test_stopped_run_says_how_to_go_on_and_ends_as_an_uninterrupted_one(gan, data, tmp_path, stop, args, name, kind,
                                                                         signal_name, code):
     args = [*args, f"--network={gan}", f"--data={data}"]
