@@ -7,7 +7,6 @@ import threading
 from types import FrameType
 from typing import Any
 
-
 STOPS = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)}
 
 

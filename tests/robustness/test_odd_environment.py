@@ -6,10 +6,13 @@ import os
 import pty
 import signal
 import sys
+from pathlib import Path
 
 import pytest
+from torch_utils import native
 
-from layered_plugin import signals
+from layered_plugin import runs, signals
+from layered_plugin.data import decoded
 from layered_plugin.training import launcher
 
 NAME = "Run folder: é\udcff"  # As Python has a name that is no UTF-8.
@@ -70,3 +73,33 @@ def test_nohup_stays_in_force():
         assert stop.received is None and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_runs_that_begin_at_the_same_moment_have_folders_of_their_own(tmp_path, monkeypatch):
+    first = runs.make_run_dir(str(tmp_path), "a")
+    monkeypatch.setattr(Path, "iterdir", lambda _path: iter(()))  # The folder as it was before.
+    assert (first, runs.make_run_dir(str(tmp_path), "a")) == (f"{tmp_path}/00000-a", f"{tmp_path}/00001-a")
+
+
+@pytest.fixture
+def _no_home(tmp_path, monkeypatch):
+    """A user whom the system does not know, as in containers."""
+    for name in ("HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME", "LAYERED_CACHE", "TORCH_EXTENSIONS_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 7)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("_no_home")
+def test_without_home_no_decoded_pictures_are_kept():
+    assert decoded.cache_folder() is None
+
+
+@pytest.mark.usefixtures("_no_home")
+def test_without_home_nothing_is_compiled_into_the_current_folder(tmp_path, monkeypatch):
+    source = tmp_path / "one.cpp"
+    source.write_text('extern "C" int one() { return 1; }')
+    monkeypatch.setattr(native, "libraries", {})
+    with pytest.warns(UserWarning, match="no home folder.*set TORCH_EXTENSIONS_DIR"):
+        assert native.get_library("one", [str(source)]) is None
+    assert list(tmp_path.iterdir()) == [source]
