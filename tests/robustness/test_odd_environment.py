@@ -9,10 +9,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from shell import invoke
+from tiny_models import make_model, make_pictures
 from torch_utils import native
 
+import invert
 from layered_plugin import runs, signals
 from layered_plugin.data import decoded
+from layered_plugin.data.pictures import PictureSource
+from layered_plugin.segmentation import segment_files
 from layered_plugin.training import launcher
 
 NAME = "Run folder: é\udcff"  # As Python has a name that is no UTF-8.
@@ -103,3 +108,53 @@ def test_without_home_nothing_is_compiled_into_the_current_folder(tmp_path, monk
     with pytest.warns(UserWarning, match="no home folder.*set TORCH_EXTENSIONS_DIR"):
         assert native.get_library("one", [str(source)]) is None
     assert list(tmp_path.iterdir()) == [source]
+
+
+@pytest.mark.parametrize("form", ["files", "zip", "tar"])
+def test_second_call_does_not_segment_into_what_the_first_is_writing(tmp_path, monkeypatch, form):
+    model, pictures, out = make_model(tmp_path / "model"), make_pictures(tmp_path / "cars"), tmp_path / "out"
+    args = ["segment", f"--model={model}", f"--images={pictures}", f"--outdir={out}", f"--format={form}",
+            "--device=cpu", "--workers=0"]
+    read, others = segment_files._read, []
+
+    def meanwhile(*args_of_read):
+        if not others:
+            others.append(None)
+            others[0] = invoke(invert.main, *args)
+        return read(*args_of_read)
+
+    monkeypatch.setattr(segment_files, "_read", meanwhile)
+    assert invoke(invert.main, *args).exit_code == 0
+    (second,) = others
+    assert second.exit_code == 2 and "--outdir: another call is writing" in second.stderr
+    monkeypatch.undo()
+    again = invoke(invert.main, *args)
+    assert again.exit_code == 0 and "0 pictures segmented, 3 were there already" in again.stderr
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path):
+    data, other, third = (make_pictures(tmp_path / name, ["a.png"]) for name in ("data", "data2", "third"))
+    for link, target in (("data/class", other), ("data/again", data), ("data/up", tmp_path), ("data2/back", data),
+                         ("data2/third", third), ("third/second", other), ("data/b.png", third / "a.png")):
+        (tmp_path / link).symlink_to(target)
+    (data / "own").mkdir()
+    (data / "own/inside").symlink_to(data / "own")
+    assert PictureSource(data).names == ["a.png", "b.png", "class/a.png", "class/third/a.png"]
+
+
+def test_link_to_a_picture_that_is_gone_is_named(tmp_path):
+    pictures = make_pictures(tmp_path / "cars")
+    (pictures / "lost.png").symlink_to(tmp_path / "nowhere.png")
+    result = invoke(invert.main, "segment", f"--model={make_model(tmp_path / 'model')}", f"--images={pictures}",
+                    f"--outdir={tmp_path / 'out'}", "--device=cpu", "--workers=0")
+    assert result.exit_code == 1 and "cannot read picture lost.png: " in result.stderr
+    assert "3 pictures segmented" in result.stderr
+
+
+def test_current_folder_that_was_removed_is_named(tmp_path, monkeypatch):
+    model, pictures = make_model(tmp_path / "model"), make_pictures(tmp_path / "cars")
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    result = invoke(invert.main, "segment", f"--model={model}", f"--images={pictures}", "--outdir=out", "--device=cpu")
+    assert result.exit_code == 1 and "the current folder was removed: change to another" in result.stderr
