@@ -1,5 +1,6 @@
 """What the commands share: how they show help, which devices they offer, and errors in one line."""
 
+import errno
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -129,6 +130,8 @@ def user_errors(options: Mapping[type[UserError], str] | None = None) -> Iterato
 
 
 def _remedy(err: OSError) -> str:
+    if err.errno == errno.ENOENT and err.filename is None:  # Of no file, but of the folder that relative paths are in.
+        return "; the current folder was removed: change to another"
     return "; make room, and give the same command again" if err.errno in NO_ROOM else ""
 
 

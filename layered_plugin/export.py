@@ -83,6 +83,7 @@ def foreground(network: str, snapshot: str, number: int, dest: str) -> None:
 
 def _save(dest: str, snapshot: dict) -> None:
     with writing("--dest", dest):
+        Path(dest).parent.mkdir(parents=True, exist_ok=True)
         save_network_pkl(dest, snapshot)
     click.echo(dest)
 
@@ -130,6 +131,7 @@ def onnx(network: str, snapshot: str, trunc: float, dest: str) -> None:
     G = load_snapshot(network, choice=snapshot)["G_ema"]
     click.echo("Converting: a minute or two", err=True)
     with writing("--dest", dest):
+        Path(dest).parent.mkdir(parents=True, exist_ok=True)
         difference = export_scenes(G, dest, trunc)
     click.echo(f"{dest}: differs from PyTorch by at most {difference:.1e}", err=True)
 
@@ -160,6 +162,7 @@ def scenes(network: str, snapshot: str, seeds: str, trunc: float, class_idx: int
         Path(outdir).mkdir(parents=True, exist_ok=True)
         for seed, scene in progress(zip(numbers, drawn, strict=True), len(numbers), "Scenes"):
             write_open_raster(Path(outdir) / f"seed{seed:04d}.ora", scene_layers(scene))
+    click.echo(outdir)
 
 
 if __name__ == "__main__":

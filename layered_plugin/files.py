@@ -11,6 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+try:
+    import fcntl
+except ImportError:  # Windows.
+    fcntl = None  # type: ignore[assignment]
+
 from layered_plugin.errors import DiskFullError
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -105,6 +110,19 @@ def write_watched(path: str | os.PathLike[str], save: Callable[[Any], Any], need
             if watched.error is not None:
                 raise watched.error from None
             raise
+
+
+def lock(file: IO[Any]) -> bool:
+    """Lock an open file until it is closed or this process ends; False if others have locked it.
+
+    True as well where the system or the disk has no locks.
+    """
+    try:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as err:
+        return not isinstance(err, BlockingIOError)
+    return True
 
 
 def write_json(path: str | os.PathLike[str], data: Any) -> None:

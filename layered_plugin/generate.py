@@ -111,6 +111,8 @@ def main(network: str, snapshot: str, seeds: str | None, trunc: float, class_idx
             scenes = (scene for part in parts for scene in to_pictures(draw(part)))
             named = progress(zip(map(name.format, numbers), scenes, strict=True), len(numbers), "Scenes")
             write_scenes(named, outdir, zips, label)
+    for path in filter(None, (grid, outdir, *zips)):
+        click.echo(path)
 
 
 def _choose_codes(network: str, snapshot: str, seeds: str | None, trunc: float, class_idx: int | None,

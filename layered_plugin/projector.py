@@ -79,8 +79,8 @@ def main(network: str, snapshot: str, target: str, num_steps: int, seed: int, sa
     square = read_square(target, G.img_resolution)
     img = to_float(torch.from_numpy(square).to(device))[None]
     perceptual = None if vgg is None else PerceptualDistance(vgg, device)
-    objective = Reconstruction(G, D, feature_resolution=feature_resolution or min(16, G.img_resolution // 2),
-                               feature_weight=feature_weight, force_fp32=must_fp32(G))
+    objective = Reconstruction(G, D, feature_resolution=feature_resolution, feature_weight=feature_weight,
+                               force_fp32=must_fp32(G))
     c = torch.tensor([one_hot(G, class_idx)], device=device)
     found = _finite(project(objective, img, c, num_steps, seed=seed, perceptual=perceptual, **how), networks["path"])
     start = next(found)  # Before anything is written.

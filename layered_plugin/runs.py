@@ -11,6 +11,7 @@ import re
 import sys
 import zipfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -115,8 +116,11 @@ def make_run_dir(outdir: str, desc: str) -> str:
     parent = Path(outdir)
     parent.mkdir(parents=True, exist_ok=True)
     numbers = [int(match[0]) for path in parent.iterdir() if path.is_dir() and (match := re.match(r"\d+", path.name))]
-    run_dir = parent / f"{max(numbers, default=-1) + 1:05d}-{desc}"
-    run_dir.mkdir()
+    for number in itertools.count(max(numbers, default=-1) + 1):
+        run_dir = parent / f"{number:05d}-{desc}"
+        with suppress(FileExistsError):  # Of another command that was started at the same moment.
+            run_dir.mkdir()
+            break
     return str(run_dir)
 
 

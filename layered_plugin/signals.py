@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: finish the step, save, then stop. SIGKILL: leave no process behind."""
+"""Ctrl-C, SIGTERM, a closed terminal: finish the step, save, then stop. SIGKILL: leave no process behind."""
 
 import multiprocessing
 import os
@@ -7,17 +7,24 @@ import threading
 from types import FrameType
 from typing import Any
 
+STOPS = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)}
+
 
 class StopRequest:
-    """Note SIGTERM and Ctrl-C, so that the loop can finish its step and save; a second one acts at once."""
+    """Note signals that ask to stop, so that the loop can finish its step and save; a second one acts at once.
+
+    But SIGHUP does not: a terminal that is closed may send it twice, itself and by the shell. Where it is ignored, as
+    by nohup, it stays so.
+    """
 
     def __init__(self) -> None:
         self.received: str | None = None
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> "StopRequest":
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._previous[number] = signal.signal(number, self._note)
+        for number in STOPS:
+            if number in (signal.SIGTERM, signal.SIGINT) or signal.getsignal(number) != signal.SIG_IGN:
+                self._previous[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *_exc: object) -> None:
@@ -26,7 +33,8 @@ class StopRequest:
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self.received = signal.Signals(number).name
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        if number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 def end_with_parent() -> None:

@@ -369,9 +369,12 @@ def test_examples_of_the_help_run(tmp_path, monkeypatch):
     assert read_pairs("data/drawn.zip", "data/drawn-masks.zip")[0].shape == (10, 3, 16, 16)
 
 
-def test_module_runs_and_keeps_standard_output_empty(run, tmp_path):
-    args = [f"--network={run}", "--seeds=0-1", f"--outdir={tmp_path}", "--device=cpu"]
+def test_module_prints_the_paths_of_its_results_and_no_more_on_standard_output(run, tmp_path):
+    places = [tmp_path / "a.png", tmp_path, tmp_path / "b.zip", tmp_path / "b-masks.zip"]
+    args = [f"--network={run}", "--seeds=0-1", f"--grid={places[0]}", f"--outdir={tmp_path}", f"--zip={places[2]}",
+            "--device=cpu"]
     done = call("-m", "layered_plugin.generate", *args)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "" and "Scenes: 2/2" in done.stderr and "Warning" not in done.stderr
+    assert done.stdout.split() == list(map(str, places)) and all(path.exists() for path in places)
+    assert "Scenes: 2/2" in done.stderr and "Warning" not in done.stderr
     assert len(os.listdir(tmp_path / "cutouts")) == 2

@@ -31,17 +31,21 @@ _ENV = "LAYERED_CACHE"
 
 
 def cache_folder() -> Path | None:
-    """Where decoded pictures are kept: LAYERED_CACHE, else in the user's cache; None if it is set to nothing.
+    """Where decoded pictures are kept: LAYERED_CACHE, else in the user's cache.
+
+    None if it is set to nothing, or if it is not set and the user has no home.
 
     UserError if LAYERED_CACHE begins with the home of a user who has none.
     """
     named = os.environ.get(_ENV)
-    if named is not None:
-        try:
+    try:
+        if named is not None:
             return Path(named).expanduser() if named else None
-        except RuntimeError as err:
-            raise UserError(f"{_ENV}={named}: {err} Name another folder, or set it to nothing to keep none") from err
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "layered-plugin"
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "layered-plugin"
+    except RuntimeError as err:
+        if named is None:
+            return None
+        raise UserError(f"{_ENV}={named}: {err} Name another folder, or set it to nothing to keep none") from err
 
 
 def shared_pictures(source: PictureSource, sizes: list[int], used: list[int], num: int,

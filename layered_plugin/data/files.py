@@ -50,13 +50,13 @@ class Files(Protocol):
 
 
 class Folder:
-    """A folder, searched recursively."""
+    """A folder, searched recursively, links to other folders included."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def list_names(self) -> list[str]:
-        return sorted(_below(self.path, ""))
+        return sorted(_below(self.path, "", [os.path.realpath(self.path)]))
 
     def open(self, name: str) -> IO[bytes]:
         return (self.path / name).open("rb")
@@ -137,13 +137,23 @@ class Zip:
         return dict(self.__dict__, _zip=None)
 
 
-def _below(folder: Path, prefix: str) -> Iterator[str]:
-    """Files of a folder and its folders, linked ones left out; much quicker than ``rglob`` where there are many."""
+def _below(folder: Path, prefix: str, roots: list[str]) -> Iterator[str]:
+    """Files of a folder and its folders; much quicker than ``rglob`` where there are many.
+
+    Of links to folders, those that lead into one of the roots or above it are left out: their files are found anyway.
+    A link to a file that is gone is listed, so that who reads it says so.
+    """
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                yield from _below(folder / entry.name, f"{prefix}{entry.name}/")
-            elif entry.is_file():
+            if entry.is_dir():
+                below = roots
+                if entry.is_symlink():
+                    target = os.path.realpath(entry.path)
+                    if any(os.path.commonpath([target, root]) in (target, root) for root in roots):
+                        continue
+                    below = [*roots, target]
+                yield from _below(folder / entry.name, f"{prefix}{entry.name}/", below)
+            elif entry.is_file() or entry.is_symlink():
                 yield prefix + entry.name
 
 

@@ -71,8 +71,8 @@ def find_snapshot(path: str | os.PathLike[str], choice: str = "latest") -> str:
     if not measured:
         return str(max(kimg_of, key=kimg_of.__getitem__))
     nearest = min(measured, key=lambda file: distances[kimg_of[file]])
-    print(f"{nearest}: of {len(measured)} snapshots the nearest to the real pictures (Frechet distance "
-          f"{distances[kimg_of[nearest]]:.2f})", file=sys.stderr)
+    what = f"of {len(measured)} snapshots the nearest to" if len(measured) > 1 else "the only snapshot compared with"
+    print(f"{nearest}: {what} the real pictures (Frechet distance {distances[kimg_of[nearest]]:.2f})", file=sys.stderr)
     return str(nearest)
 
 

@@ -24,9 +24,7 @@ from layered_plugin.segmentation.encoder_training import prepare, save_samples
 from layered_plugin.segmentation.fitting import settle_batch_norm
 from layered_plugin.segmentation.model_file import save_tensors
 from layered_plugin.segmentation.stage import ModelRun
-from layered_plugin.signals import StopRequest, end_with_parent
-
-_SIGNALS = {signal.SIGINT, signal.SIGTERM}
+from layered_plugin.signals import STOPS, StopRequest, end_with_parent
 
 _halt: Any = None  # In the processes of a pool: the event by which the main process stops them.
 
@@ -116,9 +114,9 @@ def _train_side_by_side(tasks: list[tuple[Any, ...]], jobs: int) -> str | None:
     stopped = None
     with StopRequest() as stop, ProcessPoolExecutor(jobs, context, _join_pool, (halt,)) as pool:
         # New processes inherit the block: until they are ready, Ctrl-C is for the main process alone.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
         futures = [pool.submit(train_chunk, *task) for task in tasks]
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
         try:
             for future in progress(_completed(futures, stop), len(tasks), "Chunks"):
                 stopped = future.result()
@@ -136,9 +134,9 @@ def _train_side_by_side(tasks: list[tuple[Any, ...]], jobs: int) -> str | None:
 def _join_pool(halt: Any) -> None:
     global _halt
     _halt = halt
-    for number in _SIGNALS:  # Outside of its steps a process leaves them to the main process.
+    for number in STOPS:  # Outside of its steps a process leaves them to the main process.
         signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     end_with_parent()
 
 

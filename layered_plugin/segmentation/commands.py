@@ -1,6 +1,7 @@
 """The work of invert.py train and distill: a run folder that is started, or gone on with; what its files may hold."""
 
 import json
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -71,7 +72,7 @@ def run_training(ctx: click.Context, command: str, opts: dict[str, Any], desc: s
                 raise UserError(f"{err}: {go_on}") from err
             if stopped is not None:
                 click.echo(f"Stopped by {stopped}; all is saved. Go on with: {go_on}", err=True)
-                sys.exit(130 if stopped == "SIGINT" else 143)
+                sys.exit(128 + signal.Signals[stopped])
     except Exception:
         if new_dir is not None:
             discard_unstarted(new_dir)

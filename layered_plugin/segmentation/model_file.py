@@ -15,7 +15,7 @@ from training.networks import Discriminator
 
 from layered_plugin.errors import ModelError, one_line
 from layered_plugin.files import write_json
-from layered_plugin.json_files import anything, check_fields, choice, fields, list_of, number, read_json, text
+from layered_plugin.json_files import anything, check_fields, choice, fields, list_of, maybe, number, read_json, text
 from layered_plugin.model import network_rules as check
 from layered_plugin.model.encoder import Encoder
 from layered_plugin.model.generator import LayeredGenerator
@@ -92,7 +92,8 @@ def _other_base(err: Exception) -> str:
 def _options(value: Any, key: str) -> Any:
     """What a run of invert.py was asked for; checked is what a model at work heeds of it."""
     options = anything(value, key)
-    for name, rule in dict(network=text, **dict.fromkeys(LOSS_OPTIONS, number(0))).items():
+    rules = dict(dict.fromkeys(LOSS_OPTIONS, number(0)), network=text, feature_resolution=maybe(number(0)))
+    for name, rule in rules.items():
         if name in options:
             rule(options[name], f"{key}.{name}")
     return options

@@ -21,8 +21,8 @@ import PIL.Image
 from layered_plugin.data.mask_files import RESULTS
 from layered_plugin.data.picture_zip import FIXED_TIME
 from layered_plugin.data.tars import sample_key
-from layered_plugin.errors import PictureError
-from layered_plugin.files import cut_torn_line
+from layered_plugin.errors import ArgumentError, PictureError
+from layered_plugin.files import cut_torn_line, lock
 from layered_plugin.runs import DOUBTFUL, MANIFEST
 
 Entry = dict[str, Any]
@@ -79,13 +79,15 @@ class FolderOutput:
     Args:
         folder: Made if missing.
         manifest: Its file.
+
+    Here as for archives, ArgumentError if another call is writing the same.
     """
 
     def __init__(self, folder: Path, manifest: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._manifest_name = folder, manifest.name
+        self._manifest = _open_alone(manifest)
         cut_torn_line(manifest)  # An earlier call was killed while it wrote.
-        self._manifest = manifest.open("ab")
 
     def listed(self) -> Iterator[Entry]:
         """Entries of pictures whose results are there already."""
@@ -142,7 +144,9 @@ class ArchiveOutput:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path, self._manifest_path, self._of_whole = path, path.with_suffix(".jsonl"), of_whole
         self._partial = [path.with_name(f".{name}.part") for name in (path.name, self._manifest_path.name)]
-        self._file, self._manifest = (partial.open("wb") for partial in self._partial)
+        self._manifest = _open_alone(self._partial[1])
+        self._manifest.truncate(0)
+        self._file = self._partial[0].open("wb")
         self._zip = zipfile.ZipFile(self._file, "w", zipfile.ZIP_STORED) if path.suffix == ".zip" else None
         self._tar = tarfile.open(fileobj=self._file, mode="w") if self._zip is None else None
 
@@ -193,6 +197,16 @@ class ArchiveOutput:
                     file.close()
         for partial in self._partial:
             partial.unlink(missing_ok=True)
+
+
+def _open_alone(manifest: Path) -> IO[bytes]:
+    """Open a manifest at its end; ArgumentError if another call is writing it: the same results, in the same place."""
+    file = manifest.open("ab")
+    if not lock(file):
+        file.close()
+        raise ArgumentError(f"`outdir`: another call is writing {manifest}; wait for its end, share the work by "
+                            "`shard`, or choose another folder")
+    return file
 
 
 def join_manifests(paths: Iterable[Path], out: IO[bytes]) -> None:

@@ -83,7 +83,7 @@ class Reconstruction:
     G: Any  # Layered generator, frozen.
     D: Any  # Its discriminator, frozen.
     _: KW_ONLY
-    feature_resolution: int = 16  # Side of the discriminator's feature maps.
+    feature_resolution: int | None = None  # Side of D's feature maps; None = 16, or half of the pictures' if less.
     feature_weight: float = 1.0  # Weight of their term; 1 = Eq. 7.
     mean_w_weight: float = 0.0  # Weight of the squared distance of the codes to the mean w, 0 = Eq. 7.
     mask_border_weight: float = 0.0  # Weight of the mask along the border of the picture, 0 = Eq. 7.
@@ -91,7 +91,8 @@ class Reconstruction:
     force_fp32: bool = True  # Compute generator and discriminator in float32?
 
     def __post_init__(self) -> None:
-        self.features = DiscriminatorFeatures(self.D, self.feature_resolution, dict(force_fp32=self.force_fp32))
+        resolution = self.feature_resolution or min(16, self.G.img_resolution // 2)
+        self.features = DiscriminatorFeatures(self.D, resolution, dict(force_fp32=self.force_fp32))
         # The grouped convolution that fuses modulation is slow to differentiate on a CPU.
         self.synthesis_kwargs = dict(force_fp32=self.force_fp32, fused_modconv=False)
         self.w_avg = self.G.mapping.w_avg.detach()

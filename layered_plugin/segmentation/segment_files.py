@@ -79,7 +79,8 @@ def segment_files(segmenter: Segmenter, images: str | os.PathLike[str], outdir: 
         What happened; a picture that can't be read or matched is left out and named, and so is one of many archives.
 
     Raises:
-        ArgumentError: An archive of results would take the place of a file that no call has written.
+        ArgumentError: An archive of results would take the place of a file that no call has written, or another call is
+            writing the same results.
         ModelError: None of the pictures can be segmented by this model, or the folder holds results of another call.
         OSError: A file can't be written.
         PictureError: The pictures, or the manifest of an earlier call, can't be read.

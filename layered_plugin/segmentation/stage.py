@@ -23,7 +23,7 @@ SAMPLES = 12  # Columns of the pictures of a run.
 
 @dataclass
 class ModelRun:
-    """Repeat a step, with progress, ``stats.jsonl``, saving and resumption; Ctrl-C and SIGTERM save first."""
+    """Repeat a step, with progress, ``stats.jsonl``, saving and resumption; what stops it saves first."""
 
     run_dir: Path  # Existing folder.
     name: str  # Of this stage of the run, for its files: `training-state-NAME.pt`, and in stats.jsonl.

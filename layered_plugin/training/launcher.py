@@ -5,6 +5,7 @@ One process, several spawned here, or processes started by torchrun.
 
 import atexit
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -28,6 +29,8 @@ from layered_plugin.training import growing, processes
 from layered_plugin.training.loop import training_loop
 
 MAX_RESTARTS = 4
+
+UNREAD = (errno.EPIPE, errno.EIO)  # Of a pipe whose reader has ended, and of a terminal that was closed.
 
 
 def launch(config: dict[str, Any], outdir: str, desc: str) -> None:
@@ -165,18 +168,25 @@ def _run_attempts(rank: int, device: torch.device, config: dict[str, Any], outdi
 
 
 class _Stdout:
-    """Where a run prints to, which is named where there is no room: its errors are told from those of the log."""
+    """Where a run prints to, None = nowhere; the log has all, so that nobody need read it.
 
-    def __init__(self, stream: TextIO) -> None:
+    Characters that it lacks are escaped, and where there is no room it is named: its errors are told from the log's.
+    """
+
+    def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
         with self._named():
-            return self._stream.write(text)
+            if self._stream is not None:
+                encoding = self._stream.encoding or "utf-8"
+                self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        return len(text)
 
     def flush(self) -> None:
         with self._named():
-            self._stream.flush()
+            if self._stream is not None:
+                self._stream.flush()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -186,12 +196,13 @@ class _Stdout:
         try:
             yield
         except OSError as err:
-            if err.errno not in NO_ROOM:
+            if err.errno not in (*NO_ROOM, *UNREAD):
                 raise
             # What is left to print would fail once more when Python ends.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
-            raise errors.DiskFullError("stdout: no room where it is written to; make room, or have it written "
-                                       "elsewhere") from err
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())  # type: ignore[union-attr]
+            if err.errno in NO_ROOM:
+                raise errors.DiskFullError("stdout: no room where it is written to; make room, or have it written "
+                                           "elsewhere") from err
 
 
 @contextlib.contextmanager

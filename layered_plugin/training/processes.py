@@ -53,7 +53,7 @@ def supervise(context: Any, stop: StopRequest, run_dir_file: Path, grace: float 
 
     Args:
         context: What ``torch.multiprocessing.start_processes`` returned.
-        stop: Its SIGTERM is passed on; Ctrl-C reaches the processes by itself.
+        stop: Its SIGTERM or SIGHUP is passed on, as SIGTERM; Ctrl-C reaches the processes by itself.
         run_dir_file: File with the path of the run folder, that of a restart once there is one.
         grace: Seconds that the others get to end by themselves.
 
@@ -73,7 +73,7 @@ def supervise(context: Any, stop: StopRequest, run_dir_file: Path, grace: float 
         if not alive:
             return 0
         multiprocessing.connection.wait(alive, timeout=1)
-        if stop.received == "SIGTERM" and not forwarded:
+        if stop.received in ("SIGTERM", "SIGHUP") and not forwarded:
             for process in processes:
                 process.terminate()
             forwarded = True

@@ -139,6 +139,9 @@ def test_snapshot_of_a_run_is_the_nearest_to_the_real_pictures_the_latest_or_tha
     (run / "stats.jsonl").write_text("\n".join([*lines, "{damaged"]))
     assert Path(find_snapshot(run, "best")).name == "network-snapshot-000008.pkl"
     assert "of 3 snapshots the nearest to the real pictures (Frechet distance 0.50)" in capsys.readouterr().err
+    (run / "stats.jsonl").write_text(lines[2])
+    find_snapshot(run, "best")
+    assert "000008.pkl: the only snapshot compared with the real pictures (Frechet" in capsys.readouterr().err
     assert Path(find_snapshot(run)).name == "network-snapshot-1000000.pkl"
     assert Path(find_snapshot(run, "4")).name == "network-snapshot-000004.pkl"
     with pytest.raises(CheckpointError, match="no snapshot of kimg 5; those it has: 4, 8, 1000000"):

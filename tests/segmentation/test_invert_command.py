@@ -27,7 +27,7 @@ from layered_plugin.segmentation.segmenter import Segmenter
 
 ROOT = Path(__file__).resolve().parents[2]
 DISTILL = ["distill", "--steps=3", "--adapt=2", "--batch=4", "--max-coverage=0.99", "--device=cpu"]
-TRAIN = ["train", "--steps=3", "--batch=2", "--feature-resolution=8", "--device=cpu"]
+TRAIN = ["train", "--steps=3", "--batch=2", "--device=cpu"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -108,7 +108,7 @@ def test_examples_are_accepted(gan, data, tmp_path, monkeypatch, name):
 def test_defaults_are_the_papers(gan, data):
     result = invoke("train", "--outdir=out", f"--network={gan}", f"--data={data}", "-n")
     options = json.loads(result.stdout)["options"]
-    expected = dict(mode="chunks", chunk_size=100, steps=1000, lr=1e-4, feature_resolution=16, feature_weight=1.0,
+    expected = dict(mode="chunks", chunk_size=100, steps=1000, lr=1e-4, feature_resolution=None, feature_weight=1.0,
                     mean_w_weight=0.0, pretrain=0, init=None, network=str(gan / "network-snapshot-000000.pkl"))
     assert expected.items() <= options.items()
 
@@ -230,7 +230,7 @@ def test_misfit_of_an_encoder_is_named_and_no_folder_is_left(data, tmp_path, arg
     ([*TRAIN, "--mode=dataset", "--pretrain=1"], "00000-encoder-my-cars-steps3-seed0", "encoder"),
     ([*TRAIN, "--chunk-size=3", "--num=5"], "00000-chunks-my-cars-steps3-seed0", "chunks"),
 ])
-@pytest.mark.parametrize("signal_name, code", [("SIGINT", 130), ("SIGTERM", 143)])
+@pytest.mark.parametrize("signal_name, code", [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
 def test_stopped_run_says_how_to_go_on_and_ends_as_an_uninterrupted_one(gan, data, tmp_path, stop, args, name, kind,
                                                                         signal_name, code):
     args = [*args, f"--network={gan}", f"--data={data}"]

@@ -175,7 +175,7 @@ def test_damaged_description_is_named(model, text):
     ("distill", dict(options="all")),
     ("distill", dict(options=dict(network=3))),
     ("encoder", dict(options=dict(feature_weight="much"))),
-    ("encoder", dict(options=dict(feature_resolution=None))),
+    ("encoder", dict(options=dict(feature_resolution="16"))),
     ("distill", dict(margin="wide")),
     ("distill", dict(margin=0.6)),
     ("distill", dict(kind="encoder")),

@@ -1,6 +1,7 @@
 """Eq. 7 by hand; steps of an encoder's training: frozen networks, generated pictures with known codes."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -78,6 +79,13 @@ def test_features_at_the_papers_size():
 def test_another_resolution_is_told_which_there_are(resolution):
     with pytest.raises(ArgumentError, match=f"`feature_resolution` must be one of 8, 4 .* got {resolution}"):
         DiscriminatorFeatures(make_discriminator(), resolution)
+
+
+@pytest.mark.parametrize("side, expected", [(64, 16), (32, 16), (16, 8), (8, 4)])
+def test_features_are_of_16x16_or_half_the_pictures(side, expected):
+    D = Discriminator(c_dim=0, img_resolution=side, img_channels=3, channel_base=64, channel_max=4)
+    G = SimpleNamespace(img_resolution=side, mapping=SimpleNamespace(w_avg=torch.zeros(8)))
+    assert Reconstruction(G, D).features(torch.zeros(1, 3, side, side)).shape[2:] == (expected, expected)
 
 
 def test_features_are_float32_and_can_be_computed_so():

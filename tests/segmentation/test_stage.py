@@ -9,6 +9,7 @@ import pytest
 import torch
 from tiny_models import Bomb
 
+from layered_plugin import signals
 from layered_plugin.errors import CheckpointError, UserError
 from layered_plugin.runs import find_model_run, forget_states, start_run
 from layered_plugin.segmentation.commands import discard_unstarted
@@ -63,14 +64,14 @@ def expected(tmp_path):
     return toy.result()
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
 @pytest.mark.parametrize("at", range(STEPS))
 def test_run_stopped_by_a_signal_goes_on_bit_for_bit(tmp_path, expected, name, at):
-    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    handlers = [signal.getsignal(number) for number in signals.STOPS]
     toy = Toy(tmp_path / "parts")
     assert toy.run.loop(lambda number: toy.step(number, at, kill(name))) == name
     assert toy.seen == list(range(at + 1))
-    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
+    assert [signal.getsignal(number) for number in signals.STOPS] == handlers
     again = Toy(tmp_path / "parts")
     assert again.run.step == at + 1
     assert again.run.loop(again.step) is None

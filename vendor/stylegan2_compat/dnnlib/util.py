@@ -51,6 +51,10 @@ class EasyDict(dict):
         del self[name]
 
 
+def _open_log(file_name: str, mode: str) -> IO[str]:
+    return open(file_name, mode, encoding="utf-8", errors="backslashreplace")  # Names of files may be no text.
+
+
 class Logger:
     """Copy everything written to stdout and stderr to a file, from construction to `close`.
 
@@ -65,7 +69,7 @@ class Logger:
         self._cleanup = contextlib.ExitStack()
         self._sinks: list[IO[str]] = [sys.stdout]  # The file comes first: a broken pipe must not keep text from it.
         if file_name is not None:
-            self._sinks.insert(0, self._cleanup.enter_context(open(file_name, file_mode, encoding="utf-8")))
+            self._sinks.insert(0, self._cleanup.enter_context(_open_log(file_name, file_mode)))
             self._cleanup.callback(self._sinks.pop, 0)
         for stream in ("stdout", "stderr"):
             self._cleanup.callback(self._give_back, stream, getattr(sys, stream))

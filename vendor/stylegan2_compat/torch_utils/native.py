@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import errno
 import glob
 import hashlib
 import logging
@@ -61,6 +62,8 @@ def _built_library(name: str, sources: list[str], build_kwargs: dict[str, Any]) 
             digest.update(file.read())
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     root = os.environ.get("TORCH_EXTENSIONS_DIR") or os.path.join(cache, "torch_extensions")
+    if root.startswith("~"):
+        raise OSError(errno.ENOENT, "this user has no home folder")
     folder = os.path.join(root, f"{name}-{digest.hexdigest()[:16]}")
     library = os.path.join(folder, f"{name}.so")
     if os.path.isfile(library):
