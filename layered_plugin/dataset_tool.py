@@ -6,6 +6,7 @@ Run as `python -m layered_plugin.dataset_tool`; docs/data.md goes on from there 
 import math
 import sys
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 
 import click
@@ -15,8 +16,8 @@ from layered_plugin.command_line import SETTINGS, CheckedGroup, Number, Whole
 from layered_plugin.data import cub_flowers, lsun_folders
 from layered_plugin.data.alpha import alpha_pictures
 from layered_plugin.data.downloads import Archive, write_entries
-from layered_plugin.synthetic.collage import PRESETS, SUPERSAMPLE, Recipe
-from layered_plugin.synthetic.composites import Job, hold_out, write_composites
+from layered_plugin.synthetic.collage import PRESETS, SUPERSAMPLE, Recipe, draw_composite
+from layered_plugin.synthetic.composites import hold_out, write_composites
 from layered_plugin.synthetic.drawing import draw_all
 from layered_plugin.synthetic.material import load_all, prepare_background, prepare_cutout
 from layered_plugin.synthetic.shapes import write_shapes
@@ -103,9 +104,10 @@ def composites(
     if not chosen:
         raise click.UsageError(f"--holdout leaves no cut-out for --split={split}, got {holdout} of "
                                f"{len(objects_at_hand)}")
-    drawn = draw_all(Job(chosen, scenes, recipe, size, seed, objects), num, jobs)
+    draw = partial(draw_composite, chosen, scenes, recipe, size, num_objects=objects)
+    zips = dict(picture=dest, mask=masks, labels=labels, ground=grounds)
     with options.user_errors([*written, "--manifest"]):
-        share = write_composites(drawn, num, dict(picture=dest, mask=masks, labels=labels, ground=grounds),
+        share = write_composites(draw_all(draw, num, seed, jobs), num, zips,
                                  manifest or f"{Path(dest).with_suffix('')}-manifest.jsonl")
     print(f"{num} pictures, object share {share:.3f}", file=sys.stderr)
 

@@ -6,35 +6,12 @@ Run as `python -m layered_plugin.dataset_tool composites`; docs/data.md has the 
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from layered_plugin.data.picture_zip import picture_zips
 from layered_plugin.progress import progress
-from layered_plugin.synthetic.collage import Composite, Recipe, draw_composite
+from layered_plugin.synthetic.collage import Composite
 from layered_plugin.synthetic.material import Source
-
-
-@dataclass(frozen=True)
-class Job:
-    """A job of ``drawing.draw_all``: composites."""
-
-    cutouts: list[Source]
-    backgrounds: list[Source]
-    recipe: Recipe
-    size: int
-    seed: int
-    num_objects: int = 1
-
-    def draw(self, numbers: range) -> list[Composite]:
-        """Draw the pictures of the given numbers."""
-        return [
-            draw_composite(self.cutouts, self.backgrounds, self.recipe, self.size,
-                           np.random.default_rng([self.seed, number]), self.num_objects)
-            for number in numbers
-        ]
 
 
 def hold_out(cutouts: Sequence[Source], every: int | None, split: str) -> list[Source]:

@@ -5,7 +5,7 @@ Run as `python -m layered_plugin.dataset_tool shapes --dest=data/shapes.zip --ma
 
 import colorsys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -211,21 +211,6 @@ def _shading(size: int, centre: np.ndarray, scale: float, rng: np.random.Generat
     return 1.15 - rng.uniform(0.1, 0.45) * np.clip(squared / scale**2, 0, 1)
 
 
-@dataclass(frozen=True)
-class Job:
-    """A job of ``drawing.draw_all``: shapes."""
-
-    size: int
-    seed: int
-    num_objects: int = 1
-    labelled: bool = True
-
-    def draw(self, numbers: range) -> list[ShapesPicture]:
-        """Draw the pictures of the given numbers."""
-        return [draw_picture(self.size, np.random.default_rng([self.seed, number]), self.num_objects, self.labelled)
-                for number in numbers]
-
-
 def write_shapes(zips: Mapping[str, str | None], num: int, size: int, seed: int, num_objects: int = 1,
                  jobs: int = 1) -> float:
     """Write a data set; its zips appear only when complete.
@@ -241,9 +226,9 @@ def write_shapes(zips: Mapping[str, str | None], num: int, size: int, seed: int,
     Returns:
         Mean object share.
     """
-    share, job = 0.0, Job(size, seed, num_objects, labelled=zips.get("labels") is not None)
+    share, draw = 0.0, partial(draw_picture, size, num_objects=num_objects, labelled=zips.get("labels") is not None)
     with picture_zips(zips) as writers:
-        for drawn in progress(draw_all(job, num, jobs), num, "shapes"):
+        for drawn in progress(draw_all(draw, num, seed, jobs), num, "shapes"):
             for field, writer in writers.items():
                 writer.add(getattr(drawn, field))
             share += float(drawn.mask.mean()) / 255.0

@@ -81,8 +81,8 @@ def test_objects_differ_from_their_surroundings(drawn: tuple[np.ndarray, np.ndar
 def test_command_writes_the_same_bytes_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With two jobs as with one; in threads, since that processes do is shown where composites are drawn."""
     monkeypatch.setattr(drawing, "CHUNK", 2)
-    monkeypatch.setattr(drawing, "ProcessPoolExecutor", lambda jobs, _context, start, job: ThreadPoolExecutor(
-        jobs, initializer=start, initargs=pickle.loads(pickle.dumps(job))))
+    monkeypatch.setattr(drawing, "ProcessPoolExecutor", lambda jobs, _context, start, args: ThreadPoolExecutor(
+        jobs, initializer=start, initargs=pickle.loads(pickle.dumps(args))))
     for name, jobs in (("a", 1), ("b", 2)):
         arguments = [f"--dest={tmp_path}/{name}.zip", f"--masks={tmp_path}/{name}-m.zip", "--num=5", "--size=16",
                      f"--jobs={jobs}"]
@@ -96,10 +96,9 @@ def test_command_writes_the_same_bytes_again(tmp_path: Path, monkeypatch: pytest
 
 
 def test_labels_are_drawn_for_who_wants_them() -> None:
-    labelled, plain = (shapes.Job(16, 0, labelled=wanted).draw(range(2)) for wanted in (True, False))
-    for one, other in zip(labelled, plain, strict=True):
-        assert np.array_equal(one.picture, other.picture) and np.array_equal(one.mask, other.mask)
-        assert one.labels is not None and other.labels is None
+    one, other = (shapes.draw_picture(16, np.random.default_rng(0), labelled=wanted) for wanted in (True, False))
+    assert np.array_equal(one.picture, other.picture) and np.array_equal(one.mask, other.mask)
+    assert one.labels is not None and other.labels is None
 
 
 def test_seeds_give_other_pictures() -> None:
