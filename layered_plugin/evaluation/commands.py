@@ -11,6 +11,7 @@ import numpy as np
 
 from layered_plugin import runs
 from layered_plugin.command_line import writing
+from layered_plugin.data.dataset import PictureDataset
 from layered_plugin.data.labels import labels_of_training
 from layered_plugin.data.masks import Ranges, mask_opacity
 from layered_plugin.data.picture_zip import read_pairs
@@ -24,7 +25,7 @@ from layered_plugin.evaluation.options import choose_baselines, make_teacher, us
 from layered_plugin.evaluation.sizes import sizes_over
 from layered_plugin.evaluation.teachers import AlphaTeacher, MaskTeacher, Teacher
 from layered_plugin.evaluation.variety import Comparison
-from layered_plugin.model.fidelity import CroppedPictures, Fidelity
+from layered_plugin.model.fidelity import Fidelity
 from layered_plugin.model.snapshots import load_snapshot
 from layered_plugin.segmentation.segmenter import Refinement, Segmenter
 
@@ -95,7 +96,7 @@ def _score_network(snapshot: Mapping[str, Any], teacher: Teacher, num: int, seed
     G_ema, training_set = snapshot["G_ema"], snapshot.get("training_set_kwargs") or {}
     labels = labels_of_training(training_set, G_ema.c_dim)
     if fid is not None:  # Read now, so that what is wrong with it is said before the work.
-        real = CroppedPictures(fid, G_ema.img_resolution, training_set.get("size_px"))
+        real = PictureDataset(fid, training_set.get("size_px"), G_ema.img_resolution)
     scores = scoring.score_generated(G_ema, teacher, num=num, seed=seed, labels=labels, **drawing)
     if fidelity is not None:
         distances = fidelity(G_ema, real, num, seed, drawing["trunc"], drawing["batch"], labels)

@@ -12,14 +12,13 @@ import PIL.Image
 import torch
 from torch.nn import functional as F
 
-from layered_plugin.data.dataset import crop_by_number
+from layered_plugin.data.dataset import PictureDataset, crop_by_number
 from layered_plugin.data.labels import labels_of_training
 from layered_plugin.data.mask_files import MaskFiles
 from layered_plugin.data.masks import Ranges
 from layered_plugin.data.pictures import CROP_RATIO, PictureSource, to_square
 from layered_plugin.errors import PictureError
 from layered_plugin.evaluation.teachers import Teacher
-from layered_plugin.model.fidelity import CroppedPictures
 from layered_plugin.model.mask_variety import compare_masks
 from layered_plugin.model.picture_distance import PictureFeatures, frechet_distance
 from layered_plugin.model.scenes import Scenes, collect_scenes
@@ -37,8 +36,8 @@ def real_pictures(path: str | os.PathLike[str], resolution: int, num: int, size_
         num: Pictures, at most.
         size_px: Side before the crop; None = 1.125 times the resolution.
     """
-    pictures = CroppedPictures(path, resolution, size_px or round(resolution * CROP_RATIO))
-    return torch.stack([pictures[idx] for idx in range(min(num, len(pictures)))])
+    pictures = PictureDataset(path, size_px or round(resolution * CROP_RATIO), resolution)
+    return torch.from_numpy(np.stack([pictures[idx][0] for idx in range(min(num, len(pictures)))]))
 
 
 def real_masks(files: MaskFiles, names: Sequence[str], resolution: int, num: int,

@@ -59,13 +59,13 @@ class Fidelity:
         except (OSError, EOFError, RuntimeError, TypeError, AttributeError, ValueError, pickle.UnpicklingError) as err:
             raise FidelityError(f"{path}: damaged, or weights of another network; the file wanted is {wanted}") from err
 
-    def __call__(self, G_ema: Any, real: torch.utils.data.Dataset, num: int, seed: int, trunc: float = 1.0,
+    def __call__(self, G_ema: Any, real: PictureDataset, num: int, seed: int, trunc: float = 1.0,
                  batch: int = 32, labels: Labels | None = None) -> dict[str, Any]:
         """Compare generated composites with real pictures.
 
         Args:
             G_ema: Layered generator in evaluation mode.
-            real: Real pictures, each [3, H, W], uint8 tensors; see ``CroppedPictures``.
+            real: Real pictures, with the generator's ``resolution``.
             num: Number of composites.
             seed: Of the latents: the same scenes as in ``scoring.score_generated``; and of KID's subsets.
             trunc: Truncation psi.
@@ -79,7 +79,7 @@ class Fidelity:
             FidelityError: There are fewer than two pictures on either side.
             PictureError: A real picture can't be read; the text names it.
         """
-        num_real = len(real)  # type: ignore[arg-type]
+        num_real = len(real)
         if min(num, num_real) < 2:
             raise FidelityError(f"needs at least 2 pictures on either side, got {num} generated and {num_real} real")
         composites = _Composites(draw_scenes(G_ema, num, seed, labels, min(batch, num), trunc))
@@ -94,32 +94,10 @@ class Fidelity:
                     kid_std=metrics["kernel_inception_distance_std"], num_gen=num, num_real=num_real, kid_subset=subset)
 
 
-class CroppedPictures(torch.utils.data.Dataset):
-    """Real pictures as training shows them: squeezed to a square, then cropped at random (section 3.4).
-
-    Args:
-        path: Folder or zip.
-        resolution: Side of the crop, the generator's resolution.
-        size_px: Side of the square, at least the resolution; None = no crop.
-
-    Raises:
-        PictureError: The data set can't be read; the text names the file.
-    """
-
-    def __init__(self, path: str | os.PathLike[str], resolution: int, size_px: int | None = None) -> None:
-        self._pictures = PictureDataset(path=path, size_px=size_px, resolution=resolution)
-
-    def __len__(self) -> int:
-        return len(self._pictures)
-
-    def __getitem__(self, idx: int) -> torch.Tensor:
-        return torch.from_numpy(self._pictures[idx][0])
-
-
 class _Counted(torch.utils.data.Dataset):
-    """A data set that shows progress while it is read."""
+    """Pictures as tensors, with progress while they are read."""
 
-    def __init__(self, pictures: Any) -> None:
+    def __init__(self, pictures: PictureDataset) -> None:
         self._pictures = pictures
         self._ticks = iter(progress(range(len(pictures)), len(pictures), "Real pictures"))
 
@@ -128,7 +106,7 @@ class _Counted(torch.utils.data.Dataset):
 
     def __getitem__(self, idx: int) -> torch.Tensor:
         next(self._ticks, None)
-        return self._pictures[idx]
+        return torch.from_numpy(self._pictures[idx][0])
 
 
 class _Composites(torch.nn.Module):

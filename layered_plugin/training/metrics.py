@@ -19,10 +19,11 @@ import torch
 import torch.distributed
 
 from layered_plugin.base import BASE
+from layered_plugin.data.dataset import PictureDataset
 from layered_plugin.data.labels import Labels
 from layered_plugin.errors import ArgumentError, FidelityError, PictureError, raising
 from layered_plugin.files import append_line
-from layered_plugin.model.fidelity import CroppedPictures, Fidelity
+from layered_plugin.model.fidelity import Fidelity
 
 NAME = re.compile(r"(fid|kid)([1-9]\d{0,3})k_full")
 
@@ -94,8 +95,8 @@ class SnapshotMetrics:
         with others_wait(self.num_gpus):
             for num in sorted({_split(name)[1] for name in self.names}) if self.rank == 0 else []:
                 start_time = time.time()
-                real = CroppedPictures(self.training_set_kwargs["path"], G_ema.img_resolution,
-                                       self.training_set_kwargs["size_px"])
+                real = PictureDataset(self.training_set_kwargs["path"], self.training_set_kwargs["size_px"],
+                                      G_ema.img_resolution)
                 labels = Labels(G_ema.c_dim, self.training_set if G_ema.c_dim > 0 else None)
                 fidelity = Fidelity(self.fid_weights, device=self.device.type)
                 # Not the training's own, after which all processes save together.

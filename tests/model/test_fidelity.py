@@ -9,8 +9,9 @@ import pytest
 import torch
 from tiny_models import write_inception
 
+from layered_plugin.data.dataset import PictureDataset
 from layered_plugin.errors import FidelityError
-from layered_plugin.model.fidelity import CroppedPictures, Fidelity
+from layered_plugin.model.fidelity import Fidelity
 from layered_plugin.model.layers import Layers
 
 torch_fidelity = pytest.importorskip("torch_fidelity", reason="optional extra `fid`")
@@ -58,7 +59,8 @@ def write_pictures(folder: Path, num: int = NUM, size: int = 8, seed: int = 1) -
 
 def test_scores_are_those_of_torch_fidelity_on_the_same_files(weights, tmp_path):
     real = write_pictures(tmp_path / "real")
-    scores = Fidelity(weights, feature_layer="64")(Noise(), CroppedPictures(real, 8), num=NUM, seed=5, batch=5)
+    fidelity = Fidelity(weights, feature_layer="64")
+    scores = fidelity(Noise(), PictureDataset(real, resolution=8), num=NUM, seed=5, batch=5)
 
     # The scenes of score_generated with this seed, written to files.
     (tmp_path / "gen").mkdir()
@@ -83,27 +85,27 @@ def test_truncated_scenes_are_farther_from_noise(weights, tmp_path):
     for idx, img in enumerate(Noise().pictures(z)):
         picture = ((img.permute(1, 2, 0) + 1) * 127.5).round().to(torch.uint8).numpy()
         PIL.Image.fromarray(picture).save(tmp_path / "real" / f"{idx:02d}.png")
-    fidelity, real = Fidelity(weights, feature_layer="64"), CroppedPictures(tmp_path / "real", 8)
+    fidelity, real = Fidelity(weights, feature_layer="64"), PictureDataset(tmp_path / "real", resolution=8)
     same, far = (fidelity(Noise(), real, num=NUM, seed=0, trunc=trunc)["fid"] for trunc in (1.0, 0.8))
     assert abs(same) < 1e-3 * far
 
 
 def test_real_pictures_are_cropped_as_in_training(tmp_path):
     folder = write_pictures(tmp_path / "real", num=40, size=18)
-    pictures = CroppedPictures(folder, 16, size_px=18)
+    pictures = PictureDataset(folder, size_px=18, resolution=16)
     assert len(pictures) == 40
     places = set()
     for idx in range(40):
         whole = np.asarray(PIL.Image.open(folder / f"{idx:02d}.png")).transpose(2, 0, 1)
         places |= {(top, left) for top in range(3) for left in range(3)
-                   if np.array_equal(pictures[idx].numpy(), whole[:, top : top + 16, left : left + 16])}
-        assert torch.equal(pictures[idx], pictures[idx])
+                   if np.array_equal(pictures[idx][0], whole[:, top : top + 16, left : left + 16])}
+        assert np.array_equal(pictures[idx][0], pictures[idx][0])
     assert len(places) == 9
-    assert CroppedPictures(folder, 16)[0].shape == (3, 16, 16)
+    assert PictureDataset(folder, resolution=16)[0][0].shape == (3, 16, 16)
 
 
 def test_one_picture_is_too_few(weights, tmp_path):
-    real = CroppedPictures(write_pictures(tmp_path / "real", num=1), 8)
+    real = PictureDataset(write_pictures(tmp_path / "real", num=1), resolution=8)
     with pytest.raises(FidelityError, match="at least 2 pictures on either side, got 8 generated and 1 real"):
         Fidelity(weights, feature_layer="64")(Noise(), real, num=NUM, seed=0)
 

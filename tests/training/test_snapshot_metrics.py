@@ -7,8 +7,9 @@ import torch
 from test_loop import config, weights
 from tiny_models import write_inception
 
+from layered_plugin.data.dataset import PictureDataset
 from layered_plugin.errors import FidelityError, PictureError
-from layered_plugin.model.fidelity import CroppedPictures, Fidelity
+from layered_plugin.model.fidelity import Fidelity
 from layered_plugin.model.snapshots import load_snapshot
 from layered_plugin.training import metrics
 from layered_plugin.training.loop import training_loop
@@ -76,7 +77,7 @@ def test_numbers_are_torch_fidelitys(data, tmp_path, monkeypatch):
     training_loop(**config(data, run, metrics=NAMES[:2], fid_weights=str(file), total_kimg=0.008, D_reg_interval=None))
     (fid,), (kid,) = (records(run, name) for name in NAMES[:2])
     G_ema = load_snapshot(run)["G_ema"]
-    expected = Fidelity(file, "64")(G_ema, CroppedPictures(data, 16, 18), num=8, seed=3)
+    expected = Fidelity(file, "64")(G_ema, PictureDataset(data, 18, 16), num=8, seed=3)
     assert fid["results"]["fid50k_full"] == pytest.approx(expected["fid"], rel=1e-3) and expected["fid"] > 0
     assert kid["results"]["kid50k_full"] == pytest.approx(expected["kid"], rel=1e-3)
 
