@@ -68,13 +68,16 @@ def disk_full(path: str | os.PathLike[str], needed: int = 0) -> DiskFullError:
 
 
 @contextmanager
-def room_for(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Name a file that is open, and written to here, if there is no room; raises DiskFullError."""
+def room_for(path: str | os.PathLike[str], partial: Path | None = None) -> Iterator[None]:
+    """Name a file that is open, and written to here, if there is no room; raises DiskFullError.
+
+    `partial` is the file that stands in for it until it is whole, of whose size at least it will be.
+    """
     try:
         yield
     except OSError as err:
         if err.errno in NO_ROOM:
-            raise disk_full(path) from err
+            raise disk_full(path, 0 if partial is None else partial.stat().st_size) from err
         raise
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from layered_plugin.data.pictures import PictureSource, to_rgb
 from layered_plugin.errors import PictureError, UnusableError
-from layered_plugin.files import NO_ROOM, disk_full
+from layered_plugin.files import room_for
 
 # The earliest time a zip can hold: a fixed one makes equal input give equal bytes.
 FIXED_TIME = (1980, 1, 1, 0, 0, 0)
@@ -61,15 +61,6 @@ class PictureZipWriter:
                 self._zip.close()
             self._partial.unlink(missing_ok=True)
 
-    @contextmanager
-    def _enough_room(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as err:
-            if err.errno in NO_ROOM:
-                raise disk_full(self.dest, self._partial.stat().st_size) from err
-            raise
-
     def add(self, picture: np.ndarray, label: int | list[float] | None = None) -> str:
         """Append one picture.
 
@@ -96,7 +87,7 @@ class PictureZipWriter:
         return name
 
     def _write(self, name: str, data: bytes) -> None:
-        with self._enough_room():
+        with room_for(self.dest, self._partial):
             self._zip.writestr(zipfile.ZipInfo(name, date_time=FIXED_TIME), data)
 
     def complete(self) -> None:
@@ -107,7 +98,7 @@ class PictureZipWriter:
         labelled = bool(self._labels) and all(label is not None for _, label in self._labels)
         text = json.dumps({"labels": [list(entry) for entry in self._labels] if labelled else None})
         self._write("dataset.json", text.encode())
-        with self._enough_room():
+        with room_for(self.dest, self._partial):
             self._zip.close()
 
 
