@@ -17,10 +17,10 @@ import numpy as np
 import PIL
 from filelock import FileLock
 
-from layered_plugin.data.files import UNREADABLE
+from layered_plugin.data.files import UNREADABLE, Zip
 from layered_plugin.data.fingerprint import of_source
 from layered_plugin.data.pictures import PictureSource
-from layered_plugin.errors import DiskFullError, UserError
+from layered_plugin.errors import DiskFullError, PictureError, UserError, raising
 from layered_plugin.files import atomic_write
 
 SHARED_FROM = 64 << 20  # Smaller data sets are decoded sooner than it would matter, and are not kept.
@@ -97,23 +97,10 @@ def _write(file: Path, shape: tuple[int, ...], used: list[int],
 
 
 def _key(source: PictureSource, sizes: list[int], used: list[int]) -> str:
-    described: dict[str, Any] = dict(data=of_source(source), times=_times(source), sizes=sizes, pillow=PIL.__version__)
+    described: dict[str, Any] = dict(data=of_source(source), sizes=sizes, pillow=PIL.__version__)
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+    if not isinstance(source.files, Zip):  # Its checksums say more, and stay when it is copied.
+        with raising(PictureError, f"{source.path}: not readable", *UNREADABLE):
+            digest.update(np.fromiter(map(source.files.changed, source.names), np.int64).tobytes())
     digest.update(np.array(used, np.int64).tobytes())
     return f"{source.path.stem[:40]}-{sizes[-1]}px-{digest.hexdigest()[:16]}"
-
-
-def _times(source: PictureSource) -> str:
-    """When the files were last written; of a zip its checksums say more."""
-    path = source.path
-    if path.suffix == ".zip":
-        return ""
-    try:
-        files: Iterable[Path] = [path]
-        if path.is_dir():
-            unpacked = (path / source.names[0]).is_file()
-            files = (path / name for name in source.names) if unpacked else sorted(path.glob("*.tar"))
-        times = np.fromiter((file.stat().st_mtime_ns for file in files), np.int64)
-    except UNREADABLE:
-        return ""
-    return hashlib.sha256(times.tobytes()).hexdigest()

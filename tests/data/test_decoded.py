@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny_models import picture, zip_folder
 
-from layered_plugin.data import decoded
+from layered_plugin.data import decoded, fingerprint
 from layered_plugin.data.dataset import PictureDataset
 from layered_plugin.errors import DiskFullError, PictureError, UserError
 
@@ -81,6 +81,19 @@ def test_a_picture_that_has_changed_gives_another_file(folder, cache):
     os.utime(folder / "0.png", ns=(1, 1))
     after = load(folder)[0][0]
     assert len(files(cache)) == 2 and not np.array_equal(before, after)
+
+
+def test_a_changed_picture_of_equal_size_and_time_gives_another_file(folder, cache, monkeypatch):
+    """As archives unpack that give all files one time; it is not among those that the fingerprint reads."""
+    monkeypatch.setattr(fingerprint, "SAMPLE", 2)
+    for idx in range(5):
+        picture(9, 12, seed=idx).save(folder / f"{idx}.bmp")
+        (folder / f"{idx}.png").unlink()
+        os.utime(folder / f"{idx}.bmp", ns=(1, 1))
+    before = load(folder)[2][0].copy()
+    picture(9, 12, seed=7).save(folder / "2.bmp")
+    os.utime(folder / "2.bmp", ns=(1, 1))
+    assert not np.array_equal(load(folder)[2][0], before)
 
 
 def test_a_picture_that_can_not_be_read_is_named_and_nothing_kept(folder, cache):
