@@ -157,7 +157,7 @@ def test_generated_adds_fid_and_kid_on_the_pictures_of_training(run, judge, pair
             self.weights = weights
 
         def __call__(self, G_ema, real, num, seed, trunc, batch, labels):
-            assert real[0].shape == (3, 16, 16) and G_ema.img_resolution == 16  # Cropped from 18x18.
+            assert real[0][0].shape == (3, 16, 16) and G_ema.img_resolution == 16  # Cropped from 18x18.
             return dict(fid=1.5, kid=0.5, num_gen=num, num_real=len(real))
 
     monkeypatch.setattr(commands, "Fidelity", Stub)
