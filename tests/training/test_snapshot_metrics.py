@@ -27,7 +27,8 @@ class StandIn:
 
     def __call__(self, G_ema, real, num, seed, labels):
         torch.rand(3)
-        self.calls.append((self.weights_file, G_ema.img_resolution, len(real), real[0][0].shape, num, seed, labels.c_dim))
+        shape = real[0][0].shape
+        self.calls.append((self.weights_file, G_ema.img_resolution, len(real), shape, num, seed, labels.c_dim))
         return dict(fid=num / 10, kid=0.5)
 
 
