@@ -38,11 +38,6 @@ class EncoderTraining:
         self.labels = labels or Labels(reconstruction.G.c_dim)
         self.optimizer = torch.optim.Adam(E.parameters(), lr=lr, betas=(0.9, 0.999), fused=True)
 
-    @property
-    def networks(self) -> dict[str, Any]:
-        """All that a model of this training needs."""
-        return dict(E=self.E, G=self.reconstruction.G, D=self.reconstruction.D)
-
     def step(self, real_img: torch.Tensor, target: torch.Tensor | None = None) -> dict[str, float]:
         """One step on real pictures [N, 3, R, R], in [-1, 1], by their `Reconstruction.targets`; the loss's terms."""
         loss, layers, terms = self.reconstruction(self.E(real_img), real_img, target)

@@ -26,7 +26,8 @@ def train_encoder(run_dir: Path, options: dict[str, Any], record: dict[str, Any]
         stopped = _train_dataset(run_dir, options, training)
     if stopped is None:
         kind = "chunks" if options["mode"] == "chunks" else "encoder"
-        finish_run(run_dir, kind, training.networks, training.reconstruction.G, options, record, **more)
+        G, D = training.reconstruction.G, training.reconstruction.D
+        finish_run(run_dir, kind, dict(E=training.E, G=G, D=D), G, options, record, **more)
     return stopped
 
 

@@ -194,7 +194,8 @@ def test_bad_picture_is_named(tmp_path, places, mode):
 @pytest.mark.usefixtures("_quick")
 def test_encoder_starts_from_the_mean_or_from_another(tmp_path, places):
     folder = make_model(tmp_path / "model", "encoder", seed=0)
-    E, G = (prepare(options_of(places)).networks[name] for name in ("E", "G"))
+    training = prepare(options_of(places))
+    E, G = training.E, training.reconstruction.G
     assert torch.equal(E.w_avg, G.mapping.w_avg)
     for path in (folder, folder / "model.json"):
         started = prepare(options_of(places, init=str(path))).E
