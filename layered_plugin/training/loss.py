@@ -119,14 +119,12 @@ class LayeredLoss(StyleGAN2Loss):
         return self.perturb(layers), ws
 
     def accumulate_gradients(self, phase, real_img, real_c, gen_z, gen_c, sync, gain):
-        left_to_base = {"Gmain": None, "Gboth": "Greg"}
-        if phase in left_to_base:
-            pl_follows = left_to_base[phase] is not None and self.pl_weight != 0
+        if phase in ("Gmain", "Gboth"):
+            pl_follows = phase == "Gboth" and self.pl_weight != 0
             self._accumulate_Gmain(gen_z, gen_c, sync=sync and not pl_follows, gain=gain)
-            phase = left_to_base[phase]
-        if phase is not None:
-            super().accumulate_gradients(phase=phase, real_img=real_img, real_c=real_c, gen_z=gen_z, gen_c=gen_c,
-                                         sync=sync, gain=gain)
+        if phase != "Gmain":
+            super().accumulate_gradients(phase="Greg" if phase == "Gboth" else phase, real_img=real_img,
+                                         real_c=real_c, gen_z=gen_z, gen_c=gen_c, sync=sync, gain=gain)
 
     def _accumulate_Gmain(self, gen_z, gen_c, sync, gain) -> None:
         """Gmain: make the shifted composites look real, and keep the masks large enough and binary (Eq. 5)."""
