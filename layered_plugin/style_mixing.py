@@ -57,14 +57,14 @@ def main(network: str, snapshot: str, rows: str, cols: str, styles: str, part: s
     chosen = [layer for layer in layers if layer < G.num_ws]
     if not chosen:
         raise ArgumentError(f"`styles` must name some of the layers 0 to {G.num_ws - 1} of this network, got {styles}")
-    codes = dict(zip(dict.fromkeys([*row_seeds, *col_seeds]), seed_codes(
-        G, list(dict.fromkeys([*row_seeds, *col_seeds])), class_idx, trunc), strict=True))
+    seeds = list(dict.fromkeys([*row_seeds, *col_seeds]))
+    codes = dict(zip(seeds, seed_codes(G, seeds, class_idx, trunc), strict=True))
     drawn: dict[tuple[int, int], Scene] = {}
     for row in progress(row_seeds, len(row_seeds), "Rows"):
         ws = torch.stack([mix(codes[row], codes[col], chosen, part, G) for col in col_seeds])
         scenes = to_pictures(draw_layers(G, ws, noise_mode, [row] * len(ws)))
         drawn.update({(row, col): scene for col, scene in zip(col_seeds, scenes, strict=True)})
-    heads = dict(zip(codes, to_pictures(draw_layers(G, torch.stack(list(codes.values())), noise_mode, list(codes))),
+    heads = dict(zip(seeds, to_pictures(draw_layers(G, torch.stack(list(codes.values())), noise_mode, seeds)),
                      strict=True))
     with writing("--outdir", outdir):
         write_mixed(Path(outdir), drawn)

@@ -26,9 +26,8 @@ def check_can_write() -> None:
 def write_video(path: str | os.PathLike[str], frames: Iterable[np.ndarray]) -> None:
     """Write frames [H, W, 3], uint8, as an MP4 (H.264), enlarged until its smaller side has 256 pixels.
 
-    There must be one at least, with sides that are multiples of 8. MissingLibraryError if imageio-ffmpeg is not there.
+    There must be one at least, with sides that are multiples of 8, and the library (``can_write``).
     """
-    check_can_write()
     import imageio_ffmpeg
 
     writer = None

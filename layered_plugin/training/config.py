@@ -113,11 +113,12 @@ def check_together(opts: dict[str, Any], given: set[str]) -> None:
     for name in ("kimg", "batch"):
         if opts["grow_schedule"] is not None and name in given:
             raise ArgumentError(f"`{name}` stands in `grow_schedule`; leave it out, or use `grow` without one")
-    if opts["grow"] or opts["grow_schedule"] is not None:
-        if ("lr" in given and isinstance(opts["lr"], list)) or opts["d_lr"] is not None:
-            raise ArgumentError("`lr`=A:B and `d_lr` can't be given with `grow`; `grow_schedule` has the learning "
-                                "rate of each stage")
-    if (opts["grow"] or opts["grow_schedule"] is not None) and opts["freezed"]:
+    if not opts["grow"] and opts["grow_schedule"] is None:
+        return
+    if ("lr" in given and isinstance(opts["lr"], list)) or opts["d_lr"] is not None:
+        raise ArgumentError("`lr`=A:B and `d_lr` can't be given with `grow`; `grow_schedule` has the learning "
+                            "rate of each stage")
+    if opts["freezed"]:
         raise ArgumentError("`freezed` is for transfer learning; a growing discriminator has no fixed first layers")
 
 
