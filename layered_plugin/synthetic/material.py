@@ -84,39 +84,25 @@ def prepare_background(image: Image.Image, shorter_side_px: int) -> Image.Image:
     return image
 
 
-def load(files: Sequence[tuple[str, Path]], prepare: Callable[[Image.Image, int], Image.Image],
-         side_px: int) -> tuple[list[Source], list[str]]:
-    """Read files of `find_files`, and prepare them by `prepare_cutout` or `prepare_background`.
+def load_all(option: str, folders: Sequence[str], exclude: Sequence[str],
+             prepare: Callable[[Image.Image, int], Image.Image], side_px: int) -> list[Source]:
+    """Find, read and prepare all of one kind, in the order of `find_files`, by `prepare`, as one of the two above.
 
-    Returns:
-        Prepared pictures in the order of the files, and a line for each file left out because it cannot serve.
+    A file that cannot serve is left out, and named on standard error after the `option`. PictureError if not one can.
     """
-    loaded, left_out = [], []
+    files, loaded = find_files(folders, exclude), []
     for name, path in files:
         try:
             with Image.open(path) as image:
                 loaded.append(Source(name, prepare(image, side_px)))
-        except UnusableError as reason:
-            left_out.append(f"{path}: {reason}")
-        except UNREADABLE as error:
-            left_out.append(f"{path}: unreadable ({error})")
-    return loaded, left_out
-
-
-def load_all(option: str, folders: Sequence[str], exclude: Sequence[str],
-             prepare: Callable[[Image.Image, int], Image.Image], side_px: int) -> list[Source]:
-    """Find, read and prepare all of one kind; files left out are named on standard error, after the `option`.
-
-    PictureError if not one file can serve.
-    """
-    files = find_files(folders, exclude)
-    loaded, left_out = load(files, prepare, side_px)
-    for line in left_out:
-        print(f"{option}: left out {line}", file=sys.stderr)
+        except (UnusableError, *UNREADABLE) as err:
+            reason = err if isinstance(err, UnusableError) else f"unreadable ({err})"
+            print(f"{option}: left out {path}: {reason}", file=sys.stderr)
+    num_left_out = len(files) - len(loaded)
     if not loaded:
-        raise PictureError(f"no usable picture in {', '.join(folders)} ({len(files)} files found, {len(left_out)} left "
+        raise PictureError(f"no usable picture in {', '.join(folders)} ({len(files)} files found, {num_left_out} left "
                            "out)")
-    print(f"{option}: {len(loaded)} pictures, {len(left_out)} left out", file=sys.stderr)
+    print(f"{option}: {len(loaded)} pictures, {num_left_out} left out", file=sys.stderr)
     return loaded
 
 
