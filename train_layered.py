@@ -21,7 +21,6 @@ from layered_plugin.training.config import check_together, setup_training_config
 from layered_plugin.training.init_from import adopt_plain, plain_options
 from layered_plugin.training.launcher import launch
 from layered_plugin.training.resume import resume_config
-from layered_plugin.trust import is_saved_generator
 
 
 def torchrun_processes() -> int | None:
@@ -133,7 +132,7 @@ def main(ctx: click.Context, outdir: str, dry_run: bool, **opts: Any) -> None:
     is_local = bool(resume) and resume not in ("latest", *presets.RESUME_PKLS) and "://" not in resume
     if is_local:
         resume = opts["resume"] = str(runs.complete_run(resume))
-    has_networks_alone = is_local and is_saved_generator(resume) and not runs.training_states(resume)
+    has_networks_alone = is_local and trust.is_saved_generator(resume) and not runs.training_states(resume)
     if resume == "latest" or (is_local and Path(resume).is_dir() and not has_networks_alone):
         desc, config = "", resume_config(resume, outdir, opts, given)
     else:

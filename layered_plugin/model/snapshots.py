@@ -22,7 +22,6 @@ from layered_plugin.json_files import anything, check_fields, number, parse_json
 from layered_plugin.model.weights_file import load_generator
 from layered_plugin.runs import STATS_FILE, complete_run, nearest_runs
 from layered_plugin.tensor_files import tensor_bytes
-from layered_plugin.trust import is_saved_generator
 
 SNAPSHOT_PATTERN = re.compile(r"network-snapshot-([0-9]{6,})\.pkl")
 
@@ -52,7 +51,7 @@ def find_snapshot(path: str | os.PathLike[str], choice: str = "latest") -> str:
     if "://" in str(path):
         return str(path)
     path = complete_run(path)
-    if path.is_file() or is_saved_generator(path):
+    if path.is_file() or trust.is_saved_generator(path):
         return str(path)
     if not path.exists():
         raise CheckpointError(f"{path}: no such file or run folder{nearest_runs(path)}")
@@ -119,7 +118,7 @@ def load_snapshot(path: str | os.PathLike[str], device: torch.device | str = "cp
         CheckpointError: It can't be read, or its generator is not layered; the text names the file.
     """
     file_or_url = find_snapshot(path, choice)
-    if not is_saved_generator(file_or_url):
+    if not trust.is_saved_generator(file_or_url):
         trust.trust_named(file_or_url)
     data = read_networks(file_or_url)
     if not is_layered(data["G_ema"]):
@@ -134,7 +133,7 @@ def read_networks(path: str) -> dict[str, Any]:
 
     Code of a pickle or URL runs; of a folder of ``save_generator`` there is none.
     """
-    if is_saved_generator(path):
+    if trust.is_saved_generator(path):
         try:
             return load_generator(path)
         except ModelError as err:
