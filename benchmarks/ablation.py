@@ -22,7 +22,7 @@ from layered_plugin.errors import CheckpointError, TeacherError
 from layered_plugin.grids import save_picture
 from layered_plugin.training.presets import LAYERED
 
-DEMO = LAYERED["demo"]["options"]
+DEMO = LAYERED["demo"]
 DEFAULTS: dict[str, Any] = {"shift": 0.125, "bg-jitter": 0, "crop": 1, "generator": "separate"}
 
 

@@ -18,7 +18,7 @@ from benchmarks.support.provenance import provenance
 from layered_plugin.command_line import Number, Whole
 from layered_plugin.training.presets import LAYERED
 
-DEMO = LAYERED["demo"]["options"]
+DEMO = LAYERED["demo"]
 PAPER = ["--mask-border-weight=0", "--mask-size-weight=2"]
 SETTINGS = {
     "default": [],

@@ -28,24 +28,20 @@ _SMALL: dict[str, Any] = dict(  # Minutes on a CPU.
     resolution=32, kimg=24, batch=32, gamma=0.5, lr=0.002, cbase=512, cmax=32, w_dim=128, map_depth=4,
     mask_min=0.2, mask_size_weight=10, mask_border_weight=1, tick=1, snap=4)
 
-# Ours: upstream's base, and values for options that the user leaves unset.
+# Ours, upstream's "auto" and values for options that the user leaves unset.
 LAYERED: dict[str, dict[str, Any]] = dict(
-    demo=dict(base="auto", options=_SMALL),
-    cpu=dict(base="auto", options=dict(_SMALL, cbase=1024, cmax=64, kimg=32)),  # Own pictures without a GPU.
+    demo=_SMALL,
+    cpu=dict(_SMALL, cbase=1024, cmax=64, kimg=32),  # Own pictures without a GPU.
     # Varied outlines: high learning rate first, freer masks last (docs/training.md, "Varied scenes").
-    varied=dict(base="auto", options=dict(
-        _SMALL, lr=[0.003, 0.0003], shift=[0.125, 0.06], mask_size_over="batch", mask_floor=0.4, mask_max=0.65,
-        mask_variety=0.55, mask_border_weight=[1.0, 0.3], range_weight=0.1)),
+    varied=dict(_SMALL, lr=[0.003, 0.0003], shift=[0.125, 0.06], mask_size_over="batch", mask_floor=0.4, mask_max=0.65,
+                mask_variety=0.55, mask_border_weight=[1.0, 0.3], range_weight=0.1),
     # Sections 3 and 4 of the paper, setting (a) of its Table 1; the schedule is growing.SCHEDULE.
-    paper=dict(base="auto", options=dict(
-        grow=True, gan_loss="wgan-gp", gp_weight=10.0, drift_weight=0.001, aug="noaug", mirror=False, shift=0.125,
-        crop=True, mask_size_weight=2.0, mask_binary_weight=2.0, mask_border_weight=0.0, bg_jitter=0.0, style_mix=0.9,
-        mask_size_over="picture", mask_floor=0.0, mask_max=1.0, mask_variety=0.0, range_weight=0.0,
-        generator="separate", mapping="separate", w_dim=512, map_depth=8, cbase=16384, cmax=512)),
-    car=dict(base="auto", options=dict(mask_min=0.25)),
-    chair=dict(base="auto", options=dict(mask_min=0.20)),
-    horse=dict(base="auto", options=dict(mask_min=0.15)),
-    bird=dict(base="auto", options=dict(mask_min=0.15)),
+    paper=dict(grow=True, gan_loss="wgan-gp", gp_weight=10.0, drift_weight=0.001, aug="noaug", mirror=False,
+               shift=0.125, crop=True, mask_size_weight=2.0, mask_binary_weight=2.0, mask_border_weight=0.0,
+               bg_jitter=0.0, style_mix=0.9, mask_size_over="picture", mask_floor=0.0, mask_max=1.0, mask_variety=0.0,
+               range_weight=0.0, generator="separate", mapping="separate", w_dim=512, map_depth=8, cbase=16384,
+               cmax=512),
+    car=dict(mask_min=0.25), chair=dict(mask_min=0.20), horse=dict(mask_min=0.15), bird=dict(mask_min=0.15),
 )
 
 # Beside --masks: what stands in for knowing how real objects are spread is off, unless given. A smaller shift, since it
@@ -89,7 +85,7 @@ for _name, _parts in dict(bg="blit geom", bgc="blit geom color", bgcf="blit geom
 
 def preset_options(cfg: str, masks: bool = False) -> dict[str, Any]:
     """Option values that a preset gives to options left unset on the command line; masks: is --masks given?"""
-    options = dict(style_mix=0.0) if cfg == "cifar" else LAYERED.get(cfg, {}).get("options", {})  # cifar: upstream's.
+    options = dict(style_mix=0.0) if cfg == "cifar" else LAYERED.get(cfg, {})  # cifar: upstream's.
     return {**options, **MASKED} if masks else options
 
 
@@ -124,7 +120,7 @@ def base_settings(cfg: str, resolution: int, gpus: int, batch: int | None) -> di
         ref_gpus, kimg, batch, mbstd, fmaps, lr, gamma, ema, ramp, map_depth. ``auto`` follows upstream's heuristic;
         a batch that the user gives changes none of them, as upstream has it.
     """
-    name = LAYERED[cfg]["base"] if cfg in LAYERED else cfg
+    name = "auto" if cfg in LAYERED else cfg
     settings = dict(UPSTREAM[name])
     if batch is not None:
         settings["batch"] = batch
