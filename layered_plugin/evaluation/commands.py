@@ -213,10 +213,9 @@ def _check_pictures(segmenters: Sequence[Segmenter], source: PictureSource, name
     """Raise ModelError for the first picture that is none of those which the chunks of a model were trained on."""
     for segmenter in segmenters:
         for name in names if segmenter.kind == "chunks" else ():
-            refusal = (segmenter.other_picture(name, source.size(name)) if segmenter.knows(name)
-                       else segmenter.unknown(name))
-            if refusal is not None:
-                raise ModelError(refusal)
+            refused = segmenter.refusal(name, source.size(name))
+            if refused is not None:
+                raise ModelError(refused)
 
 
 def _over_models(scored: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

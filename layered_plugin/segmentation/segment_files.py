@@ -215,10 +215,11 @@ def _read(segmenter: Segmenter, source: PictureSource, name: str, in_zip: bool) 
     if in_zip and name.encode(errors="ignore").decode() != name:
         shown = os.fsencode(name).decode(errors="backslashreplace")
         return f"{source.path}: {shown}: its name is not UTF-8, as all in a zip are: rename it, or take another `form`"
-    if not segmenter.knows(name):
-        return segmenter.unknown(name)
+    refused = segmenter.refusal(name)
+    if refused is not None:
+        return refused
     try:
         content = source.read(name)
     except UNREADABLE as err:
         return source.cannot_read(name, err)
-    return segmenter.other_picture(name, len(content)) or content
+    return segmenter.refusal(name, len(content)) or content

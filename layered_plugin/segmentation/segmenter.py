@@ -154,19 +154,18 @@ class Segmenter:
             raise ValueError("Expected argument `names` for a model of chunks: each has an encoder of its own")
         return self._invert_chunks(img, names, refinement)
 
-    def knows(self, name: str) -> bool:
-        """Whether the model can segment a picture of this name: a model of chunks knows only its own."""
-        return self.kind != "chunks" or name in self._chunk_of
+    def refusal(self, name: str, num_bytes: int | None = None) -> str | None:
+        """Why the model can't segment a picture of this name, and so many bytes if they are known; None if it can.
 
-    def unknown(self, name: str) -> str:
-        """What to say of a picture that the model does not know."""
-        return (f"{self.folder}: no chunk was trained on a picture named {name}; encoders of chunks know only their "
-                "own pictures: use invert.py train --mode=dataset, or distill")
-
-    def other_picture(self, name: str, num_bytes: int) -> str | None:
-        """What to say of a picture whose file is not as large as that of its name which a chunk was trained on."""
+        A model of chunks knows only its own pictures.
+        """
+        if self.kind != "chunks":
+            return None
+        if name not in self._chunk_of:
+            return (f"{self.folder}: no chunk was trained on a picture named {name}; encoders of chunks know only "
+                    "their own pictures: use invert.py train --mode=dataset, or distill")
         before = self._bytes_of.get(name, num_bytes)
-        if num_bytes == before:
+        if num_bytes in (None, before):
             return None
         return (f"{self.folder}: {name} is not the picture that its chunk was trained on, which had {before} bytes, "
                 f"not {num_bytes}; put it back, or train on the pictures as they are")
@@ -182,9 +181,8 @@ class Segmenter:
         return logits.float().sigmoid()
 
     def _invert_chunks(self, img: torch.Tensor, names: Sequence[str], refinement: Refinement) -> list[Drawn]:
-        for name in names:
-            if not self.knows(name):
-                raise ModelError(self.unknown(name))
+        for refused in filter(None, map(self.refusal, names)):
+            raise ModelError(refused)
         results: dict[int, Drawn] = {}  # By position of the picture.
         for chunk in sorted({self._chunk_of[name] for name in names}):
             members = [pos for pos, name in enumerate(names) if self._chunk_of[name] == chunk]

@@ -409,7 +409,8 @@ def test_encoder_of_a_chunk_is_read_once_for_pictures_in_order(load, monkeypatch
 
 def test_chunks_know_only_their_own_pictures(load):
     segmenter = load("chunks")
-    assert segmenter.knows("c.png") and not segmenter.knows("d.png") and load("encoder").knows("d.png")
+    assert segmenter.refusal("c.png") is None and load("encoder").refusal("d.png") is None
+    assert "named d.png" in segmenter.refusal("d.png")
     with pytest.raises(ModelError, match=r"chunks: no chunk was trained on a picture named d\.png; .*--mode=dataset"):
         segmenter([picture(), picture()], ["a.png", "d.png"])
 
