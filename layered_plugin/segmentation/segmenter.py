@@ -181,8 +181,10 @@ class Segmenter:
         return logits.float().sigmoid()
 
     def _invert_chunks(self, img: torch.Tensor, names: Sequence[str], refinement: Refinement) -> list[Drawn]:
-        for refused in filter(None, map(self.refusal, names)):
-            raise ModelError(refused)
+        for name in names:
+            refused = self.refusal(name)
+            if refused is not None:
+                raise ModelError(refused)
         results: dict[int, Drawn] = {}  # By position of the picture.
         for chunk in sorted({self._chunk_of[name] for name in names}):
             members = [pos for pos, name in enumerate(names) if self._chunk_of[name] == chunk]
