@@ -43,7 +43,8 @@ def setup_training_config(*, data, masks, gpus, snap, metrics, fid_weights, seed
     if mask_overlap_weight > 0 and objects == 1:
         raise ArgumentError(f"`mask_overlap_weight`={mask_overlap_weight:g} needs `objects` of at least 2, got 1")
     device_name, half, block = _choose_precision(device_name, gpus, precision, fp32, nhwc)
-    mirror, aug = _choose_for_size(cfg, shown, base["kimg"], mirror, aug, (p, target, augpipe))
+    mirror, aug = _choose_for_size(cfg, shown, base["kimg"], mirror, aug)
+    presets.check_augmentation(aug, p, target, augpipe)
     presets.check_filters(augpipe, stages[0]["resolution"] if stages else resolution, bool(stages))
     metrics = choose_metrics(metrics, fid_weights)
     resume_pkl = presets.RESUME_PKLS.get(resume, resume)
@@ -233,12 +234,10 @@ def _gan_loss_kwargs(gan_loss: str, gamma: Any, gp_weight: float, drift_weight: 
     return dict(class_name="layered_plugin.training.loss.LayeredLoss", r1_gamma=gamma)
 
 
-def _choose_for_size(cfg: str, num: int, kimg: float, mirror: bool | None, aug: str | None,
-                     details: tuple[float | None, float | None, str | None]) -> tuple[bool, str]:
-    """Mirroring and augmentation, said where one of them was left unset; p, target and augpipe must fit."""
+def _choose_for_size(cfg: str, num: int, kimg: float, mirror: bool | None, aug: str | None) -> tuple[bool, str]:
+    """Mirroring and augmentation, said where one of them was left unset."""
     chosen = presets.choose_for_size(cfg, num, kimg, mirror, aug)
     if mirror is None or aug is None:
         print(f"Pictures: {num} ({presets.FEW_PICTURES} or more are no small set), mirrored too: "
               f"{'yes' if chosen[0] else 'no'}, augmentation: {chosen[1]}", file=sys.stderr)
-    presets.check_augmentation(chosen[1], *details)
     return chosen

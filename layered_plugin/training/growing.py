@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import dnnlib
 import torch
 
-from layered_plugin import errors, runs
-from layered_plugin.errors import ArgumentError
+from layered_plugin import runs
+from layered_plugin.errors import ArgumentError, CheckpointError
 from layered_plugin.training.loop import training_loop
 from layered_plugin.training.state import check_saved, saved_resolution
 
@@ -157,8 +157,8 @@ def stage_of(config: dict[str, Any], saved: dict[str, Any]) -> int:
     check_saved(saved)
     side = saved_resolution(saved)
     if side not in sides:
-        raise errors.CheckpointError(f"the training state is of {side}x{side} networks, but the schedule has "
-                                         f"{', '.join(map(str, sides))}")
+        raise CheckpointError(f"the training state is of {side}x{side} networks, but the schedule has "
+                              f"{', '.join(map(str, sides))}")
     idx = sides.index(side)
     at_end = saved["cur_nimg"] >= stage_config(config, idx)["total_kimg"] * 1000
     return idx + 1 if at_end and idx + 1 < len(sides) else idx
