@@ -132,14 +132,15 @@ def _choose_codes(network: str, snapshot: str, seeds: str | None, trunc: float, 
     return G, numbers, partial(seed_codes, G, class_idx=class_idx, truncation_psi=trunc), label
 
 
-def _zip_pair(pictures: str | None, masks: str | None) -> list[str]:
-    """Values of --zip and --masks-zip, checked and completed; empty if no zip is asked for."""
+def _zip_pair(pictures: str | None, masks: str | None) -> dict[str, str]:
+    """Zips of composites and masks by the values of --zip and --masks-zip; empty if none is asked for."""
     if pictures is None:
         if masks is not None:
             raise click.UsageError("--masks-zip can only be given with --zip")
-        return []
-    pair = {"--zip": pictures, "--masks-zip": masks or f"{pictures[:-len('.zip')]}-masks.zip"}
-    return list(check_zips(pair).values())
+        return {}
+    masks = masks or f"{pictures[:-len('.zip')]}-masks.zip"
+    check_zips({"--zip": pictures, "--masks-zip": masks})
+    return dict(composites=pictures, masks=masks)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Draw scenes at random, from seeds or from codes, and write them as files: composite, layers, masks."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -183,16 +183,16 @@ def draw_sheet(layers: Layers) -> PIL.Image.Image:
 
 
 def write_scenes(scenes: Iterable[tuple[str, Scene]], outdir: str | os.PathLike[str] | None,
-                 zips: Sequence[str | os.PathLike[str]] = (), label: Sequence[float] = ()) -> None:
-    """Write named scenes to a folder, a pair of zips, or both.
+                 zips: Mapping[str, str | os.PathLike[str]], label: Sequence[float]) -> None:
+    """Write named scenes to a folder, to zips, or both.
 
     Args:
         scenes: At least one; read as they are written.
         outdir: Gets a sub-folder for each kind of picture; files of the same name are replaced. None = no files.
-        zips: None, or two: composites, and their masks under the same names. They appear when all is written.
+        zips: Kind of picture to the zip for it; names are the same in all, which appear when all is written.
         label: Label of every composite in its zip, empty = none.
     """
-    with picture_zips(dict(zip(("composites", "masks"), zips, strict=False))) as archives:
+    with picture_zips(zips) as archives:
         for name, scene in scenes:
             if outdir is not None:
                 for folder, picture in scene.items():
