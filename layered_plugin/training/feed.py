@@ -42,18 +42,17 @@ class Feed:
     """Batches on the device, cropped at random and faded as the networks are.
 
     Args:
-        training_set, data_loader_kwargs, batch_size, start, rank, num_gpus, seed: As of ``endless_batches``; the
-            pictures may have their masks as a fourth channel.
+        batches: Of ``endless_batches``; the pictures may have their masks as a fourth channel.
         resolution: Of the networks.
         fade: Of a stage of a growing run, or None.
         device: Where the batches go.
+        voters: Processes in which a picture can be unreadable: all, or 1 if the pictures are in memory.
     """
 
-    def __init__(self, training_set: Any, data_loader_kwargs: dict[str, Any], resolution: int, fade: Fade | None,
-                 device: torch.device, batch_size: int, start: int, rank: int, num_gpus: int, seed: int):
-        self._batches = endless_batches(training_set, data_loader_kwargs, batch_size, start, rank, num_gpus, seed)
-        self._resolution, self._fade, self._device = resolution, fade, device
-        self._voters = 1 if training_set.preload() else num_gpus  # In memory no picture can be unreadable.
+    def __init__(self, batches: Iterator[list[torch.Tensor]], resolution: int, fade: Fade | None,
+                 device: torch.device, voters: int):
+        self._batches, self._resolution, self._fade = batches, resolution, fade
+        self._device, self._voters = device, voters
 
     def next(self, cur_nimg: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Pictures [N, C, H, W] in [-1, 1], of a mask 1 = object, and labels [N, c_dim].

@@ -13,7 +13,7 @@ from torch_utils import training_stats
 from layered_plugin import runs, signals
 from layered_plugin.base import BASE
 from layered_plugin.training import guards, phases, setup
-from layered_plugin.training.feed import Feed
+from layered_plugin.training.feed import Feed, endless_batches
 from layered_plugin.training.init_from import start_from_plain
 from layered_plugin.training.maintenance import Maintenance
 from layered_plugin.training.state import TrainingState, restore_rng
@@ -115,8 +115,9 @@ def training_loop(
         network_snapshot_ticks, snapshot_minutes, on_collapse, progress_fn, start_time)
     if saved is None or has_grown:
         maintenance.save_first_pictures(new=saved is None)
-    feed = Feed(setup.with_masks(training_set, masks_path, rank), data_loader_kwargs, resolution, fade, device,
-                batch_size, run.cur_nimg, rank, num_gpus, random_seed)
+    shown = setup.with_masks(training_set, masks_path, rank)
+    batches = endless_batches(shown, data_loader_kwargs, batch_size, run.cur_nimg, rank, num_gpus, random_seed)
+    feed = Feed(batches, resolution, fade, device, voters=1 if shown.preload() else num_gpus)
     if saved is not None:
         restore_rng(saved, rank, num_gpus, random_seed, device)
     say(f"Training for {total_kimg} kimg, from kimg {run.cur_nimg / 1000:.1f}...")

@@ -265,13 +265,12 @@ def test_killed_reader_of_pictures_ends_the_run_after_all_is_saved(data, tmp_pat
     (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), True),
     (RuntimeError("shapes differ"), False),
 ])
-def test_reader_that_dies_at_any_moment_is_said_to_be_killed(monkeypatch, death, is_said):
+def test_reader_that_dies_at_any_moment_is_said_to_be_killed(death, is_said):
     def batches():
         raise death
         yield
 
-    monkeypatch.setattr(feed, "endless_batches", lambda *_args: batches())
-    pictures = feed.Feed(SimpleNamespace(preload=lambda: False), {}, 16, None, torch.device("cpu"), 4, 0, 0, 1, 0)
+    pictures = feed.Feed(batches(), 16, None, torch.device("cpu"), voters=1)
     with pytest.raises(LostReaderError if is_said else RuntimeError):
         pictures.next(0)
 
