@@ -28,7 +28,7 @@ from benchmarks.support.provenance import provenance
 from layered_plugin import runs
 from layered_plugin.command_line import SEED, Whole
 from layered_plugin.model.snapshots import load_snapshot
-from layered_plugin.segmentation.model_file import fingerprint
+from layered_plugin.segmentation.model_file import network_hash
 from layered_plugin.synthetic.shapes import write_shapes
 
 TINY = ["--cfg=demo", "--resolution=16", "--cbase=64", "--cmax=4", "--w-dim=8", "--batch=8", "--device=cpu",
@@ -81,7 +81,7 @@ def _contents(path: Path) -> bytes:
     if path.suffix != ".pkl":
         return path.read_bytes()
     data = load_snapshot(path)
-    networks = {name: [fingerprint(data[name]), data[name].init_kwargs] for name in ("G", "D", "G_ema")}
+    networks = {name: [network_hash(data[name]), data[name].init_kwargs] for name in ("G", "D", "G_ema")}
     return json.dumps([networks, data["training_set_kwargs"]]).encode()
 
 

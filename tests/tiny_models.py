@@ -13,7 +13,7 @@ from layered_plugin.model.encoder import Encoder
 from layered_plugin.model.generator import LayeredGenerator
 from layered_plugin.model.snapshots import save_network_pkl
 from layered_plugin.model.unet import FastUNet
-from layered_plugin.segmentation.model_file import fingerprint, save_model, save_tensors
+from layered_plugin.segmentation.model_file import network_hash, save_model, save_tensors
 
 SIDE = 16
 # Of train_layered.py: seconds, not minutes.
@@ -88,7 +88,7 @@ def make_model(folder, kind="distill", seed=0, chunks=(("a.png", "b.png"), ("c.p
         return folder
     G = make_generator(seed)
     networks = dict(E=make_encoder(G, seed), G=G, D=make_discriminator(seed))
-    meta = dict(resolution=SIDE, generator=fingerprint(G), options=dict(
+    meta = dict(resolution=SIDE, generator=network_hash(G), options=dict(
         seed=seed, network="runs/00000-gan", feature_resolution=8, feature_weight=1.0, mean_w_weight=0.0))
     if kind == "chunks":
         meta["chunks"] = [dict(file=f"chunk-{idx:05d}.safetensors", names=list(part))

@@ -71,7 +71,7 @@ def lay_out(caption: str, notes: list[str], scored: Sequence[Scored], with_all: 
     headings, columns = [], []
     for heading, which, key in COLUMNS:
         column = [cell(predictor.sets[which], key) for predictor in scored]
-        if any(cell.text for cell in column) and (which == "detected" or with_all):
+        if any(score.text for score in column) and (which == "detected" or with_all):
             headings.append(heading)
             columns.append(mark_best(column))
     rows = [Row(predictor.name, predictor.note, predictor.baseline, [column[idx] for column in columns])

@@ -128,7 +128,7 @@ def start_from(E: Encoder, G: torch.nn.Module, run: str | os.PathLike[str], sha2
     meta = read_meta(path)
     if meta["kind"] != "encoder":
         raise ModelError(f"{path}: holds no encoder of a whole data set to start from")
-    if meta.get("generator") != fingerprint(G):
+    if meta.get("generator") != network_hash(G):
         other = meta.get("options", {}).get("network")
         raise ModelError(f"{path}: its encoder was trained for another generator" + (f", {other}" if other else ""))
     if meta["networks"]["E"] != network_config(E):
@@ -165,12 +165,12 @@ def load_model(path: str | os.PathLike[str], device: torch.device | str = "cpu"
         if meta["kind"] != "chunks" or name != "E":
             fill(net, name, tensors, file)
         networks[name] = net.to(device)
-    if "G" in networks and meta.get("generator") not in (None, fingerprint(networks["G"])):
+    if "G" in networks and meta.get("generator") not in (None, network_hash(networks["G"])):
         raise ModelError(f"{file}: its generator is not that of model.json; the two files belong to different models")
     return meta, networks
 
 
-def fingerprint(net: torch.nn.Module) -> str:
+def network_hash(net: torch.nn.Module) -> str:
     """Hash of a network's weights, to tell one generator from another."""
     digest = hashlib.sha256()
     for key, value in sorted(net.state_dict().items()):

@@ -14,7 +14,7 @@ from layered_plugin.errors import CheckpointError, PictureError, UserError, rais
 from layered_plugin.files import cut_torn_line, room_for
 from layered_plugin.progress import progress
 from layered_plugin.runs import STATS_FILE, forget_states, load_training_state
-from layered_plugin.segmentation.model_file import fingerprint, save_model
+from layered_plugin.segmentation.model_file import network_hash, save_model
 from layered_plugin.signals import StopRequest
 from layered_plugin.tensor_files import save_state
 
@@ -125,6 +125,6 @@ def finish_run(run_dir: Path, kind: str, networks: Mapping[str, torch.nn.Module]
 
     Of model.json, the entries of ``record`` stand first, ``more`` last; G is the generator that it was trained for.
     """
-    meta = dict(record, resolution=G.img_resolution, options=options, generator=fingerprint(G), **more)
+    meta = dict(record, resolution=G.img_resolution, options=options, generator=network_hash(G), **more)
     save_model(run_dir, kind, networks, meta)
     forget_states(run_dir)

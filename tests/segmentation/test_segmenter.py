@@ -18,7 +18,7 @@ from layered_plugin.model.unet import UNet
 from layered_plugin.segmentation.colors import MARGIN, correct_by_colors
 from layered_plugin.segmentation.edges import sharpen_mask
 from layered_plugin.segmentation.full_size import enlarge, shrink
-from layered_plugin.segmentation.model_file import fingerprint, load_model, load_tensors, save_model
+from layered_plugin.segmentation.model_file import load_model, load_tensors, network_hash, save_model
 from layered_plugin.segmentation.segmenter import Refinement, Segmenter
 
 KINDS = ["distill", "encoder"]
@@ -176,11 +176,11 @@ def test_result_does_not_depend_on_the_other_pictures(load, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_segmenting_leaves_no_trace(load, kind):
     segmenter = load(kind)
-    before = {name: fingerprint(net) for name, net in segmenter.networks.items()}
+    before = {name: network_hash(net) for name, net in segmenter.networks.items()}
     first = segmenter([picture()])[0]
     segmenter([picture(seed=1)], refinement=Refinement(flip=True, refine=0 if kind == "distill" else 2))
     np.testing.assert_array_equal(segmenter([picture()])[0].mask, first.mask)
-    assert {name: fingerprint(net) for name, net in segmenter.networks.items()} == before
+    assert {name: network_hash(net) for name, net in segmenter.networks.items()} == before
 
 
 @pytest.fixture(params=["float64", "device", "autocast"])

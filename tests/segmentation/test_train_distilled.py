@@ -12,7 +12,7 @@ import invert
 from layered_plugin.errors import PictureError, UserError
 from layered_plugin.segmentation import fitting, train_distilled
 from layered_plugin.segmentation.fitting import Fitting
-from layered_plugin.segmentation.model_file import fingerprint, load_model
+from layered_plugin.segmentation.model_file import load_model, network_hash
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_run_leaves_a_model_its_log_and_samples(tmp_path, places):
         "model.json", "model.safetensors", "stats.jsonl", "samples000000.png", "samples000002.png"}
     meta, _networks = load_model(tmp_path)
     assert (meta["kind"], meta["resolution"]) == ("distill", SIDE)
-    assert meta["generator"] == fingerprint(make_generator()) and meta["command"] == "python invert.py distill"
+    assert meta["generator"] == network_hash(make_generator()) and meta["command"] == "python invert.py distill"
     assert places.items() <= meta["options"].items()
     lines = [json.loads(line) for line in (tmp_path / "stats.jsonl").read_text().splitlines()]
     assert [(line["stage"], line["step"]) for line in lines] == [
@@ -113,8 +113,8 @@ def test_run_that_broke_off_before_its_first_state_ends_as_an_uninterrupted_one(
     with pytest.raises(RuntimeError):
         train(tmp_path / "parts", places)
     assert train(tmp_path / "parts", places) is None
-    assert fingerprint(load_model(tmp_path / "parts")[1]["unet"]) \
-        == fingerprint(load_model(tmp_path / "whole")[1]["unet"])
+    assert network_hash(load_model(tmp_path / "parts")[1]["unet"]) \
+        == network_hash(load_model(tmp_path / "whole")[1]["unet"])
 
 
 @pytest.mark.parametrize("changes", [dict(data=None), dict(adapt=0)])
@@ -127,7 +127,7 @@ def test_without_real_pictures_it_learns_from_generated_ones_alone(tmp_path, pla
 def test_result_depends_on_the_seed_alone(tmp_path, places):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         train(tmp_path / name, places, seed=seed, data=None)
-    found = [fingerprint(load_model(tmp_path / name)[1]["unet"]) for name in "abc"]
+    found = [network_hash(load_model(tmp_path / name)[1]["unet"]) for name in "abc"]
     assert found[0] == found[1] != found[2]
 
 

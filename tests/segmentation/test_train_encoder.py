@@ -19,7 +19,7 @@ from layered_plugin.model.generator import LayeredGenerator
 from layered_plugin.model.snapshots import save_network_pkl
 from layered_plugin.segmentation import chunks, fitting, train_encoder
 from layered_plugin.segmentation.encoder_training import EncoderTraining, prepare
-from layered_plugin.segmentation.model_file import fingerprint, load_model, load_tensors, weights_hash
+from layered_plugin.segmentation.model_file import load_model, load_tensors, network_hash, weights_hash
 from layered_plugin.segmentation.reconstruction import DiscriminatorFeatures
 
 NAMES = ("a.png", "b.png", "c.png", "d.png", "e.png")
@@ -70,13 +70,13 @@ def interrupted(monkeypatch):
 
 @pytest.mark.usefixtures("_quick")
 def test_data_set_run_leaves_a_model_its_log_and_samples(tmp_path, places):
-    before = fingerprint(make_discriminator())
+    before = network_hash(make_discriminator())
     assert train(tmp_path, places) is None
     assert {path.name for path in tmp_path.iterdir()} == {
         "model.json", "model.safetensors", "stats.jsonl", "samples000003.png"}
     meta, networks = load_model(tmp_path)
-    assert meta["kind"] == "encoder" and meta["generator"] == fingerprint(networks["G"])
-    assert fingerprint(networks["D"]) == before  # Generator and discriminator are frozen.
+    assert meta["kind"] == "encoder" and meta["generator"] == network_hash(networks["G"])
+    assert network_hash(networks["D"]) == before  # Generator and discriminator are frozen.
     lines = [json.loads(line) for line in (tmp_path / "stats.jsonl").read_text().splitlines()]
     assert [(line["stage"], line["step"]) for line in lines] == [
         ("generated", 1), ("generated", 2), ("encoder", 1), ("encoder", 2), ("encoder", 3)]
@@ -199,7 +199,7 @@ def test_encoder_starts_from_the_mean_or_from_another(tmp_path, places):
     assert torch.equal(E.w_avg, G.mapping.w_avg)
     for path in (folder, folder / "model.json"):
         started = prepare(options_of(places, init=str(path))).E
-        assert fingerprint(started) == fingerprint(load_model(folder)[1]["E"]) != fingerprint(E)
+        assert network_hash(started) == network_hash(load_model(folder)[1]["E"]) != network_hash(E)
         assert all(param.requires_grad for param in started.parameters())
 
 
