@@ -73,16 +73,10 @@ def cub(folder: Path, temp_dir: Path, split: str = "all", with_masks: bool = Tru
 
 @contextlib.contextmanager
 def flowers(folder: Path, temp_dir: Path, split: str = "all", with_masks: bool = True) -> Iterator[list[Entry]]:
-    """Flowers-102, in the order of the pictures' numbers, labelled by species from 0 on.
+    """Flowers-102, in the order of the pictures' numbers, labelled by species from 0 on; arguments as of ``cub``.
 
-    Args:
-        folder: Holds 102flowers.tgz and 102segmentations.tgz, or what they unpack to, imagelabels.mat and setid.mat.
-        temp_dir: Where archives are unpacked for as long as they are read.
-        split: "train", "val", "test" or "all".
-        with_masks: Read the segmentations too.
-
-    Raises:
-        PictureError: A file is missing, another one, or lacks pictures.
+    The folder holds 102flowers.tgz and 102segmentations.tgz, or what they unpack to, imagelabels.mat and setid.mat;
+    there is a split "val", too. PictureError if a file is missing, another one, or lacks pictures.
     """
     labels = _read_mat(folder, "imagelabels.mat", "labels")
     numbers: Sequence[int] = range(1, len(labels) + 1)
