@@ -72,8 +72,7 @@ def training_loop(
 ):
     """Train a layered generator; see the parameters.
 
-    Returns:
-        None when the run reached total_kimg or was aborted, else the name of the signal that stopped it.
+    Returns None when the run reached total_kimg or was aborted, else the name of the signal that stopped it.
 
     Raises:
         errors.UserError: A loss is not finite; the last snapshots stand.
