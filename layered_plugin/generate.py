@@ -111,7 +111,7 @@ def main(network: str, snapshot: str, seeds: str | None, trunc: float, class_idx
             scenes = (scene for part in parts for scene in to_pictures(draw(part)))
             named = progress(zip(map(name.format, numbers), scenes, strict=True), len(numbers), "Scenes")
             write_scenes(named, outdir, zips, label)
-    for path in filter(None, (grid, outdir, *zips)):
+    for path in filter(None, (grid, outdir, *zips.values())):
         click.echo(path)
 
 
