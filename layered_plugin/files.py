@@ -115,10 +115,10 @@ def write_watched(path: str | os.PathLike[str], save: Callable[[Any], Any], need
             raise
 
 
-def lock(file: IO[Any]) -> bool:
-    """Lock an open file until it is closed or this process ends; False if others have locked it.
+def lock(file: IO[Any] | int) -> bool:
+    """Lock an open file, or the number of one or of a folder, until it is closed or this process ends.
 
-    True as well where the system or the disk has no locks.
+    False if others have locked it. True as well where the system or the disk has no locks.
     """
     try:
         if fcntl is not None:

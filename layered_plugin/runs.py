@@ -9,9 +9,10 @@ import itertools
 import os
 import re
 import sys
+import time
 import zipfile
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 from layered_plugin.base import BASE
 from layered_plugin.calls import typed_command
 from layered_plugin.errors import CheckpointError, ModelError, UserError, raising
-from layered_plugin.files import write_json
+from layered_plugin.files import lock, write_json
 from layered_plugin.json_files import read_json
 
 GAN_FILE = "training_options.json"  # What a training of train_layered.py was asked for.
@@ -33,6 +34,7 @@ GENERATED_FILE, REAL_FILE = "metric-generated.jsonl", "metric-real.jsonl"  # Sco
 MANIFEST, CONTACT_SHEET, DOUBTFUL = "manifest.jsonl", "contact-sheet.png", "doubtful"
 
 STATE_PATTERN = re.compile(r"training-state-(\d{6,})\.pt")
+END_SECONDS = 10.0  # PyTorch's loading processes look that often whether they are alone.
 KEEP_STATES = 2  # Older training states are removed: each holds both networks, the EMA and Adam's moments.
 
 
@@ -122,6 +124,27 @@ def make_run_dir(outdir: str, desc: str) -> str:
             run_dir.mkdir()
             break
     return str(run_dir)
+
+
+@contextmanager
+def held(run_dir: str | os.PathLike[str]) -> Iterator[None]:
+    """Keep a run folder to this command as long as the block lasts, on systems and disks that have locks.
+
+    UserError if another command trains there, as a job does that was requeued too soon; one that was killed has
+    ``END_SECONDS`` for its processes to end.
+    """
+    if os.name != "posix":
+        yield
+        return
+    number, end = os.open(run_dir, os.O_RDONLY), time.monotonic() + END_SECONDS
+    try:
+        while not lock(number):
+            if time.monotonic() > end:
+                raise UserError(f"{run_dir}: another command is training there; wait for its end, or stop it")
+            time.sleep(0.1)
+        yield
+    finally:
+        os.close(number)
 
 
 def short_name(name: str) -> str:

@@ -60,12 +60,13 @@ def run_training(ctx: click.Context, command: str, opts: dict[str, Any], desc: s
             click.echo(f"{run_dir} is complete", err=True)
         else:
             click.echo(f"Run folder: {run_dir}", err=True)
-            if opts["resume"] is not None:
-                for folder in (run_dir, *run_dir.glob("chunk-*/")):
-                    remove_leftovers(folder)
             go_on = go_on_command(f"invert.py {command}", run_dir)
             try:
-                stopped = work(run_dir, options, record)
+                with runs.held(run_dir):
+                    if opts["resume"] is not None:
+                        for folder in (run_dir, *run_dir.glob("chunk-*/")):
+                            remove_leftovers(folder)
+                    stopped = work(run_dir, options, record)
             except DiskFullError as err:
                 if is_unstarted(run_dir):
                     raise  # There is nothing to go on with.

@@ -133,7 +133,7 @@ def _run_attempts(rank: int, device: torch.device, config: dict[str, Any], outdi
     for attempt in range(MAX_RESTARTS + 1):
         run_dir = _agree_on_run_dir(rank, config, outdir, desc)
         log_file = str(Path(run_dir) / runs.LOG_FILE) if rank == 0 else None
-        with _logged(run_dir, log_file):
+        with runs.held(run_dir) if rank == 0 else contextlib.nullcontext(), _logged(run_dir, log_file):
             config = dict(config, run_dir=run_dir)
             if rank == 0:
                 if config["resume_state"] is not None:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 from shell import invoke
-from tiny_models import make_model, make_pictures
+from tiny_models import TINY, make_model, make_pictures
 from torch_utils import native
 
 import invert
+import train_layered
 from layered_plugin import runs, signals
 from layered_plugin.data import decoded
 from layered_plugin.data.pictures import PictureSource
@@ -130,6 +131,27 @@ def test_second_call_does_not_segment_into_what_the_first_is_writing(tmp_path, m
     monkeypatch.undo()
     again = invoke(invert.main, *args)
     assert again.exit_code == 0 and "0 pictures segmented, 3 were there already" in again.stderr
+
+
+def test_run_in_which_another_command_trains_is_not_gone_on_with(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "END_SECONDS", 0.2)
+    data = make_pictures(tmp_path / "cars")
+    train = [f"--outdir={tmp_path}/runs", f"--data={data}", *TINY, "--kimg=0.016"]
+    assert invoke(train_layered.main, *train).exit_code == 0
+    (gan,) = (tmp_path / "runs").iterdir()
+    distill = ["distill", f"--network={gan}", f"--outdir={tmp_path}/runs", "--device=cpu", "--steps=2", "--batch=4"]
+    with monkeypatch.context() as patch:
+        patch.setattr("layered_plugin.segmentation.stage.ModelRun.loop", lambda *_args: "SIGTERM")
+        assert invoke(invert.main, *distill).exit_code == 143
+    (distilled,) = (tmp_path / "runs").glob("00001-*")
+    for command, args, run in ((invert.main, ["distill"], distilled), (train_layered.main, ["--kimg=0.032"], gan)):
+        args = [*args, f"--outdir={tmp_path}/runs", f"--resume={run}"]
+        before = {path: path.stat().st_mtime_ns for path in run.iterdir()}
+        with runs.held(run):
+            refused = invoke(command, *args)
+        assert refused.exit_code == 1 and f"{run}: another command is training there" in refused.stderr
+        assert {path: path.stat().st_mtime_ns for path in run.iterdir()} == before
+        assert invoke(command, *args).exit_code == 0
 
 
 def test_links_are_followed_but_not_in_circles(tmp_path):
