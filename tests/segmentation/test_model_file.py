@@ -20,10 +20,10 @@ from layered_plugin.segmentation.model_file import (
     KINDS,
     MAKERS,
     fill,
-    fingerprint,
     load_model,
     load_tensors,
     network_config,
+    network_hash,
     save_model,
     save_tensors,
     start_from,
@@ -82,9 +82,9 @@ def test_network_is_rebuilt_from_json_and_weights(tmp_path, name):
     save_tensors(tmp_path / "net.safetensors", {name: net})
     torch.manual_seed(99)
     again = MAKERS[name](**json.loads(json.dumps(network_config(net))))
-    assert fingerprint(again) != fingerprint(net)
+    assert network_hash(again) != network_hash(net)
     fill(again, name, load_tensors(tmp_path / "net.safetensors"), "net")
-    assert fingerprint(again) == fingerprint(net)
+    assert network_hash(again) == network_hash(net)
     assert not again.training and not any(param.requires_grad for param in again.parameters())
 
 
@@ -95,11 +95,11 @@ def test_unet_of_three_resolutions_is_rebuilt_as_such(tmp_path):
 
 def test_fingerprint_tells_weights_apart_but_not_their_layout():
     net = make_unet((4, 4, 4), seed=0)
-    assert fingerprint(net) == fingerprint(make_unet((4, 4, 4), seed=0).to(memory_format=torch.contiguous_format))
-    before = fingerprint(net)
+    assert network_hash(net) == network_hash(make_unet((4, 4, 4), seed=0).to(memory_format=torch.contiguous_format))
+    before = network_hash(net)
     with torch.no_grad():
         net.out.bias += 1e-6
-    assert fingerprint(net) != before
+    assert network_hash(net) != before
 
 
 def test_chunks_keep_their_encoders_in_files_of_their_own(tmp_path, small_body):
