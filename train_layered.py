@@ -134,6 +134,8 @@ def main(ctx: click.Context, outdir: str, dry_run: bool, **opts: Any) -> None:
         resume = opts["resume"] = str(runs.complete_run(resume))
     has_networks_alone = is_local and trust.is_saved_generator(resume) and not runs.training_states(resume)
     if resume == "latest" or (is_local and Path(resume).is_dir() and not has_networks_alone):
+        if opts["data"] is not None:
+            check_outside(outdir, "--data", opts["data"])
         desc, config = "", resume_config(resume, outdir, opts, given)
     else:
         desc, config = new_config(outdir, dry_run, is_local, opts, given)

@@ -17,7 +17,7 @@ from layered_plugin.data.dataset import PictureDataset
 from layered_plugin.data.fingerprint import FINGERPRINT, REMEDY, compare, fingerprint
 from layered_plugin.device import choose_device
 from layered_plugin.errors import DiskFullError, UserError
-from layered_plugin.files import remove_leftovers
+from layered_plugin.files import remove_leftovers, write_json
 from layered_plugin.json_files import Rule, check_fields, choice, fields, flag, maybe, number, text
 from layered_plugin.model.snapshots import find_snapshot
 from layered_plugin.segmentation.model_file import weights_hash
@@ -64,6 +64,8 @@ def run_training(ctx: click.Context, command: str, opts: dict[str, Any], desc: s
             try:
                 with runs.held(run_dir):
                     if opts["resume"] is not None:
+                        if opts["data"] is not None:  # It lies elsewhere now.
+                            write_json(run_dir / runs.OPTIONS, record)
                         for folder in (run_dir, *run_dir.glob("chunk-*/")):
                             remove_leftovers(folder)
                     stopped = work(run_dir, options, record)
@@ -109,14 +111,17 @@ def _begin(command: str, opts: dict[str, Any]) -> dict[str, Any]:
 def _go_on(ctx: click.Context, command: str, opts: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
     """Folder and record of a run that was begun, both found to be in order."""
     given = [name for name in ctx.params if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE]
-    fixed = [name for name in given if name not in MAY_CHANGE]
-    if fixed:
-        raise click.UsageError(f"--{fixed[0].replace('_', '-')} cannot change when a run is resumed")
     run_dir, record = runs.find_model_run(opts["outdir"], opts["resume"], command)
     path = run_dir / runs.OPTIONS
     record = check_fields(record, _record_rule(ctx, opts), path)
     options = record["options"]
-    options.update({name: opts[name] for name in given if name in ("device", "jobs")})
+    may_change = MAY_CHANGE if record.get("data_fingerprint") is None else (*MAY_CHANGE, "data")
+    fixed = [name for name in given if name not in may_change]
+    if fixed:
+        raise click.UsageError(f"--{fixed[0].replace('_', '-')} cannot change when a run is resumed")
+    if opts["data"] is not None:
+        check_outside(opts["outdir"], "--data", opts["data"])
+    options.update({name: opts[name] for name in given if name in ("data", "device", "jobs")})
     options["device"] = choose_device(options["device"])
     if not (run_dir / runs.MODEL_FILE).is_file():
         _check_data(options, record, opts["data_changed"] == "ok", path)

@@ -12,7 +12,7 @@ from layered_plugin.errors import ArgumentError, CheckpointError
 from layered_plugin.training.metrics import choose_metrics
 from layered_plugin.training.stored_config import read_config
 
-# Options that may change when a run is resumed; the others are the run's own.
+# Options that may change when a run is resumed, beside where its data lie; the others are the run's own.
 RESUME_OPTIONS = {"outdir", "resume", "dry_run", "kimg", "snap", "tick", "workers", "metrics", "fid_weights",
                   "on_collapse", "snap_minutes", "gpus", "trust_pickle", "data_changed"}
 
@@ -25,10 +25,11 @@ def resume_config(resume: str, outdir: str, opts: dict[str, Any], given: set[str
         CheckpointError: There is no such run, or its files can't be used here.
     """
     run_dir = runs.find_run(outdir, resume)
-    fixed = sorted(given - RESUME_OPTIONS)
+    config = read_config(run_dir)
+    known = {name for name in ("data", "masks") if config[f"{name}_fingerprint"] is not None}
+    fixed = sorted(given - RESUME_OPTIONS - known)
     if fixed:
         raise ArgumentError(f"`{fixed[0]}` cannot change when {run_dir} is resumed; leave it out, or start a new run")
-    config = read_config(run_dir)
     _check_base(run_dir, config)
     if "gpus" in given or "WORLD_SIZE" in os.environ:
         _share_out(run_dir, config, opts["gpus"])
@@ -37,6 +38,10 @@ def resume_config(resume: str, outdir: str, opts: dict[str, Any], given: set[str
     except ArgumentError as err:
         raise CheckpointError(f"{run_dir} was trained with `device`={config['device']}: {err}; "
                               "go on where they are, or start a new run") from err
+    if "data" in given:
+        config["training_set_kwargs"]["path"] = opts["data"]
+    if "masks" in given:
+        config["masks_path"] = opts["masks"]
     _check_data(config, opts["data_changed"] == "ok", run_dir / runs.GAN_FILE)
     config.update(run_dir=str(run_dir), resume_state=str(runs.training_states(run_dir)[-1]))
     names = dict(kimg="total_kimg", tick="kimg_per_tick", on_collapse="on_collapse", snap_minutes="snapshot_minutes",

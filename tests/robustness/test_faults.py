@@ -182,6 +182,46 @@ def test_run_older_than_fingerprints_is_resumed(data, tmp_path):
     assert json.loads(result.stdout)["data_fingerprint"] == fingerprint(data)
 
 
+def test_data_that_has_moved_is_named_to_go_on_and_remembered(data, tmp_path):
+    out, moved = tmp_path / "runs", tmp_path / "moved"
+    train = [f"--outdir={out}", "--kimg=0.016", *TINY]
+    assert invoke(train_layered.main, *train, f"--data={data}").exit_code == 0
+    (gan,) = out.iterdir()
+    distill = ["distill", f"--outdir={out}", "--device=cpu"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("layered_plugin.segmentation.stage.ModelRun.loop", lambda *_args: "SIGTERM")
+        assert invoke(invert.main, *distill, f"--network={gan}", f"--data={data}", "--steps=2", "--adapt=2",
+                      "--batch=4").exit_code == 143
+    (distilled,) = out.glob("00001-*")
+    data.rename(moved)
+    for command, args, run, file, path in (
+            (invert.main, distill, distilled, "options.json", ["options", "data"]),
+            (train_layered.main, [f"--outdir={out}", "--kimg=0.032"], gan, "training_options.json",
+             ["training_set_kwargs", "path"])):
+        args = [*args, f"--resume={run}"]
+        refused = invoke(command, *args)
+        assert refused.exit_code == 1 and f"{data}: neither a folder nor a readable zip" in refused.stderr
+        (moved / "6.png").write_bytes((moved / "5.png").read_bytes())
+        refused = invoke(command, *args, f"--data={moved}")
+        assert refused.exit_code == 1 and f"{moved}: it had 6 pictures when the run began" in refused.stderr
+        (moved / "6.png").unlink()
+        assert invoke(command, *args, f"--data={moved}").exit_code == 0
+        kept = json.loads((run / file).read_text())
+        assert kept[path[0]][path[1]] == str(moved)
+
+
+def test_masks_that_have_moved_are_named_to_go_on(data, tmp_path):
+    run = fake_run(data, tmp_path / "runs" / "00000-cars")
+    args = [f"--outdir={tmp_path}/runs", f"--resume={run}", "-n"]
+    refused = invoke(train_layered.main, *args, f"--masks={data}")
+    assert refused.exit_code == 2 and "--masks cannot change" in refused.stderr  # It has none.
+    config = json.loads((run / "training_options.json").read_text())
+    (run / "training_options.json").write_text(json.dumps(dict(
+        config, masks_path=str(tmp_path / "gone"), masks_fingerprint=fingerprint(data))))
+    assert invoke(train_layered.main, *args).exit_code == 1
+    assert json.loads(invoke(train_layered.main, *args, f"--masks={data}").stdout)["masks_path"] == str(data)
+
+
 @pytest.mark.parametrize("command, more, may", [("distill", [], True), ("train", ["--mode=dataset"], True),
                                                 ("train", ["--mode=chunks"], False)])
 def test_model_run_on_changed_data_is_resumed_only_if_told_and_chunks_never(data, tmp_path, command, more, may):

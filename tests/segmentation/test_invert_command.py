@@ -282,7 +282,7 @@ def test_resumed_run_keeps_its_options(gan, data, tmp_path, stop):
     stop("SIGTERM")
     args = [f"--outdir={tmp_path}", "--resume=latest"]
     invoke(*TRAIN, "--mode=dataset", f"--network={gan}", f"--data={data}", args[0])
-    for option in ("--steps=5", "--mode=dataset", "--pretrain=3", "--seed=0", f"--data={data}", f"--network={gan}"):
+    for option in ("--steps=5", "--mode=dataset", "--pretrain=3", "--seed=0", f"--network={gan}"):
         refused = invoke("train", *args, option)
         assert refused.exit_code == 2, refused.output
         assert f"{option.split('=')[0]} cannot change when a run is resumed" in refused.stderr
