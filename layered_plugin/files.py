@@ -7,7 +7,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -126,6 +126,13 @@ def lock(file: IO[Any] | int) -> bool:
     except OSError as err:
         return not isinstance(err, BlockingIOError)
     return True
+
+
+def unlock(file: IO[Any] | int) -> None:
+    """Give up a lock, also for processes that were forked from this one since."""
+    if fcntl is not None:
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def write_json(path: str | os.PathLike[str], data: Any) -> None:

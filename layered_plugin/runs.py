@@ -20,7 +20,7 @@ from typing import Any
 from layered_plugin.base import BASE
 from layered_plugin.calls import typed_command
 from layered_plugin.errors import CheckpointError, ModelError, UserError, raising
-from layered_plugin.files import lock, write_json
+from layered_plugin.files import lock, unlock, write_json
 from layered_plugin.json_files import read_json
 
 GAN_FILE = "training_options.json"  # What a training of train_layered.py was asked for.
@@ -144,6 +144,7 @@ def held(run_dir: str | os.PathLike[str]) -> Iterator[None]:
             time.sleep(0.1)
         yield
     finally:
+        unlock(number)
         os.close(number)
 
 
