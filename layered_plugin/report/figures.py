@@ -147,7 +147,7 @@ def read_segmented(folder: Path) -> Segmented:
     num = min(EXAMPLES, len(known) // 2)
     sheet = folder / CONTACT_SHEET
     with raising(UserError, f"`segmented`: {folder}", PictureError):
-        source = pictures_of(folder)
+        source = pictures_of(folder) if num > 0 else None
     with nullcontext() if source is None else closing(source):
         best, worst = ([_example(folder, entry, source) for entry in part]
                        for part in (known[:num], known[::-1][:num]))
