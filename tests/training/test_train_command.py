@@ -50,7 +50,9 @@ def test_examples_are_accepted(source, data, tmp_path, monkeypatch):
                  "data/vehicles-lit.zip", "data/things-lit.zip", "data/flowers-close.zip", "data/clothing.zip",
                  "my-cars", "my-plants", "my-masks/masks"):
         (tmp_path / name).write_bytes(data.read_bytes())
-    make_plain(tmp_path / "stylegan2-car.pkl")
+    for path in {Path(arg.partition("=")[2]) for args in examples for arg in args if arg.startswith("--init-from=")}:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        make_plain(path)
     for args in examples:
         if not any(arg.startswith("--resume") for arg in args):
             result = invoke(*args, "-n", "--device=cpu")
