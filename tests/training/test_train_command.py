@@ -6,6 +6,7 @@ import re
 import shlex
 import signal
 from functools import partial
+from pathlib import Path
 
 import PIL.Image
 import pytest
