@@ -44,7 +44,6 @@ class MaskFiles:
         self.path, self._values = path, values
         self._by_stem: dict[str, str] = {}
         self._within: dict[str, str] = {}  # The same by the name within a tar of a folder: tars are numbered anew.
-        self._whole: set[str] = set()  # Pictures whose mask has their whole name, though another has it without suffix.
         for stem, name in _masks_among(self._source.names):
             other = self._by_stem.setdefault(stem, name)
             if other != name:
@@ -71,18 +70,11 @@ class MaskFiles:
         MaskError, with the data, if two pictures share a mask.
         """
         first_user: dict[str | None, str] = {}
-        clash: tuple[str, str] | None = ("", "")
-        while clash is not None:  # Masks of whole names may meet those of others: a.png.jpg beside a.jpg and a.png.
-            first_user, clash, before = {}, None, len(self._whole)
-            for name in names:
-                file = self._find(name)
-                other = first_user.setdefault(file, name)
-                if file is not None and other != name:
-                    clash = clash or (other, name)
-                    self._whole.update({other, name})
-            if clash is not None and len(self._whole) == before:
-                raise MaskError(f"{self.path}: pictures {clash[0]} and {clash[1]} of {data} would share a mask; "
-                                "rename one")
+        for name in names:
+            file = self._find(name)
+            other = first_user.setdefault(file, name)
+            if file is not None and other != name:
+                raise MaskError(f"{self.path}: pictures {other} and {name} of {data} would share a mask; rename one")
         return ([name for name in names if name not in self],
                 [name for name in self._by_stem.values() if name not in first_user])
 
@@ -95,7 +87,7 @@ class MaskFiles:
 
     def _find(self, name: str) -> str | None:
         """The file of a picture's mask."""
-        keys = (name, _stem(name)) if name in self._whole else (_stem(name), name)
+        keys = (_stem(name), name)
         return next((files[key] for key in keys for files in (self._by_stem, self._within) if key in files), None)
 
     def read(self, name: str, size: tuple[int, int] | None = None) -> np.ndarray:

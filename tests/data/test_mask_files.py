@@ -75,18 +75,6 @@ def test_masks_of_pictures_that_differ_in_the_suffix_alone_have_the_whole_name(t
     assert [files.read(name).all() for name in names] == [False, True, True]
 
 
-@pytest.mark.parametrize("names", [
-    ["a.jpg", "a.png", "a.png.jpg"], ["a.jpg", "a.jpg.jpg"], ["a.jpg", "a.jpg.png", "a.jpg.png.jpg", "a.png"],
-])
-def test_masks_of_pictures_whose_whole_names_are_those_of_others_are_told_apart(tmp_path, names):
-    targets = Targets(names)  # Of invert.py segment.
-    for number, name in enumerate(names):
-        PIL.Image.new("L", (4, 4), 128 + number).save(tmp_path / targets[name])
-    files = MaskFiles(tmp_path)
-    assert files.unmatched(names, "pictures") == ([], [])
-    assert [files.opacity(name)[0, 0] for name in names] == [128 + number for number in range(len(names))]
-
-
 def test_pictures_that_would_share_a_mask_are_named(tmp_path):
     PIL.Image.new("L", (4, 4)).save(tmp_path / "a.png")
     with pytest.raises(MaskError, match=r"pictures a.jpg and a.png of pictures would share a mask; rename one"):
