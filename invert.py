@@ -51,7 +51,7 @@ common_options = command_line.several_options(
 @click.option("--steps", help="Steps on real pictures, per encoder", type=COUNT, default=1000)
 @click.option("--batch", help="Pictures a step", type=Whole(2, 2**16), default=32)
 @click.option("--lr", help="Learning rate of Adam", type=Number(min=0, min_open=True), default=1e-4)
-@click.option("--feature-resolution", help="Side of D's features  [default: 16, or half]", type=Whole(min=4),
+@click.option("--feature-resolution", help="D's features  [default: 16, at most half]", type=Whole(min=4),
               metavar="PX")
 @click.option("--feature-weight", help="Weight of D's features (eq. 7)", type=WEIGHT, default=1.0)
 @click.option("--from-mean", help="Add the codes to the mean w", type=bool, default=True, metavar="BOOL")

@@ -118,7 +118,8 @@ def write_watched(path: str | os.PathLike[str], save: Callable[[Any], Any], need
 def lock(file: IO[Any] | int) -> bool:
     """Lock an open file, or the number of one or of a folder, until it is closed or this process ends.
 
-    False if others have locked it. True as well where the system or the disk has no locks.
+    False if others have locked it. True as well where the system or the disk has no locks. Unlike filelock's, it leaves
+    no file behind: run folders and results hold what users look for.
     """
     try:
         if fcntl is not None:

@@ -44,7 +44,7 @@ FILES = {"composites": "proj", "masks": "mask", "cutouts": "cutout", "background
 @click.option("--outdir", help="Folder for the results", required=True, metavar="DIR")
 @click.option("--space", help="One code per part, or one per layer", type=click.Choice(SPACES), default="w")
 @click.option("--lr", help="Learning rate at the start", type=Number(min=0, min_open=True), default=0.05)
-@click.option("--feature-resolution", help="Side of D's features  [default: 16, or half]", metavar="PX",
+@click.option("--feature-resolution", help="D's features  [default: 16, at most half]", metavar="PX",
               type=Whole(min=4))
 @click.option("--feature-weight", help="Weight of D's features", type=Number(min=0), default=1.0)
 @click.option("--vgg", help="Upstream's vgg16.pt, to add LPIPS", metavar="PT")
