@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from layered_plugin.errors import ArgumentError, UserError, one_line, with_options
+from layered_plugin.errors import ArgumentError, UserError, lack_of_memory, one_line, with_options
 from layered_plugin.files import NAME_BYTES, NO_ROOM
 
 SETTINGS = dict(show_default=True, max_content_width=100)
@@ -21,6 +21,9 @@ LARGEST = 10**9  # Of any number that has no bound of its own: beyond it are sli
 
 # Metavars of options that name files.
 FILES = {"DIR", "ZIP", "RUN", "PKL", "FILE", "PT", "HTML", "NPZ", "PNG", "JSONL", "ONNX", "TAR", "PATH", "JSON"}
+
+
+TAKE_MEMORY = {"--batch", "--jobs", "--workers"}  # Options whose value decides how much.
 
 
 class Number(click.FloatRange):
@@ -55,7 +58,7 @@ SEED = Whole(0, 2**31 - 1)  # NumPy takes twice as many, of which restarts and s
 
 
 class CheckedCommand(click.Command):
-    """Refuses texts that are empty or can't name a file, whatever the option."""
+    """Refuses texts that are empty or can't name a file, whatever the option, and says what takes less memory."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         rest = super().parse_args(ctx, args)
@@ -65,6 +68,16 @@ class CheckedCommand(click.Command):
                 if isinstance(text, str):
                     _check_text(text, param, ctx)
         return rest
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (MemoryError, RuntimeError) as err:
+            lack = lack_of_memory(err)
+            if lack is None:
+                raise
+            smaller = " or ".join(option for param in self.params for option in param.opts if option in TAKE_MEMORY)
+            raise click.ClickException(f"{lack}; a smaller {smaller} takes less" if smaller else lack) from err
 
 
 class CheckedGroup(click.Group):

@@ -97,6 +97,15 @@ def raising(kind: type[Exception], what: str, *caught: type[BaseException], widt
         raise kind(f"{what}: {err if width is None else one_line(err, width)}") from err
 
 
+def lack_of_memory(error: BaseException) -> str | None:
+    """What an error says of memory that could not be had, on any device; None if it is about something else."""
+    text = str(error)
+    if not isinstance(error, MemoryError) and not re.search("out of memory|can't allocate memory|std::bad_alloc", text):
+        return None
+    asked = re.search(r"allocate ([0-9.]+ ?[A-Za-z]+)", text)
+    return "out of memory" + (f": {asked[1]} more can't be had" if asked else "")
+
+
 def with_options(text: str, options: Mapping[str, str] | None = None) -> str:
     """A text with the options of a command in place of arguments: `batch_gpu` becomes --batch-gpu.
 

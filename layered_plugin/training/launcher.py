@@ -203,7 +203,7 @@ class _Stdout:
 
 @contextlib.contextmanager
 def _logged(run_dir: str, log_file: str | None) -> Iterator[None]:
-    """Copy what is printed to the log; where a disk is full or a process was lost, say how to go on.
+    """Copy what is printed to the log; where memory or a disk is full or a process was lost, say how to go on.
 
     The official logger writes once more when it is closed, and does not give the streams back where that fails.
     """
@@ -214,6 +214,11 @@ def _logged(run_dir: str, log_file: str | None) -> Iterator[None]:
             yield
     except (errors.DiskFullError, errors.LostReaderError) as err:
         raise errors.UserError(f"{err}: {processes.how_to_go_on(run_dir)}") from err
+    except (MemoryError, RuntimeError) as err:
+        lack = errors.lack_of_memory(err)
+        if lack is None:
+            raise
+        raise errors.UserError(f"{lack}; a smaller `batch_gpu` takes less: {processes.how_to_go_on(run_dir)}") from err
     finally:
         sys.stdout, sys.stderr = streams
 

@@ -14,7 +14,7 @@ from layered_plugin.training.stored_config import read_config
 
 # Options that may change when a run is resumed, beside where its data lie; the others are the run's own.
 RESUME_OPTIONS = {"outdir", "resume", "dry_run", "kimg", "snap", "tick", "workers", "metrics", "fid_weights",
-                  "on_collapse", "snap_minutes", "gpus", "trust_pickle", "data_changed"}
+                  "on_collapse", "snap_minutes", "gpus", "batch_gpu", "trust_pickle", "data_changed"}
 
 
 def resume_config(resume: str, outdir: str, opts: dict[str, Any], given: set[str]) -> dict[str, Any]:
@@ -31,8 +31,8 @@ def resume_config(resume: str, outdir: str, opts: dict[str, Any], given: set[str
     if fixed:
         raise ArgumentError(f"`{fixed[0]}` cannot change when {run_dir} is resumed; leave it out, or start a new run")
     _check_base(run_dir, config)
-    if "gpus" in given or "WORLD_SIZE" in os.environ:
-        _share_out(run_dir, config, opts["gpus"])
+    gpus = opts["gpus"] if "gpus" in given or "WORLD_SIZE" in os.environ else config["num_gpus"]
+    _share_out(run_dir, config, gpus, opts["batch_gpu"] if "batch_gpu" in given else None)
     try:
         device.check_count(config["device"], config["num_gpus"])
     except ArgumentError as err:
@@ -85,20 +85,30 @@ def _check_data(config: dict[str, Any], may_change: bool, path: Path) -> None:
     config["data_fingerprint"] = now
 
 
-def _share_out(run_dir: Path, config: dict[str, Any], gpus: int) -> None:
-    """Let another number of processes go on with a run; raises ArgumentError if the batch can't be shared out."""
-    if gpus == config["num_gpus"]:
+def _share_out(run_dir: Path, config: dict[str, Any], gpus: int, batch_gpu: int | None) -> None:
+    """Let another number of processes go on with a run, or other rounds; ArgumentError if its batches don't allow it.
+
+    Args:
+        batch_gpu: Most pictures of a process and round; None = as before, or fewer where a process has fewer.
+    """
+    if gpus == config["num_gpus"] and batch_gpu is None:
         return
     group = config["D_kwargs"].get("epilogue_kwargs", {}).get("mbstd_group_size") or 1
     for part in (config, *config.get("stages", [])):
         if part["batch_size"] % gpus != 0:
             raise ArgumentError(f"`gpus` must divide the run's batch of {part['batch_size']}, got {gpus}")
         share = part["batch_size"] // gpus
-        fitting = [num for num in range(1, min(part["batch_gpu"], share) + 1) if share % num == 0 and num % group == 0]
+        most = min(batch_gpu or part["batch_gpu"], share)
+        least = most if batch_gpu else 1
+        fitting = [num for num in range(least, most + 1) if share % num == 0 and num % group == 0]
+        if not fitting and batch_gpu:
+            raise ArgumentError(f"`batch_gpu` must divide the run's batch per process, {share}, and be a multiple of "
+                                f"its minibatch-std group {group}, got {batch_gpu}")
         if not fitting:
             raise ArgumentError(f"`gpus`={gpus} leaves {share} pictures for each process, which is no multiple of the "
                                 f"run's minibatch-std group {group}; use fewer")
         part["batch_gpu"] = fitting[-1]
-    print(f"WARNING: {run_dir} was trained by {config['num_gpus']} processes, {gpus} go on: with the same pictures in "
-          "the same order, but other random numbers", file=sys.stderr)
-    config["num_gpus"] = gpus
+    if gpus != config["num_gpus"]:
+        print(f"WARNING: {run_dir} was trained by {config['num_gpus']} processes, {gpus} go on: with the same pictures "
+              "in the same order, but other random numbers", file=sys.stderr)
+        config["num_gpus"] = gpus
