@@ -43,7 +43,7 @@ def test_a_picture_gives_mask_cutout_and_confidence(runs):
     assert np.abs(np.asarray(mask) / 255 - expected.mask).max() <= 0.5 / 255 + 1e-6
     assert cutout.mode == "RGBA" and cutout.getchannel("A").tobytes() == mask.tobytes()
     assert is_enlarged(given.size, segmenter.resolution) and background is None
-    shown = foreground_colors(np.asarray(given), expected.mask) * (np.asarray(mask) > 0)[:, :, None]
+    shown = np.asarray(foreground_colors(given, expected.mask)) * (np.asarray(mask) > 0)[:, :, None]
     np.testing.assert_array_equal(np.asarray(cutout)[:, :, :3], shown)
     assert f"{expected.confidence:.2f}" in text and f"{(expected.mask >= 0.5).mean():.0%}" in text
     assert app.segment(Segmenter.load(runs[2], "cpu"), given)[2].size == given.size  # An encoder draws the ground.

@@ -98,18 +98,18 @@ def color_posterior(img: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         [N, 1, H, W], in [0, 1]. A mask that is 0 or 1 everywhere stays on its side.
     """
     num = len(img)
-    levels = ((img.clamp(-1, 1) + 1) / 2 * (BINS - 1)).round().long()  # [N, 3, H, W]
-    color = ((levels[:, 0] * BINS + levels[:, 1]) * BINS + levels[:, 2]).flatten(1)  # [N, P]
+    levels = ((img.clamp(-1, 1) + 1) / 2 * (BINS - 1)).round()  # [N, 3, H, W]
+    color = ((levels[:, 0] * BINS + levels[:, 1]) * BINS + levels[:, 2]).flatten(1).long()  # [N, P]
     color = color[:, None].expand(-1, 2, -1)
-    prior = mask.clamp(LEAST_PRIOR, 1 - LEAST_PRIOR)
-    posterior = prior
+    posterior = mask.clamp(LEAST_PRIOR, 1 - LEAST_PRIOR)
+    prior = posterior.logit()
     for _ in range(ROUNDS):
         weight = torch.stack([posterior.flatten(1), 1 - posterior.flatten(1)], dim=1).square()  # [N, 2, P]
         table = weight.new_zeros([num, 2, BINS**3]).scatter_add_(2, color, weight / weight.sum(2, keepdim=True))
         density = _blur(table.reshape(num, 2, BINS, BINS, BINS)).flatten(2).gather(2, color)
-        log_object, log_ground = (density + LEAST_DENSITY).log().reshape(num, 2, *mask.shape[2:]).split(1, dim=1)
-        ratio = (log_object - log_ground).clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO)
-        posterior = torch.sigmoid(prior.logit() + ratio)
+        of_object, of_ground = (density + LEAST_DENSITY).unbind(1)  # [N, P]
+        ratio = (of_object / of_ground).log().clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO)
+        posterior = torch.sigmoid(prior + ratio.view_as(prior))
     return posterior
 
 
@@ -140,15 +140,17 @@ def tie_neighbours(img: torch.Tensor, prob: torch.Tensor) -> torch.Tensor:
 
     def neighbours(values: torch.Tensor) -> list[torch.Tensor]:  # [N, C, H, W] each, views of one copy.
         padded = F.pad(values, [1, 1, 1, 1], mode="replicate")
-        return [padded[:, :, dy:dy + height, dx:dx + width] for dy, dx in steps]
+        rows = padded.unfold(2, height, 1).unfold(3, width, 1).unbind(2)
+        views = [view for row in rows for view in row.unbind(2)]
+        return views[:4] + views[5:]  # Without the pixel itself.
 
     ties = [(beside - img).square().sum(dim=1, keepdim=True).mul_(-0.5 / TIE_BANDWIDTH**2).exp_()
             .mul_(TIE / math.hypot(dy - 1, dx - 1)) for (dy, dx), beside in zip(steps, neighbours(img), strict=True)]
-    given = prob.clamp(1e-3, 1 - 1e-3).logit()
-    odds = given
+    prob = prob.clamp(1e-3, 1 - 1e-3)
+    given = prob.logit() - sum(ties)  # If p is 0 in all neighbours.
     for _ in range(TIE_ROUNDS):
-        beside_all = neighbours(torch.tanh(odds / 2))  # tanh(odds / 2) = 2 p - 1
         odds = given.clone()
-        for tie, beside in zip(ties, beside_all, strict=True):
-            odds.addcmul_(tie, beside)
-    return odds.sigmoid()
+        for tie, beside in zip(ties, neighbours(prob), strict=True):
+            odds.addcmul_(tie, beside, value=2)
+        prob = odds.sigmoid()
+    return prob

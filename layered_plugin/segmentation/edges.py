@@ -28,11 +28,11 @@ def is_enlarged(size: tuple[int, int], resolution: int) -> bool:
     return max(size) >= LEAST_ENLARGEMENT * resolution
 
 
-def sharpen_mask(picture: np.ndarray, mask: np.ndarray, margin: float = MARGIN) -> np.ndarray:
+def sharpen_mask(picture: PIL.Image.Image, mask: np.ndarray, margin: float = MARGIN) -> np.ndarray:
     """Refine a network's mask at the picture's own size.
 
     Args:
-        picture: The picture, [H, W, 3], uint8.
+        picture: The picture, RGB.
         mask: The network's opacity, [h, w], float32, in [0, 1], of the whole picture and nothing else, at any size: of
             a picture that the network saw in its own proportions, the part of its square where the picture lies.
         margin: As of `correct_by_colors`.
@@ -45,11 +45,13 @@ def sharpen_mask(picture: np.ndarray, mask: np.ndarray, margin: float = MARGIN) 
     colors = torch.from_numpy(guide * 2 - 1)[None]
     posterior = correct_by_colors(colors, torch.from_numpy(prior)[None, None], margin)[0, 0].numpy()
     slope, offset = _guided_coefficients(guide, posterior)
-    enlarged = _stretch(np.concatenate([slope / 255, offset[None]]), picture.shape[:2])  # [4, H, W]
-    out = enlarged[3]
+    pixels = np.asarray(picture)
+    out = _stretch(offset[None], pixels.shape[:2])[0]
     for channel in range(3):
-        out += enlarged[channel] * picture[:, :, channel]
-    return out.clip(0, 1)
+        plane = _stretch(slope[channel, None] / 255, pixels.shape[:2])[0]  # One at a time stays in the cache.
+        plane *= pixels[:, :, channel]
+        out += plane
+    return np.clip(out, 0, 1, out=out)
 
 
 def cut_out(picture: PIL.Image.Image, mask: np.ndarray, opacity: np.ndarray, estimate: bool) -> PIL.Image.Image:
@@ -64,15 +66,14 @@ def cut_out(picture: PIL.Image.Image, mask: np.ndarray, opacity: np.ndarray, est
     Returns:
         RGBA.
     """
-    colors = PIL.Image.fromarray(foreground_colors(np.asarray(picture), mask)) if estimate else picture
-    alpha = PIL.Image.fromarray(opacity)
+    colors = foreground_colors(picture, mask) if estimate else picture
     out = PIL.Image.new("RGB", picture.size)
-    out.paste(colors, mask=alpha.point(lambda level: 255 * (level > 0)))
-    out.putalpha(alpha)
+    out.paste(colors, mask=PIL.Image.fromarray(opacity > 0))
+    out.putalpha(PIL.Image.fromarray(opacity))
     return out
 
 
-def foreground_colors(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def foreground_colors(picture: PIL.Image.Image, mask: np.ndarray) -> PIL.Image.Image:
     """Colors of the object without the background that shines through its edge.
 
     Of each pixel, the mean colors of object and background about it are taken, and what their mixture leaves
@@ -80,30 +81,32 @@ def foreground_colors(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
     pass). Pixels with an opacity of 0 or 1, or further than half of `EDGE_WINDOW` from the edge, keep their color.
 
     Args:
-        picture: The picture, [H, W, 3], uint8.
+        picture: The picture, RGB.
         mask: Opacity, [H, W], float32, in [0, 1].
 
     Returns:
-        [H, W, 3], uint8.
+        RGB.
     """
     size_px = max(1, min(GUIDE_PX, max(mask.shape)) // 2)
     guide = _reduce(picture, size_px)
-    alpha = _reduce((mask * 255 + 0.5).astype(np.uint8)[:, :, None], size_px)
-    means = [_box_mean(weight * guide, MEANS_WINDOW) / (_box_mean(weight, MEANS_WINDOW) + 1e-4)
-             for weight in (alpha**2, (1 - alpha)**2)]  # Squared: pixels that are wholly one or the other count.
+    alpha = _reduce(PIL.Image.fromarray((mask * 255 + 0.5).astype(np.uint8)), size_px)
+    weights = np.concatenate([alpha, 1 - alpha])**2  # [2, h, w]. Squared: what is wholly one or the other counts.
+    sums = _box_mean(np.concatenate([weights, weights[0] * guide, weights[1] * guide]), MEANS_WINDOW)
+    means = sums[2:].reshape(2, *guide.shape) / (sums[:2, None] + 1e-4)
     mixed = (mask > 0) & (mask < 1) & _near_edge(mask >= 0.5, EDGE_WINDOW)
     places = np.flatnonzero(mixed)  # Few, and the only ones worked.
     opacity = mask.ravel()[places]
     fg, bg = np.split(_stretch_to(np.concatenate(means) * 255, mask.shape, places), 2)  # [3, M] each.
-    out = picture.reshape(-1, 3).copy()
-    unexplained = out[places].T - (bg + opacity * (fg - bg))
-    out[places] = (fg + opacity * unexplained + 0.5).clip(0, 255).astype(np.uint8).T
-    return out.reshape(picture.shape)
+    out = np.array(picture).reshape(-1)
+    channels = 3 * places + np.arange(3)[:, None]
+    unexplained = out[channels] - (bg + opacity * (fg - bg))
+    out[channels] = (fg + opacity * unexplained + 0.5).clip(0, 255).astype(np.uint8)
+    return PIL.Image.fromarray(out.reshape(*mask.shape, 3))
 
 
 def _near_edge(inside: np.ndarray, window: int) -> np.ndarray:
     """Whether the square window about each pixel has pixels both inside and outside; of and to [H, W], bool."""
-    kinds = np.where(inside, np.uint8(1), np.uint8(2))
+    kinds = 2 - inside.view(np.uint8)  # 1 is inside, 2 outside.
     for rows in (kinds, kinds.T):  # Views: one axis after the other.
         reach = 0
         while reach < window // 2:  # Each pixel knows those up to here on both sides, and so asks far ones for more.
@@ -135,20 +138,27 @@ def _guided_coefficients(guide: np.ndarray, mask: np.ndarray) -> tuple[np.ndarra
 
 
 def _box_mean(values: np.ndarray, window: int) -> np.ndarray:
-    """Mean over a square window about each pixel; of [..., h, w]."""
-    from scipy.ndimage import uniform_filter  # Takes long to import.
+    """Mean over a square window of odd side about each pixel, beyond the border the nearest pixel; of [C, h, w]."""
+    padded = F.pad(torch.from_numpy(values)[None], [window // 2] * 4, mode="replicate")[0]
+    return (_window_sums(_window_sums(padded, window, 1), window, 2) / window**2).numpy()
 
-    return uniform_filter(values, (*[1] * (values.ndim - 2), window, window), mode="nearest")
+
+def _window_sums(values: torch.Tensor, num: int, axis: int) -> torch.Tensor:
+    """Sum of each pixel and those behind it along an axis, num in all, in few additions: twice that of half as many."""
+    if num == 1:
+        return values
+    half, length = _window_sums(values, num // 2, axis), values.shape[axis] - num + 1
+    out = half.narrow(axis, 0, length) + half.narrow(axis, num // 2, length)
+    return out + values.narrow(axis, num - 1, length) if num % 2 else out
 
 
-def _reduce(pixels: np.ndarray, size_px: int) -> np.ndarray:
-    """[H, W, C] uint8 to [C, h, w] float32 in [0, 1], longer side size_px; not enlarged."""
-    height, width = pixels.shape[:2]
-    factor = min(1.0, size_px / max(height, width))
-    picture = PIL.Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[:, :, 0])
-    small = picture.resize((max(1, round(width * factor)), max(1, round(height * factor))), PIL.Image.Resampling.BOX,
-                           reducing_gap=1)  # First whole pixels are averaged, which is quick.
-    values = np.asarray(small, np.float32).reshape(small.height, small.width, -1)
+def _reduce(picture: PIL.Image.Image, size_px: int) -> np.ndarray:
+    """RGB or gray to [C, h, w] float32 in [0, 1], longer side size_px; not enlarged."""
+    factor = min(1.0, size_px / max(picture.size))
+    width, height = (max(1, round(side * factor)) for side in picture.size)
+    # First whole pixels are averaged, which is quick.
+    small = picture.resize((width, height), PIL.Image.Resampling.BOX, reducing_gap=1)
+    values = np.asarray(small, np.float32).reshape(height, width, -1)
     return np.ascontiguousarray(values.transpose(2, 0, 1)) / 255
 
 

@@ -73,7 +73,7 @@ def enlarge(drawn: Drawn, picture: PIL.Image.Image, sharp: bool, letterbox: bool
         box = inner_box(picture.size, resolution)
         drawn = Drawn(np.ascontiguousarray(drawn.mask[box.top:box.bottom, box.left:box.right]))
     if sharp and is_enlarged(picture.size, resolution):
-        mask = sharpen_mask(np.asarray(picture), drawn.mask, margin)
+        mask = sharpen_mask(picture, drawn.mask, margin)
     else:
         opacity = _stretch(drawn.mask[None], size).clamp(0, 1)
         if sharp:

@@ -83,7 +83,8 @@ def segment(model: str, images: str, outdir: str, device: str, flip: bool, refin
     for problem in outcome.failed.values():
         click.echo(f"Error: {problem}", err=True)
     sheet = Path(outdir) / runs.CONTACT_SHEET
-    click.echo(f"{outcome.done} pictures segmented, {outcome.skipped} were there already, {len(outcome.failed)} "
+    noun = "picture" if outcome.done == 1 else "pictures"
+    click.echo(f"{outcome.done} {noun} segmented, {outcome.skipped} were there already, {len(outcome.failed)} "
                f"failed{say_doubtful(outdir)}: {sheet if sheet.is_file() else outdir}", err=True)
     if (Path(outdir) / shard_manifest(part, done=True)).is_file():
         command = as_typed(shlex.join(["python", "invert.py", "merge", f"--outdir={outdir}"]))

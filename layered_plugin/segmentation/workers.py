@@ -83,7 +83,8 @@ def _finish(data: bytes, drawn: Drawn, how: Finish) -> Finished:
     for name, pixels in dict(backgrounds=result.bg, foregrounds=result.fg, reconstructions=result.composite).items():
         if pixels is not None:
             parts[name] = encode_png(PIL.Image.fromarray(pixels))
-    entry: dict[str, Any] = dict(width=picture.width, height=picture.height, coverage=round(float(inside.mean()), 4),
+    entry: dict[str, Any] = dict(width=picture.width, height=picture.height,
+                                 coverage=round(np.count_nonzero(inside) / inside.size, 4),
                                  confidence=round(result.confidence, 4))
     entry.update(bytes=len(data), crc32=zlib.crc32(data))  # To notice when it has changed.
     if result.confidence < how.min_confidence:
@@ -112,7 +113,7 @@ def task_executor(workers: int) -> Iterator[Executor]:
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(method)
     if method == "forkserver":
-        context.set_forkserver_preload(["__main__", __name__, "scipy.ndimage"])  # The last, for ``edges``: it is slow.
+        context.set_forkserver_preload(["__main__", __name__])
     pool = ProcessPoolExecutor(workers, context, _start_worker)
     try:
         yield pool

@@ -76,7 +76,7 @@ def test_bad_picture_is_named_the_others_done_and_the_exit_code_1(models, pictur
         assert f"{done} pictures segmented, {there} were there already, 1 failed" in result.stderr
     picture().save(pictures / "b.png")
     result = segment(models / "distill", pictures, tmp_path / "out")
-    assert result.exit_code == 0 and "1 pictures segmented, 2 were there already, 0 failed" in result.stderr
+    assert result.exit_code == 0 and "1 picture segmented, 2 were there already, 0 failed" in result.stderr
 
 
 def test_chunks_given_other_pictures_say_what_to_do(models, tmp_path):

@@ -25,3 +25,12 @@ def test_mask_takes_fewer_bytes_than_pillow_gives_it():
     usual = io.BytesIO()
     mask.save(usual, "png")
     assert len(encode_png(mask)) < usual.tell()
+
+
+def test_cut_out_takes_fewer_bytes_than_pillow_gives_it_at_the_quickest_level():
+    coarse = PIL.Image.fromarray(np.random.RandomState(0).randint(0, 256, [6, 8, 3], np.uint8))
+    cutout = coarse.resize((400, 300), Resampling.BICUBIC)
+    cutout.putalpha(coarse.convert("L").resize((400, 300)).point(lambda level: 255 * (level >= 128)))
+    usual = io.BytesIO()
+    cutout.save(usual, "png", compress_level=1)
+    assert len(encode_png(cutout)) < usual.tell()

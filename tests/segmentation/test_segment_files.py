@@ -122,7 +122,7 @@ def test_cutouts_have_the_objects_own_colors_and_hide_nothing(segment, models, o
     refinement = Refinement(sharp=sharp)
     segment(tmp_path / "pictures", refinement=refinement)
     (found,) = models["distill"]([one], refinement=refinement)
-    expected = foreground_colors(np.asarray(one), found.mask) if sharp else np.asarray(one)
+    expected = np.asarray(foreground_colors(one, found.mask) if sharp else one)
     assert np.array_equal(expected, np.asarray(one)) != sharp
     seen = found.mask >= 0.5
     assert 0 < seen.mean() < 1

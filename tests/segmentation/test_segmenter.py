@@ -132,7 +132,7 @@ def test_colors_correct_masks_and_edges_are_refined_from_twice_the_networks_side
         else:
             square = PIL.Image.fromarray(to_square(large, SIDE).transpose(1, 2, 0))
             (small,) = segmenter([square], refinement=DRAWN)
-            expected = sharpen_mask(np.asarray(large), small.mask, margin)
+            expected = sharpen_mask(large, small.mask, margin)
         np.testing.assert_allclose(sharp.mask, expected, atol=1e-5)
         assert np.abs(sharp.mask - plain.mask).max() > 0.01
 
