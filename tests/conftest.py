@@ -15,6 +15,7 @@ STATE = tempfile.TemporaryDirectory()  # Also of the processes that tests start:
 os.environ["XDG_STATE_HOME"] = STATE.name
 
 torch.set_num_threads(1)
+os.fsync = lambda _file: None  # No test cuts the power, and on a busy disk tests would wait most of the time.
 scene_variety.NUM_SCENES, scene_variety.STEPS = 10, 2  # Most runs of the tests have them drawn.
 torch.backends.cudnn.allow_tf32 = False  # PyTorch's default rounds the factors of float32 convolutions on a GPU.
 
