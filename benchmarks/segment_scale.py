@@ -8,12 +8,17 @@ output as JSON.
 
 import io
 import json
+import multiprocessing
 import os
+import subprocess
+import sys
 import tarfile
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +38,8 @@ from layered_plugin.segmentation.outputs import encode_png
 from layered_plugin.segmentation.segment_files import segment_files
 from layered_plugin.segmentation.segmenter import Segmenter
 from layered_plugin.segmentation.train_distilled import make_segmenting_unet
+
+ROOT = Path(__file__).resolve().parent.parent
 
 PER_SHARD = 1000
 
@@ -105,11 +112,11 @@ def usual_png(picture: PIL.Image.Image) -> bytes:
     return data.getvalue()
 
 
-def alone(source: Path, dest: Path, alpha: Path, encode: Callable[[PIL.Image.Image], bytes]) -> None:
-    """Decode the pictures and encode masks and cut-outs, those of an earlier run as alpha."""
+def alone(paths: list[Path], dest: Path, alpha: Path, encode: Callable[[PIL.Image.Image], bytes]) -> None:
+    """Decode pictures and encode masks and cut-outs, those of an earlier run as alpha."""
     for part in ("masks", "cutouts"):
-        (dest / part).mkdir(parents=True)
-    for path in sorted(source.iterdir()):
+        (dest / part).mkdir(parents=True, exist_ok=True)
+    for path in paths:
         picture = to_rgb(PIL.Image.open(io.BytesIO(path.read_bytes())))
         opacity = np.asarray(PIL.Image.open(alpha / "masks" / f"{path.stem}.png"))
         cutout = cut_out(picture, opacity, opacity, estimate=False)
@@ -136,8 +143,8 @@ def throughput(num: int, rounds: int, model: str | None) -> dict[str, Any]:
         pictures = stack.enter_context(closing(PictureSource(photos)))
         works: dict[str, Callable[[Path], Any]] = dict(
             segment=lambda dest: segment_files(segmenter, photos, dest),
-            alone=lambda dest: alone(photos, dest, first, encode_png),
-            alone_usual=lambda dest: alone(photos, dest, first, usual_png),
+            alone=lambda dest: alone(sorted(photos.iterdir()), dest, first, encode_png),
+            alone_usual=lambda dest: alone(sorted(photos.iterdir()), dest, first, usual_png),
             contact_sheet=lambda _dest: sheet_of_folder(first, pictures))
         cpu: dict[str, list[float]] = {name: [] for name in works}
         for idx in range(rounds):
@@ -156,6 +163,43 @@ def throughput(num: int, rounds: int, model: str | None) -> dict[str, Any]:
     return record
 
 
+def by_the_clock(num: int, rounds: int, model: str | None, workers: int) -> dict[str, Any]:
+    """Pictures a second of the command with so many workers, and of as many processes that decode and encode alone.
+
+    In turns; the start of all processes counts.
+    """
+    with tempfile.TemporaryDirectory() as temp:
+        folder = Path(model) if model is not None else make_model(Path(temp) / "model", 32)
+        photos = make_photos(Path(temp) / "photos", num)
+        paths, first = sorted(photos.iterdir()), Path(temp) / "first"
+
+        def segment(dest: Path) -> None:
+            subprocess.run([sys.executable, "invert.py", "segment", f"--model={folder}", f"--images={photos}",
+                            f"--outdir={dest}", "--device=cpu", f"--workers={workers}"], check=True, cwd=ROOT,
+                           stderr=subprocess.DEVNULL)
+
+        def only(encode: Callable[[PIL.Image.Image], bytes], dest: Path) -> None:
+            with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+                for task in [pool.submit(alone, paths[idx::workers], dest, first, encode) for idx in range(workers)]:
+                    task.result()
+
+        segment(first)
+        works: dict[str, Callable[[Path], None]] = dict(
+            segment=segment, alone=partial(only, encode_png), alone_usual=partial(only, usual_png))
+        rates: dict[str, list[float]] = {name: [] for name in works}
+        for idx in range(rounds):
+            for name, work in works.items():
+                start = time.monotonic()
+                work(Path(temp) / f"{name}{idx}")
+                rates[name].append(num / (time.monotonic() - start))
+    record: dict[str, Any] = dict(pictures=num, workers=workers, pictures_per_second={
+        name: float(np.median(values)) for name, values in rates.items()})
+    for name in ("alone", "alone_usual"):
+        shares = [ours / most for ours, most in zip(rates["segment"], rates[name], strict=True)]
+        record |= {f"share_of_{name}": float(np.median(shares)), f"share_of_{name}_range": [min(shares), max(shares)]}
+    return record
+
+
 @click.command()
 @click.option("--memory", "numbers", help="Numbers of pictures, multiples of --per-shard", metavar="N,N",
               default="10000,100000", show_default=True)
@@ -166,10 +210,12 @@ def throughput(num: int, rounds: int, model: str | None) -> dict[str, Any]:
               metavar="INT")
 @click.option("--photos", help="JPEGs of 500 pixels for the time, 0 = none", type=Whole(0), default=64,
               show_default=True, metavar="INT")
+@click.option("--clock", help="The same by the clock, with --workers processes", type=Whole(0), default=0,
+              show_default=True, metavar="INT")
 @click.option("--rounds", help="Paired rounds", type=Whole(1), default=3, show_default=True, metavar="INT")
 @click.option("--model", help="For the time  [default: random weights, whose masks are all edge]", metavar="RUN")
 @click.option("--workers", help="Of the command", type=Whole(0), default=2, show_default=True, metavar="INT")
-def main(numbers: str, photos: int, rounds: int, model: str | None, **how: int) -> None:
+def main(numbers: str, photos: int, clock: int, rounds: int, model: str | None, **how: int) -> None:
     """Measure memory by the number of pictures, and time against decoding and encoding alone.
 
     \b
@@ -181,6 +227,8 @@ def main(numbers: str, photos: int, rounds: int, model: str | None, **how: int) 
     record: dict[str, Any] = dict(cores=os.cpu_count())
     if photos:
         record["throughput"] = throughput(photos, rounds, model)
+    if clock:
+        record["clock"] = by_the_clock(clock, rounds, model, how["workers"])
     record["memory"] = [memory(int(num), **how) for num in numbers.split(",") if num]
     print(json.dumps(dict(record, **provenance("benchmarks.segment_scale")), indent=2))
 
