@@ -1,6 +1,7 @@
 """Shared set-up: the base on the path, one thread (two spin on busy cores), fixed seeds."""
 
 import os
+import signal
 import tempfile
 
 import numpy as np
@@ -15,6 +16,10 @@ STATE = tempfile.TemporaryDirectory()  # Also of the processes that tests start:
 os.environ["XDG_STATE_HOME"] = STATE.name
 
 torch.set_num_threads(1)
+# As from a terminal: Ctrl-C is ignored where `make test` runs in the background, SIGHUP under nohup.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 os.fsync = lambda _file: None  # No test cuts the power, and on a busy disk tests would wait most of the time.
 scene_variety.NUM_SCENES, scene_variety.STEPS = 10, 2  # Most runs of the tests have them drawn.
 torch.backends.cudnn.allow_tf32 = False  # PyTorch's default rounds the factors of float32 convolutions on a GPU.
