@@ -130,6 +130,11 @@ def mean_bytes(folder: Path) -> dict[str, float]:
             for part in ("masks", "cutouts")}
 
 
+def share_of(name: str, shares: list[float]) -> dict[str, Any]:
+    """Median and range over the rounds."""
+    return {f"share_of_{name}": float(np.median(shares)), f"share_of_{name}_range": [min(shares), max(shares)]}
+
+
 def throughput(num: int, rounds: int, model: str | None) -> dict[str, Any]:
     """CPU seconds a picture of segmenting and of decoding and encoding alone, in one process each, in turns.
 
@@ -157,9 +162,8 @@ def throughput(num: int, rounds: int, model: str | None) -> dict[str, Any]:
         pictures=num, cpu_ms_per_picture={name: 1e3 * float(np.median(values)) for name, values in cpu.items()},
         bytes=sizes)
     for name in ("alone", "alone_usual"):
-        ratios = [quick / (slow - sheet)
-                  for quick, slow, sheet in zip(cpu[name], cpu["segment"], cpu["contact_sheet"], strict=True)]
-        record |= {f"share_of_{name}": float(np.median(ratios)), f"share_of_{name}_range": [min(ratios), max(ratios)]}
+        record |= share_of(name, [quick / (slow - sheet) for quick, slow, sheet in zip(
+            cpu[name], cpu["segment"], cpu["contact_sheet"], strict=True)])
     return record
 
 
@@ -195,8 +199,7 @@ def by_the_clock(num: int, rounds: int, model: str | None, workers: int) -> dict
     record: dict[str, Any] = dict(pictures=num, workers=workers, pictures_per_second={
         name: float(np.median(values)) for name, values in rates.items()})
     for name in ("alone", "alone_usual"):
-        shares = [ours / most for ours, most in zip(rates["segment"], rates[name], strict=True)]
-        record |= {f"share_of_{name}": float(np.median(shares)), f"share_of_{name}_range": [min(shares), max(shares)]}
+        record |= share_of(name, [ours / most for ours, most in zip(rates["segment"], rates[name], strict=True)])
     return record
 
 
@@ -210,7 +213,7 @@ def by_the_clock(num: int, rounds: int, model: str | None, workers: int) -> dict
               metavar="INT")
 @click.option("--photos", help="JPEGs of 500 pixels for the time, 0 = none", type=Whole(0), default=64,
               show_default=True, metavar="INT")
-@click.option("--clock", help="The same by the clock, with --workers processes", type=Whole(0), default=0,
+@click.option("--clock", help="JPEGs for the time by the clock, 0 = none", type=Whole(0), default=0,
               show_default=True, metavar="INT")
 @click.option("--rounds", help="Paired rounds", type=Whole(1), default=3, show_default=True, metavar="INT")
 @click.option("--model", help="For the time  [default: random weights, whose masks are all edge]", metavar="RUN")
@@ -227,6 +230,8 @@ def main(numbers: str, photos: int, clock: int, rounds: int, model: str | None, 
     record: dict[str, Any] = dict(cores=os.cpu_count())
     if photos:
         record["throughput"] = throughput(photos, rounds, model)
+    if clock and not how["workers"]:
+        raise click.UsageError("--clock needs --workers of at least 1")
     if clock:
         record["clock"] = by_the_clock(clock, rounds, model, how["workers"])
     record["memory"] = [memory(int(num), **how) for num in numbers.split(",") if num]
