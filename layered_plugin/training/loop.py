@@ -15,7 +15,9 @@ from layered_plugin.base import BASE
 from layered_plugin.training import guards, phases, setup
 from layered_plugin.training.feed import Feed, endless_batches
 from layered_plugin.training.init_from import start_from_plain
-from layered_plugin.training.maintenance import Maintenance
+from layered_plugin.training.maintenance import Maintenance, Schedule
+from layered_plugin.training.metrics import SnapshotMetrics
+from layered_plugin.training.processes import Process
 from layered_plugin.training.state import TrainingState, restore_rng
 
 
@@ -108,17 +110,21 @@ def training_loop(
         return None
 
     # What is looked at, and in which order pictures come; the random states are set last.
+    process = Process(rank, num_gpus, device, random_seed)
+    schedule = Schedule(total_kimg, kimg_per_tick, image_snapshot_ticks, network_snapshot_ticks, snapshot_minutes)
     maintenance = Maintenance(
-        run, training_set, round(loss.shift * resolution), Path(run_dir), device, num_gpus, rank, random_seed,
-        batch_size, training_set_kwargs, metrics, fid_weights, total_kimg, kimg_per_tick, image_snapshot_ticks,
-        network_snapshot_ticks, snapshot_minutes, on_collapse, progress_fn, start_time)
+        run, process, schedule,
+        measure=SnapshotMetrics(metrics, fid_weights, training_set, training_set_kwargs, process),
+        training_set=training_set, training_set_kwargs=training_set_kwargs, run_dir=Path(run_dir),
+        shift_px=round(loss.shift * resolution), batch_size=batch_size, on_collapse=on_collapse,
+        progress_fn=progress_fn, start_time=start_time)
     if saved is None or has_grown:
         maintenance.save_first_pictures(new=saved is None)
     shown = setup.with_masks(training_set, masks_path, rank)
     batches = endless_batches(shown, data_loader_kwargs, batch_size, run.cur_nimg, rank, num_gpus, random_seed)
     feed = Feed(batches, resolution, fade, device, voters=1 if shown.preload() else num_gpus)
     if saved is not None:
-        restore_rng(saved, rank, num_gpus, random_seed, device)
+        restore_rng(saved, process)
     say(f"Training for {total_kimg} kimg, from kimg {run.cur_nimg / 1000:.1f}...")
     loss_stats = training_stats.Collector(regex="Loss/.*", keep_previous=False)
     with signals.StopRequest() as stop, maintenance:

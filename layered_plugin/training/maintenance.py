@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import PIL.Image
@@ -16,10 +16,21 @@ from layered_plugin import errors, grids, runs
 from layered_plugin.model import snapshots
 from layered_plugin.training import guards
 from layered_plugin.training.metrics import SnapshotMetrics
+from layered_plugin.training.processes import Process
 from layered_plugin.training.run_log import RunLog, tick_stats
 from layered_plugin.training.sample_view import SampleView
 from layered_plugin.training.scene_variety import SceneVariety
 from layered_plugin.training.state import TrainingState
+
+
+class Schedule(NamedTuple):
+    """How long a run is and how often what is written, as the parameters of the loop say it."""
+
+    total_kimg: float
+    kimg_per_tick: float
+    image_snapshot_ticks: int | None
+    network_snapshot_ticks: int | None
+    snapshot_minutes: float | None
 
 
 @dataclass
@@ -31,22 +42,14 @@ class Maintenance:
     """
 
     run: TrainingState
+    process: Process
+    schedule: Schedule
+    measure: SnapshotMetrics
     training_set: Any
+    training_set_kwargs: dict[str, Any]
     shift_px: int  # Largest shift of the shown scenes.
     run_dir: Path
-    device: torch.device
-    num_gpus: int
-    rank: int
-    random_seed: int
     batch_size: int
-    training_set_kwargs: dict[str, Any]
-    metrics: list[str]
-    fid_weights: str | None
-    total_kimg: float
-    kimg_per_tick: float
-    image_snapshot_ticks: int | None
-    network_snapshot_ticks: int | None
-    snapshot_minutes: float | None
     on_collapse: str
     progress_fn: Callable[[int, float], None] | None
     start_time: float  # When the training began, before its set-up.
@@ -54,20 +57,18 @@ class Maintenance:
     watch: guards.CollapseWatch = field(default_factory=guards.CollapseWatch)
 
     def __post_init__(self) -> None:
-        G, seed = self.run.G_ema, self.random_seed
-        self.view = SampleView(G, self.training_set, seed, self.shift_px) if self.rank == 0 else None
-        self.variety = SceneVariety(self.training_set, G.img_resolution, seed) if self.rank == 0 else None
-        self.measure = SnapshotMetrics(self.metrics, self.fid_weights, self.training_set, self.training_set_kwargs,
-                                       seed, self.num_gpus, self.rank, self.device)
+        G, rank, seed = self.run.G_ema, self.process.rank, self.process.seed
+        self.view = SampleView(G, self.training_set, seed, self.shift_px) if rank == 0 else None
+        self.variety = SceneVariety(self.training_set, G.img_resolution, seed) if rank == 0 else None
 
     def __enter__(self) -> None:
-        if self.rank == 0:
-            self.log = RunLog(self.run_dir, self.total_kimg, self.run.cur_nimg)
+        if self.process.rank == 0:
+            self.log = RunLog(self.run_dir, self.schedule.total_kimg, self.run.cur_nimg)
         self._stats = training_stats.Collector(regex=".*")
         self._begin_tick(since=self.start_time)
         self._saved_at = time.monotonic()
         if self.progress_fn is not None:
-            self.progress_fn(self.run.cur_nimg // 1000, self.total_kimg)
+            self.progress_fn(self.run.cur_nimg // 1000, self.schedule.total_kimg)
 
     def __exit__(self, kind: type[BaseException] | None, *_exc: object) -> None:
         if kind is not None and issubclass(kind, errors.PictureError):  # What was learnt before is worth keeping.
@@ -96,12 +97,12 @@ class Maintenance:
     def due(self) -> bool:
         """Whether a tick's pictures have been shown; the first step makes a tick by itself, as the host has it."""
         shown = self.run.cur_nimg - self._tick_start_nimg
-        return self.run.cur_tick == 0 or shown >= self.kimg_per_tick * 1000
+        return self.run.cur_tick == 0 or shown >= self.schedule.kimg_per_tick * 1000
 
     def overdue(self) -> bool:
         """Whether the last snapshot of this process is older than it may be, so that a tick comes early."""
-        age = time.monotonic() - self._saved_at
-        return self.snapshot_minutes is not None and age >= self.snapshot_minutes * 60
+        age, most = time.monotonic() - self._saved_at, self.schedule.snapshot_minutes
+        return most is not None and age >= most * 60
 
     def tick(self, ending: bool, save: bool = False) -> None:
         """Do what is due; at the end of a run everything is.
@@ -114,26 +115,26 @@ class Maintenance:
             errors.UserError: A loss was not finite in the tick.
             errors.CollapsedError: The layers stayed collapsed, and on_collapse is not "warn".
         """
-        run, end_time = self.run, time.time()
+        run, schedule, end_time = self.run, self.schedule, time.time()
         self._stats.update()
         stats = self._stats.as_dict()
         losses = {name: value for name, value in stats.items() if name.startswith("Loss/")}
         guards.check_finite(losses, "any", run.cur_nimg / 1000)
-        stats.update(tick_stats(run, self.device, self.start_time, self._tick_start_time, end_time,
+        stats.update(tick_stats(run, self.process.device, self.start_time, self._tick_start_time, end_time,
                                 run.cur_nimg - self._tick_start_nimg, self._maintenance_sec))
         if self.log is not None:
             self.log.tick(stats, run.cur_nimg)
         due_findings, lasting_findings = self.watch.update(stats, run.cur_nimg / 1000)
-        for text in due_findings if self.rank == 0 else []:
+        for text in due_findings if self.process.rank == 0 else []:
             print(f"WARNING: {text}")
 
         number = run.cur_tick
         run.cur_tick += 1
         G_shown = run.G_ema if run.fade is None else run.fade.baked(run.G_ema)
         pictures = {}
-        if self.view is not None and _is_due(self.image_snapshot_ticks, number, ending):
+        if self.view is not None and _is_due(schedule.image_snapshot_ticks, number, ending):
             pictures = self._save_pictures(self.view, G_shown)
-        if save or _is_due(self.network_snapshot_ticks, number, ending):
+        if save or _is_due(schedule.network_snapshot_ticks, number, ending):
             self._save_networks()
             stats.update(self.measure(G_shown, snapshots.snapshot_path(self.run_dir, run.cur_nimg)))
             self._saved_at = time.monotonic()
@@ -142,7 +143,7 @@ class Maintenance:
         if self.log is not None:
             self.log.write(stats, run.cur_nimg / 1000, {name: np.asarray(pic) for name, pic in pictures.items()})
         if self.progress_fn is not None:
-            self.progress_fn(run.cur_nimg // 1000, self.total_kimg)
+            self.progress_fn(run.cur_nimg // 1000, schedule.total_kimg)
         if lasting_findings and self.on_collapse != "warn" and not ending:
             raise errors.CollapsedError(f"at kimg {run.cur_nimg / 1000:.1f}: {'; '.join(lasting_findings)}")
         self._begin_tick(since=end_time)
@@ -161,11 +162,11 @@ class Maintenance:
     def _save_networks(self) -> None:
         """Snapshot, then training state."""
         run, kimg = self.run, self.run.cur_nimg // 1000
-        if self.num_gpus > 1:
+        if self.process.num_gpus > 1:
             for module in (run.G, run.D, run.G_ema):
                 misc.check_ddp_consistency(module, ignore_regex=r".*\.w_avg")
-        packed = run.pack(self.batch_size, self.num_gpus, self.device)
-        if self.rank == 0:
+        packed = run.pack(self.batch_size, self.process.num_gpus, self.process.device)
+        if self.process.rank == 0:
             _save_snapshot(snapshots.snapshot_path(self.run_dir, run.cur_nimg), run, self.training_set_kwargs)
             runs.save_training_state(self.run_dir, kimg, packed)
 

@@ -24,6 +24,7 @@ from layered_plugin.data.labels import Labels
 from layered_plugin.errors import ArgumentError, FidelityError, PictureError, raising
 from layered_plugin.files import append_line
 from layered_plugin.model.fidelity import Fidelity
+from layered_plugin.training.processes import Process
 
 NAME = re.compile(r"(fid|kid)([1-9]\d{0,3})k_full")
 
@@ -57,10 +58,7 @@ class SnapshotMetrics:
     fid_weights: str | None  # File of Inception's weights, for the bundled base.
     training_set: Any  # Labels of the scenes.
     training_set_kwargs: dict[str, Any]  # Real pictures, cropped as trained on.
-    seed: int  # Of the scenes.
-    num_gpus: int
-    rank: int
-    device: torch.device
+    process: Process  # This one, of those that measure together; scenes are by its seed.
 
     def __call__(self, G_ema: Any, snapshot_pkl: Path) -> dict[str, dict[str, float]]:
         """Statistics ``Metrics/NAME`` of a snapshot in the first process; empty in the others, which call it together.
@@ -73,35 +71,37 @@ class SnapshotMetrics:
         """
         if not self.names:
             return {}
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+        with torch.random.fork_rng(devices=[self.process.device] if self.process.device.type == "cuda" else []):
             values = (self._official if BASE.name == "official" else self._bundled)(G_ema, snapshot_pkl)
         return {f"Metrics/{name}": dict(num=1, mean=float(value), std=0.0) for name, value in values.items()}
 
     def _official(self, G_ema: Any, snapshot_pkl: Path) -> dict[str, float]:
         from metrics import metric_main
 
+        rank, num_gpus, device, _seed = self.process
         values: dict[str, float] = {}
         kwargs = dict(self.training_set_kwargs, resolution=G_ema.img_resolution)
         for name in self.names:
-            result = metric_main.calc_metric(metric=name, G=G_ema, dataset_kwargs=kwargs, num_gpus=self.num_gpus,
-                                             rank=self.rank, device=self.device)
-            if self.rank == 0:
+            result = metric_main.calc_metric(metric=name, G=G_ema, dataset_kwargs=kwargs, num_gpus=num_gpus,
+                                             rank=rank, device=device)
+            if rank == 0:
                 metric_main.report_metric(result, run_dir=str(snapshot_pkl.parent), snapshot_pkl=str(snapshot_pkl))
                 values.update(result["results"])
         return values
 
     def _bundled(self, G_ema: Any, snapshot_pkl: Path) -> dict[str, float]:
+        rank, num_gpus, device, seed = self.process
         values: dict[str, float] = {}
-        with others_wait(self.num_gpus):
-            for num in sorted({_split(name)[1] for name in self.names}) if self.rank == 0 else []:
+        with others_wait(num_gpus):
+            for num in sorted({_split(name)[1] for name in self.names}) if rank == 0 else []:
                 start_time = time.time()
                 real = PictureDataset(self.training_set_kwargs["path"], self.training_set_kwargs["size_px"],
                                       G_ema.img_resolution)
                 labels = Labels(G_ema.c_dim, self.training_set if G_ema.c_dim > 0 else None)
-                fidelity = Fidelity(self.fid_weights, device=self.device.type)
+                fidelity = Fidelity(self.fid_weights, device=device.type)
                 # Not the training's own, after which all processes save together.
                 with raising(FidelityError, "`metrics`", PictureError):
-                    scores = fidelity(G_ema, real, num, self.seed, labels=labels)
+                    scores = fidelity(G_ema, real, num, seed, labels=labels)
                 for name in self.names:
                     if _split(name)[1] == num:
                         values[name] = scores[_split(name)[0]]
@@ -112,7 +112,7 @@ class SnapshotMetrics:
         """Append a metric to its file, and print it, as upstream does."""
         line = json.dumps(dict(
             results={name: value}, metric=name, total_time=seconds, total_time_str=dnnlib.util.format_time(seconds),
-            num_gpus=self.num_gpus, snapshot_pkl=snapshot_pkl.name, timestamp=time.time()))
+            num_gpus=self.process.num_gpus, snapshot_pkl=snapshot_pkl.name, timestamp=time.time()))
         print(line)
         append_line(snapshot_pkl.parent / f"metric-{name}.jsonl", line)
 

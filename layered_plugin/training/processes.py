@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed
@@ -23,6 +23,15 @@ WAIT_ENV = "LAYERED_PLUGIN_WAIT_SECONDS"
 GLOO_WORDS = ("gloo", "caused pair closure")  # In what it says of a lost process; the second without its name.
 
 GRACE_SECONDS = 15  # What the other processes get to notice that one has died.
+
+
+class Process(NamedTuple):
+    """Which process of a run this is."""
+
+    rank: int
+    num_gpus: int  # Number of processes.
+    device: torch.device  # Of this one.
+    seed: int  # Of all random numbers, the same in all processes.
 
 
 def wait_limit() -> float:

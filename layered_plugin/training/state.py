@@ -9,6 +9,7 @@ import torch
 from layered_plugin.errors import CheckpointError, one_line
 from layered_plugin.training.fading import Fade
 from layered_plugin.training.phases import AdaSignal
+from layered_plugin.training.processes import Process
 
 
 @dataclass
@@ -109,8 +110,9 @@ def saved_resolution(saved: dict[str, Any]) -> int:
     return max((int(match[1]) for name in saved["D"] if (match := re.match(r"b(\d+)\.", name))), default=0)
 
 
-def restore_rng(saved: dict[str, Any], rank: int, num_gpus: int, seed: int, device: torch.device) -> None:
+def restore_rng(saved: dict[str, Any], process: Process) -> None:
     """Set PyTorch's generators to where this process's stood; for another number of processes, to new places."""
+    rank, num_gpus, device, seed = process
     if len(saved["rng"]) != num_gpus:
         torch.manual_seed(seed * num_gpus + rank + (saved["cur_nimg"] << 20))
         return
