@@ -24,7 +24,7 @@ from layered_plugin.segmentation.outputs import ArchiveOutput, FolderOutput, rea
 from layered_plugin.segmentation.pipeline import Item, Pipeline
 from layered_plugin.segmentation.segmenter import USUAL, Refinement, Segmenter
 from layered_plugin.segmentation.shares import Part, Shard, Targets
-from layered_plugin.segmentation.workers import Finish, task_executor
+from layered_plugin.segmentation.workers import Finish, task_executor, threads_beside
 
 GROUP_BYTES = 16 << 20  # A group of pictures ends early once its files have so many.
 WORTH_WORKERS = 200  # Fewer pictures are done before processes have started.
@@ -167,7 +167,7 @@ def _segment_listing(job: Job, part: Part, listing: Listing, label: str) -> Outc
         workers = job.workers if num >= WORTH_WORKERS else 0
         in_zip = part.archive is not None and part.archive.suffix == ".zip"
         groups = _groups(names, listed, job.batch, lambda name: _read(job.segmenter, source, name, in_zip))
-        with task_executor(workers) as tasks:
+        with task_executor(workers) as tasks, threads_beside(workers if job.segmenter.kind == "distill" else 0):
             pipeline = Pipeline(job.segmenter, job.refinement, job.how, source.cannot_read, tasks, workers)
             for name, result in progress(pipeline.run(groups), num, label):
                 if isinstance(result, str):

@@ -1,5 +1,6 @@
 """Many pictures: worker processes, archives in and out, shards of the work, kills; the bytes are those of one call."""
 
+import contextlib
 import io
 import json
 import os
@@ -10,12 +11,12 @@ import sys
 import tarfile
 import time
 import zipfile
-from contextlib import closing
 
 import numpy as np
 import PIL.Image
 import psutil
 import pytest
+import torch
 from click.testing import CliRunner
 from shell import ROOT
 from tiny_models import make_model, make_pictures, picture, zip_folder
@@ -25,6 +26,7 @@ from layered_plugin.data.mask_files import MaskFiles
 from layered_plugin.data.pictures import PictureSource
 from layered_plugin.errors import ArgumentError, ModelError, PictureError, UserError
 from layered_plugin.segmentation import outputs, segment_files, shares, workers
+from layered_plugin.segmentation.full_size import Drawn
 from layered_plugin.segmentation.merging import merge_shards
 from layered_plugin.segmentation.outputs import ArchiveOutput, FolderOutput
 from layered_plugin.segmentation.segmenter import Segmenter
@@ -63,7 +65,7 @@ def tar_folder(folder, path, mode="w"):
 
 
 def names_in(path):
-    with closing(PictureSource(path)) as source:
+    with contextlib.closing(PictureSource(path)) as source:
         return source.names
 
 
@@ -97,6 +99,28 @@ def test_workers_make_the_same_bytes(segment, folder, tmp_path, monkeypatch):
 def test_few_pictures_start_no_process(segment, folder, tmp_path, monkeypatch):
     monkeypatch.setattr(workers, "ProcessPoolExecutor", lambda *_args: pytest.fail("a process was started"))
     assert segment(folder, tmp_path / "out", workers=2).done == 13
+
+
+@pytest.mark.parametrize("kind, num, expected", [("distill", 2, 2), ("distill", 0, 8), ("encoder", 2, 8)])
+def test_network_of_little_work_leaves_the_cores_to_the_workers(segmenter, segment, folder, tmp_path, monkeypatch, kind,
+                                                                num, expected):
+    found = set()
+
+    def draw(squares, *_args):
+        found.add(torch.get_num_threads())
+        return [Drawn(np.zeros([16, 16], np.float32)) for _ in squares]
+
+    monkeypatch.setattr(segment_files, "WORTH_WORKERS", 1)
+    monkeypatch.setattr(segment_files, "task_executor", lambda _num: contextlib.nullcontext(workers.Here()))
+    monkeypatch.setattr(segmenter, "kind", kind)
+    monkeypatch.setattr(segmenter, "draw", draw)
+    before = torch.get_num_threads()
+    torch.set_num_threads(8)
+    try:
+        segment(folder, tmp_path / "out", workers=num)
+        assert (found, torch.get_num_threads()) == ({expected}, 8)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_worker_that_is_killed_is_an_error_with_a_remedy(segment, folder, tmp_path, monkeypatch):
@@ -193,7 +217,7 @@ def test_masks_in_an_archive_of_results_are_those_of_their_pictures(segment, fol
     segment(folder, tmp_path / "out", form=form)
     names, expected = names_in(folder), MaskFiles(tmp_path / "expected" / "masks")
     assert len(names) == 13 and "sub/a.b.png" in names
-    with closing(MaskFiles(tmp_path / "out" / masks)) as found:
+    with contextlib.closing(MaskFiles(tmp_path / "out" / masks)) as found:
         found.check_names(names, folder)
         for name in names:
             np.testing.assert_array_equal(found.read(name), expected.read(name))
