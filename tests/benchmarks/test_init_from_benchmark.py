@@ -31,6 +31,15 @@ def test_the_bar_is_both_measures_in_a_third_of_the_pictures(rows, kimg, passed)
     assert ("not reached" in text) == (kimg is None) and "| 0 | init | 2.0 |" in text
 
 
+def test_both_measures_at_each_level_by_the_first_snapshot_that_has_them():
+    outcome = init_from.compare(points((6, 0.95, 0.6), (12, 0.91, 0.7)), points((2, 0.84, 0.8), (4, 0.9, 0.69)))
+    assert outcome["levels"] == [[0.8, 2, 12], [0.85, None, 12], [0.9, None, 12], [0.92, None, None],
+                                 [0.94, None, None]]
+    text = init_from.table({}, {"0": outcome})
+    assert "IoU 0.80 with coverage 0.70: 2.0 kimg from the ordinary generator, 12.0 kimg from scratch" in text
+    assert "IoU 0.85 with coverage 0.70: never from the ordinary generator, 12.0 kimg from scratch" in text
+
+
 def test_ordinary_training_writes_an_ordinary_snapshot(tmp_path, process_as_before):
     data = tmp_path / "shapes.zip"
     shapes_command([f"--dest={data}", "--num=40", "--size=18", "--seed=0"], standalone_mode=False)
@@ -67,7 +76,9 @@ def test_whole_benchmark_with_the_commands_stood_in_for(tmp_path, monkeypatch):
     result = CliRunner().invoke(init_from.main, args)
     assert result.exit_code == 0, result.output
     record = json.loads(result.stdout)
-    assert record["outcomes"]["0"] == dict(goal=dict(iou=0.9, coverage=0.7), kimg=2.0, share=1 / 3, passed=True)
+    outcome = record["outcomes"]["0"]
+    assert outcome.pop("levels")[2:] == [[0.9, 2.0, 6.0], [0.92, None, None], [0.94, None, None]]
+    assert outcome == dict(goal=dict(iou=0.9, coverage=0.7), kimg=2.0, share=1 / 3, passed=True)
     trained = {Path(call[1]).name: call for call in calls if call[0] == "train_layered.py"}
     assert "--kimg=2" in trained["init"] and "--kimg=6" in trained["scratch"]
     assert any(arg.startswith("--init-from=") for arg in trained["init"]) and "--cbase=512" in trained["scratch"]
