@@ -27,10 +27,11 @@ SETTINGS = "segment.json"
 SETTINGS_RULE = fields(dict(model=text, threshold=number(0, 1), soft=flag), dict(
     flip=(flag, USUAL.flip), refine=(number(0, 10**9, whole=True), USUAL.refine), posterior=(flag, USUAL.posterior),
     sharp=(flag, USUAL.sharp), margin=(number(0, 0.5), 0.0), prior=(maybe(text), None),
+    weights=(maybe(text), None), prior_weights=(maybe(text), None),
     cutouts=(flag, True), min_confidence=(number(0, 1), 0.0), batch=(maybe(number(1, whole=True)), None),
     work=(maybe(fields(dict(num=number(0, whole=True), names=text))), None), images=(maybe(text), None)))
 
-UNKNOWN = dict(batch=None, work=None)  # In a folder of an earlier version.
+UNKNOWN = dict(batch=None, work=None, weights=None, prior_weights=None)  # In a folder of an earlier version.
 
 
 def read_settings(outdir: Path) -> dict[str, Any]:
@@ -76,6 +77,9 @@ def check_settings(outdir: Path, settings: Mapping[str, Any], names: Sequence[st
 
 
 def _difference(name: str, before: Any, now: Any) -> str:
+    if name in ("weights", "prior_weights"):
+        return (f"holds results of another training of the same {'model' if name == 'weights' else 'prior'}; choose "
+                "another `outdir`")
     if name != "work":
         return f"holds results with {name} = {before}, not {now}; choose another `outdir`"
     what = f"{before['num']} pictures or archives, and there are {now['num']} now" if before["num"] != now["num"] else \

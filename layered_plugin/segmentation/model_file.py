@@ -104,8 +104,10 @@ def _plain_name(value: Any, key: str) -> Any:
 
 
 def weights_hash(run: str | os.PathLike[str]) -> str:
-    """SHA-256 of a model's weights; CheckpointError if they can't be read, ModelError if there is no model."""
-    return pickle_hash(find_model(run) / WEIGHTS)
+    """SHA-256 of a model's weights, its chunks' too; CheckpointError if they can't be read, ModelError without a model."""
+    folder = find_model(run)
+    hashes = [pickle_hash(file) for file in (folder / WEIGHTS, *sorted(folder.glob("chunk-*.safetensors")))]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def start_from(E: Encoder, G: torch.nn.Module, run: str | os.PathLike[str], sha256: str | None = None) -> None:

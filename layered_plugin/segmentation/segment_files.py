@@ -20,6 +20,7 @@ from layered_plugin.runs import MANIFEST
 from layered_plugin.segmentation import shares
 from layered_plugin.segmentation.earlier import check_settings, has_results, is_whole, mark_there, same_archive
 from layered_plugin.segmentation.merging import sheet_of_folder
+from layered_plugin.segmentation.model_file import weights_hash
 from layered_plugin.segmentation.outputs import ArchiveOutput, FolderOutput, read_manifest
 from layered_plugin.segmentation.pipeline import Item, Pipeline
 from layered_plugin.segmentation.segmenter import USUAL, Refinement, Segmenter
@@ -81,6 +82,7 @@ def segment_files(segmenter: Segmenter, images: str | os.PathLike[str], outdir: 
     Raises:
         ArgumentError: An archive of results would take the place of a file that no call has written, or another call is
             writing the same results.
+        CheckpointError: The model's weights are there no more.
         ModelError: None of the pictures can be segmented by this model, or the folder holds results of another call.
         OSError: A file can't be written.
         PictureError: The pictures, or the manifest of an earlier call, can't be read.
@@ -89,9 +91,11 @@ def segment_files(segmenter: Segmenter, images: str | os.PathLike[str], outdir: 
     outdir, margin = Path(outdir), refinement.margin_for(segmenter)
     how = Finish(threshold, soft, cutouts, min_confidence, refinement.sharp, margin, segmenter.letterbox)
     job = Job(segmenter, refinement, how, batch, workers)
+    prior = refinement.prior
     settings = dict(model=str(segmenter.folder.resolve()), threshold=threshold, soft=soft, cutouts=cutouts, batch=batch,
                     min_confidence=min_confidence, images=os.path.abspath(images),
-                    **(refinement.record() | dict(margin=margin)))
+                    **(refinement.record() | dict(margin=margin)), weights=weights_hash(segmenter.folder),
+                    prior_weights=None if prior is None else weights_hash(prior.folder))
     if shares.is_pattern(str(images)):
         parts = shares.plan_parts(str(images), outdir, form, shares.WHOLE)
         check_settings(outdir, settings, [part.images.name for part in parts], shard, shares_folder=False)
