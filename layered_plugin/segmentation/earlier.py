@@ -142,6 +142,14 @@ def _change(source: PictureSource, entry: Entry, written: Callable[[Entry], int]
     return None if found == crc32 else f"{size} other bytes"
 
 
+def _is_touched(source: PictureSource, name: str, written: int) -> bool:
+    """Whether a picture's file was changed after results were written; not if it is gone."""
+    try:
+        return source.files.changed(name) >= written
+    except (OSError, KeyError):
+        return False
+
+
 def same_archive(part: Part) -> bool:
     """Whether an archive of a pattern is as large as when its results were made, and unchanged since; it stays shut."""
     before, now = next(read_manifest(part.manifest), {}).get("archive_bytes"), part.images.stat()
@@ -149,7 +157,9 @@ def same_archive(part: Part) -> bool:
 
 
 def is_whole(part: Part, source: PictureSource) -> bool:
-    """Whether an archive of results that is there has all of its part; if pictures were added, it is to be made anew.
+    """Whether an archive of results that is there has all of its part; else it is to be made anew.
+
+    It is not whole if pictures were added, or the file of one that failed has been changed since.
 
     ModelError if a picture has changed, or is gone, with whose result the archive would not be made anew.
     """
@@ -158,7 +168,7 @@ def is_whole(part: Part, source: PictureSource) -> bool:
     written = part.manifest.stat().st_mtime_ns
     if names == [entry["name"] for entry in entries]:
         mark_there(source, names, entries, lambda _entry: written, remedy)
-        return True
+        return not any(_is_touched(source, entry["name"], written) for entry in entries if "failed" in entry)
     if mark_there(source, source.names, entries, lambda _entry: written, remedy).count(1) < len(entries):
         raise ModelError(f"{part.archive}: holds results of pictures that {source.path} has no more; put them back, "
                          f"{remedy}, or choose another `outdir`")

@@ -288,6 +288,17 @@ def test_what_failed_is_said_again_of_a_finished_archive(segment, folder, tmp_pa
     assert second == (0, 12, first.failed)
 
 
+@pytest.mark.parametrize("images", ["pictures", "*.tar"])
+def test_an_archive_is_made_anew_once_what_failed_was_mended(segment, folder, tmp_path, images):
+    good = (folder / "05.png").read_bytes()
+    (folder / "05.png").write_bytes(b"no picture")
+    tar_folder(folder, tmp_path / "s.tar")
+    assert segment(tmp_path / images, tmp_path / "out", form="tar").failed.keys() == {"05.png"}
+    (folder / "05.png").write_bytes(good)
+    tar_folder(folder, tmp_path / "s.tar")
+    assert [segment(tmp_path / images, tmp_path / "out", form="tar") for _ in range(2)] == [(13, 0, {}), (0, 13, {})]
+
+
 def test_a_large_folder_goes_to_several_archives(segment, folder, tmp_path, monkeypatch):
     monkeypatch.setattr(shares, "PER_ARCHIVE", 6)
     segment(folder, tmp_path / "whole", form="tar")
