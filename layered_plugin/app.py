@@ -9,6 +9,7 @@ from typing import Any
 import click
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 import torch
 
 from layered_plugin import trust
@@ -84,14 +85,14 @@ def check_gradio() -> None:
 
 
 def segment(segmenter: Segmenter, picture: PIL.Image.Image | None) -> tuple[Any, Any, Any, str]:
-    """What the page shows of a picture of any size and mode; None = none was dropped.
+    """What the page shows of a picture of any size and mode, turned upright by its EXIF; None = none was dropped.
 
     Returns:
         Mask, gray; cut-out, transparent around the object; the background behind it, None without an encoder; a line.
     """
     if picture is None:
         return None, None, None, "Drop a picture first."
-    rgb = to_rgb(picture)
+    rgb = to_rgb(PIL.ImageOps.exif_transpose(picture))
     result = segmenter([rgb])[0]
     opacity = (result.mask * 255).round().astype(np.uint8)
     cutout = cut_out(rgb, result.mask, opacity, is_enlarged(rgb.size, segmenter.resolution))

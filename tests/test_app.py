@@ -50,6 +50,16 @@ def test_a_picture_gives_mask_cutout_and_confidence(runs):
     assert app.segment(segmenter, None)[:3] == (None, None, None)
 
 
+def test_a_picture_is_turned_upright_as_its_exif_says(runs, tmp_path):
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6  # Turned by 90 degrees.
+    picture(40, 30).save(tmp_path / "turned.jpg", exif=exif)
+    segmenter = Segmenter.load(runs[1], "cpu")
+    with PIL.Image.open(tmp_path / "turned.jpg") as turned:
+        mask, cutout, _, _ = app.segment(segmenter, turned)
+    assert mask.size == cutout.size == (40, 30)
+
+
 def test_scenes_are_those_of_the_seeds_and_their_objects_move(runs):
     G = load_snapshot(runs[0])["G_ema"]
     scenes = app.moved_scenes(G, 5, 0, 0)
