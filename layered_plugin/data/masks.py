@@ -24,10 +24,11 @@ def parse_values(text: str) -> Ranges:
     ranges: Ranges = []
     for part in text.split(","):
         numbers = re.fullmatch(r"(\d+)(?:(-)(\d*))?", part.strip())
-        if numbers is None:
+        first = int(numbers[1]) if numbers else math.inf
+        last = first if not numbers or not numbers[2] else float(numbers[3] or math.inf)
+        if numbers is None or last < first:
             raise ArgumentError(f"`mask_values` must be numbers and ranges such as 1,3-5 or 1-, got {text!r}")
-        first = int(numbers[1])
-        ranges.append((first, first if not numbers[2] else int(numbers[3]) if numbers[3] else math.inf))
+        ranges.append((first, last))
     return ranges
 
 

@@ -100,7 +100,7 @@ def test_values_may_be_without_an_end():
     assert (mask_opacity(PIL.Image.fromarray(levels(0, 1, 255)), parse_values("1-")) == np.where(OBJECT, 255, 0)).all()
 
 
-@pytest.mark.parametrize("text", ["", "a", "1,", "-3", "1--2", "1.5"])
+@pytest.mark.parametrize("text", ["", "a", "1,", "-3", "1--2", "1.5", "5-2", "1,5-2"])
 def test_other_values_are_refused(text):
     with pytest.raises(ArgumentError, match="`mask_values` must be numbers and ranges such as 1,3-5 or 1-, got"):
         parse_values(text)
