@@ -104,7 +104,7 @@ def _plain_name(value: Any, key: str) -> Any:
 
 
 def weights_hash(run: str | os.PathLike[str]) -> str:
-    """SHA-256 of a model's weights, its chunks' too; CheckpointError if they can't be read, ModelError without a model."""
+    """SHA-256 of a model's weights, with chunks; CheckpointError if they can't be read, ModelError without a model."""
     folder = find_model(run)
     hashes = [pickle_hash(file) for file in (folder / WEIGHTS, *sorted(folder.glob("chunk-*.safetensors")))]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
