@@ -89,7 +89,7 @@ class OnnxTeacher:
                      Exception, width=200):  # Those of onnxruntime have no other base.
             output = self._session.run([self._session.get_outputs()[0].name], {self._input: pixels})[0]
         output = np.asarray(output, np.float32)
-        if output.ndim < 2 or output.size != output.shape[-2] * output.shape[-1]:
+        if output.ndim < 2 or 1 in output.shape[-2:] or output.size != output.shape[-2] * output.shape[-1]:
             raise TeacherError(f"{self.path}: its first output is {list(output.shape)}, which is no mask [1, 1, S, S]")
         mask = output.reshape(output.shape[-2:])
         if np.isnan(mask).any():

@@ -34,13 +34,16 @@ class BatchSegmenter:
         flip: Average with the mirrored picture?
 
     Raises:
-        ArgumentError: It is a model of chunks, or the device is not there.
+        ArgumentError: It is a model of chunks, the device is not there, or a number is out of its range.
         ModelError: The model can't be used; the text names its file.
     """
 
     def __init__(self, model: str | os.PathLike[str], *, column: str = "bytes", device: str = "auto",
                  threshold: float = 0.5, soft: bool = False, cutouts: bool = True, min_confidence: float = 0.0,
                  sharp: bool = True, margin: float | None = None, flip: bool = False) -> None:
+        if not 0 < threshold < 1 or not 0 <= min_confidence <= 1:
+            raise ArgumentError(f"`threshold` must be between 0 and 1, `min_confidence` from 0 to 1; got {threshold}, "
+                                f"{min_confidence}")
         segmenter = Segmenter.load(model, device)
         if segmenter.kind == "chunks":
             raise ArgumentError(f"`model`: encoders of chunks know their own pictures alone: {segmenter.folder}")
@@ -49,6 +52,7 @@ class BatchSegmenter:
         self._kinds = [kind for kind in kinds if cutouts or kind != "cutouts"]
         self._fields = (*FIELDS, "error") if segmenter.kind == "encoder" else FIELDS
         refinement = Refinement(flip=flip, sharp=sharp, margin=margin)
+        refinement.check(segmenter)
         how = Finish(threshold, soft, cutouts, min_confidence, sharp, refinement.margin_for(segmenter),
                      segmenter.letterbox)
         self._pipeline = Pipeline(segmenter, refinement, how, lambda _name, reason: reason, Here(), workers=0)
@@ -64,7 +68,7 @@ class BatchSegmenter:
             also background, foreground and reconstruction), width, height, coverage, confidence, doubtful (of encoders
             also error). Where a picture can't be read they are None, and `failed` says why; else that is None.
         """
-        items = [Item(str(row), True, bytes(content)) for row, content in enumerate(batch[self._column])]
+        items = [Item(str(row), True, self._content(value)) for row, value in enumerate(batch[self._column])]
         names = [RESULTS[kind].removesuffix(".png") for kind in self._kinds]
         columns: dict[str, list[Any]] = {name: [] for name in (*names, *self._fields, "failed")}
         for _name, result in self._pipeline.run([items] if items else []):
@@ -76,6 +80,13 @@ class BatchSegmenter:
                 values.append(row.get(name))
         out = {name: values for name, values in batch.items() if name != self._column}
         return out | {name: _objects(values) for name, values in columns.items()}
+
+    def _content(self, value: Any) -> bytes | str:
+        """What a row has of a picture's file, or that it has none."""
+        try:
+            return bytes(memoryview(value))
+        except TypeError:
+            return f"{self._column} holds {type(value).__name__}, not the bytes of a file"
 
 
 def _objects(values: list[Any]) -> np.ndarray:

@@ -1,6 +1,7 @@
 """ONNX networks as teachers: what they are shown, what of their output is object, masks kept, misfits named."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import PIL.Image
@@ -115,6 +116,14 @@ def test_network_of_another_input_is_refused(tmp_path, network, size_px, text):
 def test_network_whose_output_is_no_mask_is_named(teacher):
     with pytest.raises(TeacherError, match=r"net\.onnx: its first output is \[1, 2, 16, 16\], which is no mask"):
         teacher(num_outputs=2)([picture()], ["a"])
+
+
+def test_scores_of_classes_are_no_mask(teacher, monkeypatch):
+    network = teacher()
+    monkeypatch.setattr(network, "_session", SimpleNamespace(
+        get_outputs=lambda: [SimpleNamespace(name="scores")], run=lambda *_args: [np.zeros([1, 3], np.float32)]))
+    with pytest.raises(TeacherError, match=r"net\.onnx: its first output is \[1, 3\], which is no mask"):
+        network([picture()], ["a"])
 
 
 def test_mask_that_is_not_a_number_is_refused_and_not_kept(teacher):

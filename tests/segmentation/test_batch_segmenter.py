@@ -49,6 +49,22 @@ def test_picture_that_can_not_be_read_is_none_and_says_why(tmp_path):
     assert list(rows["doubtful"]) == [True, None, True]
 
 
+@pytest.mark.parametrize("value, kind", [(None, "NoneType"), ("a.png", "str"), (7, "int")])
+def test_row_that_holds_no_file_is_none_and_says_so(tmp_path, value, kind):
+    batch = contents(make_pictures(tmp_path / "pictures"))
+    batch["bytes"][1] = value
+    rows = BatchSegmenter(make_model(tmp_path / "model"), device="cpu")(batch)
+    assert rows["mask"][1] is None and rows["failed"][1] == f"bytes holds {kind}, not the bytes of a file"
+    assert rows["failed"][0] is rows["failed"][2] is None and rows["mask"][2]
+
+
+@pytest.mark.parametrize("options", [dict(threshold=1), dict(threshold=0.0), dict(min_confidence=-0.1),
+                                     dict(min_confidence=7), dict(margin=7)])
+def test_numbers_out_of_their_range_are_refused(tmp_path, options):
+    with pytest.raises(ArgumentError, match=f"`{next(iter(options))}`"):
+        BatchSegmenter(make_model(tmp_path / "model"), device="cpu", **options)
+
+
 def test_batch_without_rows_has_the_columns(tmp_path):
     rows = BatchSegmenter(make_model(tmp_path / "model"), device="cpu")(dict(bytes=np.empty(0, object)))
     assert {"mask", "cutout", "failed"} <= rows.keys() and all(len(values) == 0 for values in rows.values())
