@@ -43,7 +43,8 @@ def find_snapshot(path: str | os.PathLike[str], choice: str = "latest") -> str:
     Args:
         path: Pickle, URL or run folder.
         choice: Of a run folder: ``latest``; ``best``, whose scenes were nearest to the real pictures
-            (``Variety/frechet`` of stats.jsonl; the latest if none was measured), said on stderr; or its kimg.
+            (``Variety/frechet`` of stats.jsonl; of a growing run at the largest resolution measured; the latest if none
+            was measured), said on stderr; or its kimg.
 
     Raises:
         CheckpointError: There is none.
@@ -65,7 +66,7 @@ def find_snapshot(path: str | os.PathLike[str], choice: str = "latest") -> str:
             raise CheckpointError(f"{path}: has no snapshot of kimg {choice}; those it has: "
                                   f"{', '.join(map(str, sorted(kimg_of.values())))}")
         return str(chosen[0])
-    distances = _snapshot_distances(path) if choice == "best" else {}
+    distances = _snapshot_distances(path, set(kimg_of.values())) if choice == "best" else {}
     measured = [file for file, kimg in kimg_of.items() if kimg in distances]
     if not measured:
         return str(max(kimg_of, key=kimg_of.__getitem__))
@@ -75,30 +76,35 @@ def find_snapshot(path: str | os.PathLike[str], choice: str = "latest") -> str:
     return str(nearest)
 
 
-def _snapshot_distances(run_dir: Path) -> dict[int, float]:
-    """Frechet distances by kimg; damaged lines count as not measured, which is said on stderr."""
+def _snapshot_distances(run_dir: Path, kimgs: set[int]) -> dict[int, float]:
+    """Frechet distances by kimg, out of kimgs; damaged lines count as not measured, which is said on stderr.
+
+    Those of the largest resolution alone: each stage of a growing run learns features of its own.
+    """
     path, distances, damaged = run_dir / STATS_FILE, {}, []
     for idx, line in enumerate(path.read_bytes().splitlines() if path.is_file() else [], start=1):
         where = f"{path}: line {idx}"
         try:
-            measured = check_fields(parse_json(line, where), _kimg_and_distance, where)
+            measured = check_fields(parse_json(line, where), _kimg_distance_and_side, where)
         except CheckpointError as err:
             damaged.append(str(err))
             continue
-        if measured is not None:
-            distances[int(measured[0])] = measured[1]
+        if measured is not None and int(measured[0]) in kimgs:
+            distances[int(measured[0])] = measured[1:]
     if damaged:
         print(f"NOTE: {one_line(damaged[0], 300)}; damaged lines, {len(damaged)} in all, count as not measured",
               file=sys.stderr)
-    return distances
+    largest = max((side for _distance, side in distances.values()), default=0)
+    return {kimg: distance for kimg, (distance, side) in distances.items() if side == largest}
 
 
-def _kimg_and_distance(row: Any, key: str) -> list[float] | None:
-    """Rule for a line of statistics: what it measured, None without a distance."""
+def _kimg_distance_and_side(row: Any, key: str) -> list[float] | None:
+    """Rule for a line of statistics: what it measured, None without a distance; 0 = a resolution that is not there."""
     if "Variety/frechet" not in anything(row, key):
         return None
-    return [number(0)(anything(row.get(name), name).get("mean"), f"{name}.mean")
-            for name in ("Progress/kimg", "Variety/frechet")]
+    return [number(0)(anything(row.get(name, default), name).get("mean"), f"{name}.mean")
+            for name, default in (("Progress/kimg", None), ("Variety/frechet", None),
+                                  ("Progress/resolution", dict(mean=0)))]
 
 
 def load_snapshot(path: str | os.PathLike[str], device: torch.device | str = "cpu",

@@ -148,6 +148,17 @@ def test_snapshot_of_a_run_is_the_nearest_to_the_real_pictures_the_latest_or_tha
         find_snapshot(run, "5")
 
 
+def test_snapshots_of_a_growing_run_are_compared_at_its_largest_resolution(tmp_path, capsys):
+    rows = []
+    for kimg, side, distance in [(4, 8, 0.1), (8, 16, 0.2), (12, 32, 0.9), (16, 32, 0.5)]:
+        (tmp_path / f"network-snapshot-{kimg:06d}.pkl").touch()
+        rows.append(json.dumps({"Progress/kimg": dict(mean=kimg), "Progress/resolution": dict(mean=side),
+                                "Variety/frechet": dict(mean=distance)}))
+    (tmp_path / "stats.jsonl").write_text("\n".join(rows))
+    assert Path(find_snapshot(tmp_path, "best")).name == "network-snapshot-000016.pkl"
+    assert "of 2 snapshots the nearest" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("line", [
     b"\xff", b"[" * 200_000, b"{damaged", b"[]", b"NaN",
     *(b'{"Progress/kimg": {"mean": %s}, "Variety/frechet": {"mean": %s}}' % pair for pair in (
