@@ -40,6 +40,7 @@ def setup_training_config(*, data, masks, gpus, snap, metrics, fid_weights, seed
     base, batch_gpu, mbstd, stages = _divide_batch(cfg, resolution, gpus, grow, grow_schedule, batch_gpu,
                                                    dict(kimg=kimg, batch=batch, gamma=gamma, lr=lr,
                                                         map_depth=map_depth))
+    check_path_length(pl_weight, [batch_gpu, *(stage["batch_gpu"] for stage in stages)])
     if mask_overlap_weight > 0 and objects == 1:
         raise ArgumentError(f"`mask_overlap_weight`={mask_overlap_weight:g} needs `objects` of at least 2, got 1")
     device_name, half, block = _choose_precision(device_name, gpus, precision, fp32, nhwc)
@@ -111,6 +112,10 @@ def check_together(opts: dict[str, Any], given: set[str]) -> None:
         raise ArgumentError(f"`masks` go with `aug`=noaug alone, got {opts['aug']}")
     if opts["masks"] is not None and opts["init_from"] not in (None, "noresume"):
         raise ArgumentError("`masks` need a discriminator that sees them, and that of `init_from` does not")
+    for name, off in (("mask_floor", 0), ("mask_max", 1)):
+        if name in given and opts[name] != off and opts["mask_size_weight"] == 0:
+            raise ArgumentError(f"`{name}` is weighted by `mask_size_weight`, which is 0"
+                                f"{' beside `masks`' if opts['masks'] is not None else ''}; give that as well")
     for name in ("kimg", "batch"):
         if opts["grow_schedule"] is not None and name in given:
             raise ArgumentError(f"`{name}` stands in `grow_schedule`; leave it out, or use `grow` without one")
@@ -121,6 +126,13 @@ def check_together(opts: dict[str, Any], given: set[str]) -> None:
                             "rate of each stage")
     if opts["freezed"]:
         raise ArgumentError("`freezed` is for transfer learning; a growing discriminator has no fixed first layers")
+
+
+def check_path_length(pl_weight: float, batches: list[int]) -> None:
+    """Refuse path length, which takes half of each round, where a round has a single picture (ArgumentError)."""
+    if pl_weight > 0 and min(batches) < 2:
+        raise ArgumentError("`pl_weight` needs `batch_gpu` of at least 2: path length takes half of the pictures of a "
+                            f"process and round, got {min(batches)}")
 
 
 def _resume_name(resume: str | None) -> str:

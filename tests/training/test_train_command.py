@@ -293,6 +293,10 @@ def test_resume_takes_upstreams_names(data, monkeypatch, name, file, in_name):
     (["--gan-loss=wgan-gp", "--gamma=1"], "--gamma is R1's weight, which --gan-loss=wgan-gp has not; see --gp-weight"),
     (["--gp-weight=1"], "--gp-weight needs --gan-loss=wgan-gp"),
     (["--drift-weight=0", "--gan-loss=logistic"], "--drift-weight needs --gan-loss=wgan-gp"),
+    (["--pl-weight=2", "--batch-gpu=1"], "--pl-weight needs --batch-gpu of at least 2"),
+    (["--pl-weight=2", "--batch=8", "--batch-gpu=1", "--grow"], "--pl-weight needs --batch-gpu of at least 2"),
+    (["--mask-floor=0.4", "--mask-size-weight=0"], "--mask-floor is weighted by --mask-size-weight, which is 0; give"),
+    (["--mask-max=0.6", "--mask-size-weight=0"], "--mask-max is weighted by --mask-size-weight, which is 0; give"),
 ])
 def test_wrong_option_is_named_with_its_rule(data, args, words):
     result = invoke("--outdir=out", f"--data={data}", "-n", *args)
