@@ -5,6 +5,9 @@ PY := $(VENV)/bin/python
 JOBS ?= 3
 INSTALLED := $(VENV)/.installed
 
+# Hundreds of processes that tests start would else compile each module anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help demo test install audit clean
 
 help:  # List the targets.
