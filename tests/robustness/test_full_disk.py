@@ -141,13 +141,14 @@ def test_run_without_room_for_its_first_file_leaves_no_folder_and_names_none(tmp
 
 
 def test_segmenting_without_room_goes_on_when_there_is_some(tmp_path):
-    model, images = make_model(tmp_path / "model"), make_pictures(tmp_path / "images")
+    model = make_model(tmp_path / "model")
+    images = make_pictures(tmp_path / "images", [f"{idx:02d}.png" for idx in range(12)])
     args = ["segment", f"--model={model}", f"--images={images}", f"--outdir={tmp_path}/out", "--device=cpu"]
-    with room(500):
+    with room(1000):  # Enough for segment.json, not for the manifest.
         line = invoke(invert.main, *args)
     assert "--outdir: can't write to" in line and "make room, and give the same command again" in line
     assert CliRunner().invoke(invert.main, args).exit_code == 0
-    assert len((tmp_path / "out/manifest.jsonl").read_text().splitlines()) == 3
+    assert len((tmp_path / "out/manifest.jsonl").read_text().splitlines()) == 12
 
 
 # Limits at which the system says no within a mask, a cut-out, an archive's end and a manifest.
