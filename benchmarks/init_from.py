@@ -20,7 +20,7 @@ from layered_plugin.progress import progress
 
 MEASURES = ("iou", "coverage")
 SHARE = 1 / 3  # Of the pictures from scratch that the start may need.
-LEVELS, VARIED = (0.80, 0.85, 0.90, 0.92, 0.94), 0.70  # Of IoU, and the coverage that has to come with it.
+LEVELS, COVERAGE = (0.80, 0.85, 0.90, 0.92, 0.94), 0.70  # Of IoU, and the coverage that has to come with it.
 
 
 def score(network: str, kept: Path, shell: Shell, num: int, judge: str, data: str, masks: str) -> dict[str, Any]:
@@ -56,12 +56,12 @@ def compare(scratch: list[dict[str, Any]], init: list[dict[str, Any]]) -> dict[s
     Returns:
         `goal`: the last values from scratch; `kimg`: of the first snapshot of `init` with both at least as large, None
         if there is none; `share` of the pictures from scratch; `passed`: is it at most a third? `levels`: of the first
-        snapshots of both with each of `LEVELS` and a coverage of `VARIED`, [IoU, kimg of init, kimg from scratch].
+        snapshots of both with each of `LEVELS` and a coverage of `COVERAGE`, [IoU, kimg of init, kimg from scratch].
     """
     goal = {name: scratch[-1][name] for name in MEASURES}
     first = first_with(init, **goal)
     share = None if first is None else first / scratch[-1]["kimg"]
-    levels = [[iou, first_with(init, iou, VARIED), first_with(scratch, iou, VARIED)] for iou in LEVELS]
+    levels = [[iou, first_with(init, iou, COVERAGE), first_with(scratch, iou, COVERAGE)] for iou in LEVELS]
     return dict(goal=goal, kimg=first, share=share, passed=share is not None and share <= SHARE + 1e-6, levels=levels)
 
 
@@ -77,7 +77,7 @@ def table(curves: dict[str, dict[str, list[dict[str, Any]]]], outcomes: dict[str
                    if outcome["kimg"] is not None else "not reached")
         lines.append(f"\nSeed {seed}: IoU {outcome['goal']['iou']:.3f} and coverage "
                      f"{outcome['goal']['coverage']:.3f} of the run from scratch: {reached}")
-        lines += [f"IoU {iou:.2f} with coverage {VARIED:.2f}: {_kimg(init)} from the ordinary generator, "
+        lines += [f"IoU {iou:.2f} with coverage {COVERAGE:.2f}: {_kimg(init)} from the ordinary generator, "
                   f"{_kimg(scratch)} from scratch" for iou, init, scratch in outcome["levels"]]
     return "\n".join(lines)
 

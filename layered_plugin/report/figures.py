@@ -33,7 +33,8 @@ NO_TERMS = ("step", "seconds", "images_per_sec", *SHARES)
 GAN_CHARTS: tuple[tuple[str, tuple[str, str] | None, dict[str, str]], ...] = (
     ("Loss", None, {"generator": "Loss/G/loss", "discriminator": "Loss/D/loss"}),
     ("Mask coverage", ("costs nothing above", "mask_min"),
-     {"coverage": "Layers/coverage", "along the border": "Layers/border"}),
+     {"coverage": "Layers/coverage", "along the border": "Layers/border",
+      "in the middle": "Layers/center"}),
     ("Mask losses", None, {"size": "Loss/mask/size", "binarisation": "Loss/mask/binary",
                            "border": "Loss/mask/border"}),
     ("Layers, share", None, {"binary pixels": "Layers/binarity", "empty masks": "Layers/all_bg",

@@ -98,7 +98,7 @@ def _finish(data: bytes, drawn: Drawn, how: Finish) -> Finished:
 def threads_beside(workers: int) -> Iterator[None]:
     """Compute in this process with a quarter of its threads while so many others are busy, in whose way they would be.
 
-    A network that draws masks of 64x64 pixels has a sixth of the work.
+    For a network that takes a small part of the work (docs/scaling.md has how small).
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, threads // 4) if workers else threads)

@@ -43,6 +43,9 @@ def find_collapse(stats: Mapping[str, Mapping[str, float]]) -> list[str]:
         findings.append("the mask is denser along the border than inside, so the objects are probably in the "
                         "background layer: start a new run with --mask-border-weight=1 --mask-size-weight=10, or "
                         "another --seed, and a --shift above 0")
+    elif mean("center") < mean("coverage") / 2:
+        findings.append("the mask leaves out the middle of the picture, so the objects are probably in the background "
+                        "layer: start a new run with another --seed")
     if mean("difference") < 0.02:
         findings.append("foreground and background are the same picture: start a new run with another --seed and a "
                         "--shift above 0")

@@ -175,16 +175,18 @@ class LayeredLoss(StyleGAN2Loss):
 def report_layers(layers: Layers) -> None:
     """Report what tells a healthy mask from a collapsed one, as training statistics ``Layers/...``.
 
-    ``coverage``: mean mask. ``border``: mean mask along the outermost pixels. ``binarity``: share of mask pixels
-    outside [0.1, 0.9]. ``all_bg``, ``all_fg``: share of scenes with a mask that covers less than 1 % or more than
-    99 %. ``mask_variation``: standard deviation of a mask pixel over the batch, averaged over the pixels: 0 = the
-    same mask for every z; left out for a single scene. ``difference``: mean absolute difference between foreground
-    and background. Means are over all objects.
+    ``coverage``: mean mask. ``border``: mean mask along the outermost pixels. ``center``: mean mask over the middle
+    half of each side. ``binarity``: share of mask pixels outside [0.1, 0.9]. ``all_bg``, ``all_fg``: share of scenes
+    with a mask that covers less than 1 % or more than 99 %. ``mask_variation``: standard deviation of a mask pixel
+    over the batch, averaged over the pixels: 0 = the same mask for every z; left out for a single scene.
+    ``difference``: mean absolute difference between foreground and background. Means are over all objects.
     """
     mask = layers.mask
     coverage = mask.mean(dim=[2, 3])  # [N, K]
     training_stats.report("Layers/coverage", coverage)
     training_stats.report("Layers/border", mask_border_loss(mask))
+    top, left = mask.shape[2] // 4, mask.shape[3] // 4
+    training_stats.report("Layers/center", mask[:, :, top:-top, left:-left])
     training_stats.report("Layers/binarity", ((mask < 0.1) | (mask > 0.9)).float().mean(dim=[2, 3]))
     training_stats.report("Layers/all_bg", (coverage < 0.01).any(dim=1).float())
     training_stats.report("Layers/all_fg", (coverage > 0.99).any(dim=1).float())

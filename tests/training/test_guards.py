@@ -13,7 +13,8 @@ from layered_plugin.training import presets
 from layered_plugin.training.guards import CollapseWatch, check_finite, find_collapse
 from layered_plugin.training.phases import ramp
 
-HEALTHY = dict(coverage=0.25, border=0.05, binarity=0.9, all_bg=0.0, all_fg=0.0, mask_variation=0.3, difference=0.5)
+HEALTHY = dict(coverage=0.25, border=0.05, center=0.6, binarity=0.9, all_bg=0.0, all_fg=0.0, mask_variation=0.3,
+               difference=0.5)
 
 
 def stats(**changes):
@@ -25,6 +26,7 @@ def stats(**changes):
     (dict(all_fg=1.0, coverage=1.0, border=1.0), "covers everything"),
     (dict(mask_variation=0.001), "same for every z"),
     (dict(border=0.8, coverage=0.6), "objects are probably in the background"),
+    (dict(border=0.002, coverage=0.24, center=0.01), "leaves out the middle"),  # With a border term, which hides it.
     (dict(difference=0.001), "same picture"),
 ])
 def test_each_collapse_is_found_with_a_remedy(changes, words):
@@ -33,7 +35,7 @@ def test_each_collapse_is_found_with_a_remedy(changes, words):
 
 
 @pytest.mark.parametrize("changes", [dict(all_bg=1.0), dict(all_fg=1.0), dict(mask_variation=0.0), dict(border=1.0),
-                                     dict(difference=0.0)])
+                                     dict(center=0.0), dict(difference=0.0)])
 def test_remedies_are_options_of_a_new_run(changes):
     """A resumed run keeps these options; and --gan-loss=wgan-gp refuses --gamma."""
     (text,) = find_collapse(stats(**changes))

@@ -224,7 +224,7 @@ def test_reported_layer_statistics_match_their_definitions():
     report_layers(Layers(torch.zeros(3, 3, 4, 4), torch.full([3, 3, 4, 4], 0.25), mask))
     collector.update()
     expected_variation = mask.std(dim=0, unbiased=False).mean().item()
-    expected = {"coverage": (0 + 1 + 0.125) / 3, "border": 1 / 3, "all_bg": 1 / 3, "all_fg": 1 / 3,
+    expected = {"coverage": (0 + 1 + 0.125) / 3, "border": 1 / 3, "center": 1.5 / 3, "all_bg": 1 / 3, "all_fg": 1 / 3,
                 "binarity": (1 + 1 + 0.75) / 3, "difference": 0.25}
     for name, value in expected.items():
         assert collector.mean(f"Layers/{name}") == pytest.approx(value, abs=1e-6), name

@@ -60,8 +60,7 @@ FACTOR = 10
 def write_module(tmp_path: Path, monkeypatch):
     """Return a function that writes a module, imports it, and forgets it after the test."""
     monkeypatch.syspath_prepend(str(tmp_path))
-
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # Sources that change within a second would not be compiled.
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # Of a source that changes within a second it would be old.
 
     def write(text: str = _SOURCE, name: str = "persistent_example"):
         (tmp_path / f"{name}.py").write_text(text)
