@@ -27,18 +27,20 @@ DEFAULTS: dict[str, Any] = {"shift": 0.125, "bg-jitter": 0, "crop": 1, "generato
 
 
 class Base(NamedTuple):
-    """Weights of the mask losses that all settings share; (f) multiplies the second by five, as the paper does."""
+    """Weights of the mask losses that all settings share; (f) multiplies the last by five, as the paper does."""
 
     border: float
+    center: float
     size: float  # gamma_1
 
 
-BASES = {"demo": Base(DEMO["mask_border_weight"], DEMO["mask_size_weight"]), "paper-losses": Base(0, 2)}
+BASES = {"demo": Base(*(DEMO[f"mask_{name}_weight"] for name in Base._fields)), "paper-losses": Base(0, 0, 2)}
 SETTINGS: dict[str, dict[str, Any]] = {  # What differs from (a).
     "a": {}, "b": {"shift": 0}, "c": {"shift": 0.25}, "d": {"bg-jitter": 0.3}, "e": {"crop": 0}, "f": {},
     "g": {"generator": "single"},
 }
-STUDY = {"outdir", "data", "cfg", "kimg", "seed", "resume", "mask-border-weight", "mask-size-weight", *DEFAULTS}
+STUDY = {"outdir", "data", "cfg", "kimg", "seed", "resume", *(f"mask-{name}-weight" for name in Base._fields),
+         *DEFAULTS}
 
 
 def train_options(base: str, setting: str) -> list[str]:
@@ -48,8 +50,8 @@ def train_options(base: str, setting: str) -> list[str]:
         base: Name out of ``BASES``.
         setting: Letter out of ``SETTINGS``.
     """
-    size = BASES[base].size * (5 if setting == "f" else 1)
-    options = {"mask-border-weight": BASES[base].border, "mask-size-weight": size, **DEFAULTS, **SETTINGS[setting]}
+    weights = BASES[base]._replace(size=BASES[base].size * (5 if setting == "f" else 1))._asdict()
+    options = {**{f"mask-{name}-weight": weight for name, weight in weights.items()}, **DEFAULTS, **SETTINGS[setting]}
     return [f"--{name}={value:g}" if isinstance(value, int | float) else f"--{name}={value}"
             for name, value in options.items()]
 

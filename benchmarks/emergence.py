@@ -19,7 +19,7 @@ from layered_plugin.command_line import Number, Whole
 from layered_plugin.training.presets import LAYERED
 
 DEMO = LAYERED["demo"]
-PAPER = ["--mask-border-weight=0", "--mask-size-weight=2"]
+PAPER = ["--mask-border-weight=0", "--mask-center-weight=0", "--mask-size-weight=2"]
 SETTINGS = {
     "default": [],
     "no-shift": ["--shift=0"],

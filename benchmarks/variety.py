@@ -39,7 +39,7 @@ FREED = ["--shift=0.125:0.06", "--mask-border-weight=1:0.3"]
 SETTINGS: dict[str, list[str]] = {  # Beside --cfg=demo. An option that is given twice has its last value.
     "demo": [],
     "preset": ["--cfg=varied"],
-    "paper": [*WIDE, "--mask-size-weight=2", "--mask-border-weight=0"],
+    "paper": [*WIDE, "--mask-size-weight=2", "--mask-border-weight=0", "--mask-center-weight=0"],
     "none": WIDE,
     "batch": [*WIDE, *BATCH],
     "no-floor": [*WIDE, *BATCH, "--mask-variety=0.55"],

@@ -1,4 +1,4 @@
-"""What keeps a mask large enough, binary, off the border and apart from other masks.
+"""What keeps a mask large enough, binary, off the border, in the middle and apart from other masks.
 
 Section 3.2 of the paper: equations 3 and 4; the others are ours. Masks are opacities [N, K, H, W], in [0, 1], of K
 objects in N scenes, each object with terms of its own; another number of dimensions is a ValueError there.
@@ -82,6 +82,26 @@ def mask_border_loss(mask: torch.Tensor) -> torch.Tensor:
     _check_mask(mask)
     ring = [mask[:, :, 0], mask[:, :, -1], mask[:, :, 1:-1, 0], mask[:, :, 1:-1, -1]]
     return torch.cat(ring, dim=2).mean(dim=2)
+
+
+def mask_center_loss(mask: torch.Tensor) -> torch.Tensor:
+    """Penalize batches whose masks leave out the middle of the picture; ours, not the paper's.
+
+    Where a generator draws the objects into the background, its masks are pieces of ground beside them. They can keep
+    off the border, so that the term for it does not tell. Objects are in the middle more often than elsewhere.
+
+    Returns:
+        Hinge of the batch, a scalar in [0, 1]: how far the mean mask of all objects over the middle half of each side
+        is below that over the whole picture; zero for any batch whose masks are as dense in the middle or denser.
+    """
+    _check_mask(mask)
+    return (mask.mean() - middle_of(mask).mean()).clamp(min=0)
+
+
+def middle_of(mask: torch.Tensor) -> torch.Tensor:
+    """The middle half of each side, [N, K, H / 2, W / 2] of [N, K, H, W], H and W at least 4."""
+    top, left = mask.shape[2] // 4, mask.shape[3] // 4
+    return mask[:, :, top:-top, left:-left]
 
 
 def mask_overlap_loss(mask: torch.Tensor) -> torch.Tensor:

@@ -88,7 +88,8 @@ def gan_facts(gan: GanRun) -> list[Fact]:
         "processes": opts.get("num_gpus"), "base": shown_options(gan).get("base"),
         "largest shift": loss.get("shift"), "mask coverage that costs nothing": loss.get("mask_min"),
         "weight of mask size": loss.get("mask_size_weight"), "weight of binarisation": loss.get("mask_binary_weight"),
-        "weight of the border": loss.get("mask_border_weight"), "contrast jitter": loss.get("bg_jitter")}
+        "weight of the border": loss.get("mask_border_weight"), "weight of the middle": loss.get("mask_center_weight"),
+        "contrast jitter": loss.get("bg_jitter")}
     return [(name, str(value)) for name, value in facts.items() if value is not None]
 
 

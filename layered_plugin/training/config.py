@@ -20,11 +20,11 @@ from layered_plugin.training.metrics import choose_metrics
 def setup_training_config(*, data, masks, gpus, snap, metrics, fid_weights, seed, cond, subset, mirror, cfg, gamma,
                           kimg, batch, aug, p, target, augpipe, resume, freezed, fp32, nhwc, nobench, allow_tf32,
                           workers, shift, mask_min, mask_size_weight, mask_binary_weight, mask_border_weight,
-                          mask_overlap_weight, bg_jitter, mask_size_over, mask_floor, mask_max, mask_variety,
-                          mask_variety_weight, range_weight, crop, objects, generator, mapping, resolution, device_name,
-                          precision, batch_gpu, pl_weight, style_mix, cbase, cmax, w_dim, map_depth, lr, d_lr, tick,
-                          snap_minutes, on_collapse, gan_loss, gp_weight, drift_weight, grow, grow_schedule,
-                          init_from) -> tuple[str, dict[str, Any]]:
+                          mask_center_weight, mask_overlap_weight, bg_jitter, mask_size_over, mask_floor, mask_max,
+                          mask_variety, mask_variety_weight, range_weight, crop, objects, generator, mapping,
+                          resolution, device_name, precision, batch_gpu, pl_weight, style_mix, cbase, cmax, w_dim,
+                          map_depth, lr, d_lr, tick, snap_minutes, on_collapse, gan_loss, gp_weight, drift_weight, grow,
+                          grow_schedule, init_from) -> tuple[str, dict[str, Any]]:
     """Turn option values into the parameters of ``training_loop``.
 
     Returns:
@@ -74,9 +74,10 @@ def setup_training_config(*, data, masks, gpus, snap, metrics, fid_weights, seed
                                                         **presets.AUGPIPES[augpipe or "bgc"]),
         loss_kwargs=dict(gan_loss_kwargs, pl_weight=pl_weight, style_mixing_prob=style_mix, shift=shift,
                          mask_min=mask_min, mask_size_weight=mask_size_weight, mask_binary_weight=mask_binary_weight,
-                         mask_border_weight=mask_border_weight, mask_overlap_weight=mask_overlap_weight,
-                         bg_jitter=bg_jitter, mask_size_over=mask_size_over, mask_floor=mask_floor, mask_max=mask_max,
-                         mask_variety=mask_variety, mask_variety_weight=mask_variety_weight, range_weight=range_weight,
+                         mask_border_weight=mask_border_weight, mask_center_weight=mask_center_weight,
+                         mask_overlap_weight=mask_overlap_weight, bg_jitter=bg_jitter, mask_size_over=mask_size_over,
+                         mask_floor=mask_floor, mask_max=mask_max, mask_variety=mask_variety,
+                         mask_variety_weight=mask_variety_weight, range_weight=range_weight,
                          show_masks=masks is not None),
         metrics=metrics, fid_weights=fid_weights, random_seed=seed, num_gpus=gpus, device=device_name,
         resolution=resolution, batch_size=base["batch"], batch_gpu=batch_gpu, ema_kimg=base["ema"],

@@ -45,7 +45,7 @@ def find_collapse(stats: Mapping[str, Mapping[str, float]]) -> list[str]:
                         "another --seed, and a --shift above 0")
     elif mean("center") < mean("coverage") / 2:
         findings.append("the mask leaves out the middle of the picture, so the objects are probably in the background "
-                        "layer: start a new run with another --seed")
+                        "layer: start a new run with --mask-center-weight=10, or another --seed")
     if mean("difference") < 0.02:
         findings.append("foreground and background are the same picture: start a new run with another --seed and a "
                         "--shift above 0")

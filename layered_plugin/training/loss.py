@@ -12,10 +12,12 @@ from layered_plugin.model.mask_losses import (
     layer_range_loss,
     mask_binary_loss,
     mask_border_loss,
+    mask_center_loss,
     mask_excess_loss,
     mask_overlap_loss,
     mask_size_loss,
     mask_variety_loss,
+    middle_of,
 )
 from layered_plugin.model.perturb import jitter_contrast, random_shift, shift_foreground
 from layered_plugin.training.phases import ramp
@@ -49,6 +51,7 @@ class LayeredLoss(StyleGAN2Loss):
         mask_size_weight    = 2,        # Weight of Eq. 3 (gamma_1), 0 = disable.
         mask_binary_weight  = 2,        # Weight of Eq. 4 (gamma_2), 0 = disable.
         mask_border_weight  = 0,        # Weight of the mask along the border, 0 = disable.
+        mask_center_weight  = 0,        # Weight of masks that leave out the middle, 0 = disable.
         mask_overlap_weight = 0,        # Weight of the overlap of several objects' masks, 0 = disable.
         bg_jitter           = 0.3,      # Half width of the background's contrast factor, 0 = disable.
         mask_size_over      = "picture",    # What Eq. 3 takes the mean mask over: "picture" or "batch".
@@ -64,6 +67,7 @@ class LayeredLoss(StyleGAN2Loss):
                          pl_decay=pl_decay, pl_weight=pl_weight)
         self.mask_min = mask_min
         self.mask_size_weight = mask_size_weight
+        self.mask_center_weight = mask_center_weight
         self.mask_overlap_weight = mask_overlap_weight
         self.bg_jitter = bg_jitter
         self.mask_size_over = mask_size_over
@@ -160,6 +164,10 @@ class LayeredLoss(StyleGAN2Loss):
                 loss_bound = hinge(layers.mask, bound).sum(dim=1)  # [N]
                 training_stats.report(f"Loss/mask/{name}", loss_bound)
                 terms = terms + self.mask_size_weight * loss_bound.mean()
+        if self.mask_center_weight > 0:
+            loss_center = mask_center_loss(layers.mask)
+            training_stats.report("Loss/mask/center", loss_center)
+            terms = terms + self.mask_center_weight * loss_center
         if self.mask_variety > 0 and len(layers.mask) > 1:
             loss_variety = mask_variety_loss(layers.mask, self.mask_variety).sum()
             training_stats.report("Loss/mask/variety", loss_variety)
@@ -185,8 +193,7 @@ def report_layers(layers: Layers) -> None:
     coverage = mask.mean(dim=[2, 3])  # [N, K]
     training_stats.report("Layers/coverage", coverage)
     training_stats.report("Layers/border", mask_border_loss(mask))
-    top, left = mask.shape[2] // 4, mask.shape[3] // 4
-    training_stats.report("Layers/center", mask[:, :, top:-top, left:-left])
+    training_stats.report("Layers/center", middle_of(mask))
     training_stats.report("Layers/binarity", ((mask < 0.1) | (mask > 0.9)).float().mean(dim=[2, 3]))
     training_stats.report("Layers/all_bg", (coverage < 0.01).any(dim=1).float())
     training_stats.report("Layers/all_fg", (coverage > 0.99).any(dim=1).float())

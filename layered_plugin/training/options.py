@@ -98,6 +98,8 @@ layer_options = several_options(
                  metavar="FLOAT[:END]"),
     click.option("--mask-border-weight", help="Weight of the mask along the border", type=Ramp(), default="0",
                  metavar="FLOAT[:END]"),
+    click.option("--mask-center-weight", help="Weight of masks that leave out the middle", type=Number(min=0),
+                 default=0.0),
     click.option("--mask-variety", help="Least deviation of masks, of the largest", type=Ramp(high=1),
                  default="0", metavar="FRAC[:END]"),
     click.option("--mask-variety-weight", help="Weight of too little deviation", type=Number(min=0), default=10.0),

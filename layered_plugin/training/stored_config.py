@@ -30,8 +30,8 @@ AUGMENTATION = by_class({"training.augment.AugmentPipe": fields({}, {
 
 _LAYERED: dict[str, Any] = dict(
     pl_weight=WEIGHT, style_mixing_prob=SHARE, shift=RAMP, mask_min=SHARE, mask_size_weight=WEIGHT,
-    mask_binary_weight=RAMP, mask_border_weight=RAMP, mask_overlap_weight=WEIGHT, bg_jitter=SHARE,
-    mask_size_over=choice(*SIZE_OVER), mask_floor=SHARE, mask_max=SHARE, mask_variety=RAMP,
+    mask_binary_weight=RAMP, mask_border_weight=RAMP, mask_center_weight=WEIGHT, mask_overlap_weight=WEIGHT,
+    bg_jitter=SHARE, mask_size_over=choice(*SIZE_OVER), mask_floor=SHARE, mask_max=SHARE, mask_variety=RAMP,
     mask_variety_weight=WEIGHT, range_weight=WEIGHT, show_masks=flag)
 
 LOSS = by_class({

@@ -43,11 +43,11 @@ def result(setting, seed, iou, reference=0.25, detected=1990, network="n.pkl"):
                 network=str(network))
 
 
-@pytest.mark.parametrize("base, border, size", [("demo", 1, 10), ("paper-losses", 0, 2)])
+@pytest.mark.parametrize("base, border, center, size", [("demo", 1, 10, 10), ("paper-losses", 0, 0, 2)])
 @pytest.mark.parametrize("setting, changed", [
     ("a", {}), ("b", dict(shift=0)), ("c", dict(shift=0.25)), ("d", dict(bg_jitter=0.3)), ("e", dict(size_px=16)),
     ("f", dict(mask_size_weight=5)), ("g", dict(generator="single"))])
-def test_settings_are_the_papers(data, base, border, size, setting, changed):
+def test_settings_are_the_papers(data, base, border, center, size, setting, changed):
     args = ["--outdir=out", f"--data={data}", "--cfg=demo", "-n", "--resolution=16", "--device=cpu",
             *ablation.train_options(base, setting)]
     config = json.loads(CliRunner().invoke(train_layered.main, args).stdout)
@@ -56,7 +56,8 @@ def test_settings_are_the_papers(data, base, border, size, setting, changed):
     found = {key: loss[key] for key in ("shift", "bg_jitter", "mask_size_weight")}
     assert dict(found, size_px=config["training_set_kwargs"]["size_px"], generator=config["G_kwargs"]["generator"]) == (
         expected | dict(mask_size_weight=expected["mask_size_weight"] * size))
-    assert loss["mask_border_weight"] == border and loss["mask_binary_weight"] == 2
+    assert (loss["mask_border_weight"], loss["mask_center_weight"]) == (border, center)
+    assert loss["mask_binary_weight"] == 2
 
 
 def test_table_has_mean_and_deviation_over_seeds():

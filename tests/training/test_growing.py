@@ -98,7 +98,7 @@ def test_cfg_paper_is_the_papers_training(data):
     assert options["loss_kwargs"] == dict(
         class_name="layered_plugin.training.wgan_gp.WganGpLoss", gp_weight=10, drift_weight=0.001, pl_weight=0,
         style_mixing_prob=0.9, shift=0.125, mask_min=0.25, mask_size_weight=2, mask_binary_weight=2,
-        mask_border_weight=0, mask_overlap_weight=0, bg_jitter=0, mask_size_over="picture",
+        mask_border_weight=0, mask_center_weight=0, mask_overlap_weight=0, bg_jitter=0, mask_size_over="picture",
         mask_floor=0, mask_max=1, mask_variety=0, mask_variety_weight=10, range_weight=0,
         show_masks=False)
     G = options["G_kwargs"]

@@ -46,10 +46,11 @@ def test_remedies_are_options_of_a_new_run(changes):
 
 
 def test_remedy_for_objects_in_the_background_is_what_the_demo_begins_with():
-    (text,) = find_collapse(stats(border=1.0))
     demo = presets.preset_options("demo")
-    for name in ("mask_border_weight", "mask_size_weight"):
-        assert f"--{name.replace('_', '-')}={ramp(demo[name], 0):g} " in text.replace(",", " ")
+    for changes, names in ((dict(border=1.0), ("border", "size")), (dict(center=0.0), ("center",))):
+        (text,) = find_collapse(stats(**changes))
+        for name in names:
+            assert f"--mask-{name}-weight={ramp(demo[f'mask_{name}_weight'], 0):g} " in text.replace(",", " ")
 
 
 def test_healthy_layers_have_no_findings():

@@ -12,6 +12,7 @@ from layered_plugin.model.mask_losses import (
     layer_range_loss,
     mask_binary_loss,
     mask_border_loss,
+    mask_center_loss,
     mask_excess_loss,
     mask_size_loss,
     mask_variety_loss,
@@ -140,7 +141,8 @@ def test_main_phase_gradient_equals_that_of_equation_5():
         assert torch.allclose(grads[name], param.grad, atol=1e-6), name
 
 
-@pytest.mark.parametrize("name", ["mask_size_weight", "mask_binary_weight", "mask_border_weight"])
+@pytest.mark.parametrize("name", ["mask_size_weight", "mask_binary_weight", "mask_border_weight",
+                                  "mask_center_weight"])
 def test_each_mask_weight_changes_the_mask_head_alone_at_the_top(name):
     grads = []
     for value in (0.0, 5.0):
@@ -253,6 +255,43 @@ def test_border_loss_tells_an_object_from_its_inverse():
     mask[:, :, 2:6, 2:6] = 1
     assert mask_border_loss(mask).item() == 0
     assert mask_border_loss(1 - mask).item() == 1
+
+
+def test_center_loss_is_how_much_the_middle_lacks():
+    mask = torch.rand(3, 2, 8, 12)
+    mask[:, :, 2:6, 3:9] /= 4
+    every = sum(mask[n, k, y, x].item() for n in range(3) for k in range(2) for y in range(8) for x in range(12)) / 576
+    middle = sum(mask[n, k, y, x].item() for n in range(3) for k in range(2) for y in range(2, 6)
+                 for x in range(3, 9)) / 144
+    assert mask_center_loss(mask).item() == pytest.approx(every - middle, abs=1e-6)
+
+
+def test_center_loss_sees_pieces_of_ground_that_keep_off_the_border():
+    strips = torch.zeros(1, 1, 16, 16)
+    strips[:, :, 1:-1, 1:4] = strips[:, :, 1:-1, 12:15] = 1
+    object_ = torch.zeros(1, 1, 16, 16)
+    object_[:, :, 3:13, 5:11] = 1
+    assert mask_border_loss(strips).item() == 0 and mask_center_loss(strips).item() == strips.mean().item()
+    assert mask_center_loss(object_).item() == 0
+
+
+def test_center_loss_is_of_the_batch_and_of_all_objects_together():
+    beside = torch.zeros(1, 1, 8, 8)
+    beside[:, :, :2] = 1
+    inside = torch.zeros(1, 1, 8, 8)
+    inside[:, :, 2:6, 2:6] = 1
+    assert mask_center_loss(beside).item() == 0.25
+    assert mask_center_loss(torch.cat([beside, inside])).item() == 0  # One of two pictures has it aside.
+    assert mask_center_loss(torch.cat([beside, inside], dim=1)).item() == 0  # One of two objects is aside.
+    assert mask_center_loss(torch.ones(2, 1, 8, 8)).item() == 0
+
+
+def test_center_loss_says_nothing_to_masks_of_objects():
+    mask = torch.zeros(2, 1, 8, 8)
+    mask[:, :, 2:7, 2:6] = 0.9
+    mask.requires_grad_()
+    mask_center_loss(mask).backward()
+    assert mask.grad.count_nonzero() == 0
 
 
 def test_settings_with_two_values_move_with_the_progress():
