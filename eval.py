@@ -165,10 +165,10 @@ def real(**opts: Any) -> None:
 
 
 @main.command(short_help="Train a judge: a U-Net that learns from true masks")
-@click.option("--data", help="Pictures to train on", metavar="ZIP", required=True)
-@click.option("--masks", help="True masks of --data", metavar="ZIP", required=True)
-@click.option("--test-data", help="Pictures to score on", metavar="ZIP", required=True)
-@click.option("--test-masks", help="True masks of --test-data", metavar="ZIP", required=True)
+@click.option("--data", help="Pictures to train on", metavar="ZIP|DIR", required=True)
+@click.option("--masks", help="True masks of --data", metavar="ZIP|DIR", required=True)
+@click.option("--test-data", help="Pictures to score on", metavar="ZIP|DIR", required=True)
+@click.option("--test-masks", help="True masks of --test-data", metavar="ZIP|DIR", required=True)
 @mask_values_option
 @click.option("--dest", help="File for the judge", metavar="PT", required=True)
 @click.option("--steps", help="Optimizer steps", type=Whole(min=1), default=1200)

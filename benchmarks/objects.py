@@ -18,9 +18,9 @@ from benchmarks.support.judged_runs import ASKED_FILE, Shell, check_same, dry_ru
 from benchmarks.support.object_scores import matched_iou, score_objects
 from benchmarks.support.provenance import provenance
 from layered_plugin.command_line import Whole, user_errors
-from layered_plugin.data.picture_zip import read_pairs
+from layered_plugin.data.mask_files import read_pairs
 from layered_plugin.data.pictures import to_float
-from layered_plugin.errors import PictureError
+from layered_plugin.errors import MaskError, PictureError
 from layered_plugin.evaluation.judge import (
     center_crop,
     crop_side,
@@ -45,7 +45,7 @@ def read_objects(option: str, pictures: str, labels: str) -> tuple[np.ndarray, n
     Raises:
         click.ClickException: A file can't be read, or no picture has two objects.
     """
-    with user_errors({PictureError: option}):
+    with user_errors({PictureError: option, MaskError: option}):
         img, label = read_pairs(pictures, labels)
     num_objects = int(label.max())
     if not 2 <= num_objects <= MAX_OBJECTS:

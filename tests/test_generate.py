@@ -16,7 +16,7 @@ from training import networks as base
 
 from layered_plugin import generate
 from layered_plugin.data.dataset import PictureDataset
-from layered_plugin.data.picture_zip import read_pairs
+from layered_plugin.data.mask_files import read_pairs
 from layered_plugin.data.pictures import to_uint8
 from layered_plugin.model import scenes
 from layered_plugin.model.generator import LayeredGenerator

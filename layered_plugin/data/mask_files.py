@@ -1,14 +1,16 @@
 """Masks of a data set as files beside it: which belongs to which picture, and both as one picture of four channels."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from pathlib import PurePosixPath
 
 import numpy as np
+import PIL.Image
 
 from layered_plugin.data.dataset import CACHE_BYTES, PictureDataset
 from layered_plugin.data.masks import OBJECT_LEVEL, Ranges, mask_opacity, square_mask
-from layered_plugin.data.pictures import PictureSource
+from layered_plugin.data.pictures import PictureSource, to_rgb
 from layered_plugin.data.tars import sample_file
 from layered_plugin.errors import MaskError, PictureError, UnusableError
 from layered_plugin.progress import progress
@@ -102,19 +104,24 @@ class MaskFiles:
 
         MaskError if there is none, it can't be read, or it has another size.
         """
+        return self.levels(name, lambda picture: mask_opacity(picture, self._values), size)
+
+    def levels(self, name: str, read_mask: Callable[[PIL.Image.Image], np.ndarray],
+               size: tuple[int, int] | None = None) -> np.ndarray:
+        """As ``opacity``, but with what `read_mask` makes of the decoded file, [H, W]."""
         file = self._find(name)
         if file is None:
             raise MaskError(f"{self.path}: no mask for picture {name}")
         try:
-            opacity = mask_opacity(self._source.open(file), self._values)
+            levels = read_mask(self._source.open(file))
         except PictureError as err:
             raise MaskError(str(err)) from err
         except UnusableError as err:
             raise MaskError(f"{self.path}: mask {file} {err}") from err
-        if size is not None and opacity.shape[::-1] != size:
-            raise MaskError(f"{self.path}: mask {file} is {opacity.shape[1]}x{opacity.shape[0]}, its picture "
+        if size is not None and levels.shape[::-1] != size:
+            raise MaskError(f"{self.path}: mask {file} is {levels.shape[1]}x{levels.shape[0]}, its picture "
                             f"{size[0]}x{size[1]}")
-        return opacity
+        return levels
 
     def close(self) -> None:
         """Close the archive."""
@@ -177,6 +184,42 @@ class MaskedPictures:
         mask = self._decode(shown) if self._cache is None else self._cache[shown]
         channels = np.concatenate([square, mask[None]])
         return channels[:, :, ::-1].copy() if details["xflip"] else channels, self._pictures.get_label(self._items[idx])
+
+
+def gray_levels(picture: PIL.Image.Image) -> np.ndarray:
+    """A file of labels as it is, [H, W], uint8."""
+    return np.asarray(to_rgb(picture).convert("L"))
+
+
+def read_pairs(pictures: str | os.PathLike[str], masks: str | os.PathLike[str],
+               read_mask: Callable[[PIL.Image.Image], np.ndarray] = gray_levels) -> tuple[np.ndarray, np.ndarray]:
+    """Read pictures and masks of one size into memory.
+
+    Args:
+        pictures: Folder, zip or tar of pictures.
+        masks: Of their masks, named as those of ``MaskFiles``.
+        read_mask: A decoded mask to [H, W], uint8.
+
+    Returns:
+        Pictures [N, 3, H, W] and masks [N, H, W], both uint8, in the order of the pictures' names.
+
+    Raises:
+        MaskError: A mask can't be read, is missing or left over, or has another size than its picture.
+        PictureError: A picture can't be read, or has another size than the first one.
+    """
+    all_pictures: list[np.ndarray] = []
+    all_masks: list[np.ndarray] = []
+    with closing(PictureSource(pictures)) as source, closing(MaskFiles(masks)) as files:
+        files.check_names(source.names, pictures)
+        for name in source.names:
+            picture = to_rgb(source.open(name))
+            height, width = all_masks[0].shape if all_masks else picture.size[::-1]
+            if picture.size != (width, height):
+                raise PictureError(f"{pictures}: {name} is {picture.width}x{picture.height}, the first one "
+                                   f"{width}x{height}")
+            all_masks.append(files.levels(name, read_mask, picture.size))
+            all_pictures.append(np.asarray(picture).transpose(2, 0, 1))  # [3, H, W]
+    return np.stack(all_pictures), np.stack(all_masks)
 
 
 def _masks_among(names: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Write and read data sets in the host's format: numbered PNG files in a stored zip with `dataset.json`.
+"""Write data sets in the host's format: numbered PNG files in a stored zip with `dataset.json`.
 
 The same format holds pictures (RGB) and their masks (8-bit gray, 255 = object) under equal file names.
 """
@@ -9,15 +9,13 @@ import os
 import re
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from layered_plugin.data.pictures import PictureSource, to_rgb
-from layered_plugin.errors import PictureError, UnusableError
 from layered_plugin.files import room_for
 
 # The earliest time a zip can hold: a fixed one makes equal input give equal bytes.
@@ -119,44 +117,3 @@ def picture_zips(paths: Mapping[str, str | os.PathLike[str] | None]) -> Iterator
         yield writers
         for writer in writers.values():
             writer.complete()
-
-
-def gray_levels(picture: Image.Image) -> np.ndarray:
-    """A file of masks or labels as it is, [H, W], uint8."""
-    return np.asarray(to_rgb(picture).convert("L"))
-
-
-def read_pairs(pictures: str | os.PathLike[str], masks: str | os.PathLike[str],
-               read_mask: Callable[[Image.Image], np.ndarray] = gray_levels) -> tuple[np.ndarray, np.ndarray]:
-    """Read pictures and masks of one size into memory.
-
-    Args:
-        pictures: Zip or folder of pictures.
-        masks: Zip or folder of masks with the same file names.
-        read_mask: A decoded mask to [H, W], uint8.
-
-    Returns:
-        Pictures [N, 3, H, W] and masks [N, H, W], both uint8, in the order of their names.
-
-    Raises:
-        PictureError: A file can't be read, the two do not match, or sizes vary; the text names the file.
-    """
-    all_pictures: list[np.ndarray] = []
-    all_masks: list[np.ndarray] = []
-    with closing(PictureSource(pictures)) as picture_source, closing(PictureSource(masks)) as mask_source:
-        if picture_source.names != mask_source.names:
-            raise PictureError(f"{masks}: file names differ from those of {pictures}")
-        for name in picture_source.names:
-            picture = np.asarray(to_rgb(picture_source.open(name))).transpose(2, 0, 1)
-            try:
-                mask = read_mask(mask_source.open(name))
-            except UnusableError as err:
-                raise PictureError(f"{masks}: mask {name} {err}") from err
-            if picture.shape[1:] != mask.shape:
-                raise PictureError(f"{masks}: {name} is {list(mask.shape)}, its picture {list(picture.shape[1:])}")
-            if all_masks and mask.shape != all_masks[0].shape:
-                raise PictureError(f"{pictures}: {name} is {list(mask.shape)}, the first one "
-                                   f"{list(all_masks[0].shape)}")
-            all_pictures.append(picture)
-            all_masks.append(mask)
-    return np.stack(all_pictures), np.stack(all_masks)

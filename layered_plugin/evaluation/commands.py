@@ -13,8 +13,8 @@ from layered_plugin import runs
 from layered_plugin.command_line import writing
 from layered_plugin.data.dataset import PictureDataset
 from layered_plugin.data.labels import labels_of_training
+from layered_plugin.data.mask_files import read_pairs
 from layered_plugin.data.masks import Ranges, mask_opacity
-from layered_plugin.data.picture_zip import read_pairs
 from layered_plugin.data.pictures import PictureSource
 from layered_plugin.device import choose_device
 from layered_plugin.errors import ModelError
@@ -195,7 +195,7 @@ def run_judge(*, data: str, masks: str, test_data: str, test_masks: str, mask_va
 
 
 def _read_pairs(options: str, pictures: str, masks: str, values: Ranges | None) -> tuple[np.ndarray, np.ndarray]:
-    with user_errors(data=options):
+    with user_errors(data=options, teacher=options):
         pairs = read_pairs(pictures, masks, lambda picture: mask_opacity(picture, values))
         check_pairs(*pairs)
     return pairs

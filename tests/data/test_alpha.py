@@ -5,7 +5,7 @@ import PIL.Image
 import pytest
 from click.testing import CliRunner
 
-from layered_plugin.data.picture_zip import read_pairs
+from layered_plugin.data.mask_files import read_pairs
 from layered_plugin.dataset_tool import main
 
 RED = (200, 30, 40)

@@ -22,7 +22,7 @@ from downloads import (
 )
 
 from layered_plugin.data.masks import square_mask
-from layered_plugin.data.picture_zip import read_pairs
+from layered_plugin.data.mask_files import read_pairs
 
 
 def is_object(pictures):

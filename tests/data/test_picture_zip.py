@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from layered_plugin.data.picture_zip import PictureZipWriter, read_pairs
-from layered_plugin.errors import PictureError
+from layered_plugin.data.mask_files import read_pairs
+from layered_plugin.data.picture_zip import PictureZipWriter
+from layered_plugin.errors import MaskError, PictureError
 
 
 def _pictures(num: int, size: int = 8) -> tuple[np.ndarray, np.ndarray]:
@@ -99,11 +100,11 @@ def test_other_file_names_are_refused(tmp_path: Path) -> None:
 def test_pairs_that_do_not_match_are_named(tmp_path: Path) -> None:
     pictures, masks = _pictures(3)
     good = _write(tmp_path / "p.zip", pictures)
-    with pytest.raises(PictureError, match=r"fewer\.zip: file names differ"):
+    with pytest.raises(MaskError, match=r"fewer\.zip: no mask for picture 00000/img00000002\.png of .*p\.zip"):
         read_pairs(good, _write(tmp_path / "fewer.zip", masks[:2]))
-    with pytest.raises(PictureError, match=r"smaller\.zip: 00000/img00000000\.png is \[4, 4\]"):
+    with pytest.raises(MaskError, match=r"smaller\.zip: mask 00000/img00000000\.png is 4x4, its picture 8x8"):
         read_pairs(good, _write(tmp_path / "smaller.zip", masks[:, :4, :4]))
-    with pytest.raises(PictureError, match=r"missing\.zip: neither a folder nor a readable zip"):
+    with pytest.raises(MaskError, match=r"missing\.zip: neither a folder nor a readable zip"):
         read_pairs(good, tmp_path / "missing.zip")
     with pytest.raises(PictureError, match=r"empty\.zip: holds no pictures"):
         read_pairs(_write(tmp_path / "empty.zip", masks[:0]), good)
@@ -113,7 +114,7 @@ def test_pairs_of_other_sizes_are_named(tmp_path: Path) -> None:
     with PictureZipWriter(tmp_path / "a.zip") as writer:
         for size in (8, 4):
             writer.add(np.zeros((size, size), np.uint8))
-    with pytest.raises(PictureError, match=r"a\.zip: 00000/img00000001\.png is \[4, 4\], the first one \[8, 8\]"):
+    with pytest.raises(PictureError, match=r"a\.zip: 00000/img00000001\.png is 4x4, the first one 8x8"):
         read_pairs(tmp_path / "a.zip", tmp_path / "a.zip")
 
 

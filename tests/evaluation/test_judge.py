@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from click.testing import CliRunner
@@ -177,6 +178,18 @@ def test_command_prints_scores_as_json(tmp_path: Path) -> None:
     assert scores["full_mask_iou"] == pytest.approx(49 / 256, abs=1e-4)
     assert scores["command"].startswith("python eval.py") and scores["train_seconds"] >= 0
     assert scores["mean_iou"] == round(score_judge(load_judge(tmp_path / "j.pt"), pictures, masks)["mean_iou"], 4)
+
+
+def test_command_finds_masks_whose_suffix_is_another(tmp_path: Path) -> None:
+    for kind, suffix, levels in zip(("pictures", "masks"), ("jpg", "png"), _squares(4), strict=True):
+        (tmp_path / kind).mkdir()
+        for number, pixels in enumerate(levels):
+            PIL.Image.fromarray(pixels.T if kind == "pictures" else pixels).save(tmp_path / kind / f"{number}.{suffix}")
+    data = [f"--{test}{option}={tmp_path}/{kind}" for test in ("", "test-")
+            for option, kind in (("data", "pictures"), ("masks", "masks"))]
+    result = CliRunner().invoke(eval_command.main, ["judge", *data, f"--dest={tmp_path}/j.pt", "--steps=1"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["test_num"] == 4
 
 
 def test_command_names_unreadable_data(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from layered_plugin.data.picture_zip import read_pairs
+from layered_plugin.data.mask_files import read_pairs
 from layered_plugin.dataset_tool import composites as main
 from layered_plugin.errors import ImpossibleRecipeError, UnusableError
 from layered_plugin.synthetic.collage import PRESETS, Recipe, crop_background, draw_composite, place

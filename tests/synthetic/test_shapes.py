@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from layered_plugin import dataset_tool
-from layered_plugin.data.picture_zip import read_pairs
+from layered_plugin.data.mask_files import read_pairs
 from layered_plugin.synthetic import drawing, shapes
 from layered_plugin.synthetic.lighting import Light, blur_matrix, contact_shadow, light_field, put_into_scene
 
