@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import PIL.Image
 
-from layered_plugin.data.files import UNREADABLE, open_files, read_file
+from layered_plugin.data.files import UNREADABLE, open_files, read_file, warn_of_foreign
 from layered_plugin.data.masks import square_mask
 from layered_plugin.data.picture_zip import PictureZipWriter
 from layered_plugin.data.pictures import decode, square_picture
@@ -62,6 +62,7 @@ class Archive:
                                "if it was downloaded, download it again") from err
         except UNREADABLE as err:
             raise PictureError(f"{self.path}: cannot be read ({err})") from err
+        warn_of_foreign(self.path, self.names)
 
     def __enter__(self) -> "Archive":
         return self

@@ -1,11 +1,15 @@
 """Names and contents of the files of a folder, a zip or tars (``tars``): the one place where they are opened."""
 
+import functools
 import lzma
+import multiprocessing
 import os
+import sys
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from operator import attrgetter
 from pathlib import Path
 from typing import IO, Protocol
@@ -19,6 +23,10 @@ from layered_plugin.data.tars import Tar
 # What Pillow and zipfile raise for files that are damaged, encrypted, missing, or too large to be honest.
 UNREADABLE = (OSError, ValueError, SyntaxError, KeyError, EOFError, RuntimeError, MemoryError, zlib.error,
               lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError, PIL.Image.DecompressionBombError)
+
+# Pictures of phones, cameras and browsers that Pillow reads in some builds, or with a plug-in, or not at all.
+FOREIGN = {".heic", ".heif", ".hif", ".avif", ".webp", ".jxl", ".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw",
+           ".orf", ".rw2", ".raf", ".pef", ".srw", ".raw"}
 
 _MEMBER = np.dtype([("header_offset", np.int64), ("compress_size", np.int64), ("file_size", np.int64),
                     ("CRC", np.uint32), ("compress_type", np.uint16), ("flag_bits", np.uint16)])  # As in ZipInfo.
@@ -161,8 +169,35 @@ def is_picture_name(name: str) -> bool:
     """Whether a file's name has the suffix of a format that Pillow reads; PDF it only writes."""
     # Data sets made on a Mac carry a shadow of every file.
     hidden = name.startswith("__MACOSX/") or name.startswith("._", name.rfind("/") + 1)
-    file_format = PIL.Image.registered_extensions().get(os.path.splitext(name)[1].lower())
+    file_format = PIL.Image.registered_extensions().get(_suffix(name))
     return file_format in PIL.Image.OPEN and not hidden
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
+
+
+def count_foreign(names: Iterable[str]) -> str:
+    """How many files are pictures that can't be read here, by suffix, and what to do; empty if none is.
+
+    Hidden files and folders do not count.
+    """
+    counts = Counter(_suffix(name) for name in names if _suffix(name) in FOREIGN and not is_picture_name(name)
+                     and not name.startswith((".", "__MACOSX/")) and "/." not in name)
+    kinds = ", ".join(f"{num} {suffix}" for suffix, num in sorted(counts.items()))
+    return f"{kinds}, which can't be read: convert them to JPEG or PNG" if counts else ""
+
+
+def warn_of_foreign(path: Path, names: Iterable[str]) -> None:
+    """Say once in a command, however many of its processes list the files, which pictures among them are left out."""
+    foreign = count_foreign(names)
+    if foreign and multiprocessing.parent_process() is None and os.environ.get("RANK", "0") == "0":
+        _warn(f"{path}: left out {foreign}")
+
+
+@functools.cache  # A command lists the same files more than once.
+def _warn(text: str) -> None:
+    print(f"WARNING: {text}", file=sys.stderr)
 
 
 def open_files(path: Path, temp_dir: Path | None = None) -> Files:

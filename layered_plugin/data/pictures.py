@@ -9,7 +9,15 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 
-from layered_plugin.data.files import UNREADABLE, Folder, is_picture_name, open_files, read_file
+from layered_plugin.data.files import (
+    UNREADABLE,
+    Folder,
+    count_foreign,
+    is_picture_name,
+    open_files,
+    read_file,
+    warn_of_foreign,
+)
 from layered_plugin.data.tars import Shards
 from layered_plugin.errors import PictureError, raising
 
@@ -32,6 +40,8 @@ T = TypeVar("T")
 class PictureSource:
     """Names of the pictures of a folder (searched recursively), a zip, a tar or a single file, and a way to open each.
 
+    Pictures of a format that can't be read here are left out, with a warning.
+
     Args:
         path: Folder, zip, tar or picture; of a folder without pictures its tars, shards such as WebDataset's.
         temp_dir: Where a compressed tar is unpacked; None = none is taken.
@@ -42,6 +52,8 @@ class PictureSource:
 
     def __init__(self, path: str | os.PathLike[str], temp_dir: Path | None = None) -> None:
         self.path = Path(path)
+        if self.path.is_file() and count_foreign([self.path.name]):
+            raise PictureError(f"{self.path}: pictures of this format can't be read: convert it to JPEG or PNG")
         single = self.path.is_file() and is_picture_name(self.path.name)
         with raising(PictureError, f"{self.path}: neither a folder nor a readable zip or tar", *UNREADABLE):
             self.files = Folder(self.path.parent) if single else open_files(self.path, temp_dir)
@@ -52,7 +64,10 @@ class PictureSource:
         self.names = [name for name in names if is_picture_name(name)]
         if not self.names:
             self.files.close()
-            raise PictureError(f"{self.path}: holds no pictures")
+            foreign = count_foreign(names)
+            raise PictureError(f"{self.path}: holds no pictures" + (f" but {foreign}" if foreign else ""))
+        if not single:
+            warn_of_foreign(self.path, names)
 
     def __len__(self) -> int:
         return len(self.names)

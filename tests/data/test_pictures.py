@@ -1,6 +1,7 @@
 """Pictures of folders, zips and files: all of them, upright, and whatever can't be read named."""
 
 import io
+import multiprocessing
 import os
 import pickle
 import zipfile
@@ -78,6 +79,34 @@ def test_shadow_files_of_a_mac_are_left_out(folder, zipped):
 def test_files_that_pillow_writes_alone_are_no_pictures(folder):
     (folder / "licence.pdf").write_bytes(b"%PDF-1.4")
     assert PictureSource(folder).names == ["a.PNG", "b.png", "sub/c.bmp"]
+
+
+@pytest.fixture
+def photos(folder):
+    """The three pictures beside those of a phone and a camera, and what else lies in such folders."""
+    for name in ("a.HEIC", "sub/b.heic", "c.CR2", "._a.HEIC", ".thumbs/a.heic", "sub/.d.heic", "a.xml", "a.csv", "b.md"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"heif")
+    return folder
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_pictures_that_can_not_be_read_are_counted_once(photos, zipped, capfd):
+    path = as_zip(photos) if zipped else photos
+    for _again in range(2):
+        assert len(PictureSource(path)) == 3
+    assert len(PictureSource(photos / "b.png")) == 1
+    assert capfd.readouterr().err == (f"WARNING: {path}: left out 1 .cr2, 2 .heic, which can't be read: convert them "
+                                      "to JPEG or PNG\n")
+
+
+def test_pictures_that_can_not_be_read_are_counted_by_no_other_process(photos, capfd, monkeypatch):
+    process = multiprocessing.get_context("fork").Process(target=PictureSource, args=(photos,))
+    process.start()
+    process.join()
+    monkeypatch.setenv("RANK", "1")  # As torchrun sets it.
+    PictureSource(photos)
+    assert process.exitcode == 0 and capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("ext", ["png", "tif", "webp"])
@@ -187,6 +216,10 @@ def test_a_forked_process_opens_the_zip_for_itself(folder, monkeypatch):
      "text.zip: neither a folder nor a readable zip"),
     (lambda path: (path / "a.txt").write_text("text") and path, "empty: holds no pictures"),
     (lambda path: (path / "._a.png").write_text("fork") and path, "empty: holds no pictures"),
+    (lambda path: (path / "a.HEIC").write_text("heif") and path,
+     "empty: holds no pictures but 1 .heic, which can't be read: convert them to JPEG or PNG"),
+    (lambda path: (path / "a.HEIC").write_text("heif") and path / "a.HEIC",
+     "a.HEIC: pictures of this format can't be read: convert it to JPEG or PNG"),
 ])
 def test_an_unusable_path_is_named(tmp_path, make, words):
     (tmp_path / "empty").mkdir()
