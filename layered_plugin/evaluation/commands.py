@@ -21,7 +21,7 @@ from layered_plugin.errors import ModelError
 from layered_plugin.evaluation import output, scoring
 from layered_plugin.evaluation.judge import check_pairs, save_judge, score_judge, train_judge
 from layered_plugin.evaluation.metrics import mean_and_deviation
-from layered_plugin.evaluation.options import choose_baselines, make_teacher, user_errors
+from layered_plugin.evaluation.options import check_teacher_options, choose_baselines, make_teacher, user_errors
 from layered_plugin.evaluation.sizes import sizes_over
 from layered_plugin.evaluation.teachers import AlphaTeacher, MaskTeacher, Teacher
 from layered_plugin.evaluation.variety import Comparison
@@ -38,6 +38,7 @@ def run_generated(*, networks: Sequence[str], snapshot: str, num: int, seed: int
                   device_name: str, **teacher_options: Any) -> None:
     """Body of ``eval.py generated``; parameters are its options."""
     device = choose_device(device_name)
+    check_teacher_options(teacher_kind)
     if fid_weights is not None and fid is None:
         raise click.UsageError("--fid-weights can only be given with --fid")
     if real is None and (real_masks is not None or real_model is not None):
@@ -127,6 +128,7 @@ def run_real(*, models: Sequence[str], data: str, masks: str | None, mask_values
         raise click.UsageError("--mask-values says what is object in files of --masks, which are missing")
     if masks is not None and (teacher_options["weights"] or teacher_options["class_name"]):
         raise click.UsageError("--weights and --class describe a --teacher; leave them out with --masks")
+    check_teacher_options(teacher_kind)
     if detector_size is not None and teacher_kind != "unet":
         raise click.UsageError("--detector-size is for --teacher=unet; other truths have the picture's size")
     with user_errors(teacher="--weights" if masks is None else "--masks"):

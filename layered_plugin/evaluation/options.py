@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 import numpy as np
+from click.core import ParameterSource
 
 from layered_plugin import command_line, errors
 from layered_plugin.command_line import Number, Whole, several_options
@@ -63,6 +64,21 @@ teacher_options = several_options(
     click.option("--onnx-cache", help="Folder for its masks  [default: ~/.cache/dnnlib]", metavar="DIR"))
 
 
+# Which teacher some of them describe.
+TEACHER_OF = dict(class_name="maskrcnn", score_thresh="maskrcnn", objects="maskrcnn", onnx_size="onnx",
+                  onnx_mean="onnx", onnx_scale="onnx", onnx_cache="onnx")
+
+
+def check_teacher_options(kind: str | None) -> None:
+    """Refuse what describes another teacher than `kind`; None = there is none. click.UsageError names the option."""
+    ctx = click.get_current_context()
+    for param in ctx.command.params:
+        name = str(param.name)
+        fitting = TEACHER_OF.get(name, kind)
+        if fitting != kind and ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{param.opts[0]} is for --teacher={fitting}; leave it out, or choose that teacher")
+
+
 def make_teacher(kind: str, weights: str | None, class_name: str | None, score_thresh: float, objects: str,
                  onnx_size: int | None, onnx_mean: tuple[float, ...], onnx_scale: tuple[float, ...],
                  onnx_cache: str | None, size_px: int | None, device: str) -> tuple[Teacher, dict[str, Any]]:
@@ -78,14 +94,12 @@ def make_teacher(kind: str, weights: str | None, class_name: str | None, score_t
         The teacher, and its description for the record.
 
     Raises:
-        click.UsageError: A class that COCO does not have, or options that do not fit.
+        click.UsageError: A class that COCO does not have, or an option that is missing or does not fit.
         click.ClickException: The weights are missing or damaged.
     """
     if kind == "unet":
         if weights is None:
             raise click.UsageError("--teacher=unet needs --weights, a judge of eval.py judge (docs/data.md)")
-        if class_name is not None:
-            raise click.UsageError("--class is for --teacher=maskrcnn; a judge knows one kind of object")
         if size_px is None or size_px % 4:
             raise click.UsageError(f"--detector-size must be a multiple of 4 for --teacher=unet, got {size_px}")
         with user_errors():
@@ -94,8 +108,6 @@ def make_teacher(kind: str, weights: str | None, class_name: str | None, score_t
         if weights is None:
             raise click.UsageError("--teacher=onnx needs --weights, an ONNX file of IS-Net, U2-Net, BiRefNet or the "
                                    "like (docs/data.md)")
-        if class_name is not None:
-            raise click.UsageError("--class is for --teacher=maskrcnn; an ONNX network finds any salient object")
         with user_errors(), command_line.writing("--onnx-cache"):
             network = OnnxTeacher(weights, onnx_size, onnx_mean, onnx_scale, onnx_cache)
         return network, dict(kind=kind, weights=weights, size_px=network.size_px, mean=list(onnx_mean),

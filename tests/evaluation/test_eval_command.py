@@ -374,6 +374,13 @@ def test_missing_library_skips_a_baseline_or_is_named(model, pairs, monkeypatch)
     (["--network=PLAIN"], 1, "draws no layers"),
     (["--num=0"], 2, "--num"),
     (["--teacher=unet", "--weights=JUDGE", "--class=car"], 2, "--class is for --teacher=maskrcnn"),
+    (["--teacher=onnx", "--weights=net.onnx", "--class=car"], 2, "--class is for --teacher=maskrcnn"),
+    (["--teacher=onnx", "--weights=net.onnx", "--objects=union"], 2, "--objects is for --teacher=maskrcnn"),
+    (["--teacher=unet", "--weights=JUDGE", "--score-thresh=0.5"], 2, "--score-thresh is for --teacher=maskrcnn"),
+    (["--teacher=unet", "--weights=JUDGE", "--onnx-size=320"], 2, "--onnx-size is for --teacher=onnx; leave it out"),
+    (["--class=car", "--onnx-mean=0"], 2, "--onnx-mean is for --teacher=onnx"),
+    (["--class=car", "--onnx-scale=255"], 2, "--onnx-scale is for --teacher=onnx"),
+    (["--class=car", "--onnx-cache=cache"], 2, "--onnx-cache is for --teacher=onnx"),
 ])
 def test_wrong_input_of_generated_is_named(run, judge, tmp_path, args, code, words):
     if any(arg.startswith("--fid=") for arg in args):
@@ -396,6 +403,8 @@ def test_wrong_input_of_generated_is_named(run, judge, tmp_path, args, code, wor
     (["--masks=MASKS", "--teacher=unet"], 2, "either --masks or --teacher"),
     (["--masks=MASKS", "--detector-size=16"], 2, "--detector-size is for --teacher=unet"),
     (["--masks=MASKS", "--class=car"], 2, "--weights and --class describe a --teacher"),
+    (["--masks=MASKS", "--onnx-size=320"], 2, "--onnx-size is for --teacher=onnx; leave it out"),
+    (["--teacher=unet", "--weights=judge.pt", "--onnx-size=320"], 2, "--onnx-size is for --teacher=onnx"),
     (["--masks=EMPTY"], 1, "--masks: "),
     (["--data=EMPTY", "--masks=MASKS"], 1, "holds no pictures"),
     (["--data=none.zip", "--masks=MASKS"], 1, "--data: none.zip"),
