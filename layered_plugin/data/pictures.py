@@ -140,7 +140,7 @@ def to_rgb(picture: PIL.Image.Image, backdrop: str = "white") -> PIL.Image.Image
         return PIL.Image.fromarray(levels.astype(np.uint8)).convert("RGB")
     if not picture.has_transparency_data:
         return picture.convert("RGB")
-    picture = picture.convert("RGBA")
+    picture = picture.convert("LA" if picture.mode == "La" else "RGBA").convert("RGBA")  # La converts to LA alone.
     return PIL.Image.alpha_composite(PIL.Image.new("RGBA", picture.size, backdrop), picture).convert("RGB")
 
 

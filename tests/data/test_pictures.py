@@ -11,6 +11,7 @@ import PIL.Image
 import pytest
 
 from layered_plugin.data.files import Zip
+from layered_plugin.data.masks import mask_opacity
 from layered_plugin.data.pictures import PictureSource, to_rgb
 from layered_plugin.errors import PictureError
 
@@ -129,12 +130,36 @@ def test_mode_and_size_stay(tmp_path, mode):
     assert (picture.mode, picture.size) == (mode, (7, 5))
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV"])
+# From RGB there is no direct way to these.
+BY_WAY_OF = {"PA": ["P"], "La": ["LA"], "I;16": ["L"], "I;16L": ["L"], "I;16B": ["I"]}
+
+
+def white(mode):
+    """Three by two pixels, as white as the mode has it: levels of 16 bits stay below 256, and are read as of 8."""
+    picture = PIL.Image.new("RGB", (3, 2), "white")
+    if mode == "LAB":
+        return PIL.Image.merge(mode, [PIL.Image.new("L", (3, 2), level) for level in (255, 128, 128)])
+    for step in [*BY_WAY_OF.get(mode, []), mode]:
+        picture = picture.convert(step)
+    return picture
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV",
+                                  "LAB", "I", "F", "I;16", "I;16L", "I;16B"])
 def test_every_mode_becomes_rgb(mode):
-    white = PIL.Image.new("RGB", (3, 2), "white")
-    picture = to_rgb(white.convert("P").convert(mode) if mode == "PA" else white.convert(mode))
+    picture = to_rgb(white(mode))
     assert (picture.mode, picture.size) == ("RGB", (3, 2))
     assert np.asarray(picture).min() >= 254
+
+
+@pytest.mark.parametrize("file", [
+    *(f"{mode}.png" for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16", "I;16B")),
+    *(f"{mode}.tif" for mode in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "LAB", "I", "F", "I;16",
+                                 "I;16L", "I;16B"))])
+def test_every_mode_that_a_file_can_have_is_read_as_picture_and_mask(tmp_path, file):
+    white(file[:-4]).save(tmp_path / file)
+    picture = PictureSource(tmp_path).open(file)
+    assert np.asarray(to_rgb(picture)).min() >= 254 and mask_opacity(picture).min() >= 254
 
 
 def test_transparency_shows_the_backdrop_without_a_warning(tmp_path):
