@@ -90,12 +90,22 @@ def transfer(resume_pkl: str, modules: dict[str, torch.nn.Module], say) -> None:
             how = "with `masks`, and this run has none" if module.img_channels == 3 else \
                 "without `masks`, and this run has them"
             raise errors.CheckpointError(f"`resume`: D of {resume_pkl} was trained {how}; give them to both or neither")
+        _check_labels(f"{name} of {resume_pkl}", getattr(source[name], "c_dim", 0), getattr(module, "c_dim", 0))
         known = {key for key, _ in misc.named_params_and_buffers(source[name])}
         wanted = [key for key, _ in misc.named_params_and_buffers(module)]
         with errors.raising(errors.CheckpointError, f"`resume`: {name} of {resume_pkl} has other shapes than this "
                             "configuration asks for", RuntimeError, ValueError, width=200):
             misc.copy_params_and_buffers(source[name], module, require_all=False)
         say(f"{name}: {sum(key in known for key in wanted)} of {len(wanted)} tensors found there")
+
+
+def _check_labels(what: str, theirs: int, ours: int) -> None:
+    """Refuse networks that take labels of another length, 0 = none; CheckpointError names `resume` and `cond`."""
+    if theirs != ours:
+        takes, has = (f"labels of {num} classes" if num else "no labels" for num in (theirs, ours))
+        remedy = "take pictures of as many classes" if theirs and ours else "add `cond`=1" if theirs else \
+            "leave `cond` out"
+        raise errors.CheckpointError(f"`resume`: {what} takes {takes}, and this run has {has}; {remedy}")
 
 
 def build_augmentation(augment_kwargs: dict[str, Any] | None, p: float, ada_target: float | None,

@@ -5,8 +5,10 @@ import pytest
 import torch
 from click.testing import CliRunner
 from tiny_models import make_discriminator, make_gan_run, make_generator
+from training.networks import Discriminator, Generator
 
 import train_layered
+from layered_plugin.errors import CheckpointError
 from layered_plugin.model.snapshots import load_snapshot
 from layered_plugin.model.weights_file import save_generator
 from layered_plugin.training import setup
@@ -46,6 +48,21 @@ def test_a_run_that_holds_such_a_folders_files_goes_on_as_a_run(data, tmp_path, 
     (folder / "training-state-000000.pt").write_bytes(b"")
     result = CliRunner().invoke(train_layered.main, [f"--outdir={tmp_path}", f"--resume={folder}"])
     assert result.exit_code == 1 and f"Error: --resume: {folder}/training_options.json" in result.stderr
+
+
+@pytest.mark.parametrize("theirs, ours, words", [
+    (3, 0, "takes labels of 3 classes, and this run has no labels; add `cond`=1"),
+    (0, 3, "takes no labels, and this run has labels of 3 classes; leave `cond` out"),
+    (3, 5, "takes labels of 3 classes, and this run has labels of 5 classes; take pictures of as many classes"),
+])
+@pytest.mark.parametrize("name", ["G", "D"])
+def test_networks_of_other_labels_are_said_to_be_such(monkeypatch, name, theirs, ours, words):
+    kwargs = dict(channel_base=64, channel_max=4)
+    make = {"G": lambda c_dim: Generator(8, c_dim, 8, 16, 3, synthesis_kwargs=kwargs),
+            "D": lambda c_dim: Discriminator(c_dim, 16, 3, **kwargs)}[name]
+    monkeypatch.setattr(setup, "read_networks", lambda path: {name: make(theirs)})
+    with pytest.raises(CheckpointError, match=f"`resume`: {name} of a.pkl {words}"):
+        setup.transfer("a.pkl", {name: make(ours)}, print)
 
 
 def test_layers_are_no_ordinary_generator(data, tmp_path, saved):
