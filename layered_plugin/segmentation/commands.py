@@ -16,7 +16,7 @@ from layered_plugin.command_line import LARGEST, check_outside, writing
 from layered_plugin.data.dataset import PictureDataset
 from layered_plugin.data.fingerprint import FINGERPRINT, REMEDY, compare, fingerprint
 from layered_plugin.device import choose_device
-from layered_plugin.errors import DiskFullError, UserError
+from layered_plugin.errors import DiskFullError, UserError, lack_of_memory
 from layered_plugin.files import remove_leftovers, write_json
 from layered_plugin.json_files import Rule, check_fields, choice, fields, flag, maybe, number, text
 from layered_plugin.model.snapshots import find_snapshot
@@ -73,6 +73,14 @@ def run_training(ctx: click.Context, command: str, opts: dict[str, Any], desc: s
                 if is_unstarted(run_dir):
                     raise  # There is nothing to go on with.
                 raise UserError(f"{err}: {go_on}") from err
+            except (MemoryError, RuntimeError) as err:
+                lack = lack_of_memory(err)
+                if lack is None or is_unstarted(run_dir):
+                    raise
+                if options.get("jobs", 1) > 1:  # The one option of these that a run may change.
+                    raise UserError(f"{lack}; fewer `jobs` take less: go on with: {go_on} --jobs=1") from err
+                raise UserError(f"{lack}; free some, and go on with: {go_on}; or start anew with a smaller "
+                                "`batch`") from err
             if stopped is not None:
                 click.echo(f"Stopped by {stopped}; all is saved. Go on with: {go_on}", err=True)
                 sys.exit(128 + signal.Signals[stopped])

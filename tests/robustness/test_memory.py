@@ -9,11 +9,13 @@ import pytest
 import torch
 from click.testing import CliRunner
 from shell import invoke
-from tiny_models import TINY, make_pictures
+from tiny_models import TINY, make_gan_run, make_pictures
 
+import invert
 import train_layered
 from layered_plugin import runs
 from layered_plugin.command_line import CheckedCommand
+from layered_plugin.segmentation.fitting import Fitting
 from layered_plugin.training import phases
 
 
@@ -71,3 +73,42 @@ def test_a_training_says_how_to_go_on_and_goes_on_in_smaller_rounds(tmp_path, mo
     assert result.exit_code == 0, result.output
     assert len(steps) == 3 + 3  # Of five: the third once more.
     assert json.loads((run / runs.GAN_FILE).read_text())["batch_gpu"] == 4
+
+
+def test_a_distillation_says_how_to_go_on(tmp_path, monkeypatch):
+    args = ["distill", f"--network={make_gan_run(tmp_path / 'gan')}", f"--outdir={tmp_path}/runs", "--steps=2",
+            "--batch=4", "--device=cpu"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Fitting, "step", lambda *_args: torch.empty(10**15))
+        result = invoke(invert.main, *args)
+    (run,) = (tmp_path / "runs").glob("*-distill-*")
+    assert result.exit_code == 1 and result.stderr.endswith(
+        "Error: out of memory: 4000000000000000 bytes more can't be had; free some, and go on with: python invert.py "
+        f"distill --outdir={run.parent} --resume={run}; or start anew with a smaller --batch\n")
+    result = invoke(invert.main, "distill", f"--outdir={run.parent}", f"--resume={run}")
+    assert result.exit_code == 0 and (run / runs.MODEL_FILE).is_file(), result.output
+
+
+def lacking(run_dir, _options, _record):
+    """Work of ``invert.py train`` that has begun when memory runs out."""
+    (run_dir / "chunk-00000.safetensors").touch()
+    of_cuda()
+
+
+def test_chunks_side_by_side_go_on_with_fewer_jobs(tmp_path, monkeypatch):
+    monkeypatch.setattr(invert, "train_encoder", lacking)
+    data = make_pictures(tmp_path / "cars", [f"{idx}.png" for idx in range(4)])
+    args = [f"--network={make_gan_run(tmp_path / 'gan')}", f"--data={data}", f"--outdir={tmp_path}/runs", "--jobs=2"]
+    result = invoke(invert.main, "train", *args, "--device=cpu")
+    (run,) = (tmp_path / "runs").iterdir()
+    assert result.exit_code == 1 and result.stderr.endswith(
+        "Error: out of memory: 2.50 GiB more can't be had; fewer --jobs take less: go on with: python invert.py "
+        f"train --outdir={run.parent} --resume={run} --jobs=1\n")
+
+
+def test_a_run_that_has_not_begun_is_not_gone_on_with(tmp_path, monkeypatch):
+    monkeypatch.setattr(invert, "train_distilled", lambda *_args: of_cuda())
+    args = [f"--network={make_gan_run(tmp_path / 'gan')}", f"--outdir={tmp_path}/runs", "--device=cpu"]
+    result = invoke(invert.main, "distill", *args)
+    assert result.exit_code == 1 and result.stderr.endswith("a smaller --batch takes less\n")
+    assert not list((tmp_path / "runs").iterdir())
