@@ -75,10 +75,20 @@ def test_masks_of_pictures_that_differ_in_the_suffix_alone_have_the_whole_name(t
     assert [files.read(name).all() for name in names] == [False, True, True]
 
 
-def test_pictures_that_would_share_a_mask_are_named(tmp_path):
-    PIL.Image.new("L", (4, 4)).save(tmp_path / "a.png")
-    with pytest.raises(MaskError, match=r"pictures a.jpg and a.png of pictures would share a mask; rename one"):
+@pytest.mark.parametrize("masks", [["a.png"], ["a.png", "a.jpg.png"]])
+def test_pictures_that_would_share_a_mask_are_named(tmp_path, masks):
+    for name in masks:
+        PIL.Image.new("L", (4, 4)).save(tmp_path / name)
+    with pytest.raises(MaskError, match=r"pictures a.jpg and a.png of pictures would share mask a.png; name their masks "
+                                        r"a.jpg.png and a.png.png instead"):
         MaskFiles(tmp_path).unmatched(["a.jpg", "a.png"], "pictures")
+
+
+def test_masks_of_one_picture_are_named(tmp_path):
+    for name in ("a.jpg", "a.png"):
+        PIL.Image.new("L", (4, 4)).save(tmp_path / name)
+    with pytest.raises(MaskError, match=r"a.jpg and a.png are masks of the same picture; remove one"):
+        MaskFiles(tmp_path)
 
 
 def test_folder_of_results_has_its_masks_in_it(tmp_path):

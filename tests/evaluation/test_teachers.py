@@ -85,7 +85,7 @@ def test_names_that_match_pass(tmp_path):
     (["1.png"], ["1.png", "2.png"], r"no mask for picture 2\.png of data \(masks: 1, pictures: 2\)"),
     (["1.png", "2.png"], ["1.png"], r"mask 2\.png belongs to no picture of data \(masks: 2, pictures: 1\)"),
     (["1.png"], ["a/1.png"], r"no mask for picture a/1\.png"),
-    (["1.png"], ["1.jpg", "1.png"], r"pictures 1\.jpg and 1\.png of data would share a mask"),
+    (["1.png"], ["1.jpg", "1.png"], r"pictures 1\.jpg and 1\.png of data would share mask 1\.png"),
 ])
 def test_names_that_do_not_match_are_named(tmp_path, masks, pictures, words):
     path = write_masks(tmp_path / "m.zip", {name: np.zeros((4, 6), np.uint8) for name in masks})
