@@ -28,7 +28,7 @@ class RunLog:
     Args:
         run_dir: Existing run folder.
         total_kimg: Length of the run in thousands of real pictures.
-        start_nimg: Pictures shown before this start; above 0 the files are continued.
+        start_nimg: Pictures shown before this start; above 0 the files are continued, later steps of tfevents void.
 
     Here, and wherever it writes: DiskFullError, with the file.
     """
@@ -47,7 +47,9 @@ class RunLog:
             stack.enter_context(room_for(self.stats_path))
             self.jsonl = stack.enter_context(open(self.stats_path, "at" if start_nimg > 0 else "wt"))
             stack.enter_context(room_for(self.events_path))
-            self.events = SummaryWriter(os.fspath(run_dir))
+            # Readers then drop what an earlier start wrote after the state that this one goes on from.
+            void_from = start_nimg // 1000 + 1 if start_nimg > 0 else None
+            self.events = SummaryWriter(os.fspath(run_dir), purge_step=void_from)
             stack.callback(self.events.close)
             self.bar = stack.enter_context(tqdm(
                 total=self.total_nimg, initial=start_nimg, unit="img", unit_scale=True, dynamic_ncols=True,

@@ -15,6 +15,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch_utils import training_stats
 
 from layered_plugin import errors, runs
@@ -347,3 +348,16 @@ def test_what_a_tick_did_not_measure_is_left_out_of_the_statistics(tmp_path):
     log.close()
     (line,) = (tmp_path / "stats.jsonl").read_text().splitlines()
     assert set(json.loads(line, parse_constant=pytest.fail)) == {"Progress/kimg", "timestamp"}
+
+
+def test_tensorboard_shows_no_step_of_a_resumed_run_twice(tmp_path):
+    def write(start_nimg, steps):
+        log = RunLog(tmp_path, total_kimg=9, start_nimg=start_nimg)
+        for step in steps:
+            log.write({"Progress/kimg": dict(num=1, mean=step, std=0.0)}, step)
+        log.close()
+
+    write(0, [0.016, 1.024, 2.048, 3.072, 4.096])
+    write(2048, [3.072, 4.096, 5.12])
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert [event.step for event in events.Scalars("Progress/kimg")] == [0, 1, 2, 3, 4, 5]
