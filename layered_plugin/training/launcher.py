@@ -226,7 +226,10 @@ def _logged(run_dir: str, log_file: str | None) -> Iterator[None]:
 def _agree_on_run_dir(rank: int, config: dict[str, Any], outdir: str, desc: str) -> str:
     run_dir = config["run_dir"]
     if run_dir is None and rank == 0:
-        run_dir = make_run_dir(outdir, desc)
+        try:
+            run_dir = make_run_dir(outdir, desc)
+        except OSError as err:
+            raise errors.UserError(f"`outdir`: can't write to {outdir}: {err.strerror}") from err
     if config["num_gpus"] > 1:
         names = [run_dir]
         torch.distributed.broadcast_object_list(names, src=0)

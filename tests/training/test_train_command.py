@@ -324,6 +324,15 @@ def test_wrong_file_is_named(data, tmp_path, args, words):
     assert words in result.stderr and "Traceback" not in result.output
 
 
+@pytest.mark.parametrize("outdir, words", [("FILE", "File exists"), ("FILE/runs", "Not a directory")])
+def test_outdir_that_cannot_be_written_is_named(data, tmp_path, outdir, words):
+    (tmp_path / "file").touch()
+    outdir = outdir.replace("FILE", str(tmp_path / "file"))
+    result = invoke(f"--outdir={outdir}", f"--data={data}", *TINY)
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1] == f"Error: --outdir: can't write to {outdir}: {words}"
+
+
 @pytest.mark.parametrize("text, words", [
     ("{", "dataset.json: damaged"),
     ('{"labels": [["0.png", null]]}', "dataset.json: labels must be"),
