@@ -6,7 +6,7 @@
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,11 +119,13 @@ class Segmenter:
             refinement: What is done beyond one pass through the network.
 
         Raises:
-            ValueError: A picture has another shape or type, or the refinement does not fit the model.
+            ValueError: A picture or the names have another shape or type, or the refinement does not fit the model.
             ModelError: A model of chunks was not trained on a picture of this name.
         """
-        if isinstance(images, PIL.Image.Image) or getattr(images, "ndim", 4) in (2, 3):
+        if isinstance(images, PIL.Image.Image | str | os.PathLike) or getattr(images, "ndim", 4) in (2, 3):
             raise ValueError("Expected argument `images` to be a list of pictures, but got one by itself")
+        if not isinstance(names, Sized | None):
+            raise ValueError(f"Expected argument `names` to be a list of names or None, but got {type(names).__name__}")
         pictures = [_to_picture(image) for image in images]
         if not pictures:
             return []

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -264,7 +265,7 @@ def test_other_arrays_are_refused(load, image):
         load("distill")([image])
 
 
-@pytest.mark.parametrize("images", [picture(), np.asarray(picture()), torch.zeros([4, 4, 3])])
+@pytest.mark.parametrize("images", [picture(), np.asarray(picture()), torch.zeros([4, 4, 3]), "a.png", Path("a.png")])
 def test_one_picture_without_a_list_is_named(load, images):
     with pytest.raises(ValueError, match="`images` to be a list of pictures, but got one by itself"):
         load("distill")(images)
@@ -419,6 +420,12 @@ def test_chunks_know_only_their_own_pictures(load):
 def test_chunks_need_a_name_for_each_picture(load, names, words):
     with pytest.raises(ValueError, match=f"`names`.*{words}"):
         load("chunks")([picture(), picture()], names)
+
+
+@pytest.mark.parametrize("names", [Refinement(flip=True), iter(["a.png"])])
+def test_what_is_no_list_of_names_is_named(load, names):
+    with pytest.raises(ValueError, match=f"`names` to be a list of names or None, but got {type(names).__name__}"):
+        load("distill")([picture()], names)
 
 
 def test_missing_file_of_a_chunk_is_named(tmp_path, models, load):
