@@ -184,6 +184,8 @@ class UNetTeacher:
             raise ValueError(f"Expected argument `size_px` to be a positive multiple of 4, but got {size_px}")
         try:
             self._judge = load_judge(path, device)
+        except FileNotFoundError as err:
+            raise TeacherError(f"{path}: no such file") from err
         except (OSError, EOFError, RuntimeError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as err:
             reason = one_line(err, 200).removeprefix(f"{path}: ")
             raise TeacherError(f"{path}: no judge of eval.py judge: {reason}") from err

@@ -166,9 +166,11 @@ def test_saved_judge_is_read_and_others_are_named(tmp_path):
     (tmp_path / "text.pt").write_text("no judge")
     torch.save({"channels": [4, 4, 4], "weights": {}}, tmp_path / "empty.pt")
     torch.save([1], tmp_path / "list.pt")
-    for name in ("short.pt", "text.pt", "empty.pt", "list.pt", "none.pt"):
+    for name in ("short.pt", "text.pt", "empty.pt", "list.pt"):
         with pytest.raises(TeacherError, match=rf"{name}: no judge of eval\.py judge"):
             UNetTeacher(tmp_path / name, 8)
+    with pytest.raises(TeacherError, match="none.pt: no such file$"):
+        UNetTeacher(tmp_path / "none.pt", 8)
 
 
 # Mask R-CNN.
