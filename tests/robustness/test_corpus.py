@@ -117,7 +117,7 @@ def damaged_json(text, rng, skip=()):
     for key in path:
         kept = kept[key]
     wrong = [{"x": 1}, [[["x"]]], [None] * 3]
-    if not isinstance(kept, str):
+    if kept is not None and not isinstance(kept, str):  # Where nothing stands, a name may.
         wrong += ["x", ""]
     if not isinstance(kept, bool) and isinstance(kept, int | float):
         wrong += [-1e30, 1e300, 10**40, True]
