@@ -76,8 +76,8 @@ class MaskFiles:
             file = self._find(name)
             other = first_user.setdefault(file, name)
             if file is not None and other != name:
-                raise MaskError(f"{self.path}: pictures {other} and {name} of {data} would share mask {file}; name their "
-                                f"masks {other}.png and {name}.png instead")
+                raise MaskError(f"{self.path}: pictures {other} and {name} of {data} would share mask {file}; name "
+                                f"their masks {other}.png and {name}.png instead")
         return ([name for name in names if name not in self],
                 [name for name in self._by_stem.values() if name not in first_user])
 

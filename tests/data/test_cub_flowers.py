@@ -21,8 +21,8 @@ from downloads import (
     write_tar,
 )
 
-from layered_plugin.data.masks import square_mask
 from layered_plugin.data.mask_files import read_pairs
+from layered_plugin.data.masks import square_mask
 
 
 def is_object(pictures):

@@ -79,8 +79,8 @@ def test_masks_of_pictures_that_differ_in_the_suffix_alone_have_the_whole_name(t
 def test_pictures_that_would_share_a_mask_are_named(tmp_path, masks):
     for name in masks:
         PIL.Image.new("L", (4, 4)).save(tmp_path / name)
-    with pytest.raises(MaskError, match=r"pictures a.jpg and a.png of pictures would share mask a.png; name their masks "
-                                        r"a.jpg.png and a.png.png instead"):
+    with pytest.raises(MaskError, match=r"pictures a.jpg and a.png of pictures would share mask a.png; name their "
+                                        r"masks a.jpg.png and a.png.png instead"):
         MaskFiles(tmp_path).unmatched(["a.jpg", "a.png"], "pictures")
 
 

@@ -85,7 +85,8 @@ def test_files_that_pillow_writes_alone_are_no_pictures(folder):
 @pytest.fixture
 def photos(folder):
     """The three pictures beside those of a phone and a camera, and what else lies in such folders."""
-    for name in ("a.HEIC", "sub/b.heic", "c.CR2", "._a.HEIC", ".thumbs/a.heic", "sub/.d.heic", "a.xml", "a.csv", "b.md"):
+    for name in ("a.HEIC", "sub/b.heic", "c.CR2", "._a.HEIC", ".thumbs/a.heic", "sub/.d.heic", "a.xml", "a.csv",
+                 "b.md"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(b"heif")
     return folder
@@ -144,8 +145,8 @@ def white(mode):
     return picture
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV",
-                                  "LAB", "I", "F", "I;16", "I;16L", "I;16B"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr",
+                                  "HSV", "LAB", "I", "F", "I;16", "I;16L", "I;16B"])
 def test_every_mode_becomes_rgb(mode):
     picture = to_rgb(white(mode))
     assert (picture.mode, picture.size) == ("RGB", (3, 2))
