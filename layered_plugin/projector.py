@@ -135,9 +135,9 @@ def _panels(scene: Scene) -> Iterator[np.ndarray]:
     yield scene["composites"]
     yield scene["backgrounds"]
     yield scene["masks"][:, :, None].repeat(3, axis=2)
-    for name in sorted(scene):
-        if name.startswith("cutouts"):
-            yield (scene[name][:, :, :3] * (scene[name][:, :, 3:] / 255)).round().astype(np.uint8)
+    for kind, picture in scene.items():
+        if kind.startswith("cutouts"):
+            yield (picture[:, :, :3] * (picture[:, :, 3:] / 255)).round().astype(np.uint8)
 
 
 def write_results(outdir: str, square: np.ndarray, ws: torch.Tensor, layers: Layers) -> None:

@@ -183,6 +183,14 @@ def test_merged_picture_is_the_composite(tmp_path):
     assert np.abs(merged[:, :, :3] - scene["composites"]).max() <= 2 and (merged[:, :, 3] == 255).all()
 
 
+def test_layers_of_many_objects_are_in_their_order():
+    layers = Layers(torch.zeros(1, 3, 4, 4), torch.rand(1, 33, 4, 4) * 2 - 1, torch.rand(1, 11, 4, 4))
+    scene = to_pictures(layers)[0]
+    found = scene_layers(scene)
+    assert list(found) == ["background", *(f"object {number}" for number in range(1, 12))]
+    assert all((found[f"object {number}"] == scene[f"cutouts{number}"]).all() for number in range(1, 12))
+
+
 @pytest.mark.parametrize("args, code, text", [
     (["background", "--network=none", "--dest=a.pkl"], 1, "--network: none: no such file"),
     (["foreground", "--network=run", "--dest=a.pkl", "--object=2"], 2, "--object must be from 1 to 1"),

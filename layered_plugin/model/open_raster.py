@@ -21,7 +21,7 @@ THUMBNAIL = 256  # Largest side, by the specification.
 
 def scene_layers(scene: Scene) -> dict[str, np.ndarray]:
     """Layers of a scene of ``to_pictures`` from back to front, by name: the background, then each object's cut-out."""
-    objects = sorted(name for name in scene if name.startswith("cutouts"))
+    objects = [name for name in scene if name.startswith("cutouts")]
     return {"background": scene["backgrounds"]} | {
         f"object {number}" if len(objects) > 1 else "object": scene[name]
         for number, name in enumerate(objects, start=1)}
