@@ -100,7 +100,10 @@ class Segmenter:
         Raises:
             ModelError: The model can't be used; the text names its file.
             ArgumentError: The device is not there.
+            TypeError: The path is none.
         """
+        if not isinstance(path, str | os.PathLike):
+            raise TypeError(f"Expected argument `path` to be a path, but got {type(path).__name__}")
         device = choose_device(device)
         meta, networks = load_model(path, device)
         if "unet" in networks:
@@ -121,7 +124,10 @@ class Segmenter:
         Raises:
             ValueError: A picture or the names have another shape or type, or the refinement does not fit the model.
             ModelError: A model of chunks was not trained on a picture of this name.
+            TypeError: The refinement is none.
         """
+        if not isinstance(refinement, Refinement):
+            raise TypeError(f"Expected argument `refinement` to be a Refinement, but got {type(refinement).__name__}")
         if isinstance(images, PIL.Image.Image | str | os.PathLike) or getattr(images, "ndim", 4) in (2, 3):
             raise ValueError("Expected argument `images` to be a list of pictures, but got one by itself")
         if not isinstance(names, Sized | None):

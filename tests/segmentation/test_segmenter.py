@@ -428,6 +428,13 @@ def test_what_is_no_list_of_names_is_named(load, names):
         load("distill")([picture()], names)
 
 
+def test_what_is_no_refinement_or_no_path_is_named(load):
+    with pytest.raises(TypeError, match="`refinement` to be a Refinement, but got dict"):
+        load("distill")([picture()], refinement={"flip": True})
+    with pytest.raises(TypeError, match="`path` to be a path, but got NoneType"):
+        Segmenter.load(None)
+
+
 def test_missing_file_of_a_chunk_is_named(tmp_path, models, load):
     folder = make_model(tmp_path / "broken", "chunks")
     (folder / "chunk-00001.safetensors").write_bytes(b"")
