@@ -57,7 +57,7 @@ class MaskFiles:
     def check_names(self, names: Sequence[str], data: str | os.PathLike[str]) -> None:
         """Compare the names of the masks with those of all pictures of a data set, whose path is for the error.
 
-        MaskError, with the first, if a mask is missing or left over, or two pictures share one.
+        MaskError, with the first, if a mask is missing or left over, two pictures share one, or one has two.
         """
         missing, extra = self.unmatched(names, data)
         count = f"(masks: {len(self._by_stem)}, pictures: {len(names)})"
@@ -69,7 +69,7 @@ class MaskFiles:
     def unmatched(self, names: Sequence[str], data: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
         """Pictures of a whole data set that have no mask, and masks that belong to none of its pictures.
 
-        MaskError, with the data, if two pictures share a mask.
+        MaskError, with the data, if two pictures share a mask, or one has two.
         """
         first_user: dict[str | None, str] = {}
         for name in names:
@@ -78,6 +78,12 @@ class MaskFiles:
             if file is not None and other != name:
                 raise MaskError(f"{self.path}: pictures {other} and {name} of {data} would share mask {file}; name "
                                 f"their masks {other}.png and {name}.png instead")
+        for name in names:
+            of_picture = self._candidates(name)
+            left = next((file for file in of_picture[1:] if file not in first_user), None)
+            if left is not None:
+                raise MaskError(f"{self.path}: {of_picture[0]} and {left} are masks of picture {name} of {data}; "
+                                "remove one")
         return ([name for name in names if name not in self],
                 [name for name in self._by_stem.values() if name not in first_user])
 
@@ -90,8 +96,12 @@ class MaskFiles:
 
     def _find(self, name: str) -> str | None:
         """The file of a picture's mask."""
+        return next(iter(self._candidates(name)), None)
+
+    def _candidates(self, name: str) -> list[str]:
+        """Files that bear a picture's name, the one that is taken first."""
         keys = (_stem(name), name)
-        return next((files[key] for key in keys for files in (self._by_stem, self._within) if key in files), None)
+        return [files[key] for key in keys for files in (self._by_stem, self._within) if key in files]
 
     def read(self, name: str, size: tuple[int, int] | None = None) -> np.ndarray:
         """Object pixels of a picture's mask, [H, W], bool; errors as of ``opacity``.
@@ -139,7 +149,7 @@ class MaskedPictures:
         path: Folder, zip or tar of masks.
 
     Raises:
-        MaskError: As of ``MaskFiles``; two pictures share a mask, or fewer than ``LEAST_MASKED`` have one.
+        MaskError: As of ``MaskFiles`` and ``unmatched``, or fewer than ``LEAST_MASKED`` have a mask.
     """
 
     def __init__(self, pictures: PictureDataset, path: str | os.PathLike[str]) -> None:

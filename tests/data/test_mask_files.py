@@ -84,6 +84,15 @@ def test_pictures_that_would_share_a_mask_are_named(tmp_path, masks):
         MaskFiles(tmp_path).unmatched(["a.jpg", "a.png"], "pictures")
 
 
+def test_two_masks_of_one_picture_that_both_bear_its_name_are_named(tmp_path):
+    for name in ("a.png", "a.jpg.png"):
+        PIL.Image.new("L", (4, 4)).save(tmp_path / name)
+    files = MaskFiles(tmp_path)
+    with pytest.raises(MaskError, match=r"a.png and a.jpg.png are masks of picture a.jpg of pictures; remove one"):
+        files.unmatched(["a.jpg"], "pictures")
+    assert files.unmatched(["a.jpg", "a.jpg.png"], "pictures") == ([], [])  # The second is another picture's.
+
+
 def test_masks_of_one_picture_are_named(tmp_path):
     for name in ("a.jpg", "a.png"):
         PIL.Image.new("L", (4, 4)).save(tmp_path / name)
