@@ -133,10 +133,10 @@ class PictureDataset(Dataset):
             return True
         shape = [len(self.names), 3, self.size_px, self.size_px]
         num_bytes = np.prod(shape, dtype=np.int64)
-        used = self.used
+        used, label = self.used, f"Decoding pictures at {self.size_px}x{self.size_px}"
 
         def decode(positions: Iterable[int]) -> Iterator[np.ndarray]:
-            shown = progress(positions, len(used), "Decoding pictures") if verbose else positions
+            shown = progress(positions, len(used), label) if verbose else positions
             return (self._decode(raw_idx) for raw_idx in shown)
 
         if num_bytes >= decoded.SHARED_FROM and self.path.exists():

@@ -78,6 +78,14 @@ def test_reduced_pictures_are_read_where_memory_is_short(folder, monkeypatch):
     assert (pictures.reduced(8)[1][0] == 40 * 1 + 10).all()
 
 
+def test_progress_says_at_which_resolution_pictures_are_read(folder, capsys):
+    pictures = PictureDataset(folder, size_px=9)
+    for stage in (pictures, pictures.reduced(4)):
+        stage.preload(verbose=True)
+    shown = [line.partition(": ")[0] for line in capsys.readouterr().err.splitlines()]
+    assert list(dict.fromkeys(shown)) == ["Decoding pictures at 9x9", "Decoding pictures at 4x4"]
+
+
 def test_subset_is_preloaded_alone(folder):
     (folder / "9.png").write_bytes(b"broken")
     pictures = PictureDataset(folder, size_px=8, max_size=2, random_seed=0)
