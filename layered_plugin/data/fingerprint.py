@@ -53,14 +53,18 @@ def of_source(source: PictureSource) -> dict[str, Any]:
 
 
 def compare(path: str, before: Mapping[str, Any] | None, may_change: bool, where: str, remedy: str = REMEDY,
-            labels: bool = False) -> tuple[dict[str, Any], bool]:
+            labels: bool = False, option: str = "data") -> tuple[dict[str, Any], bool]:
     """Fingerprint of pictures or masks, and whether it is another than before, which a warning says.
 
     Raises:
-        CheckpointError: They can't be read, which names `where`; or are others and must not be, with the remedy.
+        CheckpointError: They can't be read, which names `where`, and the option that says where they lie now; or are
+            others and must not be, with the remedy.
     """
-    with raising(CheckpointError, where, PictureError):
+    try:
         now = fingerprint(path, labels)
+    except PictureError as err:
+        moved = "" if before is None else f"; if it lies elsewhere now, say where by `{option}`"
+        raise CheckpointError(f"{where}: {err}{moved}") from err
     changed = None if before is None else what_changed(before, now)
     if changed is not None and not may_change:
         raise CheckpointError(f"{path}: {changed}; {remedy}")

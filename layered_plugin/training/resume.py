@@ -79,7 +79,7 @@ def _check_data(config: dict[str, Any], may_change: bool, path: Path) -> None:
                            labels=kwargs.get("use_labels", False))
     if config["masks_path"] is not None:
         config["masks_fingerprint"], _changed = compare(config["masks_path"], config["masks_fingerprint"], may_change,
-                                                        f"{path}: masks_path")
+                                                        f"{path}: masks_path", option="masks")
     if changed and kwargs.get("max_size") == before["num"]:  # All of them, not a subset.
         kwargs["max_size"] = now["num"]
     config["data_fingerprint"] = now

@@ -201,6 +201,7 @@ def test_data_that_has_moved_is_named_to_go_on_and_remembered(data, tmp_path):
         args = [*args, f"--resume={run}"]
         refused = invoke(command, *args)
         assert refused.exit_code == 1 and f"{data}: neither a folder nor a readable zip" in refused.stderr
+        assert "if it lies elsewhere now, say where by --data" in refused.stderr
         (moved / "6.png").write_bytes((moved / "5.png").read_bytes())
         refused = invoke(command, *args, f"--data={moved}")
         assert refused.exit_code == 1 and f"{moved}: it had 6 pictures when the run began" in refused.stderr
@@ -218,7 +219,8 @@ def test_masks_that_have_moved_are_named_to_go_on(data, tmp_path):
     config = json.loads((run / "training_options.json").read_text())
     (run / "training_options.json").write_text(json.dumps(dict(
         config, masks_path=str(tmp_path / "gone"), masks_fingerprint=fingerprint(data))))
-    assert invoke(train_layered.main, *args).exit_code == 1
+    refused = invoke(train_layered.main, *args)
+    assert refused.exit_code == 1 and "if it lies elsewhere now, say where by --masks" in refused.stderr
     assert json.loads(invoke(train_layered.main, *args, f"--masks={data}").stdout)["masks_path"] == str(data)
 
 
