@@ -37,7 +37,7 @@ def write_report(run: str | os.PathLike[str], dest: str | os.PathLike[str] | Non
 
     Args:
         run: Folder of train_layered.py, whose models beside it are found; or of a model, which names its network.
-        dest: HTML file; None = report.html in the run.
+        dest: HTML file, whose folder is made; None = report.html in the run.
         models: Folders of further models.
         segmented: Output folder of ``invert.py segment``.
 
@@ -51,6 +51,7 @@ def write_report(run: str | os.PathLike[str], dest: str | os.PathLike[str] | Non
     page = render(collect(run, [_complete("`model`", model) for model in models], segmented))
     path = Path(dest) if dest is not None else run / "report.html"
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as file:
             file.write(page.encode())
     except OSError as err:

@@ -389,16 +389,17 @@ def test_network_of_an_impossible_name_is_that_of_no_run(runs):
     (["nowhere"], "RUN: nowhere is no run folder of train_layered.py or invert.py"),
     (["GAN", "--model=GAN"], "--model: GAN holds no model.json"),
     (["GAN", "--segmented=GAN"], "--segmented: GAN holds no manifest.jsonl"),
-    (["GAN", "--dest=GAN/none/report.html"], "--dest: can't write GAN/none/report.html: No such file or directory"),
+    (["GAN", "--dest=GAN/log.txt/report.html"], "--dest: can't write GAN/log.txt/report.html: File exists"),
 ])
 def test_wrong_argument_is_named(runs, args, words):
     gan = str(runs / "00000-shapes")
+    (runs / "00000-shapes/log.txt").touch()
     result = invoke(*[arg.replace("GAN", gan) for arg in args])
     assert result.exit_code == 1 and words.replace("GAN", gan) in result.stderr
 
 
 def test_command_prints_the_path_and_writes_the_file_whole(runs, monkeypatch):
-    dest = runs / "my report.html"
+    dest = runs / "no folder yet/my report.html"
     result = invoke(runs / "00000-shapes", f"--dest={dest}", f"--model={runs}/00001-distill")
     assert result.exit_code == 0 and result.stdout == f"{dest}\n"
     before = dest.read_text()
