@@ -132,7 +132,8 @@ def _segment_parts(job: Job, parts: list[Part], outdir: Path, listing: Listing |
         done, skipped, failed = _segment_part(job, part, listing, label)
         total = Outcome(total.done + done, total.skipped + skipped, {**total.failed, **failed})
     if total.done == 0 and total.failed and not has_results(outdir):
-        raise ModelError(next(iter(total.failed.values())))
+        num = len(total.failed)
+        raise ModelError(next(iter(total.failed.values())) + (f"; all {num} failed" if num > 1 else ""))
     return total
 
 

@@ -264,7 +264,10 @@ def test_folder_of_which_nothing_can_be_read_is_an_error(segment, tmp_path):
     folder = tmp_path / "pictures"
     folder.mkdir()
     (folder / "a.png").write_bytes(b"")
-    with pytest.raises(ModelError, match=r"cannot read picture a\.png"):
+    with pytest.raises(ModelError, match=r"cannot read picture a\.png: no picture in a known format$"):
+        segment(folder)
+    (folder / "b.png").write_bytes(b"")
+    with pytest.raises(ModelError, match=r"cannot read picture a\.png: .*; all 2 failed$"):
         segment(folder)
 
 
