@@ -60,7 +60,8 @@ def main(network: str, snapshot: str, target: str, num_steps: int, seed: int, sa
     The loss is the paper's equation 7: pixels, and features of the discriminator; --vgg adds LPIPS, upstream's measure.
     The picture is squeezed to the network's square, as in training; upstream cuts its middle out instead. Noise stays
     as it is. --outdir gets upstream's target.png, proj.png, projected_w.npz and proj.mp4 (pip install
-    'layered-plugin[video]'), and mask.png, cutout.png, background.png, foreground.png and proj.ora, a layer each.
+    'layered-plugin[video]'), and mask.png, cutout.png, background.png, foreground.png and proj.ora, a layer each;
+    of a network of several objects those of each are numbered.
 
     For masks of many pictures, `invert.py distill` and `segment` are quicker and better.
 

@@ -41,7 +41,8 @@ def main(network: str, snapshot: str, rows: str, cols: str, styles: str, part: s
          class_idx: int | None, noise_mode: str, outdir: str, device: str) -> None:
     """Mix styles: each picture has its row's styles, but for those of --styles, which are its column's.
 
-    --outdir gets upstream's ROW-COL.png and grid.png, and beside them masks/, cutouts/, backgrounds/ and foregrounds/.
+    --outdir gets upstream's ROW-COL.png and grid.png, and beside them masks/, cutouts/, backgrounds/ and foregrounds/,
+    of a network of several objects numbered as by `generate`.
     --part=foreground puts the objects of the columns into the scenes of the rows: with --styles=0-99, all of them.
 
     \b
