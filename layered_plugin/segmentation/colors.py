@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-BANDWIDTH, BINS = 0.1, 24  # Of a channel in [-1, 1]: standard deviation of the kernel, and how finely it is told apart.
+BANDWIDTH, BINS = 0.08, 24  # Of a channel in [-1, 1]: standard deviation of the kernel, and how finely it is told apart.
 MARGIN = 0.2  # Of the side, along each border: how far in objects are less likely, where nothing says more.
 RARE = 0.25  # Object there, of what is object in the likeliest place: less is rare (`rare_border`).
-ROUNDS = 2  # The densities are those of the mask, then those of the result.
+ROUNDS = 4  # The densities are first those of the mask, then those of what came out so far.
 LEAST_PRIOR, LEAST_DENSITY, LARGEST_LOG_RATIO = 0.02, 1e-5, 6.0  # So far, colors may overrule the mask.
-TIE, TIE_BANDWIDTH, TIE_ROUNDS = 2.0, 0.3, 8  # Between neighbours of one color, in log odds.
+TIE, TIE_BANDWIDTH, TIE_ROUNDS = 2.0, 0.2, 8  # Between neighbours of one color, in log odds.
 LEAST_WEIGHT = 1e-16  # Of the kernel; less is 0, since processors are slow with the tiniest numbers.
 
 _CHUNK = 16  # Pictures at a time: their tables of colors should stay in the cache.

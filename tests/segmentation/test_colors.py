@@ -19,9 +19,9 @@ from layered_plugin.segmentation.colors import (
 def by_the_formula(img, mask):
     """Bayes' rule for one picture [3, H, W] and its mask, each pixel with each other one, no histogram."""
     color, prior = img.double().flatten(1).T, mask.double().flatten().clamp(0.02, 0.98)
-    near = torch.exp(-(color[:, None] - color).square().sum(2) / (2 * 0.1**2))  # [P, P]
+    near = torch.exp(-(color[:, None] - color).square().sum(2) / (2 * 0.08**2))  # [P, P]
     opacity = prior
-    for _ in range(2):
+    for _ in range(4):
         of_object, of_ground = (near @ weight / weight.sum() + 1e-5 for weight in (opacity**2, (1 - opacity)**2))
         ratio = torch.log(of_object / of_ground).clamp(-6, 6)
         opacity = 1 / (1 + (1 - prior) / prior * torch.exp(-ratio))
@@ -83,6 +83,15 @@ def test_a_pixel_is_likely_by_its_distance_from_the_nearest_border():
         assert place[row, column].item() == pytest.approx(min(1, near / 0.2))
     assert torch.equal(place, place.flip(0)) and torch.equal(place, place.flip(1))
     assert (likely_place(4, 6, 0) == 1).all()
+
+
+def test_a_mask_of_a_thin_object_stays_though_its_color_is_nearly_the_grounds():
+    truth = torch.zeros(1, 1, 32, 32)
+    truth[..., 6:26, 15] = 1
+    ground, redder = (torch.tensor(color).reshape(1, 3, 1, 1) for color in ([-0.2, 0.1, 0.1], [0.25, 0, -0.25]))
+    noise = 0.03 * torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    found = correct_by_colors(ground + truth * redder + noise, truth * 0.8 + 0.1) > 0.5
+    assert torch.equal(found.float(), truth)
 
 
 @pytest.mark.parametrize("margin", [0.0, 0.2])
@@ -153,7 +162,7 @@ def tied_by_the_formula(img, prob):
                 for dy, dx in [(-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)]:
                     v, u = min(max(y + dy, 0), height - 1), min(max(x + dx, 0), width - 1)
                     square = sum((float(img[c, y, x]) - float(img[c, v, u]))**2 for c in range(3))
-                    likeness = math.exp(-square / (2 * 0.3**2)) / math.hypot(dy, dx)
+                    likeness = math.exp(-square / (2 * 0.2**2)) / math.hypot(dy, dx)
                     total += 2.0 * likeness * (2 / (1 + math.exp(-odds[v][u])) - 1)
                 new[-1].append(total)
         odds = new
