@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-BANDWIDTH, BINS = 0.08, 24  # Of a channel in [-1, 1]: standard deviation of the kernel, and how finely it is told apart.
+BANDWIDTH, BINS = 0.08, 24  # Of a channel in [-1, 1]: standard deviation of the kernel, how finely it is told apart.
 MARGIN = 0.2  # Of the side, along each border: how far in objects are less likely, where nothing says more.
 RARE = 0.25  # Object there, of what is object in the likeliest place: less is rare (`rare_border`).
 ROUNDS = 4  # The densities are first those of the mask, then those of what came out so far.
