@@ -25,8 +25,7 @@ from layered_plugin.segmentation.stage import SAMPLES, ModelRun, finish_run
 
 CHANNELS = (16, 32, 64, 128)
 MARGIN_BATCH, MARGIN_BATCHES = 100, 5  # Real pictures whose masks give a margin.
-MARGIN_AFTER = 4  # Of the steps on real pictures the first in so many have the margin given, ...
-MARGIN_ROOM = 1.25  # ... the others so many times that of their own masks, if that is narrower.
+MARGIN_AFTER = 4  # One in so many steps on real pictures has the margin given; then it is that of the masks, if narrower.
 ADAPT, ADAPT_FEW = 19200, 9600  # Steps on real pictures; of a small set more do harm.
 MIN_PART_REAL = 0.6  # Real targets keep parts and lose holes by a stricter rule than generated ones.
 
@@ -105,7 +104,7 @@ def _adapt(run_dir: Path, options: dict[str, Any], unet: AnyUNet,
 
     def step(idx: int) -> dict[str, float]:
         if idx == find_margin:
-            teaching.margin = min(teaching.margin, MARGIN_ROOM * margin_found())
+            teaching.margin = min(teaching.margin, margin_found())
         img, mask = teaching.batch(real.batch(batch))
         terms = dict(kept=len(img) / batch)
         if len(img) > 1:  # Batch normalisation needs two.
