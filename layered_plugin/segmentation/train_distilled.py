@@ -25,7 +25,7 @@ from layered_plugin.segmentation.stage import SAMPLES, ModelRun, finish_run
 
 CHANNELS = (16, 32, 64, 128)
 MARGIN_BATCH, MARGIN_BATCHES = 100, 5  # Real pictures whose masks give a margin.
-MARGIN_AFTER = 4  # One step in so many has the margin given; then it is that of the masks, if narrower.
+MARGIN_AFTER = 4  # The first quarter of the steps has the margin given, the others that of the masks, if narrower.
 ADAPT, ADAPT_FEW = 19200, 9600  # Steps on real pictures; of a small set more do harm.
 MIN_PART_REAL = 0.6  # Real targets keep parts and lose holes by a stricter rule than generated ones.
 
