@@ -94,14 +94,14 @@ def train(ctx: click.Context, **opts: Any) -> None:
 @main.command(short_help="A U-Net from generated pictures, then real ones: quick, any picture")
 @common_options
 @click.option("--data", help="Real pictures to adapt to, unlabelled", metavar="ZIP|DIR")
-@click.option("--steps", help="Steps on generated pairs", type=COUNT, default=2400)
-@click.option("--adapt", help="Steps on real pictures, below 5000: 9600", type=Whole(min=0), default=ADAPT)
-@click.option("--batch", help="Pictures a step", type=Whole(4, 2**16), default=16)
+@click.option("--steps", help="Steps on generated pairs", type=COUNT, default=600)
+@click.option("--adapt", help="Steps on real pictures, below 5000: 2400", type=Whole(min=0), default=ADAPT)
+@click.option("--batch", help="Pictures a step", type=Whole(4, 2**16), default=64)
 @click.option("--shift", help="Largest shift of generated objects", type=Number(0, 0.5), default=0.125, metavar="FRAC")
 @click.option("--vary-shape", help="Share of objects with a bent outline", type=Number(0, 1), default=0.6,
               metavar="FRAC")
 @click.option("--colors", help="Correct real pictures' masks by color", type=bool, default=True, metavar="BOOL")
-@click.option("--margin", help="Border where objects are rare, at first", type=Number(0, 0.5), default=MARGIN,
+@click.option("--margin", help="Border where objects are rare, in training", type=Number(0, 0.5), default=MARGIN,
               metavar="FRAC")
 @click.option("--paste", help="Share of real objects pasted on other grounds", type=Number(0, 1), default=0.5,
               metavar="FRAC")

@@ -134,7 +134,7 @@ def _teach(trial: Trial, run_dir: Path, files: dict[str, str | None], steps: int
     """IoU on unseen real pictures of a U-Net that learnt from the generator alone."""
     log = trial.folder / "distill.log"
     shell.call(["invert.py", "distill", f"--network={run_dir}", f"--outdir={trial.folder}/distilled",
-                f"--steps={steps}", "--adapt=0", "--batch=64", "--vary-shape=0"], log)
+                f"--steps={steps}", "--adapt=0", "--vary-shape=0"], log)
     model = only_run(trial.folder / "distilled")
     record = shell.call(["eval.py", "real", f"--model={model}", f"--data={files['test_data']}",
                          f"--masks={files['test_masks']}", "--baselines=none"], log)

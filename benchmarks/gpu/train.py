@@ -122,7 +122,7 @@ def distill(context: Context) -> dict[str, Any]:
     steps = int(min(1000.0, 0.65 * context.seconds_left / SECONDS_A_STEP))
     short = ["--steps=4", "--adapt=4", "--batch=4"]
     if not context.quick:
-        short = [f"--steps={max(1, 3 * steps // 10)}", f"--adapt={max(1, 7 * steps // 10)}", "--batch=64"]
+        short = [f"--steps={max(1, 3 * steps // 10)}", f"--adapt={max(1, 7 * steps // 10)}"]
     start = time.time()
     run(context, "invert.py", "distill", f"--network={newest_run(context, 'runs')}",
         f"--data={data_of(context) / 'train.zip'}", f"--outdir={context.workdir / 'models'}",

@@ -29,20 +29,12 @@ class SelfTraining:
     seed: int  # Of augmentation.
     decay: float = 0.99  # Of the mean teacher's moving average, a step.
     colors: bool = True  # Correct what the teacher says by the colors of the picture (`correct_by_colors`)?
-    margin: float = MARGIN  # As of `correct_by_colors`; may change on the way.
+    margin: float = MARGIN  # As of `correct_by_colors`.
     paste: float = 0.5  # Share of the pictures whose object is pasted on the ground of another (`paste_objects`).
 
     def __post_init__(self) -> None:
         self.mean_teacher = copy.deepcopy(self.unet).eval().requires_grad_(False)
         self.generator = torch.Generator().manual_seed(self.seed)
-
-    def state_dict(self) -> dict[str, float]:
-        """What changes on the way, beside the networks and the generator."""
-        return dict(margin=self.margin)
-
-    def load_state_dict(self, state: dict[str, float]) -> None:
-        """Go on with the margin of a saved state."""
-        self.margin = float(state["margin"])
 
     @torch.no_grad()
     def targets(self, img: torch.Tensor) -> torch.Tensor:

@@ -24,9 +24,8 @@ from layered_plugin.segmentation.self_training import SelfTraining
 from layered_plugin.segmentation.stage import SAMPLES, ModelRun, finish_run
 
 CHANNELS = (16, 32, 64, 128)
-MARGIN_BATCH, MARGIN_BATCHES = 100, 5  # Real pictures whose masks give a margin.
-MARGIN_AFTER = 4  # The first quarter of the steps has the margin given, the others that of the masks, if narrower.
-ADAPT, ADAPT_FEW = 19200, 9600  # Steps on real pictures; of a small set more do harm.
+MARGIN_BATCH, MARGIN_BATCHES = 100, 5  # Real pictures whose masks give the model's margin.
+ADAPT, ADAPT_FEW = 4800, 2400  # Steps on real pictures; of a small set more do harm.
 MIN_PART_REAL = 0.6  # Real targets keep parts and lose holes by a stricter rule than generated ones.
 
 
@@ -92,19 +91,14 @@ def _adapt(run_dir: Path, options: dict[str, Any], unet: AnyUNet,
 
     Returns None, or the name of the signal that stopped it; the margin at work (`rare_border`), None if it was stopped.
     """
-    batch, find_margin = options["batch"], options["adapt"] // MARGIN_AFTER
+    batch = options["batch"]
     settled = settle_on_real(unet, real)
     keep = PairFilter(options["min_coverage"], options["max_coverage"], MIN_PART_REAL)
     teaching = SelfTraining(unet, keep, options["seed"] + 1, colors=options["colors"],
                             margin=options["margin"], paste=options["paste"])
     fitting = Fitting(unet, options["adapt"])
 
-    def margin_found() -> float:
-        return rare_border(torch.cat([teaching.opinions(real.batch(MARGIN_BATCH)) for _ in range(MARGIN_BATCHES)]))
-
-    def step(idx: int) -> dict[str, float]:
-        if idx == find_margin:
-            teaching.margin = min(teaching.margin, margin_found())
+    def step(_step: int) -> dict[str, float]:
         img, mask = teaching.batch(real.batch(batch))
         terms = dict(kept=len(img) / batch)
         if len(img) > 1:  # Batch normalisation needs two.
@@ -113,15 +107,15 @@ def _adapt(run_dir: Path, options: dict[str, Any], unet: AnyUNet,
         return terms
 
     run = ModelRun(run_dir, "real", "Real pictures", options["adapt"], batch,
-                   dict(unet=unet, teacher=teaching.mean_teacher, margin=teaching, optimizer=fitting.optimizer,
+                   dict(unet=unet, teacher=teaching.mean_teacher, optimizer=fitting.optimizer,
                         schedule=fitting.schedule),
                    dict(teaching=teaching.generator))
-    looked_at = MARGIN_BATCH * MARGIN_BATCHES if run.step > find_margin else 0
-    real.start_at(settled + run.step * batch + looked_at)
+    real.start_at(settled + run.step * batch)
     stopped, margin = run.loop(step), None
     if stopped is None:
         unet.load_state_dict(teaching.mean_teacher.state_dict())
-        margin = margin_found()
+        opacities = [teaching.opinions(real.batch(MARGIN_BATCH)) for _ in range(MARGIN_BATCHES)]
+        margin = rare_border(torch.cat(opacities))
         img = real.batch(SAMPLES)
         _save_samples(run_dir / f"samples{run.steps:06d}.png", img, teaching.targets(img))
     return stopped, margin

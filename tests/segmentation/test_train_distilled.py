@@ -10,7 +10,7 @@ from tiny_models import SIDE, default_options, make_gan_run, make_generator, mak
 
 import invert
 from layered_plugin.errors import PictureError, UserError
-from layered_plugin.segmentation import fitting, self_training, train_distilled
+from layered_plugin.segmentation import fitting, train_distilled
 from layered_plugin.segmentation.fitting import Fitting
 from layered_plugin.segmentation.model_file import load_model, network_hash
 
@@ -83,14 +83,14 @@ def test_run_leaves_a_model_its_log_and_samples(tmp_path, places):
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 def test_run_stopped_after_every_step_ends_as_an_uninterrupted_one(tmp_path, places, interrupted, name):
-    train(tmp_path / "whole", places, adapt=5)
+    train(tmp_path / "whole", places)
     calls = interrupted(lambda: os.kill(os.getpid(), getattr(signal, name)))
-    for _ in range(8):
-        assert train(tmp_path / "parts", places, adapt=5) == name
+    for _ in range(5):
+        assert train(tmp_path / "parts", places) == name
         assert not (tmp_path / "parts" / "model.json").exists()
         calls.clear()
-    assert train(tmp_path / "parts", places, adapt=5) is None
-    for file in ("model.safetensors", "model.json", "samples000000.png", "samples000005.png"):
+    assert train(tmp_path / "parts", places) is None
+    for file in ("model.safetensors", "model.json", "samples000000.png", "samples000002.png"):
         assert (tmp_path / "parts" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
 
 
@@ -101,19 +101,7 @@ def test_the_model_knows_the_margin_found_in_its_pictures(tmp_path, places, monk
     monkeypatch.setattr(train_distilled, "rare_border", lambda mask: seen.append(mask.shape) or 0.25)
     train(tmp_path, places, **changes)
     assert load_model(tmp_path)[0].get("margin") == margin
-    assert seen == ([(20, 1, SIDE, SIDE)] * 2 if margin == 0.25 else [])  # On the way, and in the end.
-
-
-@pytest.mark.parametrize("given, found, then", [(0.2, 0.1, 0.1), (0.2, 0.3, 0.2), (0.03, 0.1, 0.03)])
-def test_self_training_goes_on_with_the_margin_of_its_masks_where_that_is_narrower(tmp_path, places, monkeypatch,
-                                                                                   interrupted, given, found, then):
-    seen = []
-    monkeypatch.setattr(train_distilled, "rare_border", lambda _mask: found)
-    monkeypatch.setattr(self_training, "correct_by_colors", lambda _img, mask, margin: seen.append(margin) or mask)
-    calls = interrupted(lambda: os.kill(os.getpid(), signal.SIGTERM))
-    while train(tmp_path, places, adapt=8, margin=given) is not None:  # Stopped after each step.
-        calls.clear()
-    assert seen == [given, given, *[then] * 6, then]  # And for the picture of samples in the end.
+    assert seen == ([(20, 1, SIDE, SIDE)] if margin == 0.25 else [])
 
 
 def test_run_that_broke_off_before_its_first_state_ends_as_an_uninterrupted_one(tmp_path, places, interrupted):
