@@ -4,6 +4,8 @@ The work of ``invert.py distill``.
 """
 
 import contextlib
+import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from layered_plugin.device import must_fp32, tune_cpu
 from layered_plugin.grids import picture_rows, save_picture
 from layered_plugin.model.snapshots import load_snapshot
 from layered_plugin.model.unet import AnyUNet, make_unet
+from layered_plugin.runs import STATS_FILE
 from layered_plugin.segmentation.augment import detail_of
 from layered_plugin.segmentation.colors import rare_border
 from layered_plugin.segmentation.fitting import Fitting, settle_on_real
@@ -26,6 +29,7 @@ from layered_plugin.segmentation.stage import SAMPLES, ModelRun, finish_run
 CHANNELS = (16, 32, 64, 128)
 MARGIN_BATCH, MARGIN_BATCHES = 100, 5  # Real pictures whose masks give the model's margin.
 ADAPT, ADAPT_FEW = 4800, 2400  # Steps on real pictures; of a small set more do harm.
+LEAST_KEPT = 0.9  # Of real pictures with a target that can be an object, in the last tenth of the steps.
 MIN_PART_REAL = 0.6  # Real targets keep parts and lose holes by a stricter rule than generated ones.
 
 
@@ -116,9 +120,23 @@ def _adapt(run_dir: Path, options: dict[str, Any], unet: AnyUNet,
         unet.load_state_dict(teaching.mean_teacher.state_dict())
         opacities = [teaching.opinions(real.batch(MARGIN_BATCH)) for _ in range(MARGIN_BATCHES)]
         margin = rare_border(torch.cat(opacities))
+        _warn_of_lost_objects(run_dir, options)
         img = real.batch(SAMPLES)
         _save_samples(run_dir / f"samples{run.steps:06d}.png", img, teaching.targets(img))
     return stopped, margin
+
+
+def _warn_of_lost_objects(run_dir: Path, options: dict[str, Any]) -> None:
+    """Say so where self-training ended with masks that can't be objects: healthy ones rarely are, whatever is shown."""
+    lines = [json.loads(line) for line in (run_dir / STATS_FILE).read_text().splitlines()]
+    kept = [line["kept"] for line in lines if line["stage"] == "real"]
+    last = kept[-max(1, len(kept) // 10):]
+    share = sum(last) / len(last)
+    if share < LEAST_KEPT:
+        print(f"WARNING: {1 - share:.0%} of the pictures ended without a mask of {options['min_coverage']:.0%} to "
+              f"{options['max_coverage']:.0%} of the picture (--min-coverage, --max-coverage): objects smaller or "
+              "larger than that, or masks that fall apart; look at the samples, and if they do, give a larger --batch "
+              "or fewer steps (--adapt)", file=sys.stderr)
 
 
 def _save_samples(path: Path, img: torch.Tensor, mask: torch.Tensor) -> None:

@@ -67,6 +67,18 @@ def interrupted(monkeypatch):
     return make
 
 
+@pytest.mark.parametrize("share, warned", [(1.0, False), (0.5, True)])
+def test_masks_that_fall_apart_are_told_of(tmp_path, places, monkeypatch, capsys, share, warned):
+    def batch(_self, img):
+        num = round(share * len(img))
+        return img[:num], img[:num, :1].gt(0).float()
+
+    monkeypatch.setattr(train_distilled.SelfTraining, "batch", batch)
+    assert train(tmp_path, places) is None
+    told = capsys.readouterr().err
+    assert ("WARNING: 50% of the pictures ended without a mask of 2% to 98%" in told) == warned
+
+
 def test_run_leaves_a_model_its_log_and_samples(tmp_path, places):
     assert train(tmp_path, places) is None
     assert {path.name for path in tmp_path.iterdir()} == {
