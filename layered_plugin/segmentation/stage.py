@@ -83,7 +83,7 @@ class ModelRun:
         with StopRequest() as stop:
             _append(self.run_dir / STATS_FILE, "")
             remaining = range(self.step, self.steps)
-            for step in progress(remaining, len(remaining), self.label) if self.label else remaining:
+            for step in progress(remaining, self.steps, self.label, self.step) if self.label else remaining:
                 try:
                     terms = take_step(step)
                 except PictureError:  # Too many can't be read; the step was not taken.

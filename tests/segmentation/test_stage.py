@@ -1,15 +1,17 @@
 """Training runs: a stopped one goes on bit for bit, signals save first, the log's means, which run is resumed."""
 
+import io
 import json
 import os
 import pickle
 import signal
+import sys
 
 import pytest
 import torch
 from tiny_models import Bomb
 
-from layered_plugin import signals
+from layered_plugin import progress, signals
 from layered_plugin.errors import CheckpointError, UserError
 from layered_plugin.runs import find_model_run, forget_states, start_run
 from layered_plugin.segmentation.commands import discard_unstarted
@@ -21,7 +23,7 @@ STEPS = 7
 class Toy:
     """A linear network that follows random targets, from both sources of randomness."""
 
-    def __init__(self, folder, steps=STEPS, name="toy", **kwargs):
+    def __init__(self, folder, steps=STEPS, name="toy", label="", **kwargs):
         torch.manual_seed(0)
         self.net = torch.nn.Linear(3, 1)
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=0.1)
@@ -30,7 +32,7 @@ class Toy:
         self.seen = []
         folder.mkdir(exist_ok=True)
         saved = dict(net=self.net, optimizer=self.optimizer, schedule=self.schedule, unused=None)
-        self.run = ModelRun(folder, name, "", steps, 4, saved, dict(toy=self.generator), **kwargs)
+        self.run = ModelRun(folder, name, label, steps, 4, saved, dict(toy=self.generator), **kwargs)
 
     def step(self, number, at=None, action=None):
         if number == at:
@@ -152,6 +154,23 @@ def test_log_holds_the_mean_of_the_steps_since_the_last_line(tmp_path):
     assert all(line["stage"] == "toy" and line["images_per_sec"] > 0 for line in lines)
     seconds = [line["seconds"] for line in lines]
     assert seconds == sorted(seconds) and seconds[0] >= 0
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_progress_goes_on_from_where_the_run_stopped(tmp_path, monkeypatch, capsys, terminal):
+    begun = Toy(tmp_path, steps=20, halted=iter([False] * 11 + [True]).__next__)
+    assert begun.run.loop(begun.step) == "SIGTERM"
+    monkeypatch.setattr(progress, "on_terminal", lambda: terminal)
+    shown = io.StringIO()
+    monkeypatch.setattr(sys, "__stderr__", shown)
+    resumed = Toy(tmp_path, steps=20, label="Steps")
+    assert resumed.run.loop(resumed.step) is None
+    if terminal:
+        assert "60%" in shown.getvalue() and "12/20" in shown.getvalue()
+    else:
+        lines = capsys.readouterr().err.splitlines()
+        assert [line.split(" in ")[0] for line in lines] == ["Steps: 14/20", "Steps: 16/20", "Steps: 18/20",
+                                                             "Steps: 20/20"]
 
 
 def test_log_and_clock_go_on_when_resumed(tmp_path):
