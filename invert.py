@@ -95,8 +95,9 @@ def train(ctx: click.Context, **opts: Any) -> None:
 @common_options
 @click.option("--data", help="Real pictures to adapt to, unlabelled", metavar="ZIP|DIR")
 @click.option("--steps", help="Steps on generated pairs", type=COUNT, default=600)
-@click.option("--adapt", help="Steps on real pictures, below 5000: 2400", type=Whole(min=0), default=ADAPT)
+@click.option("--adapt", help="Batches of real pictures, below 5000: 1200", type=Whole(min=0), default=ADAPT)
 @click.option("--batch", help="Pictures a step", type=Whole(4, 2**16), default=64)
+@click.option("--reuse", help="Steps by each batch of real pictures", type=Whole(1, 100), default=2)
 @click.option("--shift", help="Largest shift of generated objects", type=Number(0, 0.5), default=0.125, metavar="FRAC")
 @click.option("--vary-shape", help="Share of objects with a bent outline", type=Number(0, 1), default=0.6,
               metavar="FRAC")

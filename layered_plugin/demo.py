@@ -109,7 +109,7 @@ def learn(todo: Steps, outdir: Path, kind: str, title: str, command: list[str], 
 def segmenter(todo: Steps, out: Path, given: list[str], steps: int, segmented: Path) -> None:
     """What a user is after: a small network, and the masks that it finds."""
     model = learn(todo, out, "distill", "Distil a segmenter from generated pictures, then real ones",
-                  ["invert.py", "distill", *given, f"--steps={steps}", f"--adapt={steps}"])
+                  ["invert.py", "distill", *given, f"--steps={steps}", f"--adapt={max(1, steps // 2)}"])
     todo.run("Score the masks of real pictures never trained on", ["eval.py", "real", f"--model={model}", *PAIRS])
     # Worker processes would take longer to start than to work.
     todo.run("Segment them to files", ["invert.py", "segment", f"--model={model}", f"--images={DATA}/shapes-test.zip",

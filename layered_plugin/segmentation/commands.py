@@ -27,7 +27,8 @@ Work = Callable[[Path, dict[str, Any], dict[str, Any]], str | None]
 # Options of this call, not of the run.
 OF_CALL = ("outdir", "resume", "dry_run", "snapshot", "trust_pickle", "data_changed")
 MAY_CHANGE = ("outdir", "resume", "dry_run", "trust_pickle", "data_changed", "device", "jobs")
-BEFORE = dict(colors=False, margin=0.0, paste=0.0)  # What a run did that was begun before these options were there.
+# What a run did that was begun before these options were there.
+BEFORE = dict(colors=False, margin=0.0, paste=0.0, reuse=1)
 
 
 def run_training(ctx: click.Context, command: str, opts: dict[str, Any], desc: str, work: Work) -> None:

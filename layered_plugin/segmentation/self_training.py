@@ -6,6 +6,7 @@ picture turned and disturbed. No true mask is seen.
 """
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -31,6 +32,7 @@ class SelfTraining:
     colors: bool = True  # Correct what the teacher says by the colors of the picture (`correct_by_colors`)?
     margin: float = MARGIN  # As of `correct_by_colors`.
     paste: float = 0.5  # Share of the pictures whose object is pasted on the ground of another (`paste_objects`).
+    reuse: int = 2  # How often a batch is learnt from, augmented anew.
 
     def __post_init__(self) -> None:
         self.mean_teacher = copy.deepcopy(self.unet).eval().requires_grad_(False)
@@ -55,17 +57,22 @@ class SelfTraining:
         opacity, mirrored = logits.float().sigmoid().chunk(2)
         return (opacity + mirrored.flip(3)) / 2
 
-    def batch(self, img: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Augmented real pictures with targets.
+    def batches(self, img: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Augmented real pictures with targets, `reuse` times: the targets take longer to find than to learn from.
 
         Args:
             img: Pictures, [N, 3, H, W], in [-1, 1].
 
-        Returns:
+        Yields:
             Pictures [M, 3, H, W] and targets [M, 1, H, W], M <= N: pictures whose target can't be an object are left
-            out. Those with pasted objects come last.
+            out. Those with pasted objects come last, each time others.
         """
         img, mask = self.keep(img, self.targets(img))
+        for turn in range(self.reuse):
+            first = turn * len(img) // self.reuse
+            yield self._augment(img.roll(-first, 0), mask.roll(-first, 0))
+
+    def _augment(self, img: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         num_whole = len(img) - round(self.paste * len(img))
         if num_whole < len(img):
             pasted = self.keep(*paste_objects(img[num_whole:], mask[num_whole:], self.generator))

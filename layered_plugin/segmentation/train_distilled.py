@@ -28,7 +28,7 @@ from layered_plugin.segmentation.stage import SAMPLES, ModelRun, finish_run
 
 CHANNELS = (16, 32, 64, 128)
 MARGIN_BATCH, MARGIN_BATCHES = 100, 5  # Real pictures whose masks give the model's margin.
-ADAPT, ADAPT_FEW = 4800, 2400  # Steps on real pictures; of a small set more do harm.
+ADAPT, ADAPT_FEW = 2400, 1200  # Batches of real pictures; of a small set more do harm.
 LEAST_KEPT = 0.9  # Of real pictures with a target that can be an object, in the last tenth of the steps.
 MIN_PART_REAL = 0.6  # Real targets keep parts and lose holes by a stricter rule than generated ones.
 
@@ -39,7 +39,7 @@ def make_segmenting_unet(resolution: int, seed: int) -> AnyUNet:
 
 
 def choose_adapt(data: str) -> int:
-    """Steps on real pictures, folder or zip, where none are asked for: fewer for a small set."""
+    """Batches of real pictures, folder or zip, where no number is asked for: fewer of a small set."""
     with contextlib.closing(PictureSource(data)) as pictures:
         return ADAPT_FEW if len(pictures.names) < FEW_PICTURES else ADAPT
 
@@ -99,16 +99,18 @@ def _adapt(run_dir: Path, options: dict[str, Any], unet: AnyUNet,
     settled = settle_on_real(unet, real)
     keep = PairFilter(options["min_coverage"], options["max_coverage"], MIN_PART_REAL)
     teaching = SelfTraining(unet, keep, options["seed"] + 1, colors=options["colors"],
-                            margin=options["margin"], paste=options["paste"])
-    fitting = Fitting(unet, options["adapt"])
+                            margin=options["margin"], paste=options["paste"], reuse=options["reuse"])
+    fitting = Fitting(unet, options["adapt"] * options["reuse"])
 
     def step(_step: int) -> dict[str, float]:
-        img, mask = teaching.batch(real.batch(batch))
-        terms = dict(kept=len(img) / batch)
-        if len(img) > 1:  # Batch normalisation needs two.
-            terms.update(loss=fitting.step(img, mask))
-            teaching.follow()
-        return terms
+        kept, losses = 0, []
+        for img, mask in teaching.batches(real.batch(batch)):
+            kept += len(img)
+            if len(img) > 1:  # Batch normalisation needs two.
+                losses.append(fitting.step(img, mask))
+                teaching.follow()
+        terms = dict(kept=kept / (batch * options["reuse"]))
+        return dict(terms, loss=sum(losses) / len(losses)) if losses else terms
 
     run = ModelRun(run_dir, "real", "Real pictures", options["adapt"], batch,
                    dict(unet=unet, teacher=teaching.mean_teacher, optimizer=fitting.optimizer,

@@ -114,7 +114,7 @@ def test_defaults_are_the_papers(gan, data):
 
 
 @pytest.mark.parametrize("few, args, steps", [
-    (7, [], 2400), (6, [], 4800), (7, ["--adapt=9"], 9),  # The set has 6 pictures.
+    (7, [], 1200), (6, [], 2400), (7, ["--adapt=9"], 9),  # The set has 6 pictures.
 ])
 def test_a_small_set_is_adapted_to_in_fewer_steps(gan, data, monkeypatch, few, args, steps):
     monkeypatch.setattr(train_distilled, "FEW_PICTURES", few)
@@ -299,12 +299,13 @@ def test_distillation_of_an_older_version_goes_on_without_what_is_new(gan, data,
     invoke(*DISTILL, f"--network={gan}", f"--data={data}", f"--outdir={tmp_path}")
     (path,) = tmp_path.glob("*/options.json")
     record = json.loads(path.read_text())
-    assert record["options"].pop("colors") and all(record["options"].pop(name) > 0 for name in ("paste", "margin"))
+    assert record["options"].pop("colors") and record["options"].pop("reuse") > 1
+    assert all(record["options"].pop(name) > 0 for name in ("paste", "margin"))
     path.write_text(json.dumps(record))
     shown = invoke("distill", f"--outdir={tmp_path}", "--resume=latest", "-n")
     assert shown.exit_code == 0, shown.output
     options = json.loads(shown.stdout)["options"]
-    assert options["colors"] is False and options["paste"] == options["margin"] == 0
+    assert options["colors"] is False and options["paste"] == options["margin"] == 0 and options["reuse"] == 1
 
 
 def test_ctrl_c_in_a_terminal(gan, data, tmp_path):

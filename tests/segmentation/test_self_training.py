@@ -90,7 +90,7 @@ def test_the_teacher_is_a_frozen_copy_in_evaluation_mode():
         assert not module.training
     assert unet.training and all(param.requires_grad for param in unet.parameters())
     teaching.targets(torch.randn(4, 3, 16, 16))
-    Fitting(unet, steps=1).step(*teaching.batch(torch.randn(4, 3, 16, 16)))
+    Fitting(unet, steps=1).step(*next(teaching.batches(torch.randn(4, 3, 16, 16))))
     for key, value in teaching.mean_teacher.state_dict().items():
         assert torch.equal(value, before[key]), "asking and training must not move the teacher"
     assert all(param.grad is None for param in teaching.mean_teacher.parameters())
@@ -126,16 +126,16 @@ def test_pictures_that_cannot_show_an_object_are_left_out():
     img, mask = scenes(0, 4, 8, 12)
     teaching = SelfTraining(Bright(), PairFilter(min_coverage=0.05, max_coverage=0.3), seed=0, paste=0.0)
     assert torch.equal(teaching.targets(img), mask)
-    kept, target = teaching.batch(img)
+    kept, target = next(teaching.batches(img))
     assert len(kept) == len(target) == 2
-    kept, target = teaching.batch(img[:1])
+    kept, target = next(teaching.batches(img[:1]))
     assert kept.shape == (0, 3, 16, 16) and target.shape == (0, 1, 16, 16)
 
 
 def test_picture_and_target_are_turned_together():
     img, _ = scenes(*[6, 7, 8] * 8)
     teaching = SelfTraining(Bright(), ALL, seed=0, paste=0.0)
-    moved, target = teaching.batch(img)
+    moved, target = next(teaching.batches(img))
     assert moved.shape == img.shape and moved.abs().max() <= 1
     assert target.min() >= 0 and target.max() <= 1
     assert not torch.equal(target, teaching.targets(img))
@@ -146,7 +146,7 @@ def test_picture_and_target_are_turned_together():
 
 def test_what_is_upright_stays_so():
     rows = torch.linspace(0.8, -0.8, 16)[:, None].expand(16, 16)
-    moved, _ = SelfTraining(Bright(), ALL, seed=0, paste=0.0).batch(rows.expand(40, 3, -1, -1))
+    moved, _ = next(SelfTraining(Bright(), ALL, seed=0, paste=0.0).batches(rows.expand(40, 3, -1, -1)))
     slope = moved.mean(dim=[1, 3]).diff(dim=1).mean(dim=1)
     across = moved.mean(dim=[1, 2]).diff(dim=1).mean(dim=1)
     assert (slope < 0).all() and (across.abs() < slope.abs()).all()
@@ -165,9 +165,31 @@ def test_targets_are_cleaned():
 
 def test_seeds_repeat_and_the_global_generator_is_left_alone():
     img, before = scenes(5, 6, 7)[0], torch.get_rng_state()
-    first, again, other = (SelfTraining(Bright(), ALL, seed=seed).batch(img)[0] for seed in (1, 1, 2))
+    first, again, other = (next(SelfTraining(Bright(), ALL, seed=seed).batches(img))[0] for seed in (1, 1, 2))
     assert torch.equal(first, again) and not torch.equal(first, other)
     assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("reuse, paste, times", [(1, 0.5, 1), (2, 0.5, 1), (4, 0.25, 1), (4, 0.5, 2)])
+def test_each_object_is_pasted_as_often_as_any_other(monkeypatch, reuse, paste, times):
+    def darken(img, mask, generator):
+        return -torch.ones_like(img), mask
+
+    monkeypatch.setattr(self_training, "paste_objects", darken)
+    monkeypatch.setattr(self_training, "random_affine", lambda img, mask, *args, **given: (img, mask))
+    monkeypatch.setattr(self_training, "disturb", lambda img, *args: img)
+    img, mask = scenes(*range(3, 11))
+    asked, sides = [], mask.sum(dim=[1, 2, 3])
+    teaching = SelfTraining(Bright(), ALL, seed=0, paste=paste, reuse=reuse)
+    monkeypatch.setattr(teaching, "opinions", lambda img: asked.append(1) or mask)
+    turns = list(teaching.batches(img))
+    assert len(turns) == reuse and len(asked) == 1, "targets are found once"
+    pasted = torch.zeros(8)
+    for shown, target in turns:
+        assert sorted(target.sum(dim=[1, 2, 3]).tolist()) == sorted(sides.tolist()), "all come each time"
+        dark = (shown == -1).flatten(1).all(dim=1)
+        pasted += torch.tensor([bool(dark[target.sum(dim=[1, 2, 3]) == side]) for side in sides])
+    assert (pasted == times).sum() == 8 * paste * reuse / times
 
 
 @pytest.mark.parametrize("paste, whole", [(0.0, 8), (0.25, 6), (1.0, 0)])
@@ -175,7 +197,7 @@ def test_a_share_of_objects_is_pasted_on_other_grounds(monkeypatch, paste, whole
     monkeypatch.setattr(self_training, "random_affine", lambda img, mask, *args, **given: (img, mask))
     monkeypatch.setattr(self_training, "disturb", lambda img, *args: img)
     img, mask = scenes(*[5] * 8)
-    shown, target = SelfTraining(Bright(), ALL, seed=0, paste=paste).batch(img)
+    shown, target = next(SelfTraining(Bright(), ALL, seed=0, paste=paste).batches(img))
     assert len(shown) == len(target) == 8
     same = (shown == img).flatten(1).all(dim=1)
     assert same[:whole].all() and not same[whole:].any()

@@ -69,11 +69,11 @@ def interrupted(monkeypatch):
 
 @pytest.mark.parametrize("share, warned", [(1.0, False), (0.5, True)])
 def test_masks_that_fall_apart_are_told_of(tmp_path, places, monkeypatch, capsys, share, warned):
-    def batch(_self, img):
+    def batches(_self, img):
         num = round(share * len(img))
-        return img[:num], img[:num, :1].gt(0).float()
+        return [(img[:num], img[:num, :1].gt(0).float())] * 2
 
-    monkeypatch.setattr(train_distilled.SelfTraining, "batch", batch)
+    monkeypatch.setattr(train_distilled.SelfTraining, "batches", batches)
     assert train(tmp_path, places) is None
     told = capsys.readouterr().err
     assert ("WARNING: 50% of the pictures ended without a mask of 2% to 98%" in told) == warned
