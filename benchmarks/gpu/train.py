@@ -118,11 +118,14 @@ def stats_of(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def distill(context: Context) -> dict[str, Any]:
-    """Distil in as many steps as two thirds of the time allow, at the speed of a busy machine, 300 + 700 at most."""
+    """Distil in as many steps as two thirds of the time allow, at the speed of a busy machine, 300 + 700 at most.
+
+    Each batch of real pictures gives two.
+    """
     steps = int(min(1000.0, 0.65 * context.seconds_left / SECONDS_A_STEP))
     short = ["--steps=4", "--adapt=4", "--batch=4"]
     if not context.quick:
-        short = [f"--steps={max(1, 3 * steps // 10)}", f"--adapt={max(1, 7 * steps // 10)}"]
+        short = [f"--steps={max(1, 3 * steps // 10)}", f"--adapt={max(1, 7 * steps // 20)}"]
     start = time.time()
     run(context, "invert.py", "distill", f"--network={newest_run(context, 'runs')}",
         f"--data={data_of(context) / 'train.zip'}", f"--outdir={context.workdir / 'models'}",

@@ -28,7 +28,7 @@ from layered_plugin.segmentation.stage import SAMPLES, ModelRun, finish_run
 
 CHANNELS = (16, 32, 64, 128)
 MARGIN_BATCH, MARGIN_BATCHES = 100, 5  # Real pictures whose masks give the model's margin.
-ADAPT, ADAPT_FEW = 2400, 1200  # Batches of real pictures; of a small set more do harm.
+ADAPT, ADAPT_FEW = 4800, 1200  # Batches of real pictures; of a small set more do harm.
 LEAST_KEPT = 0.9  # Of real pictures with a target that can be an object, in the last tenth of the steps.
 MIN_PART_REAL = 0.6  # Real targets keep parts and lose holes by a stricter rule than generated ones.
 

@@ -114,7 +114,7 @@ def test_defaults_are_the_papers(gan, data):
 
 
 @pytest.mark.parametrize("few, args, steps", [
-    (7, [], 1200), (6, [], 2400), (7, ["--adapt=9"], 9),  # The set has 6 pictures.
+    (7, [], 1200), (6, [], 4800), (7, ["--adapt=9"], 9),  # The set has 6 pictures.
 ])
 def test_a_small_set_is_adapted_to_in_fewer_steps(gan, data, monkeypatch, few, args, steps):
     monkeypatch.setattr(train_distilled, "FEW_PICTURES", few)
