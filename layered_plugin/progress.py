@@ -33,7 +33,7 @@ def progress(items: Iterable[T], total: int, label: str, before: int = 0) -> Ite
     if on_terminal():
         yield from tqdm(items, initial=before, total=total, desc=label, unit="", leave=False, file=sys.__stderr__)
         return
-    start, shown = time.monotonic(), before * 10 // total
+    start, shown = time.monotonic(), before * 10 // max(total, 1)
     for done, item in enumerate(items, start=before + 1):
         yield item
         tenth = done * 10 // total
