@@ -58,7 +58,7 @@ class SelfTraining:
         return (opacity + mirrored.flip(3)) / 2
 
     def batches(self, img: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Augmented real pictures with targets, `reuse` times: the targets take longer to find than to learn from.
+        """Augmented real pictures with targets, `reuse` times: finding these takes nearly as long as a step.
 
         Args:
             img: Pictures, [N, 3, H, W], in [-1, 1].

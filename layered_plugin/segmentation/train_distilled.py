@@ -131,14 +131,14 @@ def _adapt(run_dir: Path, options: dict[str, Any], unet: AnyUNet,
 def _warn_of_lost_objects(run_dir: Path, options: dict[str, Any]) -> None:
     """Say so where self-training ended with masks that can't be objects: healthy ones rarely are, whatever is shown."""
     lines = [json.loads(line) for line in (run_dir / STATS_FILE).read_text().splitlines()]
-    kept = [line["kept"] for line in lines if line["stage"] == "real"]
+    kept = [line["kept"] for line in lines if line.get("stage") == "real" and "kept" in line]
     last = kept[-max(1, len(kept) // 10):]
-    share = sum(last) / len(last)
-    if share < LEAST_KEPT:
+    share = sum(last) / max(len(last), 1)
+    if last and share < LEAST_KEPT:  # Nothing is known where the file is another's, or was removed.
         print(f"WARNING: {1 - share:.0%} of the pictures ended without a mask of {options['min_coverage']:.0%} to "
               f"{options['max_coverage']:.0%} of the picture (--min-coverage, --max-coverage): objects smaller or "
               "larger than that, or masks that fall apart; look at the samples, and if they do, give a larger --batch "
-              "or fewer steps (--adapt)", file=sys.stderr)
+              "or fewer of them (--adapt)", file=sys.stderr)
 
 
 def _save_samples(path: Path, img: torch.Tensor, mask: torch.Tensor) -> None:

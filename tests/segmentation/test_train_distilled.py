@@ -79,6 +79,13 @@ def test_masks_that_fall_apart_are_told_of(tmp_path, places, monkeypatch, capsys
     assert ("WARNING: 50% of the pictures ended without a mask of 2% to 98%" in told) == warned
 
 
+@pytest.mark.parametrize("text", ["", '{"stage": "real", "step": 2, "seconds": 1.0}\n'])
+def test_a_log_that_tells_nothing_is_no_error(tmp_path, places, capsys, text):
+    (tmp_path / "stats.jsonl").write_text(text)
+    train_distilled._warn_of_lost_objects(tmp_path, default_options(invert.main.commands["distill"]))
+    assert capsys.readouterr().err == ""
+
+
 def test_run_leaves_a_model_its_log_and_samples(tmp_path, places):
     assert train(tmp_path, places) is None
     assert {path.name for path in tmp_path.iterdir()} == {
