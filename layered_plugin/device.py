@@ -3,9 +3,12 @@
 ``auto`` never picks a slower path silently: the choice is printed with its reason.
 """
 
+import contextlib
 import ctypes
 import os
 import platform
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -65,10 +68,22 @@ def must_fp32(net: torch.nn.Module) -> bool:
     return on_cpu and not (has_fast_bf16() and half == {"bfloat16"})
 
 
-def fast_half(device: torch.device | str, enabled: bool = True) -> torch.autocast:
+def fast_half(device: torch.device | str, enabled: bool = True) -> contextlib.AbstractContextManager[Any]:
     """Context that computes convolutions in bfloat16 on a CPU with hardware for it, and changes nothing elsewhere."""
-    kind = torch.device(device).type
-    return torch.autocast(kind, dtype=torch.bfloat16, enabled=enabled and kind == "cpu" and has_fast_bf16())
+    if not (enabled and torch.device(device).type == "cpu" and has_fast_bf16()):
+        return contextlib.nullcontext()
+    return torch.autocast("cpu", dtype=torch.bfloat16)
+
+
+@contextlib.contextmanager
+def seeded_cpu(seed: int) -> Iterator[None]:
+    """Context in which PyTorch's default generator of the CPU begins at a seed; afterwards it is as it was.
+
+    Those of other devices are left alone, which `torch.manual_seed` would seed as well.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 def choose_precision(name: str, device: str, base_name: str) -> tuple[str, str]:

@@ -16,6 +16,7 @@ from training.dataset import Dataset
 from layered_plugin.data import decoded
 from layered_plugin.data.picture_labels import read_labels
 from layered_plugin.data.pictures import CROP_RATIO, PictureSource, to_float, to_square
+from layered_plugin.device import seeded_cpu
 from layered_plugin.errors import ArgumentError, PictureError
 from layered_plugin.progress import progress
 
@@ -53,8 +54,7 @@ def crop_by_number(square: np.ndarray, size_px: int, number: int) -> np.ndarray:
     """Crop one picture at a place that its number in the data set decides, [C, S, S] to [C, size_px, size_px]."""
     if square.shape[2] == size_px:
         return square
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(number)
+    with seeded_cpu(number):
         return random_crop(torch.from_numpy(square.copy()).unsqueeze(0), size_px)[0].numpy()
 
 

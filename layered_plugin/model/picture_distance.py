@@ -10,13 +10,15 @@ import itertools
 import torch
 from torch.nn import functional as F
 
+from layered_plugin.device import seeded_cpu
+
 FEATURES = 64
 TEMPERATURE = 0.2
 BATCH = 64  # Pictures a step.
 
 
 class PictureFeatures:
-    """Features of pictures, learnt from real ones alone; leaves torch's random state as it was.
+    """Features of pictures, learnt from real ones alone; leaves torch's generators as they were.
 
     Args:
         real: Real pictures, [N, C, H, W], uint8 or float in [-1, 1], N at least 2; H and W at least 8.
@@ -25,8 +27,7 @@ class PictureFeatures:
     """
 
     def __init__(self, real: torch.Tensor, seed: int = 0, steps: int = 200) -> None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded_cpu(seed):
             channels = [real.shape[1], 24, 48, FEATURES]
             self._net = torch.nn.Sequential(*(
                 layer for ins, outs in itertools.pairwise(channels)

@@ -1,5 +1,6 @@
 """U-Nets: picture to masks. FastUNet is the distilled segmenter's, UNet the judge's."""
 
+import contextlib
 import copy
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from layered_plugin.device import seeded_cpu
 
 
 class UNet(nn.Module):
@@ -117,9 +120,7 @@ def make_unet(channels: Sequence[int] = (24, 48, 96), seed: int | None = None, n
         raise ValueError(f"Expected argument `channels` to hold 3 or 4 numbers, but got {list(channels)}")
     if len(channels) == 3 and deep > 0:
         raise ValueError(f"Expected argument `deep` to be 0 with 3 channels, but got {deep}")
-    with torch.random.fork_rng(devices=[], enabled=seed is not None):
-        if seed is not None:
-            torch.default_generator.manual_seed(seed)  # The CPU's alone: only that is put back.
+    with contextlib.nullcontext() if seed is None else seeded_cpu(seed):
         numbers: Any = tuple(channels)
         net: AnyUNet = UNet(numbers, num_objects) if len(numbers) == 3 else FastUNet(numbers, num_objects, deep)
         return net.to(memory_format=torch.channels_last)

@@ -8,6 +8,7 @@ import torch
 
 from layered_plugin.data.dataset import random_crop
 from layered_plugin.data.labels import Labels
+from layered_plugin.device import seeded_cpu
 from layered_plugin.model.mask_variety import spread
 from layered_plugin.model.picture_distance import PictureFeatures, frechet_distance
 from layered_plugin.model.scenes import collect_scenes
@@ -28,10 +29,9 @@ class SceneVariety:
     @functools.cached_property
     def _learnt(self) -> tuple[PictureFeatures, torch.Tensor]:
         """Features learnt from half of the pictures, and those of the other half, with which scenes are compared."""
-        num = min(len(self._training_set), NUM_REAL)
-        pictures = torch.from_numpy(np.stack([self._training_set[idx][0] for idx in range(num)]))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self._seed)
+        order = np.random.RandomState(self._seed).permutation(len(self._training_set))  # Names go by class, perhaps.
+        pictures = torch.from_numpy(np.stack([self._training_set[idx][0] for idx in order[:NUM_REAL]]))
+        with seeded_cpu(self._seed):
             pictures = random_crop(pictures, self._resolution)
         features = PictureFeatures(pictures[::2], self._seed, STEPS)
         return features, features(pictures[1::2])

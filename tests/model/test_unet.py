@@ -185,7 +185,14 @@ def test_half_precision_is_for_cpus_with_hardware_for_it(monkeypatch, fast):
     conv = torch.nn.Conv2d(1, 1, 1)
     with device.fast_half(torch.device("cpu")):
         assert conv(torch.zeros(1, 1, 2, 2)).dtype == (torch.bfloat16 if fast else torch.float32)
-    assert device.fast_half(torch.device("cuda"))._enabled is False
+
+
+def test_half_precision_of_the_caller_stays_on_other_devices(monkeypatch):
+    monkeypatch.setattr(device, "has_fast_bf16", lambda: False)
+    with torch.autocast("cpu", dtype=torch.bfloat16), device.fast_half("cpu"):  # Stands for a GPU.
+        assert torch.is_autocast_enabled("cpu")
+    with device.fast_half("cuda"):
+        assert not torch.is_autocast_enabled("cuda")
 
 
 def test_half_precision_fits_much_the_same(monkeypatch):

@@ -45,7 +45,7 @@ def deterministic(monkeypatch, process_as_before):
 
 def on_gpu(data, run_dir, half, **changes):
     values = config(data, run_dir, device="cuda", cudnn_benchmark=False, image_snapshot_ticks=None,
-                    network_snapshot_ticks=1000, **changes)
+                    network_snapshot_ticks=1, kimg_per_tick=0.02, **changes)
     if half:
         values["G_kwargs"]["synthesis_kwargs"].update(num_fp16_res=2, conv_clamp=256, fp16_channels_last=True)
         values["D_kwargs"].update(num_fp16_res=2, conv_clamp=256, block_kwargs=dict(fp16_channels_last=True))
@@ -70,8 +70,7 @@ def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(variant, half, data
 
 def test_snapshot_of_a_gpu_draws_the_same_on_a_cpu(data, tmp_path, process_as_before):
     run_dir = tmp_path / "run"
-    values = dict(on_gpu(data, run_dir, half=True, total_kimg=0.04), network_snapshot_ticks=1)
-    training_loop(**values)
+    training_loop(**on_gpu(data, run_dir, half=True, total_kimg=0.04))
     scenes = []
     for device in ("cpu", "cuda"):
         G = load_snapshot(run_dir, device)["G_ema"]

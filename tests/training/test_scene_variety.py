@@ -1,6 +1,7 @@
 """Figures of variety at each snapshot."""
 
 import numpy as np
+import pytest
 import torch
 from tiny_models import make_generator
 
@@ -31,6 +32,23 @@ def test_the_same_generator_has_the_same_figures_and_random_streams_are_left_alo
     assert torch.equal(torch.rand(2), expected)
     assert SceneVariety(Pictures(12), 16, seed=0)(G) == found
     assert found.keys() == {"Variety/variation", "Variety/area", "Variety/area_deviation", "Variety/frechet"}
+
+
+def test_generators_of_gpus_are_left_alone(monkeypatch):
+    """`torch.manual_seed` seeds them too, and nothing would put them back: a run on a GPU would repeat its draws."""
+    G = make_generator()
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail(f"CUDA was seeded with {seed}"))
+    SceneVariety(Pictures(12), 16, seed=0)(G)
+
+
+def test_real_pictures_are_taken_from_all_of_the_set(monkeypatch):
+    monkeypatch.setattr(scene_variety, "NUM_REAL", 20)
+    seen = []
+    pictures = Pictures(100)
+    monkeypatch.setattr(Pictures, "__getitem__", lambda self, idx: (seen.append(int(idx)), (self.img[idx], None))[1])
+    assert SceneVariety(pictures, 16, seed=0)._learnt
+    assert len(set(seen)) == 20
+    assert min(seen) < 25 < 75 < max(seen)  # Names may go by class.
 
 
 def test_other_pictures_than_real_ones_are_further_away(monkeypatch):
