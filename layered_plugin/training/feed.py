@@ -46,7 +46,7 @@ class Feed:
         resolution: Of the networks.
         fade: Of a stage of a growing run, or None.
         device: Where the batches go.
-        voters: Processes in which a picture can be unreadable: all, or 1 if the pictures are in memory.
+        voters: Processes in which a picture can be unreadable: all, or 1 if all have the pictures in memory.
     """
 
     def __init__(self, batches: Iterator[list[torch.Tensor]], resolution: int, fade: Fade | None,

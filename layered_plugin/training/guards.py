@@ -5,6 +5,7 @@ The paper's losses have no upper bound on the mask and leave open which layer ow
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from layered_plugin.errors import UserError
 
@@ -58,6 +59,14 @@ class CollapseWatch:
     def __init__(self) -> None:
         self.since: dict[str, float] = {}
         self.warned: set[str] = set()
+
+    def pack(self) -> dict[str, Any]:
+        """What it remembers, as plain values."""
+        return dict(since=dict(self.since), warned=sorted(self.warned))
+
+    def unpack(self, saved: Mapping[str, Any]) -> None:
+        """Remember what another one packed."""
+        self.since, self.warned = dict(saved["since"]), set(saved["warned"])
 
     def update(self, stats: Mapping[str, Mapping[str, float]], kimg: float) -> tuple[list[str], list[str]]:
         """Take in a tick; findings to warn of now, once each time they come up, and those of ``PATIENCE_KIMG``."""

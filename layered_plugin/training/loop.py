@@ -122,7 +122,8 @@ def training_loop(
         maintenance.save_first_pictures(new=saved is None)
     shown = setup.with_masks(training_set, masks_path, rank)
     batches = endless_batches(shown, data_loader_kwargs, batch_size, run.cur_nimg, rank, num_gpus, random_seed)
-    feed = Feed(batches, resolution, fade, device, voters=1 if shown.preload() else num_gpus)
+    reads_files = setup.any_rank([not shown.preload()], num_gpus, device)[0]  # Machines differ in room for them.
+    feed = Feed(batches, resolution, fade, device, voters=num_gpus if reads_files else 1)
     if saved is not None:
         restore_rng(saved, process)
     say(f"Training for {total_kimg} kimg, from kimg {run.cur_nimg / 1000:.1f}...")
@@ -172,8 +173,8 @@ def _run_phases(all_phases: list[phases.Phase], run: TrainingState, loss, loss_s
 
 def _accumulate(phase: phases.Phase, loss, batch_gpu: int, real_img: torch.Tensor, real_c: torch.Tensor,
                 gen_z: torch.Tensor, gen_c: torch.Tensor) -> None:
-    """Gradients of a phase, in rounds of batch_gpu; the rounds are averaged (upstream adds them up), so that
-    --batch-gpu changes memory alone."""
+    """Gradients of a phase, in rounds of batch_gpu; the rounds are averaged (upstream adds them up), so that their
+    number changes memory alone, but for what is taken over the pictures of a round (docs/training.md)."""
     phase.opt.zero_grad(set_to_none=True)
     phase.module.requires_grad_(True)
     starts = range(0, len(real_img), batch_gpu)

@@ -3,7 +3,7 @@
 import copy
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,7 +54,6 @@ class Maintenance:
     progress_fn: Callable[[int, float], None] | None
     start_time: float  # When the training began, before its set-up.
     log: RunLog | None = None
-    watch: guards.CollapseWatch = field(default_factory=guards.CollapseWatch)
 
     def __post_init__(self) -> None:
         G, rank, seed = self.run.G_ema, self.process.rank, self.process.seed
@@ -124,7 +123,7 @@ class Maintenance:
                                 run.cur_nimg - self._tick_start_nimg, self._maintenance_sec))
         if self.log is not None:
             self.log.tick(stats, run.cur_nimg)
-        due_findings, lasting_findings = self.watch.update(stats, run.cur_nimg / 1000)
+        due_findings, lasting_findings = run.watch.update(stats, run.cur_nimg / 1000)
         for text in due_findings if self.process.rank == 0 else []:
             print(f"WARNING: {text}")
 
@@ -145,6 +144,7 @@ class Maintenance:
         if self.progress_fn is not None:
             self.progress_fn(run.cur_nimg // 1000, schedule.total_kimg)
         if lasting_findings and self.on_collapse != "warn" and not ending:
+            self._wait_for_all()
             raise errors.CollapsedError(f"at kimg {run.cur_nimg / 1000:.1f}: {'; '.join(lasting_findings)}")
         self._begin_tick(since=end_time)
 
@@ -169,6 +169,12 @@ class Maintenance:
         if self.process.rank == 0:
             _save_snapshot(snapshots.snapshot_path(self.run_dir, run.cur_nimg), run, self.training_set_kwargs)
             runs.save_training_state(self.run_dir, kimg, packed)
+        self._wait_for_all()
+
+    def _wait_for_all(self) -> None:
+        """Let no process end before all of them are here: who ends with an error has the others killed soon after."""
+        if self.process.num_gpus > 1:
+            torch.distributed.barrier()
 
 
 def _is_due(every: int | None, tick: int, ending: bool) -> bool:

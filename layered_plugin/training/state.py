@@ -1,13 +1,14 @@
 """All that a run needs to go on exactly where it stopped, as one plain dict."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from layered_plugin.errors import CheckpointError, one_line
 from layered_plugin.training.fading import Fade
+from layered_plugin.training.guards import CollapseWatch
 from layered_plugin.training.phases import AdaSignal
 from layered_plugin.training.processes import Process
 
@@ -28,6 +29,7 @@ class TrainingState:
     cur_nimg: int = 0
     cur_tick: int = 0
     batch_idx: int = 0
+    watch: CollapseWatch = field(default_factory=CollapseWatch)
 
     def pack(self, batch_size: int, num_gpus: int, device: torch.device) -> dict[str, Any]:
         """All of it, as tensors, numbers, lists and dicts (``weights_only=True``); processes must call it together."""
@@ -39,7 +41,7 @@ class TrainingState:
             G_opt=self.G_opt.state_dict(), D_opt=self.D_opt.state_dict(),
             pl_mean=torch.stack(_gather(self.pl_mean.cpu(), num_gpus)),
             augment_p=None if self.augment_pipe is None else float(self.augment_pipe.p),
-            ada=None if self.ada is None else [self.ada.count, self.ada.total],
+            ada=None if self.ada is None else [self.ada.count, self.ada.total], watch=self.watch.pack(),
             fromrgb=None if self.fade is None else self.fade.D.fromrgb.state_dict(),
             rng=_gather(_rng_states(device), num_gpus))
 
@@ -70,6 +72,8 @@ class TrainingState:
                 self.augment_pipe.p.fill_(saved["augment_p"])
             if self.ada is not None:
                 self.ada.count, self.ada.total = saved["ada"]
+            if "watch" in saved:  # Older versions have none.
+                self.watch.unpack(saved["watch"])
         except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError) as err:
             raise CheckpointError("the training state is damaged, or does not fit the networks of this configuration: "
                                   f"{one_line(err, 200)}") from err

@@ -114,11 +114,17 @@ def train_whole_and_in_two_parts(rank: int, folder: str, data: str, prefix: str,
     for name, kimg in (("whole", 0.032), ("parts", 0.016), ("parts", 0.032)):
         run = Path(folder, prefix + name)
         states = runs.training_states(run)
+        save = runs.save_training_state
+        runs.save_training_state = lambda *args, save=save: (time.sleep(0.5), save(*args))[1]  # A slow disk.
         training_loop(**config(data, run, num_gpus=WORLD, rank=rank, batch_gpu=BATCH // WORLD,
                                G_reg_interval=2 if "pl_weight" in changes else None,
                                masks_path=f"{folder}/masks" if "show_masks" in changes else None,
                                loss_kwargs=loss, total_kimg=kimg, image_snapshot_ticks=None,
                                resume_state=str(states[-1]) if states else None))
+        runs.save_training_state = save
+        if states or name == "whole":
+            Path(folder, f"{prefix}{name}-saved{rank}").write_text(
+                str(runs.load_training_state(runs.training_states(run)[-1])["cur_nimg"]))
         torch.distributed.barrier()
 
 
@@ -153,6 +159,11 @@ def test_two_processes_step_to_the_weights_of_one(loss_name, worked, monkeypatch
 
 def test_the_others_wait_until_the_first_has_measured(worked):
     assert [(worked / f"waited{rank}").read_text() for rank in range(WORLD)] == ["True"] * WORLD
+
+
+def test_no_process_is_through_before_the_first_has_saved(worked):
+    """One that ended with an error would have the first killed soon after."""
+    assert [(worked / f"{name}-saved1").read_text() for name in ("whole", "parts")] == ["32", "32"]
 
 
 def test_two_processes_with_path_length_resume_exactly(worked):

@@ -79,6 +79,14 @@ def test_watch_begins_anew_after_a_recovery():
     assert [[len(part) for part in watch.update(bad, kimg)] for kimg in (12, 16, 21)] == [[0, 0], [1, 0], [0, 0]]
 
 
+def test_watch_goes_on_where_a_run_stopped():
+    first, bad = CollapseWatch(), stats(all_fg=1.0)
+    assert [[len(part) for part in first.update(bad, kimg)] for kimg in (1, 5)] == [[0, 0], [1, 0]]
+    second = CollapseWatch()
+    second.unpack(first.pack())
+    assert [[len(part) for part in second.update(bad, kimg)] for kimg in (9, 21)] == [[0, 0], [0, 1]]
+
+
 def test_non_finite_loss_names_quantity_phase_and_kimg():
     losses = {"Loss/D/loss": dict(num=4, mean=float("nan"), std=0.0), "Loss/G/loss": dict(num=4, mean=1.0, std=0.0)}
     words = r"^Loss/D/loss not finite in phase Dmain at kimg 3\.5.* a higher --gamma \(wgan-gp: --gp-weight\)"

@@ -133,7 +133,7 @@ def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(variant, data, tmp_
     for name, value in expected.items():
         assert torch.equal(value, resumed[name]), name
     states = [runs.load_training_state(run / "training-state-000000.pt") for run in (whole, parts)]
-    for key in ("cur_nimg", "batch_idx", "augment_p", "ada"):
+    for key in ("cur_nimg", "batch_idx", "augment_p", "ada", "watch"):
         assert states[0][key] == states[1][key], key
     assert torch.equal(states[0]["pl_mean"], states[1]["pl_mean"])
     assert torch.equal(states[0]["rng"][0]["cpu"], states[1]["rng"][0]["cpu"])
