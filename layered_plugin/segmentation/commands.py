@@ -65,7 +65,7 @@ def run_training(ctx: click.Context, command: str, opts: dict[str, Any], desc: s
             try:
                 with runs.held(run_dir):
                     if opts["resume"] is not None:
-                        if opts["data"] is not None:  # It lies elsewhere now.
+                        if opts["data"] is not None or opts["data_changed"] == "ok":  # Elsewhere now, or others.
                             write_json(run_dir / runs.OPTIONS, record)
                         for folder in (run_dir, *run_dir.glob("chunk-*/")):
                             remove_leftovers(folder)
@@ -140,12 +140,13 @@ def _go_on(ctx: click.Context, command: str, opts: dict[str, Any]) -> tuple[Path
 
 
 def _check_data(options: dict[str, Any], record: dict[str, Any], may_change: bool, path: Path) -> None:
-    """See that the pictures are those that the run began with; a chunk's are bound to its encoder."""
+    """See that the pictures are those that the run began with, or note those; a chunk's belong to its encoder."""
     if options["data"] is None:
         return
     of_chunks = options.get("mode") == "chunks"
     remedy = "encoders of chunks belong to their pictures: put it back, or start a new run" if of_chunks else REMEDY
-    compare(options["data"], record.get("data_fingerprint"), may_change and not of_chunks, f"{path}: its data", remedy)
+    record["data_fingerprint"], _changed = compare(options["data"], record.get("data_fingerprint"),
+                                                   may_change and not of_chunks, f"{path}: its data", remedy)
 
 
 def _record_rule(ctx: click.Context, defaults: dict[str, Any]) -> Rule:

@@ -77,7 +77,7 @@ class ModelRun:
             UserError: A loss is infinite or not a number.
             PictureError: Too many pictures became unreadable; all is saved.
         """
-        sums: dict[str, float] = {}
+        values: dict[str, list[float]] = {}  # Of the losses; a step may lack one.
         count, last = 0, time.monotonic()
         cut_torn_line(self.run_dir / STATS_FILE)
         with StopRequest() as stop:
@@ -96,16 +96,16 @@ class ModelRun:
                                     "start anew with another `seed`, or a lower `lr` where there is one")
                 self.step, count = step + 1, count + 1
                 for name, value in terms.items():
-                    sums[name] = sums.get(name, 0.0) + value
+                    values.setdefault(name, []).append(value)
                 if self.step % self.log_every == 0 or self.step == self.steps:
                     now = time.monotonic()
                     elapsed, last = now - last, now
                     self.seconds += elapsed
                     line = dict(stage=self.name, step=self.step, seconds=round(self.seconds, 2),
                                 images_per_sec=round(count * self.batch / max(elapsed, 1e-9), 1),
-                                **{name: value / count for name, value in sums.items()})
+                                **{name: sum(found) / len(found) for name, found in values.items()})
                     _append(self.run_dir / STATS_FILE, json.dumps(line) + "\n")
-                    sums, count = {}, 0
+                    values, count = {}, 0
                 stopped = stop.received or ("SIGTERM" if self.halted() else None)
                 if self.step % self.save_every == 0 or self.step == self.steps or stopped:
                     self._save()

@@ -224,8 +224,9 @@ def test_masks_that_have_moved_are_named_to_go_on(data, tmp_path):
     assert json.loads(invoke(train_layered.main, *args, f"--masks={data}").stdout)["masks_path"] == str(data)
 
 
-@pytest.mark.parametrize("command, more, may", [("distill", [], True), ("train", ["--mode=dataset"], True),
-                                                ("train", ["--mode=chunks"], False)])
+@pytest.mark.parametrize("command, more, may", [
+    ("distill", ["--steps=1", "--adapt=1", "--batch=4"], True),
+    ("train", ["--mode=dataset", "--steps=1", "--batch=2"], True), ("train", ["--mode=chunks"], False)])
 def test_model_run_on_changed_data_is_resumed_only_if_told_and_chunks_never(data, tmp_path, command, more, may):
     gan = make_gan_run(tmp_path / "runs" / "00000-gan")
     dry = invoke(invert.main, command, f"--network={gan}", f"--data={data}", f"--outdir={tmp_path}/runs", "-n", *more)
@@ -237,6 +238,10 @@ def test_model_run_on_changed_data_is_resumed_only_if_told_and_chunks_never(data
     refused = invoke(invert.main, *args)
     assert refused.exit_code == 1 and "it had 6 pictures when the run began, and has 5 now" in refused.stderr
     assert invoke(invert.main, *args, "--data-changed=ok").exit_code == (0 if may else 1)
+    if may:  # Told once, it has the new ones as its own.
+        assert invoke(invert.main, *args[:-1], "--data-changed=ok").exit_code == 0
+        for name in (runs.OPTIONS, runs.MODEL_FILE):
+            assert json.loads((run / name).read_text())["data_fingerprint"] == fingerprint(data)
 
 
 # Pictures that become unreadable.

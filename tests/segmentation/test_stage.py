@@ -66,6 +66,15 @@ def expected(tmp_path):
     return toy.result()
 
 
+def test_means_of_the_log_are_over_the_steps_that_had_the_loss(tmp_path):
+    toy = Toy(tmp_path / "run", steps=4)
+    toy.run.log_every = 4
+    assert toy.run.loop(lambda number: dict(loss=0.6) if number == 2 else dict(kept=number / 2)) is None
+    line, = stats(tmp_path / "run")
+    assert line["loss"] == 0.6
+    assert line["kept"] == pytest.approx((0 + 0.5 + 1.5) / 3)
+
+
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
 @pytest.mark.parametrize("at", range(STEPS))
 def test_run_stopped_by_a_signal_goes_on_bit_for_bit(tmp_path, expected, name, at):
