@@ -40,7 +40,7 @@ def setup_training_config(*, data, masks, gpus, snap, metrics, fid_weights, seed
     base, batch_gpu, mbstd, stages = _divide_batch(cfg, resolution, gpus, grow, grow_schedule, batch_gpu,
                                                    dict(kimg=kimg, batch=batch, gamma=gamma, lr=lr,
                                                         map_depth=map_depth))
-    check_path_length(pl_weight, [batch_gpu, *(stage["batch_gpu"] for stage in stages)])
+    check_rounds(pl_weight, mask_variety, [batch_gpu, *(stage["batch_gpu"] for stage in stages)])
     if mask_overlap_weight > 0 and objects == 1:
         raise ArgumentError(f"`mask_overlap_weight`={mask_overlap_weight:g} needs `objects` of at least 2, got 1")
     device_name, half, block = _choose_precision(device_name, gpus, precision, fp32, nhwc)
@@ -129,8 +129,11 @@ def check_together(opts: dict[str, Any], given: set[str]) -> None:
         raise ArgumentError("`freezed` is for transfer learning; a growing discriminator has no fixed first layers")
 
 
-def check_path_length(pl_weight: float, batches: list[int]) -> None:
-    """Refuse path length, which takes half of each round, where a round has a single picture (ArgumentError)."""
+def check_rounds(pl_weight: float, mask_variety: float | list[float], batches: list[int]) -> None:
+    """Refuse terms that need two pictures, where a process and round has a single one (ArgumentError)."""
+    if mask_variety != 0 and min(batches) < 2:
+        raise ArgumentError("`mask_variety` needs `batch_gpu` of at least 2: it compares the pictures of a process and "
+                            f"round, got {min(batches)}")
     if pl_weight > 0 and min(batches) < 2:
         raise ArgumentError("`pl_weight` needs `batch_gpu` of at least 2: path length takes half of the pictures of a "
                             f"process and round, got {min(batches)}")

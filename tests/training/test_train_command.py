@@ -295,6 +295,8 @@ def test_resume_takes_upstreams_names(data, monkeypatch, name, file, in_name):
     (["--drift-weight=0", "--gan-loss=logistic"], "--drift-weight needs --gan-loss=wgan-gp"),
     (["--pl-weight=2", "--batch-gpu=1"], "--pl-weight needs --batch-gpu of at least 2"),
     (["--pl-weight=2", "--batch=8", "--batch-gpu=1", "--grow"], "--pl-weight needs --batch-gpu of at least 2"),
+    (["--mask-variety=0.5", "--batch-gpu=1"], "--mask-variety needs --batch-gpu of at least 2"),
+    (["--cfg=varied", "--batch-gpu=1"], "--mask-variety needs --batch-gpu of at least 2"),
     (["--mask-floor=0.4", "--mask-size-weight=0"], "--mask-floor is weighted by --mask-size-weight, which is 0; give"),
     (["--mask-max=0.6", "--mask-size-weight=0"], "--mask-max is weighted by --mask-size-weight, which is 0; give"),
 ])
