@@ -99,9 +99,11 @@ def _kimg(kimg: float | None) -> str:
 @click.option("--cmax", help="Most channels of a layer", type=Whole(1), default=32, metavar="INT")
 @click.option("--num", help="Scenes per snapshot", type=Whole(2), default=2000, metavar="INT")
 @click.option("--option", "options", help="Further option of train_layered.py", metavar="--NAME=VALUE", multiple=True)
+@click.option("--init-option", "init_options", help="Further option of the start alone", metavar="--NAME=VALUE",
+              multiple=True)
 @click.option("--outdir", help="Where the runs go", metavar="DIR", default="runs/init-from")
 def main(data: str, masks: str, judge: str, plain_kimg: float, kimg: float, seeds: int, cbase: int, cmax: int, num: int,
-         options: tuple[str, ...], outdir: str) -> None:
+         options: tuple[str, ...], init_options: tuple[str, ...], outdir: str) -> None:
     """Train with --cfg=demo from an ordinary generator and from scratch; JSON on stdout, the table on stderr.
 
     The start is scored at each twelfth of the length from scratch, up to a third of it, as the bar has it.
@@ -124,7 +126,7 @@ def main(data: str, masks: str, judge: str, plain_kimg: float, kimg: float, seed
                             f"--kimg={plain_kimg:g}", f"--seed={seed}", f"--cbase={cbase}", f"--cmax={cmax}"],
                            folder / "plain.log")
             sizes = [f"--cbase={cbase}", f"--cmax={cmax}"]
-            ways = {"init": [f"--kimg={kimg * SHARE:g}", f"--init-from={pkl}"],
+            ways = {"init": [f"--kimg={kimg * SHARE:g}", f"--init-from={pkl}", *init_options],
                     "scratch": [f"--kimg={kimg:g}", *sizes]}
             curves[str(seed)] = {}
             for way, own in ways.items():
@@ -140,7 +142,8 @@ def main(data: str, masks: str, judge: str, plain_kimg: float, kimg: float, seed
         shell.stop()  # Of Ctrl-C the command that runs knows nothing.
     print(table(curves, outcomes), file=sys.stderr)
     print(json.dumps(dict(outcomes=outcomes, curves=curves, plain_kimg=plain_kimg, kimg=kimg, cbase=cbase, cmax=cmax,
-                          num=num, options=options, data=data, **provenance("benchmarks.init_from")), indent=2))
+                          num=num, options=options, init_options=init_options, data=data,
+                          **provenance("benchmarks.init_from")), indent=2))
 
 
 if __name__ == "__main__":

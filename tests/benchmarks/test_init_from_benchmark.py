@@ -72,7 +72,8 @@ def test_whole_benchmark_with_the_commands_stood_in_for(tmp_path, monkeypatch):
     monkeypatch.setattr(init_from, "snapshots", lambda run_dir: [
         dict(network=str(run_dir / "a.pkl"), kimg=6.0 if run_dir.name == "scratch" else 2.0)])
     args = [f"--data={tmp_path / 'a.zip'}", f"--masks={tmp_path / 'm.zip'}", f"--judge={tmp_path / 'j.pt'}",
-            "--kimg=6", "--plain-kimg=1", f"--outdir={tmp_path / 'out'}"]
+            "--kimg=6", "--plain-kimg=1", "--option=--bg-jitter=0", "--init-option=--batch=8",
+            f"--outdir={tmp_path / 'out'}"]
     result = CliRunner().invoke(init_from.main, args)
     assert result.exit_code == 0, result.output
     record = json.loads(result.stdout)
@@ -82,6 +83,8 @@ def test_whole_benchmark_with_the_commands_stood_in_for(tmp_path, monkeypatch):
     trained = {Path(call[1]).name: call for call in calls if call[0] == "train_layered.py"}
     assert "--kimg=2" in trained["init"] and "--kimg=6" in trained["scratch"]
     assert any(arg.startswith("--init-from=") for arg in trained["init"]) and "--cbase=512" in trained["scratch"]
+    assert [way for way, call in trained.items() if "--batch=8" in call] == ["init"]
+    assert all("--bg-jitter=0" in call for call in trained.values())
     before = len(calls)
     assert CliRunner().invoke(init_from.main, args).exit_code == 0
     assert not [call for call in calls[before:] if call[0] == "eval.py"]  # Scores are kept.
