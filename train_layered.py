@@ -20,7 +20,7 @@ from layered_plugin.training import options, presets
 from layered_plugin.training.config import check_together, setup_training_config
 from layered_plugin.training.init_from import adopt_plain, plain_options
 from layered_plugin.training.launcher import launch
-from layered_plugin.training.resume import resume_config
+from layered_plugin.training.resume import RESUME_OPTIONS, resume_config
 
 
 def torchrun_processes() -> int | None:
@@ -43,6 +43,7 @@ def new_config(outdir: str, dry_run: bool, is_local: bool, opts: dict[str, Any],
     if is_local and not Path(resume).exists():
         raise CheckpointError(f"no such run folder or pickle: {resume}{runs.nearest_runs(resume, outdir)}")
     check_together(opts, given)
+    asked = {name: opts[name] for name in sorted(given - RESUME_OPTIONS)}
     network_hash = None
     if opts["init_from"] == "noresume":
         raise ArgumentError("`init_from`=noresume names no networks; leave it out, or give a pickle")
@@ -60,7 +61,7 @@ def new_config(outdir: str, dry_run: bool, is_local: bool, opts: dict[str, Any],
         config["masks_fingerprint"] = None if opts["masks"] is None else fingerprint(opts["masks"])
         if config["resume_pkl"] is not None:
             network_hash = trust.trust_named(config["resume_pkl"])
-        config["network_sha256"] = network_hash
+        config.update(network_sha256=network_hash, asked=asked)
     if opts["pl_weight"] > 0:
         click.echo("WARNING: --pl-weight: path-length regularization keeps the layers from emerging", err=True)
     return desc, config

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from layered_plugin.base import BASE
-from layered_plugin.calls import typed_command
+from layered_plugin.calls import go_on_command, typed_command
 from layered_plugin.errors import CheckpointError, ModelError, UserError, raising
 from layered_plugin.files import lock, unlock, write_json
 from layered_plugin.json_files import read_json
@@ -33,6 +33,7 @@ GENERATED_FILE, REAL_FILE = "metric-generated.jsonl", "metric-real.jsonl"  # Sco
 # Of a folder of invert.py segment; the last, within it, of the pictures whose masks are doubtful.
 MANIFEST, CONTACT_SHEET, DOUBTFUL = "manifest.jsonl", "contact-sheet.png", "doubtful"
 
+NUMBERED = re.compile(r"\d+-")  # How names of run folders begin.
 STATE_PATTERN = re.compile(r"training-state-(\d{6,})\.pt")
 END_SECONDS = 10.0  # PyTorch's loading processes look that often whether they are alone.
 KEEP_STATES = 2  # Older training states are removed: each holds both networks, the EMA and Adam's moments.
@@ -82,7 +83,8 @@ def complete_run(path: str | os.PathLike[str], kind: type[UserError] = Checkpoin
     path = Path(path)
     if path.exists() or not path.parent.is_dir():
         return path
-    matches = sorted(p for p in path.parent.iterdir() if p.is_dir() and p.name.startswith(path.name))
+    matches = sorted(p for p in path.parent.iterdir()
+                     if p.is_dir() and p.name.startswith(path.name) and NUMBERED.match(p.name))
     if len(matches) > 1:
         raise kind(f"{path}: fits {len(matches)} run folders, such as {matches[0]}; write more of the name")
     return matches[0] if matches else path
@@ -92,7 +94,7 @@ def nearest_runs(path: str | os.PathLike[str], *folders: str | os.PathLike[str])
     """End of an error of a run or pickle that is not there: the nearest names beside it, or in these folders."""
     path = Path(path)
     entries = [entry for folder in (path.parent, *map(Path, folders)) if folder.is_dir() for entry in folder.iterdir()
-               if entry.suffix == ".pkl" or (entry.is_dir() and re.match(r"\d+-", entry.name))]
+               if entry.suffix == ".pkl" or (entry.is_dir() and NUMBERED.match(entry.name))]
     names = {entry.name: entry for entry in reversed(entries)}
     close = difflib.get_close_matches(path.name, names, n=3, cutoff=0.3)
     return f"; the nearest names are {', '.join(str(names[name]) for name in close)}" if close else ""
@@ -164,9 +166,13 @@ def find_model(path: str | os.PathLike[str]) -> Path:
     """The folder of a model, from the folder or one of its files; ModelError if there is no model, or not yet."""
     path = complete_run(path, ModelError)
     folder = path if path.is_dir() else path.parent
-    if path.exists() and (folder / OPTIONS).is_file() and not (folder / MODEL_FILE).is_file():
-        raise ModelError(f"{path}: this run is not finished; go on with invert.py and --resume={folder}")
-    if not path.exists() or not (folder / MODEL_FILE).is_file():
+    if not path.exists():
+        raise ModelError(f"{path}: no such file or run folder{nearest_runs(path)}")
+    if (folder / OPTIONS).is_file() and not (folder / MODEL_FILE).is_file():
+        command = "train" if read_json(folder / OPTIONS, ModelError).get("invert") == "train" else "distill"
+        raise ModelError(f"{path}: this run is not finished; go on with: "
+                         f"{go_on_command(f'invert.py {command}', folder)}")
+    if not (folder / MODEL_FILE).is_file():
         raise ModelError(f"{path}: holds no model.json; give the run folder of invert.py train or distill")
     return folder
 

@@ -71,6 +71,7 @@ def test_beginning_of_a_run_folders_name_will_do(tmp_path):
     for name in ("00000-cars-demo-32px", "00001-distill-cars", "00010-distill-cars"):
         (tmp_path / name).mkdir()
     (tmp_path / "00002-file").write_text("")
+    (tmp_path / "cars-of-1957").mkdir()  # No run.
     assert runs.complete_run(tmp_path / "00000-cars") == tmp_path / "00000-cars-demo-32px"
     assert runs.complete_run(tmp_path / "00001") == tmp_path / "00001-distill-cars"
     for kept in ("00001-distill-cars", "00002", "cars"):  # Whole, no folder, not the beginning.

@@ -125,9 +125,9 @@ def _go_on(ctx: click.Context, command: str, opts: dict[str, Any]) -> tuple[Path
     record = check_fields(record, _record_rule(ctx, opts), path)
     options = record["options"]
     may_change = MAY_CHANGE if record.get("data_fingerprint") is None else (*MAY_CHANGE, "data")
-    fixed = [name for name in given if name not in may_change]
-    if fixed:
-        raise click.UsageError(f"--{fixed[0].replace('_', '-')} cannot change when a run is resumed")
+    for name in given:
+        if name not in may_change and not _is_the_same(name, opts, options):
+            raise click.UsageError(f"--{name.replace('_', '-')} cannot change when a run is resumed; leave it out")
     if opts["data"] is not None:
         check_outside(opts["outdir"], "--data", opts["data"])
     options.update({name: opts[name] for name in given if name in ("data", "device", "jobs")})
@@ -137,6 +137,13 @@ def _go_on(ctx: click.Context, command: str, opts: dict[str, Any]) -> tuple[Path
         options["network"] = find_snapshot(options["network"])  # What is judged is what will be loaded.
         trust.check_pickle(options["network"], record.get("network_sha256"), opts["trust_pickle"], path)
     return run_dir, record
+
+
+def _is_the_same(name: str, opts: dict[str, Any], options: dict[str, Any]) -> bool:
+    """Whether an option is what a run began with: so the same command, with --resume, goes on."""
+    if name in ("network", "snapshot"):
+        return opts["network"] is not None and find_snapshot(opts["network"], opts["snapshot"]) == options["network"]
+    return name in options and opts[name] == options[name]
 
 
 def _check_data(options: dict[str, Any], record: dict[str, Any], may_change: bool, path: Path) -> None:

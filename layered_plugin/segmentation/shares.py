@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from layered_plugin.data.files import is_picture_name
 from layered_plugin.errors import ArgumentError, PictureError
 from layered_plugin.files import NAME_BYTES
 from layered_plugin.runs import MANIFEST
@@ -83,13 +84,17 @@ def plan_parts(images: str, outdir: Path, form: str, shard: Shard, num: int = 0,
         batch: Pictures that go through the network together.
 
     Raises:
-        PictureError: Nothing fits the pattern, or two archives would go to one place.
+        PictureError: Nothing fits the pattern, or pictures do, or two archives would go to one place.
     """
     if is_pattern(images):
         archives = sorted(Path(name) for name in glob.glob(images, recursive=True))
         stems = {_stem(path): path for path in archives}
         if not archives:
             raise PictureError(f"{images}: no file fits this pattern")
+        pictures = [path for path in archives if is_picture_name(path.name)]
+        if pictures:
+            raise PictureError(f"{images}: fits pictures, such as {pictures[0]}; a pattern is of zips or tars: give "
+                               "the folder of the pictures")
         if len(stems) < len(archives):
             same_stem = next(path for path in archives if stems[_stem(path)] != path)
             other = stems[_stem(same_stem)]

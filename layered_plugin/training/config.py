@@ -117,6 +117,8 @@ def check_together(opts: dict[str, Any], given: set[str]) -> None:
         if name in given and opts[name] != off and opts["mask_size_weight"] == 0:
             raise ArgumentError(f"`{name}` is weighted by `mask_size_weight`, which is 0"
                                 f"{' beside `masks`' if opts['masks'] is not None else ''}; give that as well")
+    if opts["mask_min"] > opts["mask_max"] and opts["mask_size_weight"] > 0:
+        raise ArgumentError(f"`mask_min`={opts['mask_min']:g} must be at most `mask_max`={opts['mask_max']:g}")
     for name in ("kimg", "batch"):
         if opts["grow_schedule"] is not None and name in given:
             raise ArgumentError(f"`{name}` stands in `grow_schedule`; leave it out, or use `grow` without one")
@@ -254,6 +256,6 @@ def _choose_for_size(cfg: str, num: int, kimg: float, mirror: bool | None, aug: 
     """Mirroring and augmentation, said where one of them was left unset."""
     chosen = presets.choose_for_size(cfg, num, kimg, mirror, aug)
     if mirror is None or aug is None:
-        print(f"Pictures: {num} ({presets.FEW_PICTURES} or more are no small set), mirrored too: "
+        print(f"Pictures: {num} (sets below {presets.FEW_PICTURES} are mirrored), mirrored too: "
               f"{'yes' if chosen[0] else 'no'}, augmentation: {chosen[1]}", file=sys.stderr)
     return chosen

@@ -144,7 +144,7 @@ def stage_config(config: dict[str, Any], idx: int) -> dict[str, Any]:
 
 def plain(config: dict[str, Any]) -> dict[str, Any]:
     """The parameters of ``training_loop`` in a run's configuration, without what is kept beside them."""
-    kept_beside = ("stages", "data_fingerprint", "masks_fingerprint", "network_sha256")
+    kept_beside = ("stages", "data_fingerprint", "masks_fingerprint", "network_sha256", "asked")
     return {key: value for key, value in config.items() if key not in kept_beside}
 
 

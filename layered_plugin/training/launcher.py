@@ -230,6 +230,8 @@ def _agree_on_run_dir(rank: int, config: dict[str, Any], outdir: str, desc: str)
             run_dir = make_run_dir(outdir, desc)
         except OSError as err:
             raise errors.UserError(f"`outdir`: can't write to {outdir}: {err.strerror}") from err
+    elif rank == 0 and not os.access(run_dir, os.W_OK):
+        raise errors.UserError(f"`resume`: can't write to {run_dir}")
     if config["num_gpus"] > 1:
         names = [run_dir]
         torch.distributed.broadcast_object_list(names, src=0)

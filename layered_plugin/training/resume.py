@@ -12,7 +12,8 @@ from layered_plugin.errors import ArgumentError, CheckpointError
 from layered_plugin.training.metrics import choose_metrics
 from layered_plugin.training.stored_config import read_config
 
-# Options that may change when a run is resumed, beside where its data lie; the others are the run's own.
+# Options that may change when a run is resumed, beside where its data lie; the others are the run's own, and may be
+# given as they were: so the same command, with --resume, goes on.
 RESUME_OPTIONS = {"outdir", "resume", "dry_run", "kimg", "snap", "tick", "workers", "metrics", "fid_weights",
                   "on_collapse", "snap_minutes", "gpus", "batch_gpu", "trust_pickle", "data_changed"}
 
@@ -27,7 +28,8 @@ def resume_config(resume: str, outdir: str, opts: dict[str, Any], given: set[str
     run_dir = runs.find_run(outdir, resume)
     config = read_config(run_dir)
     known = {name for name in ("data", "masks") if config[f"{name}_fingerprint"] is not None}
-    fixed = sorted(given - RESUME_OPTIONS - known)
+    asked = config["asked"]
+    fixed = [name for name in sorted(given - RESUME_OPTIONS - known) if name not in asked or asked[name] != opts[name]]
     if fixed:
         raise ArgumentError(f"`{fixed[0]}` cannot change when {run_dir} is resumed; leave it out, or start a new run")
     _check_base(run_dir, config)

@@ -5,7 +5,7 @@ from typing import Any
 
 from layered_plugin import json_files
 from layered_plugin.data.fingerprint import FINGERPRINT
-from layered_plugin.json_files import by_class, choice, either, fields, flag, list_of, maybe, number, text
+from layered_plugin.json_files import anything, by_class, choice, either, fields, flag, list_of, maybe, number, text
 from layered_plugin.model import network_rules
 from layered_plugin.model.mask_losses import SIZE_OVER
 from layered_plugin.model.network_rules import COUNT, FROM_ZERO, SHARE, SIDE, WEIGHT
@@ -54,9 +54,10 @@ CONFIG = fields(
          G_reg_interval=maybe(COUNT), D_reg_interval=maybe(COUNT), augment_p=SHARE, ada_target=maybe(SHARE),
          ada_interval=COUNT, ada_kimg=WEIGHT, kimg_per_tick=WEIGHT, image_snapshot_ticks=maybe(COUNT),
          network_snapshot_ticks=maybe(COUNT), snapshot_minutes=(maybe(WEIGHT), None), resume_pkl=(maybe(text), None),
-         init_pkl=(maybe(text), None), network_sha256=(maybe(text), None), resume_state=(maybe(text), None),
-         fade_kimg=maybe(list_of(WEIGHT, sizes=(2,))), ramp_kimg=maybe(WEIGHT), cudnn_benchmark=flag,
-         allow_tf32=flag, on_collapse=(choice("warn", "stop", "restart"), "warn"), stages=list_of(_STAGE)))
+         init_pkl=(maybe(text), None), network_sha256=(maybe(text), None), asked=(anything, {}),
+         resume_state=(maybe(text), None), fade_kimg=maybe(list_of(WEIGHT, sizes=(2,))), ramp_kimg=maybe(WEIGHT),
+         cudnn_benchmark=flag, allow_tf32=flag, on_collapse=(choice("warn", "stop", "restart"), "warn"),
+         stages=list_of(_STAGE)))
 
 
 def read_config(run_dir: Path) -> dict[str, Any]:

@@ -209,7 +209,7 @@ def test_output_folder_that_can_not_be_written_is_named(gan, data, tmp_path, pla
     (["--init=OTHER"], "other: its encoder was trained for another generator, runs/00000-gan"),
     (["--init=SAME", "--max-shift=0.1"], "same: its encoder has other options"),
     (["--init=UNET"], "unet: holds no encoder of a whole data set to start from"),
-    (["--init=none"], "none: holds no model.json"),
+    (["--init=none"], "none: no such file or run folder"),
     (["--feature-resolution=16"], "--feature-resolution must be one of 8, 4 for this discriminator, got 16"),
     (["--chunk-size=5"], "--chunk-size=5 leaves a last chunk of one of the 6 pictures"),
 ])
@@ -282,13 +282,15 @@ def test_resumed_run_keeps_its_options(gan, data, tmp_path, stop):
     stop("SIGTERM")
     args = [f"--outdir={tmp_path}", "--resume=latest"]
     invoke(*TRAIN, "--mode=dataset", f"--network={gan}", f"--data={data}", args[0])
-    for option in ("--steps=5", "--mode=dataset", "--pretrain=3", "--seed=0", f"--network={gan}"):
+    other = make_gan_run(tmp_path / "other" / "00000-gan")
+    for option in ("--steps=5", "--mode=chunks", "--pretrain=3", "--seed=1", f"--network={other}"):
         refused = invoke("train", *args, option)
         assert refused.exit_code == 2, refused.output
         assert f"{option.split('=')[0]} cannot change when a run is resumed" in refused.stderr
     refused = invoke("distill", *args)
     assert refused.exit_code == 1 and f"{tmp_path}: no run of invert.py distill there" in refused.stderr
-    shown = invoke("train", *args, "--device=cpu", "-n")
+    begun = [*TRAIN, "--mode=dataset", f"--network={gan}", f"--data={data}"]
+    shown = invoke(*begun, *args, "--device=cpu", "-n")
     assert shown.exit_code == 0 and json.loads(shown.stdout)["options"]["steps"] == 3
     assert not list(tmp_path.glob("*/model.json"))
     assert (run("train", *args, "--device=cpu", "--jobs=2") / "model.json").is_file()

@@ -112,9 +112,9 @@ def test_wrong_option_is_named_with_its_rule(models, pictures, tmp_path, args, w
 
 
 @pytest.mark.parametrize("args, words", [
-    (["--model=none"], "none: holds no model.json; give the run folder of invert.py train or distill"),
-    (["--model=EMPTY"], "empty: holds no model.json"),
-    (["--model=UNFINISHED"], "unfinished: this run is not finished; go on with invert.py and --resume="),
+    (["--model=none"], "none: no such file or run folder"),
+    (["--model=EMPTY"], "empty: holds no model.json; give the run folder of invert.py train or distill"),
+    (["--model=UNFINISHED"], "unfinished: this run is not finished; go on with: python invert.py distill --outdir="),
     (["--model=TRUNCATED"], "truncated/model.safetensors: not a readable model file"),
     (["--model=DAMAGED"], "damaged/model.json: damaged: Expecting"),
     (["--model=PARTIAL"], "partial/model.json: damaged: has no resolution"),
@@ -158,7 +158,7 @@ def test_export_says_where_and_how_near(models, tmp_path, monkeypatch, args, pla
 
 
 @pytest.mark.parametrize("args, words", [
-    (["--model=none"], "none: holds no model.json"),
+    (["--model=none"], "none: no such file or run folder"),
     (["--model=MODELS/encoder"], "only a distilled model can be exported, this is of kind encoder"),
 ])
 def test_wrong_model_of_export_is_named(models, tmp_path, args, words):

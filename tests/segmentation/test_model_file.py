@@ -244,14 +244,16 @@ def test_weights_with_the_generator_of_another_model_are_refused(tmp_path, small
         load_model(folders[0])
 
 
-@pytest.mark.parametrize("path", ["nowhere", "empty", "nowhere/model.json"])
-def test_missing_model_is_named(tmp_path, path):
+@pytest.mark.parametrize("path, words", [("nowhere", "no such file or run folder"),
+                                         ("empty", r"holds no model\.json; give the run folder"),
+                                         ("nowhere/model.json", "no such file or run folder")])
+def test_missing_model_is_named(tmp_path, path, words):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ModelError, match=rf"{path}: holds no model\.json; give the run folder"):
+    with pytest.raises(ModelError, match=f"{path}: {words}"):
         load_model(tmp_path / path)
 
 
 def test_unfinished_run_is_called_so(tmp_path):
     (tmp_path / "options.json").write_text("{}")
-    with pytest.raises(ModelError, match="this run is not finished; go on with invert.py and --resume="):
+    with pytest.raises(ModelError, match="this run is not finished; go on with: python invert.py distill --outdir="):
         load_model(tmp_path)

@@ -387,6 +387,8 @@ def test_archives_that_would_share_a_place_are_refused(segment, folder, tmp_path
         segment(tmp_path / "s.*", tmp_path / "out")
     with pytest.raises(PictureError, match="no file fits this pattern"):
         segment(tmp_path / "t.*", tmp_path / "out")
+    with pytest.raises(PictureError, match="fits pictures, such as .*; a pattern is of zips or tars: give the folder"):
+        segment(folder / "*", tmp_path / "out")
 
 
 # Shards.

@@ -18,7 +18,7 @@ from tiny_models import TINY, make_pictures, make_plain
 
 import train_layered
 from layered_plugin import device, runs
-from layered_plugin.training import guards, metrics, presets
+from layered_plugin.training import guards, launcher, metrics, presets
 from layered_plugin.training.loop import training_loop
 
 invoke = partial(shell.invoke, train_layered.main)
@@ -196,8 +196,8 @@ def test_what_follows_from_the_size_of_the_set_is_said(data, args, mirror, aug, 
     result = invoke("--outdir=out", f"--data={data}", "-n", *args)
     config = json.loads(result.stdout)
     assert config["training_set_kwargs"]["xflip"] == mirror and (config["augment_kwargs"] is not None) == aug
-    assert f"({presets.FEW_PICTURES} or more are no small set), {said}" in result.stderr if said else \
-        "small set" not in result.stderr
+    assert f"(sets below {presets.FEW_PICTURES} are mirrored), {said}" in result.stderr if said else \
+        "are mirrored" not in result.stderr
 
 
 def test_size_of_the_set_is_that_of_the_subset(data, monkeypatch):
@@ -295,6 +295,7 @@ def test_resume_takes_upstreams_names(data, monkeypatch, name, file, in_name):
     (["--drift-weight=0", "--gan-loss=logistic"], "--drift-weight needs --gan-loss=wgan-gp"),
     (["--pl-weight=2", "--batch-gpu=1"], "--pl-weight needs --batch-gpu of at least 2"),
     (["--pl-weight=2", "--batch=8", "--batch-gpu=1", "--grow"], "--pl-weight needs --batch-gpu of at least 2"),
+    (["--mask-min=0.9", "--mask-max=0.5"], "--mask-min=0.9 must be at most --mask-max=0.5"),
     (["--mask-variety=0.5", "--batch-gpu=1"], "--mask-variety needs --batch-gpu of at least 2"),
     (["--cfg=varied", "--batch-gpu=1"], "--mask-variety needs --batch-gpu of at least 2"),
     (["--mask-floor=0.4", "--mask-size-weight=0"], "--mask-floor is weighted by --mask-size-weight, which is 0; give"),
@@ -371,9 +372,29 @@ def test_run_resumes_and_goes_on(data, tmp_path):
     assert kimg == sorted(kimg) and kimg[-1] == 0.08 and 0.04 in kimg
     assert [line["Progress/tick"]["mean"] for line in stats] == list(range(len(stats)))
 
-    for option in ("--mask-min=0.4", "--device=cpu"):
+    for option in ("--mask-min=0.4", "--device=auto"):
         refused = invoke(f"--outdir={tmp_path}", f"--resume={run}", option)
         assert refused.exit_code == 2 and f"{option.split('=')[0]} cannot change" in refused.stderr
+
+
+def test_the_command_of_a_run_goes_on_with_it(data, tmp_path):
+    """Of a job that is started again, with --resume=latest at its end."""
+    args = [f"--outdir={tmp_path}", f"--data={data}", "--cfg=demo", "--resolution=16", "--cbase=64", "--cmax=4",
+            "--lr=0.004:0.002", "--batch=8", "--kimg=0.016", "--seed=3", "--mirror=1"]
+    assert invoke(*args).exit_code == 0
+    again = invoke(*args[:8], "--kimg=0.032", *args[9:], "--resume=latest")
+    assert again.exit_code == 0 and "Training for 0.032 kimg, from kimg 0.0" in again.stdout, again.output
+    refused = invoke(*args[:9], "--seed=4", "--resume=latest")
+    assert refused.exit_code == 2 and "--seed cannot change" in refused.stderr
+
+
+def test_run_folder_that_cannot_be_written_is_named(data, tmp_path, monkeypatch):
+    args = [f"--outdir={tmp_path}", f"--data={data}", "--cfg=demo", "--resolution=16", "--cbase=64", "--cmax=4",
+            "--batch=8", "--kimg=0.008"]
+    assert invoke(*args).exit_code == 0
+    monkeypatch.setattr(launcher.os, "access", lambda path, mode: False)  # As of a read-only file system.
+    refused = invoke(f"--outdir={tmp_path}", "--resume=latest", "--kimg=0.016")
+    assert refused.exit_code == 1 and f"--resume: can't write to {tmp_path}/00000-" in refused.stderr
 
 
 @pytest.mark.parametrize("name", ["00000", "00000-shapes", "00000-shapes-demo", "00000-shapes-demo/"])
