@@ -123,8 +123,9 @@ def real(**opts: Any) -> None:
 
     The truth is true masks (--masks, same names as the pictures but for the suffix) or a teacher's (--teacher).
     Object is what is opaque, a number above 0 of a coloured palette, or gray from half on; of other masks
-    --mask-values=1,3-5 or 1- says what is. --masks=alpha takes the transparency of the pictures themselves. The truth
-    of --teacher=onnx needs no GPU: any network from a picture to the mask of its salient object, IS-Net by default.
+    --mask-values=1,3-5 or 1- says what is. Pictures without a mask are left out, and --num counts the others; a line
+    and `num_left_out` say how many. --masks=alpha takes the transparency of the pictures themselves. The truth of
+    --teacher=onnx needs no GPU: any network from a picture to the mask of its salient object, IS-Net by default.
     `detected` scores the pictures with an object, `all` every picture, with a zero mask as the truth where there is
     none: there an empty prediction has IoU 1, any other 0. `full_mask_iou` is the score of the full-image mask.
     Soft predictions are brought to the picture's size as by `invert.py segment` and then binarised at 0.5; with

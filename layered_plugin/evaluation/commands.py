@@ -13,7 +13,7 @@ from layered_plugin import runs
 from layered_plugin.command_line import writing
 from layered_plugin.data.dataset import PictureDataset
 from layered_plugin.data.labels import labels_of_training
-from layered_plugin.data.mask_files import read_pairs
+from layered_plugin.data.mask_files import left_out, read_pairs
 from layered_plugin.data.masks import Ranges, mask_opacity
 from layered_plugin.data.pictures import PictureSource
 from layered_plugin.device import choose_device
@@ -137,14 +137,16 @@ def run_real(*, models: Sequence[str], data: str, masks: str | None, mask_values
         prior_model = None if prior is None else Segmenter.load(prior, device)
         refinement = Refinement(flip, refine, posterior, prior_model, sharp, margin)
         _check_models(segmenters, eval_size, refinement)
-        _check_pictures(segmenters, source, source.names[:num])
-        size_px = segmenters[0].resolution
+        names, size_px = source.names, segmenters[0].resolution
         teacher: Teacher
         if masks == "alpha":
             teacher, description = AlphaTeacher(source), dict(kind="masks", path=masks)
         elif masks is not None:
             teacher, description = MaskTeacher(masks, mask_values), dict(kind="masks", path=masks)
-            teacher.check_names(source.names, data)
+            missing = teacher.check_names(names, data, some=True)
+            for line in left_out(missing, f"{len(names)} pictures of {data} have no mask in {masks}"):
+                click.echo(f"WARNING: {line}", err=True)
+            names = [name for name in names if name in teacher]
         else:
             teacher, description = make_teacher(str(teacher_kind), size_px=detector_size or size_px, device=device,
                                                 **teacher_options)
@@ -152,17 +154,18 @@ def run_real(*, models: Sequence[str], data: str, masks: str | None, mask_values
         for segmenter in segmenters:
             _record_folder(segmenter.folder, "--model")
         scores, extremes = scoring.score_real(
-            segmenters, source, source.names[:num], teacher, baselines=chosen_baselines,
+            segmenters, source, names[:num], teacher, baselines=chosen_baselines,
             size_px=size_px if eval_size == "net" else None, oracle_polarity=polarity == "oracle",
             refinement=refinement, sizes=sizes, seed=seed, batch=batch)
+        _check_pictures(segmenters, source, names[:num])
     scored = [dict(model=str(path), kind=segmenter.kind, resolution=segmenter.resolution,
                    margin=refinement.margin_for(segmenter),
                    train_seed=segmenter.options.get("seed"), network=segmenter.options.get("network"), **sets)
               for path, segmenter, sets in zip(models, segmenters, scores["models"], strict=True)]
-    record = dict(protocol="real", data=data, num_data=len(source), num=scores["num"],
-                  num_detected=scores["num_detected"], teacher=description, eval_size=eval_size, polarity=polarity,
-                  flip=flip, refine=refine, posterior=posterior, prior=prior, sharp=sharp, margin=margin,
-                  sizes=list(sizes), seed=seed, models=scored, baselines=scores["baselines"],
+    record = dict(protocol="real", data=data, num_data=len(source), num_left_out=len(source) - len(names),
+                  num=scores["num"], num_detected=scores["num_detected"], teacher=description, eval_size=eval_size,
+                  polarity=polarity, flip=flip, refine=refine, posterior=posterior, prior=prior, sharp=sharp,
+                  margin=margin, sizes=list(sizes), seed=seed, models=scored, baselines=scores["baselines"],
                   **runs.provenance("eval.py"))
     everything = dict(record, over_models=_over_models(scored)) if len(scored) > 1 else record
     click.echo(output.real_table(everything, [segmenter.folder.name for segmenter in segmenters]), err=True)

@@ -314,6 +314,37 @@ def test_real_scores_against_transparency_and_values(model, pairs, tmp_path):
 
 def test_real_takes_options_on(model, pairs):
     file = model / "model.safetensors"
+def test_pictures_without_a_mask_are_left_out_with_a_line_that_says_how_many(model, pairs, tmp_path):
+    everything, stderr = scored("real", f"--model={model}", *pairs)
+    assert everything["num_left_out"] == 0 and "WARNING" not in stderr
+    for name in ("0", "2"):
+        (tmp_path / f"masks/{name}.png").unlink()
+    data, masks = tmp_path / "pictures", tmp_path / "masks"
+    args = ["real", f"--model={model}", f"--masks={masks}", "--baselines=full,otsu"]
+    record, stderr = scored(*args, f"--data={data}")
+    assert [line for line in stderr.splitlines() if "WARNING" in line] == [
+        f"WARNING: 2 of 4 pictures of {data} have no mask in {masks} and are left out, such as 0.bmp"]
+    assert [record[name] for name in ("num_data", "num_left_out", "num", "num_detected")] == [4, 2, 2, 2]
+    assert lines(model / "metric-real.jsonl") == [everything, record]
+    with PIL.Image.open(model / "real-worst.png") as sheet:
+        assert sheet.width == output.NAMES_PX + 2 * (108 + output.GAP_PX)
+    first, _ = scored(*args, f"--data={data}", "--num=1")  # The first that has a mask.
+    assert [first[name] for name in ("num_data", "num_left_out", "num")] == [4, 2, 1]
+    for name in ("0", "2"):
+        (data / f"{name}.bmp").unlink()
+    alone, _ = scored(*args, f"--data={data}")
+    assert [alone[name] for name in ("models", "baselines")] == [record[name] for name in ("models", "baselines")]
+
+
+def test_chunks_need_not_know_pictures_that_have_no_mask(pairs, tmp_path):
+    path = tiny_models.make_model(tmp_path / "chunks", "chunks", chunks=[("0.bmp", "1.bmp")])
+    args = ["real", f"--model={path}", *pairs]
+    assert "no chunk was trained on a picture named 2.bmp" in invoke(*args).stderr
+    for name in ("2", "3"):
+        (tmp_path / f"masks/{name}.png").unlink()
+    assert scored(*args)[0]["num"] == 2
+
+
     record, stderr = scored("real", f"--model={file}", *pairs, "--num=2", "--eval-size=net", "--polarity=oracle",
                             "--flip=1", "--baselines=none", "--batch=1")
     assert (record["num_data"], record["num"], record["eval_size"], record["flip"]) == (4, 2, "net", True)
@@ -415,35 +446,38 @@ def test_wrong_input_of_generated_is_named(run, judge, tmp_path, args, code, wor
     (["--masks=MASKS", "--model=none"], 1, "--model: none"),
     (["--masks=MASKS", "--model=TRUNCATED"], 1, "not a readable model file"),
     (["--masks=MASKS", "--model=OTHER", "--eval-size=net"], 2, "--eval-size=net needs models of one resolution"),
-    (["--masks=FEWER"], 1, "no mask for picture 3.bmp"),
+    (["--masks=STRANGE"], 1, "none of the 4 pictures of TMP/pictures has a mask, such as 0.bmp; a mask needs"),
+    (["--masks=MORE"], 1, "mask 9.png belongs to no picture of TMP/pictures (masks: 5, pictures: 4)"),
     (["--masks=TURNED"], 1, "mask 1.png is 24x12, its picture 12x24"),
     (["--teacher=maskrcnn", "--class=sofa"], 2, "knows no class 'sofa'"),
 ])
 def test_wrong_input_of_real_is_named(model, pairs, tmp_path, args, code, words):
     masks = Path(pairs[1].removeprefix("--masks="))
-    for name in ("empty", "fewer", "turned"):
+    for name in ("empty", "strange", "more", "turned"):
         (tmp_path / name).mkdir()
     for path in sorted(masks.iterdir()):
-        if path.stem != "3":
-            (tmp_path / "fewer" / path.name).write_bytes(path.read_bytes())
+        for name in ("more/9.png", f"more/{path.name}", f"strange/of-{path.name}"):
+            (tmp_path / name).write_bytes(path.read_bytes())
         picture = PIL.Image.open(path)
         (picture.rotate(90, expand=True) if path.stem == "1" else picture).save(tmp_path / "turned" / path.name)
     broken = make_model(tmp_path / "broken", seed=0)
     weights = (broken / "model.safetensors").read_bytes()
     (broken / "model.safetensors").write_bytes(weights[: len(weights) // 2])
-    names = dict(MASKS=masks, EMPTY=tmp_path / "empty", FEWER=tmp_path / "fewer", TURNED=tmp_path / "turned",
-                 TRUNCATED=broken, OTHER=make_model(tmp_path / "other", seed=0, resolution=32))
+    names = dict(MASKS=masks, EMPTY=tmp_path / "empty", STRANGE=tmp_path / "strange", MORE=tmp_path / "more",
+                 TURNED=tmp_path / "turned", TRUNCATED=broken,
+                 OTHER=make_model(tmp_path / "other", seed=0, resolution=32))
     for name, path in names.items():
         args = [arg.replace(name, str(path)) for arg in args]
     result = invoke("real", f"--model={model}", pairs[0], *args)
     assert result.exit_code == code, result.output
-    assert words in result.stderr and result.stdout == ""
+    assert words.replace("TMP", str(tmp_path)) in result.stderr and result.stdout == ""
 
 
 @pytest.mark.parametrize("change, words", [
     (lambda data: PIL.Image.new("RGB", (9, 9)).save(data / "1.bmp"),
      "1.bmp is not the picture that its chunk was trained on, which had 918 bytes, not 306; put it back"),
-    (lambda data: (data / "3.bmp").rename(data / "4.bmp"), "no chunk was trained on a picture named 4.bmp"),
+    (lambda data: [path.rename(path.with_stem("4")) for path in (data / "3.bmp", data.parent / "masks/3.png")],
+     "no chunk was trained on a picture named 4.bmp"),
 ])
 def test_pictures_that_chunks_were_not_trained_on_are_named_before_the_work(pairs, tmp_path, change, words):
     data = Path(pairs[0].removeprefix("--data="))
