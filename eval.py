@@ -47,8 +47,9 @@ def generated(**opts: Any) -> None:
     mIoU, `num_detected` the paper's detected cars, `reference_iou` the score of the full-image mask. `all` scores
     every scene, with a zero mask where nothing is seen: there an empty mask has IoU 1, any other 0. Composites are
     resized to the teacher's size bilinearly, binary masks without smoothing. The record is added to
-    metric-generated.jsonl of the run folder; of several networks all records are printed, with `over_networks`, mean
-    and deviation of each score. Labels of a conditional network are drawn from the data set of its training.
+    metric-generated.jsonl of the run folder, or of a read-only one printed alone, with a warning; of several networks
+    all records are printed, with `over_networks`, mean and deviation of each score. Labels of a conditional network are
+    drawn from the data set of its training.
 
     The IoU does not see whether all scenes share one outline. --real does: `variety` has the outlines' `coverage` (mean
     best IoU of a real mask among generated ones), `precision` (the other way round), `variation` of a mask pixel and
@@ -133,7 +134,7 @@ def real(**opts: Any) -> None:
     right within 2 pixels. `by_size` has the IoU of the pictures whose true object covers less than 8 % of them, 8 to
     15 %, 15 to 25 %, and more; --sizes sets other bounds. --polarity=oracle uses the truth: such scores are no
     measure of an unsupervised method. The record is added to metric-real.jsonl of the model's folder, with
-    real-best.png and real-worst.png beside it.
+    real-best.png and real-worst.png beside it; of a read-only folder it is on standard output alone, with a warning.
 
     Examples:
 

@@ -1,7 +1,9 @@
 """eval.py as a user types it: help, examples, records, and every wrong input named."""
 
+import errno
 import inspect
 import json
+import os
 import re
 import shlex
 from functools import partial
@@ -312,8 +314,6 @@ def test_real_scores_against_transparency_and_values(model, pairs, tmp_path):
         assert words in invoke(*args, *wrong).stderr
 
 
-def test_real_takes_options_on(model, pairs):
-    file = model / "model.safetensors"
 def test_pictures_without_a_mask_are_left_out_with_a_line_that_says_how_many(model, pairs, tmp_path):
     everything, stderr = scored("real", f"--model={model}", *pairs)
     assert everything["num_left_out"] == 0 and "WARNING" not in stderr
@@ -345,6 +345,8 @@ def test_chunks_need_not_know_pictures_that_have_no_mask(pairs, tmp_path):
     assert scored(*args)[0]["num"] == 2
 
 
+def test_real_takes_options_on(model, pairs):
+    file = model / "model.safetensors"
     record, stderr = scored("real", f"--model={file}", *pairs, "--num=2", "--eval-size=net", "--polarity=oracle",
                             "--flip=1", "--baselines=none", "--batch=1")
     assert (record["num_data"], record["num"], record["eval_size"], record["flip"]) == (4, 2, "net", True)
@@ -493,15 +495,44 @@ def test_pictures_that_chunks_were_not_trained_on_are_named_before_the_work(pair
     assert f"Error: --model: {path}: {words}" in result.stderr and len(lines(path / "metric-real.jsonl")) == 1
 
 
-def test_unwritable_folder_is_named_before_the_work(model, pairs, run, judge, monkeypatch):
-    def refuse(dir):
-        raise PermissionError(13, "Permission denied")
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.EPERM])
+@pytest.mark.parametrize("place, name", [(output.tempfile, "TemporaryFile"), (output, "append_line")])
+def test_scores_of_a_run_in_a_read_only_folder_get_out(model, pairs, run, judge, monkeypatch, place, name, number):
+    (run / "metric-generated.jsonl").unlink(missing_ok=True)
+    monkeypatch.setattr(place, name, refusal(number))
+    record, stderr = scored("real", f"--model={model}", *pairs, "--baselines=none")
+    warning = f"can't write to {{}}: {os.strerror(number)}; the record is kept on standard output alone"
+    assert record["num"] == 4 and f"WARNING: --model: {warning.format(model)}" in stderr.splitlines()
+    record, stderr = scored("generated", f"--network={run}", "--teacher=unet", f"--weights={judge}", "--num=2")
+    assert record["num"] == 2 and f"WARNING: --network: {warning.format(run)}" in stderr.splitlines()
+    assert stderr.count("WARNING") == 1
+    assert sorted(path.name for path in model.iterdir()) == ["model.json", "model.safetensors"]
+    assert not (run / "metric-generated.jsonl").exists()
 
-    monkeypatch.setattr(output.tempfile, "TemporaryFile", refuse)
-    result = invoke("real", f"--model={model}", *pairs)
-    assert result.exit_code == 1 and f"--model: can't write to {model}: Permission denied" in result.stderr
-    result = invoke("generated", f"--network={run}", "--teacher=unet", f"--weights={judge}")
-    assert result.exit_code == 1 and f"--network: can't write to {run}: Permission denied" in result.stderr
+
+def refusal(number):
+    def refuse(*_args, **_kwargs):
+        raise OSError(number, os.strerror(number))
+    return refuse
+
+
+def test_read_only_folder_of_one_model_keeps_no_other_from_its_record(model, pairs, tmp_path, monkeypatch):
+    other, append = make_model(tmp_path / "00002-distill", seed=1), output.append_line
+    monkeypatch.setattr(output, "append_line", lambda path, line: (refusal(errno.EROFS) if path.parent == model
+                                                                   else append)(path, line))
+    record, stderr = scored("real", f"--model={model}", f"--model={other}", *pairs, "--baselines=none")
+    assert stderr.count("WARNING") == 1 and not (model / "metric-real.jsonl").exists()
+    assert [line["models"] for line in lines(other / "metric-real.jsonl")] == [record["models"][1:]]
+
+
+def test_full_disk_is_named_before_the_work(model, pairs, run, judge, monkeypatch):
+    monkeypatch.setattr(output.tempfile, "TemporaryFile", refusal(errno.ENOSPC))
+    words = "No space left on device; make room, and give the same command again"
+    for option, path, args in (("--model", model, ["real", *pairs]),
+                               ("--network", run, ["generated", "--teacher=unet", f"--weights={judge}"])):
+        result = invoke(*args, f"{option}={path}")
+        assert result.exit_code == 1 and result.stdout == ""
+        assert f"Error: {option}: can't write to {path}: {words}" in result.stderr
 
 
 def test_record_that_can_not_be_written_is_not_lost(model, pairs):
