@@ -47,8 +47,9 @@ def generated(**opts: Any) -> None:
     mIoU, `num_detected` the paper's detected cars, `reference_iou` the score of the full-image mask. `all` scores
     every scene, with a zero mask where nothing is seen: there an empty mask has IoU 1, any other 0. Composites are
     resized to the teacher's size bilinearly, binary masks without smoothing. The record is added to
-    metric-generated.jsonl of the run folder; of several networks all records are printed, with `over_networks`, mean
-    and deviation of each score. Labels of a conditional network are drawn from the data set of its training.
+    metric-generated.jsonl of the run folder, or of a read-only one printed alone, with a warning; of several networks
+    all records are printed, with `over_networks`, mean and deviation of each score. Labels of a conditional network are
+    drawn from the data set of its training.
 
     The IoU does not see whether all scenes share one outline. --real does: `variety` has the outlines' `coverage` (mean
     best IoU of a real mask among generated ones), `precision` (the other way round), `variation` of a mask pixel and
@@ -123,8 +124,9 @@ def real(**opts: Any) -> None:
 
     The truth is true masks (--masks, same names as the pictures but for the suffix) or a teacher's (--teacher).
     Object is what is opaque, a number above 0 of a coloured palette, or gray from half on; of other masks
-    --mask-values=1,3-5 or 1- says what is. --masks=alpha takes the transparency of the pictures themselves. The truth
-    of --teacher=onnx needs no GPU: any network from a picture to the mask of its salient object, IS-Net by default.
+    --mask-values=1,3-5 or 1- says what is. Pictures without a mask are left out, and --num counts the others; a line
+    and `num_left_out` say how many. --masks=alpha takes the transparency of the pictures themselves. The truth of
+    --teacher=onnx needs no GPU: any network from a picture to the mask of its salient object, IS-Net by default.
     `detected` scores the pictures with an object, `all` every picture, with a zero mask as the truth where there is
     none: there an empty prediction has IoU 1, any other 0. `full_mask_iou` is the score of the full-image mask.
     Soft predictions are brought to the picture's size as by `invert.py segment` and then binarised at 0.5; with
@@ -132,7 +134,7 @@ def real(**opts: Any) -> None:
     right within 2 pixels. `by_size` has the IoU of the pictures whose true object covers less than 8 % of them, 8 to
     15 %, 15 to 25 %, and more; --sizes sets other bounds. --polarity=oracle uses the truth: such scores are no
     measure of an unsupervised method. The record is added to metric-real.jsonl of the model's folder, with
-    real-best.png and real-worst.png beside it.
+    real-best.png and real-worst.png beside it; of a read-only folder it is on standard output alone, with a warning.
 
     Examples:
 

@@ -54,17 +54,22 @@ class MaskFiles:
             if rest and "/" not in shard:
                 self._within.setdefault(rest, name)
 
-    def check_names(self, names: Sequence[str], data: str | os.PathLike[str]) -> None:
+    def check_names(self, names: Sequence[str], data: str | os.PathLike[str], some: bool = False) -> list[str]:
         """Compare the names of the masks with those of all pictures of a data set, whose path is for the error.
 
-        MaskError, with the first, if a mask is missing or left over, two pictures share one, or one has two.
+        Returns the pictures without a mask. MaskError, with the first, if there are any, with `some` only if no picture
+        has one; if a mask is left over, two pictures share one, or one has two.
         """
         missing, extra = self.unmatched(names, data)
         count = f"(masks: {len(self._by_stem)}, pictures: {len(names)})"
-        if missing:
+        if some and len(missing) == len(names):
+            raise MaskError(f"{self.path}: none of the {len(names)} pictures of {data} has a mask, such as "
+                            f"{missing[0]}; a mask needs its picture's name, folders included")
+        if missing and not some:
             raise MaskError(f"{self.path}: no mask for picture {missing[0]} of {data} {count}")
         if extra:
             raise MaskError(f"{self.path}: mask {extra[0]} belongs to no picture of {data} {count}")
+        return missing
 
     def unmatched(self, names: Sequence[str], data: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
         """Pictures of a whole data set that have no mask, and masks that belong to none of its pictures.
@@ -166,9 +171,8 @@ class MaskedPictures:
     def left_out(self) -> list[str]:
         """What a user should know of names that do not match: a line of pictures, a line of masks, or neither."""
         data, path = self._pictures.path, self._files.path
-        kinds = ((self._missing, f"{len(self._pictures.names)} pictures of {data} have no mask in {path}"),
-                 (self._extra, f"{len(self._files)} masks in {path} belong to no picture of {data}"))
-        return [f"{len(names)} of {text} and are left out, such as {names[0]}" for names, text in kinds if names]
+        return [*left_out(self._missing, f"{len(self._pictures.names)} pictures of {data} have no mask in {path}"),
+                *left_out(self._extra, f"{len(self._files)} masks in {path} belong to no picture of {data}")]
 
     def __len__(self) -> int:
         return len(self._items)
@@ -195,6 +199,11 @@ class MaskedPictures:
         mask = self._decode(shown) if self._cache is None else self._cache[shown]
         channels = np.concatenate([square, mask[None]])
         return channels[:, :, ::-1].copy() if details["xflip"] else channels, self._pictures.get_label(self._items[idx])
+
+
+def left_out(names: Sequence[str], text: str) -> list[str]:
+    """A line that says of what so many are left out, for a user; none without names."""
+    return [f"{len(names)} of {text} and are left out, such as {names[0]}"] if names else []
 
 
 def gray_levels(picture: PIL.Image.Image) -> np.ndarray:

@@ -13,7 +13,7 @@ from layered_plugin import runs
 from layered_plugin.command_line import writing
 from layered_plugin.data.dataset import PictureDataset
 from layered_plugin.data.labels import labels_of_training
-from layered_plugin.data.mask_files import read_pairs
+from layered_plugin.data.mask_files import left_out, read_pairs
 from layered_plugin.data.masks import Ranges, mask_opacity
 from layered_plugin.data.pictures import PictureSource
 from layered_plugin.device import choose_device
@@ -21,7 +21,14 @@ from layered_plugin.errors import ModelError
 from layered_plugin.evaluation import output, scoring
 from layered_plugin.evaluation.judge import check_pairs, save_judge, score_judge, train_judge
 from layered_plugin.evaluation.metrics import mean_and_deviation
-from layered_plugin.evaluation.options import check_teacher_options, choose_baselines, make_teacher, user_errors
+from layered_plugin.evaluation.options import (
+    check_teacher_options,
+    choose_baselines,
+    keeping,
+    make_teacher,
+    record_folder,
+    user_errors,
+)
 from layered_plugin.evaluation.sizes import sizes_over
 from layered_plugin.evaluation.teachers import AlphaTeacher, MaskTeacher, Teacher
 from layered_plugin.evaluation.variety import Comparison
@@ -54,7 +61,7 @@ def run_generated(*, networks: Sequence[str], snapshot: str, num: int, seed: int
             raise click.UsageError(f"--teacher=unet needs networks of one resolution, got {sizes}; or --detector-size")
         size_px = detector_size or (sizes[0] if teacher_kind == "unet" else SCENE_SIZE_PX)
         teacher, description = make_teacher(teacher_kind, size_px=size_px, device=device, **teacher_options)
-        folders = [_record_folder(nets["path"], "--network") for nets in snapshots]
+        folders = [record_folder(nets["path"], "--network") for nets in snapshots]
         fidelity = Fidelity(fid_weights, device=device) if fid is not None else None
     comparison = None
     if real is not None:
@@ -82,8 +89,8 @@ def run_generated(*, networks: Sequence[str], snapshot: str, num: int, seed: int
             records.append(record)
             if len(snapshots) == 1:
                 click.echo(json.dumps(record))
-            with writing("--network", folder):  # At once, for the next network may take hours.
-                if folder is not None:
+            if folder is not None:
+                with keeping("--network", folder):  # At once, for the next network may take hours.
                     output.append_record(folder, runs.GENERATED_FILE, record)
     if len(records) > 1:
         over = _over_networks(records)
@@ -137,42 +144,45 @@ def run_real(*, models: Sequence[str], data: str, masks: str | None, mask_values
         prior_model = None if prior is None else Segmenter.load(prior, device)
         refinement = Refinement(flip, refine, posterior, prior_model, sharp, margin)
         _check_models(segmenters, eval_size, refinement)
-        _check_pictures(segmenters, source, source.names[:num])
-        size_px = segmenters[0].resolution
+        names, size_px = source.names, segmenters[0].resolution
         teacher: Teacher
         if masks == "alpha":
             teacher, description = AlphaTeacher(source), dict(kind="masks", path=masks)
         elif masks is not None:
             teacher, description = MaskTeacher(masks, mask_values), dict(kind="masks", path=masks)
-            teacher.check_names(source.names, data)
+            missing = teacher.check_names(names, data, some=True)
+            for line in left_out(missing, f"{len(names)} pictures of {data} have no mask in {masks}"):
+                click.echo(f"WARNING: {line}", err=True)
+            names = [name for name in names if name in teacher]
         else:
             teacher, description = make_teacher(str(teacher_kind), size_px=detector_size or size_px, device=device,
                                                 **teacher_options)
+        _check_pictures(segmenters, source, names[:num])
         chosen_baselines = choose_baselines(baselines)
-        for segmenter in segmenters:
-            _record_folder(segmenter.folder, "--model")
+        folders = [record_folder(segmenter.folder, "--model") for segmenter in segmenters]
         scores, extremes = scoring.score_real(
-            segmenters, source, source.names[:num], teacher, baselines=chosen_baselines,
+            segmenters, source, names[:num], teacher, baselines=chosen_baselines,
             size_px=size_px if eval_size == "net" else None, oracle_polarity=polarity == "oracle",
             refinement=refinement, sizes=sizes, seed=seed, batch=batch)
     scored = [dict(model=str(path), kind=segmenter.kind, resolution=segmenter.resolution,
                    margin=refinement.margin_for(segmenter),
                    train_seed=segmenter.options.get("seed"), network=segmenter.options.get("network"), **sets)
               for path, segmenter, sets in zip(models, segmenters, scores["models"], strict=True)]
-    record = dict(protocol="real", data=data, num_data=len(source), num=scores["num"],
-                  num_detected=scores["num_detected"], teacher=description, eval_size=eval_size, polarity=polarity,
-                  flip=flip, refine=refine, posterior=posterior, prior=prior, sharp=sharp, margin=margin,
-                  sizes=list(sizes), seed=seed, models=scored, baselines=scores["baselines"],
+    record = dict(protocol="real", data=data, num_data=len(source), num_left_out=len(source) - len(names),
+                  num=scores["num"], num_detected=scores["num_detected"], teacher=description, eval_size=eval_size,
+                  polarity=polarity, flip=flip, refine=refine, posterior=posterior, prior=prior, sharp=sharp,
+                  margin=margin, sizes=list(sizes), seed=seed, models=scored, baselines=scores["baselines"],
                   **runs.provenance("eval.py"))
     everything = dict(record, over_models=_over_models(scored)) if len(scored) > 1 else record
     click.echo(output.real_table(everything, [segmenter.folder.name for segmenter in segmenters]), err=True)
     click.echo(json.dumps(everything))
-    for segmenter, model_scores, examples in zip(segmenters, scored, extremes, strict=True):
-        with writing("--model", segmenter.folder):
-            output.append_record(segmenter.folder, runs.REAL_FILE, dict(record, models=[model_scores]))
-            if examples.best:
-                output.write_sheet(examples.best, segmenter.folder / "real-best.png")
-                output.write_sheet(examples.worst, segmenter.folder / "real-worst.png")
+    for folder, model_scores, examples in zip(folders, scored, extremes, strict=True):
+        if folder is not None:
+            with keeping("--model", folder):
+                output.append_record(folder, runs.REAL_FILE, dict(record, models=[model_scores]))
+                if examples.best:
+                    output.write_sheet(examples.best, folder / "real-best.png")
+                    output.write_sheet(examples.worst, folder / "real-worst.png")
 
 
 def run_judge(*, data: str, masks: str, test_data: str, test_masks: str, mask_values: Ranges | None, dest: str,
@@ -229,12 +239,3 @@ def _over_models(scored: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if detected and "by_size" in detected[0]:
         over["by_size"] = sizes_over([model["by_size"] for model in detected])
     return over
-
-
-def _record_folder(path: str | Path, option: str) -> Path | None:
-    """Folder of the run that was scored, which must be writable; None if it is none."""
-    folder = runs.run_folder(path)
-    with writing(option, folder):
-        if folder is not None:
-            output.check_writable(folder)
-    return folder

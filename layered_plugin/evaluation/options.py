@@ -1,21 +1,26 @@
-"""Options that the commands of eval.py share, and what they stand for: teachers, baselines."""
+"""Options that the commands of eval.py share, and what they stand for: teachers, baselines, runs with their records."""
 
+import errno
 import itertools
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 from click.core import ParameterSource
 
-from layered_plugin import command_line, errors
+from layered_plugin import command_line, errors, runs
 from layered_plugin.command_line import Number, Whole, several_options
 from layered_plugin.data.masks import Ranges, parse_values
+from layered_plugin.evaluation import output
 from layered_plugin.evaluation.baselines import BASELINES
 from layered_plugin.evaluation.judge import UNetTeacher
 from layered_plugin.evaluation.onnx_teacher import MEAN, SCALE, OnnxTeacher
 from layered_plugin.evaluation.teachers import OBJECTS, MaskRCNNTeacher, Teacher, coco_label
+
+READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def read_channels(ctx: click.Context, param: click.Parameter, text: str) -> tuple[float, ...]:
@@ -155,3 +160,26 @@ def user_errors(data: str = "--data", teacher: str = "--weights",
     """Say in one line what a user can mend, with the name of the option that pictures, truth or models come from."""
     return command_line.user_errors({errors.PictureError: data, errors.MaskError: teacher, errors.ModelError: model,
                                      errors.CheckpointError: "--network", errors.FidelityError: "--fid"})
+
+
+def record_folder(path: str | Path, option: str) -> Path | None:
+    """Folder of the run that is scored, for its record; None if it is none, or with a warning if it is read-only."""
+    folder = runs.run_folder(path)
+    if folder is not None:
+        with keeping(option, folder):
+            output.check_writable(folder)
+            return folder
+    return None
+
+
+@contextmanager
+def keeping(option: str, folder: Path) -> Iterator[None]:
+    """As ``writing``, but a read-only folder is a warning: the record is on standard output as well."""
+    with command_line.writing(option, folder):
+        try:
+            yield
+        except OSError as err:
+            if err.errno not in READ_ONLY:
+                raise
+            click.echo(f"WARNING: {option}: can't write to {folder}: {err.strerror}; the record is kept on standard "
+                       "output alone", err=True)

@@ -110,6 +110,8 @@ def real_tables(records: Sequence[dict[str, Any]]) -> list[Table]:
             baseline_rows.append(_full_mask(scored[0].sets, ""))
         last = group[-1]
         notes = [] if last["eval_size"] == "gt" else ["pictures and truth squeezed to the network's square"]
+        if last.get("num_left_out"):
+            notes.append(f"{last['num_left_out']} pictures without a mask left out")
         if last["polarity"] == "oracle":
             notes.append("Object and background swapped where the truth says so: no measure of an unsupervised method.")
         caption = (f"{last['num_detected']} of {last['num']} pictures of {Path(last['data']).name} with an object, "

@@ -1,7 +1,9 @@
 """eval.py as a user types it: help, examples, records, and every wrong input named."""
 
+import errno
 import inspect
 import json
+import os
 import re
 import shlex
 from functools import partial
@@ -312,6 +314,37 @@ def test_real_scores_against_transparency_and_values(model, pairs, tmp_path):
         assert words in invoke(*args, *wrong).stderr
 
 
+def test_pictures_without_a_mask_are_left_out_with_a_line_that_says_how_many(model, pairs, tmp_path):
+    everything, stderr = scored("real", f"--model={model}", *pairs)
+    assert everything["num_left_out"] == 0 and "WARNING" not in stderr
+    for name in ("0", "2"):
+        (tmp_path / f"masks/{name}.png").unlink()
+    data, masks = tmp_path / "pictures", tmp_path / "masks"
+    args = ["real", f"--model={model}", f"--masks={masks}", "--baselines=full,otsu"]
+    record, stderr = scored(*args, f"--data={data}")
+    assert [line for line in stderr.splitlines() if "WARNING" in line] == [
+        f"WARNING: 2 of 4 pictures of {data} have no mask in {masks} and are left out, such as 0.bmp"]
+    assert [record[name] for name in ("num_data", "num_left_out", "num", "num_detected")] == [4, 2, 2, 2]
+    assert lines(model / "metric-real.jsonl") == [everything, record]
+    with PIL.Image.open(model / "real-worst.png") as sheet:
+        assert sheet.width == output.NAMES_PX + 2 * (108 + output.GAP_PX)
+    first, _ = scored(*args, f"--data={data}", "--num=1")  # The first that has a mask.
+    assert [first[name] for name in ("num_data", "num_left_out", "num")] == [4, 2, 1]
+    for name in ("0", "2"):
+        (data / f"{name}.bmp").unlink()
+    alone, _ = scored(*args, f"--data={data}")
+    assert [alone[name] for name in ("models", "baselines")] == [record[name] for name in ("models", "baselines")]
+
+
+def test_chunks_need_not_know_pictures_that_have_no_mask(pairs, tmp_path):
+    path = tiny_models.make_model(tmp_path / "chunks", "chunks", chunks=[("0.bmp", "1.bmp")])
+    args = ["real", f"--model={path}", *pairs]
+    assert "no chunk was trained on a picture named 2.bmp" in invoke(*args).stderr
+    for name in ("2", "3"):
+        (tmp_path / f"masks/{name}.png").unlink()
+    assert scored(*args)[0]["num"] == 2
+
+
 def test_real_takes_options_on(model, pairs):
     file = model / "model.safetensors"
     record, stderr = scored("real", f"--model={file}", *pairs, "--num=2", "--eval-size=net", "--polarity=oracle",
@@ -415,35 +448,38 @@ def test_wrong_input_of_generated_is_named(run, judge, tmp_path, args, code, wor
     (["--masks=MASKS", "--model=none"], 1, "--model: none"),
     (["--masks=MASKS", "--model=TRUNCATED"], 1, "not a readable model file"),
     (["--masks=MASKS", "--model=OTHER", "--eval-size=net"], 2, "--eval-size=net needs models of one resolution"),
-    (["--masks=FEWER"], 1, "no mask for picture 3.bmp"),
+    (["--masks=STRANGE"], 1, "none of the 4 pictures of TMP/pictures has a mask, such as 0.bmp; a mask needs"),
+    (["--masks=MORE"], 1, "mask 9.png belongs to no picture of TMP/pictures (masks: 5, pictures: 4)"),
     (["--masks=TURNED"], 1, "mask 1.png is 24x12, its picture 12x24"),
     (["--teacher=maskrcnn", "--class=sofa"], 2, "knows no class 'sofa'"),
 ])
 def test_wrong_input_of_real_is_named(model, pairs, tmp_path, args, code, words):
     masks = Path(pairs[1].removeprefix("--masks="))
-    for name in ("empty", "fewer", "turned"):
+    for name in ("empty", "strange", "more", "turned"):
         (tmp_path / name).mkdir()
     for path in sorted(masks.iterdir()):
-        if path.stem != "3":
-            (tmp_path / "fewer" / path.name).write_bytes(path.read_bytes())
+        for name in ("more/9.png", f"more/{path.name}", f"strange/of-{path.name}"):
+            (tmp_path / name).write_bytes(path.read_bytes())
         picture = PIL.Image.open(path)
         (picture.rotate(90, expand=True) if path.stem == "1" else picture).save(tmp_path / "turned" / path.name)
     broken = make_model(tmp_path / "broken", seed=0)
     weights = (broken / "model.safetensors").read_bytes()
     (broken / "model.safetensors").write_bytes(weights[: len(weights) // 2])
-    names = dict(MASKS=masks, EMPTY=tmp_path / "empty", FEWER=tmp_path / "fewer", TURNED=tmp_path / "turned",
-                 TRUNCATED=broken, OTHER=make_model(tmp_path / "other", seed=0, resolution=32))
+    names = dict(MASKS=masks, EMPTY=tmp_path / "empty", STRANGE=tmp_path / "strange", MORE=tmp_path / "more",
+                 TURNED=tmp_path / "turned", TRUNCATED=broken,
+                 OTHER=make_model(tmp_path / "other", seed=0, resolution=32))
     for name, path in names.items():
         args = [arg.replace(name, str(path)) for arg in args]
     result = invoke("real", f"--model={model}", pairs[0], *args)
     assert result.exit_code == code, result.output
-    assert words in result.stderr and result.stdout == ""
+    assert words.replace("TMP", str(tmp_path)) in result.stderr and result.stdout == ""
 
 
 @pytest.mark.parametrize("change, words", [
     (lambda data: PIL.Image.new("RGB", (9, 9)).save(data / "1.bmp"),
      "1.bmp is not the picture that its chunk was trained on, which had 918 bytes, not 306; put it back"),
-    (lambda data: (data / "3.bmp").rename(data / "4.bmp"), "no chunk was trained on a picture named 4.bmp"),
+    (lambda data: [path.rename(path.with_stem("4")) for path in (data / "3.bmp", data.parent / "masks/3.png")],
+     "no chunk was trained on a picture named 4.bmp"),
 ])
 def test_pictures_that_chunks_were_not_trained_on_are_named_before_the_work(pairs, tmp_path, change, words):
     data = Path(pairs[0].removeprefix("--data="))
@@ -459,15 +495,44 @@ def test_pictures_that_chunks_were_not_trained_on_are_named_before_the_work(pair
     assert f"Error: --model: {path}: {words}" in result.stderr and len(lines(path / "metric-real.jsonl")) == 1
 
 
-def test_unwritable_folder_is_named_before_the_work(model, pairs, run, judge, monkeypatch):
-    def refuse(dir):
-        raise PermissionError(13, "Permission denied")
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.EPERM])
+@pytest.mark.parametrize("place, name", [(output.tempfile, "TemporaryFile"), (output, "append_line")])
+def test_scores_of_a_run_in_a_read_only_folder_get_out(model, pairs, run, judge, monkeypatch, place, name, number):
+    (run / "metric-generated.jsonl").unlink(missing_ok=True)
+    monkeypatch.setattr(place, name, refusal(number))
+    record, stderr = scored("real", f"--model={model}", *pairs, "--baselines=none")
+    warning = f"can't write to {{}}: {os.strerror(number)}; the record is kept on standard output alone"
+    assert record["num"] == 4 and f"WARNING: --model: {warning.format(model)}" in stderr.splitlines()
+    record, stderr = scored("generated", f"--network={run}", "--teacher=unet", f"--weights={judge}", "--num=2")
+    assert record["num"] == 2 and f"WARNING: --network: {warning.format(run)}" in stderr.splitlines()
+    assert stderr.count("WARNING") == 1
+    assert sorted(path.name for path in model.iterdir()) == ["model.json", "model.safetensors"]
+    assert not (run / "metric-generated.jsonl").exists()
 
-    monkeypatch.setattr(output.tempfile, "TemporaryFile", refuse)
-    result = invoke("real", f"--model={model}", *pairs)
-    assert result.exit_code == 1 and f"--model: can't write to {model}: Permission denied" in result.stderr
-    result = invoke("generated", f"--network={run}", "--teacher=unet", f"--weights={judge}")
-    assert result.exit_code == 1 and f"--network: can't write to {run}: Permission denied" in result.stderr
+
+def refusal(number):
+    def refuse(*_args, **_kwargs):
+        raise OSError(number, os.strerror(number))
+    return refuse
+
+
+def test_read_only_folder_of_one_model_keeps_no_other_from_its_record(model, pairs, tmp_path, monkeypatch):
+    other, append = make_model(tmp_path / "00002-distill", seed=1), output.append_line
+    monkeypatch.setattr(output, "append_line", lambda path, line: (refusal(errno.EROFS) if path.parent == model
+                                                                   else append)(path, line))
+    record, stderr = scored("real", f"--model={model}", f"--model={other}", *pairs, "--baselines=none")
+    assert stderr.count("WARNING") == 1 and not (model / "metric-real.jsonl").exists()
+    assert [line["models"] for line in lines(other / "metric-real.jsonl")] == [record["models"][1:]]
+
+
+def test_full_disk_is_named_before_the_work(model, pairs, run, judge, monkeypatch):
+    monkeypatch.setattr(output.tempfile, "TemporaryFile", refusal(errno.ENOSPC))
+    words = "No space left on device; make room, and give the same command again"
+    for option, path, args in (("--model", model, ["real", *pairs]),
+                               ("--network", run, ["generated", "--teacher=unet", f"--weights={judge}"])):
+        result = invoke(*args, f"{option}={path}")
+        assert result.exit_code == 1 and result.stdout == ""
+        assert f"Error: {option}: can't write to {path}: {words}" in result.stderr
 
 
 def test_record_that_can_not_be_written_is_not_lost(model, pairs):

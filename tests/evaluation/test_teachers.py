@@ -93,6 +93,15 @@ def test_names_that_do_not_match_are_named(tmp_path, masks, pictures, words):
         MaskTeacher(path).check_names(pictures, "data")
 
 
+def test_masks_of_some_pictures_will_do_where_that_is_asked_for(tmp_path):
+    teacher = MaskTeacher(write_masks(tmp_path / "m", {"2.png": np.zeros((4, 6), np.uint8)}))
+    assert teacher.check_names(["1.jpg", "2.jpg", "3.jpg"], "data", some=True) == ["1.jpg", "3.jpg"]
+    with pytest.raises(MaskError, match=r"m: none of the 2 pictures of data has a mask, such as a/2\.jpg; "):
+        teacher.check_names(["a/2.jpg", "3.jpg"], "data", some=True)
+    with pytest.raises(MaskError, match=r"pictures 2\.jpg and 2\.png of data would share mask 2\.png"):
+        teacher.check_names(["2.jpg", "2.png"], "data", some=True)
+
+
 def test_two_masks_of_one_picture_are_refused(tmp_path):
     path = write_masks(tmp_path / "m", {name: np.zeros((4, 6), np.uint8) for name in ("1.bmp", "1.png")})
     with pytest.raises(MaskError, match=r"1\.bmp and 1\.png are masks of the same picture"):

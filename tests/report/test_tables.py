@@ -26,6 +26,15 @@ def test_only_equal_conditions_share_a_table_and_the_last_scoring_counts():
     assert best[1]["detected"]["iou"] == 0.3
 
 
+def test_pictures_that_have_no_mask_are_counted():
+    def notes(**more):
+        found = real_record("runs/a", **more)
+        return report_tables.real_tables([dict(found, models=[dict(found["models"][0], folder="runs/a")])])[0].notes
+
+    assert notes() == notes(num_left_out=0) == []
+    assert notes(num_left_out=450) == ["450 pictures without a mask left out"]
+
+
 def test_real_scores_by_size_have_a_table_of_their_own():
     def by_size(*ious):
         return [dict(low=0.0, high=0.08, num=9, iou=ious[0], iou_ci=[0.1, 0.2]),
