@@ -1,6 +1,7 @@
 """Pictures of any size and format: read from a folder or zip, made square, as arrays and tensors."""
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple, TypeVar
@@ -121,9 +122,12 @@ def decode(file: IO[bytes], upright: bool = True) -> PIL.Image.Image:
     """Decode an open file of any format, in its own mode and size, upright by its EXIF; raises ``UNREADABLE``."""
     try:
         picture = PIL.Image.open(file)
+        picture.load()
     except PIL.UnidentifiedImageError:  # Its text names an object in memory.
         raise PIL.UnidentifiedImageError("no picture in a known format") from None
-    picture.load()
+    except PIL.Image.DecompressionBombError as err:  # Its text speaks of an attack, and has the pixels and the limit.
+        numbers = " pixels are more than the ".join(f"{int(number):,}" for number in re.findall(r"\d+", str(err)))
+        raise PIL.Image.DecompressionBombError(f"{numbers} that are read; shrink it") from None
     return PIL.ImageOps.exif_transpose(picture) if upright else picture
 
 
