@@ -81,10 +81,10 @@ class PictureDataset(Dataset):
         elif resolution is not None and resolution > size_px:
             raise ArgumentError(f"`resolution` must be at most `size_px`={size_px}, got {resolution}")
         self.path = Path(path)
-        self._source = PictureSource(path)
-        self.names = self._source.names
+        self.source = PictureSource(path)
+        self.names = self.source.names
         self.size_px = size_px
-        width, height = self._source.open(self.names[0]).size
+        width, height = self.source.open(self.names[0]).size
         if size_px is None:
             if width != height:
                 raise PictureError(f"{path}: {self.names[0]} is {width}x{height}, not square; give a size")
@@ -108,7 +108,7 @@ class PictureDataset(Dataset):
 
     def _decode(self, raw_idx: int) -> np.ndarray:
         if self._larger is None:
-            return to_square(self._source.open(self.names[raw_idx]), self.size_px)
+            return to_square(self.source.open(self.names[raw_idx]), self.size_px)
         pixels = self._larger.square(raw_idx)[0].transpose(1, 2, 0)  # [H, W, C]
         return to_square(PIL.Image.fromarray(pixels), self.size_px)
 
@@ -144,7 +144,7 @@ class PictureDataset(Dataset):
             return self._decode_all(shown)
 
         if num_bytes >= decoded.SHARED_FROM and self.path.exists():
-            self._cache = decoded.shared_pictures(self._source, self._sizes(), used, len(self.names), decode)
+            self._cache = decoded.shared_pictures(self.source, self._sizes(), used, len(self.names), decode)
         if self._cache is None and num_bytes <= CACHE_BYTES:
             cache = np.empty(shape, dtype=np.uint8)
             for raw_idx, picture in zip(used, decode(used), strict=True):
@@ -191,10 +191,10 @@ class PictureDataset(Dataset):
         return crop_by_number(self.square(raw_idx)[0], self._crop_px, raw_idx)
 
     def _load_raw_labels(self) -> np.ndarray | None:
-        return read_labels(self._source)
+        return read_labels(self.source)
 
     def close(self) -> None:
-        self._source.close()
+        self.source.close()
 
 
 class ResumableSampler(Sampler[int]):

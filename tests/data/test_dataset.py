@@ -61,9 +61,9 @@ def test_reduced_pictures_are_antialiased_and_come_from_memory(folder, monkeypat
     PIL.Image.fromarray(noise).save(folder / "0.png")
     pictures = PictureDataset(folder, size_px=24, xflip=True)
     assert pictures.preload()
-    monkeypatch.setattr(pictures._source, "open", lambda _name: pytest.fail("read from disk again"))
+    monkeypatch.setattr(pictures.source, "open", lambda _name: pytest.fail("read from disk again"))
     smaller = pictures.reduced(8)
-    monkeypatch.setattr(smaller._source, "open", lambda _name: pytest.fail("read from disk again"))
+    monkeypatch.setattr(smaller.source, "open", lambda _name: pytest.fail("read from disk again"))
     assert smaller.preload() and pictures.reduced(24).preload()
     assert smaller.image_shape == [3, 8, 8] and len(smaller) == 10 and pictures.reduced(24) is pictures
     expected = to_square(PIL.Image.fromarray(noise), 8)
