@@ -78,7 +78,7 @@ def training_loop(
 
     Raises:
         errors.UserError: A loss is not finite; the last snapshots stand.
-        errors.PictureError: Too many pictures became unreadable; all is saved.
+        errors.PictureError, errors.MaskError: Too many pictures became unreadable, or a mask; all is saved.
         errors.CollapsedError: The layers stayed collapsed and on_collapse is not "warn".
         errors.CheckpointError: resume_state is damaged or does not fit this configuration.
     """
