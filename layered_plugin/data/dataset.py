@@ -21,6 +21,7 @@ from layered_plugin.errors import ArgumentError, PictureError
 from layered_plugin.progress import progress
 
 CACHE_BYTES = 4 << 30  # Decoded pictures that are not shared are kept in memory up to this size.
+NAMED = 8  # Of the pictures that can't be read, beside the first.
 MAX_UNREADABLE = 16  # So many pictures may become unreadable while they are shown; the next one ends the run.
 
 
@@ -80,10 +81,10 @@ class PictureDataset(Dataset):
         elif resolution is not None and resolution > size_px:
             raise ArgumentError(f"`resolution` must be at most `size_px`={size_px}, got {resolution}")
         self.path = Path(path)
-        self._source = PictureSource(path)
-        self.names = self._source.names
+        self.source = PictureSource(path)
+        self.names = self.source.names
         self.size_px = size_px
-        width, height = self._source.open(self.names[0]).size
+        width, height = self.source.open(self.names[0]).size
         if size_px is None:
             if width != height:
                 raise PictureError(f"{path}: {self.names[0]} is {width}x{height}, not square; give a size")
@@ -107,7 +108,7 @@ class PictureDataset(Dataset):
 
     def _decode(self, raw_idx: int) -> np.ndarray:
         if self._larger is None:
-            return to_square(self._source.open(self.names[raw_idx]), self.size_px)
+            return to_square(self.source.open(self.names[raw_idx]), self.size_px)
         pixels = self._larger.square(raw_idx)[0].transpose(1, 2, 0)  # [H, W, C]
         return to_square(PIL.Image.fromarray(pixels), self.size_px)
 
@@ -117,7 +118,7 @@ class PictureDataset(Dataset):
         return sorted({self.get_details(idx)["raw_idx"] for idx in range(len(self))})
 
     def preload(self, verbose: bool = False) -> bool:
-        """Decode every picture once and keep it; finds a bad picture early.
+        """Decode every picture once and keep it; finds bad pictures early, all of them.
 
         Large data sets are kept in one file that all processes and later runs share (``decoded``); smaller ones, and
         those for which there is no room, in memory, if all fit into ``CACHE_BYTES``. Pictures that are in memory
@@ -128,6 +129,9 @@ class PictureDataset(Dataset):
 
         Returns:
             Whether the pictures are now in memory.
+
+        Raises:
+            PictureError: Some can't be read; the text names the first with the reason, and others.
         """
         if self._cache is not None:
             return True
@@ -137,16 +141,33 @@ class PictureDataset(Dataset):
 
         def decode(positions: Iterable[int]) -> Iterator[np.ndarray]:
             shown = progress(positions, len(used), label) if verbose else positions
-            return (self._decode(raw_idx) for raw_idx in shown)
+            return self._decode_all(shown)
 
         if num_bytes >= decoded.SHARED_FROM and self.path.exists():
-            self._cache = decoded.shared_pictures(self._source, self._sizes(), used, len(self.names), decode)
+            self._cache = decoded.shared_pictures(self.source, self._sizes(), used, len(self.names), decode)
         if self._cache is None and num_bytes <= CACHE_BYTES:
             cache = np.empty(shape, dtype=np.uint8)
             for raw_idx, picture in zip(used, decode(used), strict=True):
                 cache[raw_idx] = picture
             self._cache = cache
         return self._cache is not None
+
+    def _decode_all(self, positions: Iterable[int]) -> Iterator[np.ndarray]:
+        """Pictures at some positions; once one can't be read, the others are only tried, and the end is the error."""
+        error, failed = "", []
+        for raw_idx in positions:
+            try:
+                picture = self._decode(raw_idx)
+            except PictureError as err:
+                error = error or str(err)
+                failed.append(self.names[raw_idx])
+            if not failed:
+                yield picture
+        if len(failed) > 1:
+            others = ", ".join(failed[1:1 + NAMED]) + (" and others" if len(failed) > 1 + NAMED else "")
+            error += f"; nor can {len(failed) - 1} more be read: {others}"
+        if failed:
+            raise PictureError(error)
 
     def _sizes(self) -> list[int]:
         """Sides that the pictures are brought to, one after the other."""
@@ -170,10 +191,10 @@ class PictureDataset(Dataset):
         return crop_by_number(self.square(raw_idx)[0], self._crop_px, raw_idx)
 
     def _load_raw_labels(self) -> np.ndarray | None:
-        return read_labels(self._source)
+        return read_labels(self.source)
 
     def close(self) -> None:
-        self._source.close()
+        self.source.close()
 
 
 class ResumableSampler(Sampler[int]):

@@ -9,7 +9,7 @@ import numpy as np
 import PIL.Image
 
 from layered_plugin.data.dataset import CACHE_BYTES, PictureDataset
-from layered_plugin.data.masks import OBJECT_LEVEL, Ranges, mask_opacity, square_mask
+from layered_plugin.data.masks import OBJECT_LEVEL, Ranges, has_proportions, mask_opacity, square_mask
 from layered_plugin.data.pictures import PictureSource, to_rgb
 from layered_plugin.data.tars import sample_file
 from layered_plugin.errors import MaskError, PictureError, UnusableError
@@ -40,7 +40,7 @@ class MaskFiles:
 
     def __init__(self, path: str | os.PathLike[str], values: Ranges | None = None) -> None:
         try:
-            self._source = PictureSource(path)
+            self._source = PictureSource(path, kind="mask")
         except PictureError as err:
             raise MaskError(str(err)) from err
         self.path, self._values = path, values
@@ -135,9 +135,21 @@ class MaskFiles:
         except UnusableError as err:
             raise MaskError(f"{self.path}: mask {file} {err}") from err
         if size is not None and levels.shape[::-1] != size:
-            raise MaskError(f"{self.path}: mask {file} is {levels.shape[1]}x{levels.shape[0]}, its picture "
-                            f"{size[0]}x{size[1]}")
+            raise self._other_size(name, levels, size)
         return levels
+
+    def squeezed(self, name: str, pictures: PictureDataset) -> np.ndarray:
+        """As ``opacity``, of any size in the proportions of its picture, squeezed as those of its data set, [S, S]."""
+        mask = self.read(name)
+        if not has_proportions(mask, pictures.source.header_size(name)):
+            size = pictures.source.open(name).size  # Some are turned by what follows their pixels.
+            if not has_proportions(mask, size):
+                raise self._other_size(name, mask, size)
+        return square_mask(mask, pictures.size_px, "squeeze")
+
+    def _other_size(self, name: str, mask: np.ndarray, size: tuple[int, int]) -> MaskError:
+        return MaskError(f"{self.path}: mask {self._find(name)} is {mask.shape[1]}x{mask.shape[0]}, its picture "
+                         f"{size[0]}x{size[1]}")
 
     def close(self) -> None:
         """Close the archive."""
@@ -154,7 +166,7 @@ class MaskedPictures:
         path: Folder, zip or tar of masks.
 
     Raises:
-        MaskError: As of ``MaskFiles`` and ``unmatched``, or fewer than ``LEAST_MASKED`` have a mask.
+        MaskError: As of ``MaskFiles``, ``unmatched``, later ``squeezed``, or fewer than ``LEAST_MASKED`` have a mask.
     """
 
     def __init__(self, pictures: PictureDataset, path: str | os.PathLike[str]) -> None:
@@ -184,19 +196,17 @@ class MaskedPictures:
             shown: Iterable[int] = progress(used, len(used), "Reading masks") if verbose else used
             cache = np.empty([len(self._pictures.names), side, side], np.uint8)
             for raw_idx in shown:
-                cache[raw_idx] = self._decode(raw_idx)
+                cache[raw_idx] = self._files.squeezed(self._pictures.names[raw_idx], self._pictures)
             self._cache = cache
         return self._cache is not None
-
-    def _decode(self, raw_idx: int) -> np.ndarray:
-        return square_mask(self._files.read(self._pictures.names[raw_idx]), self._pictures.size_px, "squeeze")
 
     def __getitem__(self, idx: int) -> tuple[np.ndarray, np.ndarray]:
         details = self._pictures.get_details(self._items[idx])
         square, shown = self._pictures.square(details["raw_idx"])
         while not self._has_mask[shown]:  # It stands in for one that can't be read.
             square, shown = self._pictures.square((shown + 1) % len(self._has_mask))
-        mask = self._decode(shown) if self._cache is None else self._cache[shown]
+        mask = (self._files.squeezed(self._pictures.names[shown], self._pictures) if self._cache is None else
+                self._cache[shown])
         channels = np.concatenate([square, mask[None]])
         return channels[:, :, ::-1].copy() if details["xflip"] else channels, self._pictures.get_label(self._items[idx])
 

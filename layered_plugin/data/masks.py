@@ -97,6 +97,12 @@ def _is_coloured(pixels: np.ndarray) -> bool:
     return int(np.ptp(pixels.astype(np.int16), axis=2).max()) > 32
 
 
+def has_proportions(mask: np.ndarray, size: tuple[int, int]) -> bool:
+    """Whether a mask, [H, W], can be of a picture of this width and height, scaled, up to a pixel of rounding."""
+    height, width = mask.shape
+    return abs(width * size[1] - height * size[0]) <= max(width + height, sum(size))
+
+
 def square_mask(mask: np.ndarray, size_px: int, fit: str) -> np.ndarray:
     """Mask of the same picture, [H, W], bool, cropped and resized alike.
 

@@ -1,6 +1,7 @@
 """Pictures of any size and format: read from a folder or zip, made square, as arrays and tensors."""
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple, TypeVar
@@ -34,6 +35,8 @@ REDUCING_GAP = 3.0  # Pixels are averaged before the filter down to so many time
 
 FITS = ("squeeze", "crop")
 
+ORIENTATION = 0x0112  # EXIF's tag for how a picture is turned; from 5 on width and height change places.
+
 T = TypeVar("T")
 
 
@@ -45,13 +48,14 @@ class PictureSource:
     Args:
         path: Folder, zip, tar or picture; of a folder without pictures its tars, shards such as WebDataset's.
         temp_dir: Where a compressed tar is unpacked; None = none is taken.
+        kind: What errors call its pictures.
 
     Raises:
         PictureError: It is none of these, or holds no pictures.
     """
 
-    def __init__(self, path: str | os.PathLike[str], temp_dir: Path | None = None) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | os.PathLike[str], temp_dir: Path | None = None, kind: str = "picture") -> None:
+        self.path, self._kind = Path(path), kind
         if self.path.is_file() and count_foreign([self.path.name]):
             raise PictureError(f"{self.path}: pictures of this format can't be read: convert it to JPEG or PNG")
         single = self.path.is_file() and is_picture_name(self.path.name)
@@ -65,7 +69,7 @@ class PictureSource:
         if not self.names:
             self.files.close()
             foreign = count_foreign(names)
-            raise PictureError(f"{self.path}: holds no pictures" + (f" but {foreign}" if foreign else ""))
+            raise PictureError(f"{self.path}: holds no {kind}s" + (f" but {foreign}" if foreign else ""))
         if not single:
             warn_of_foreign(self.path, names)
 
@@ -88,9 +92,23 @@ class PictureSource:
         except UNREADABLE as err:
             raise PictureError(self.cannot_read(name, err)) from err
 
+    def header_size(self, name: str) -> tuple[int, int]:
+        """Width and height of a picture as ``open`` turns it, of its header alone if that can be read; errors as there.
+
+        An orientation that follows the pixels is not seen.
+        """
+        try:
+            with self.files.open(name) as file:
+                picture = PIL.Image.open(file)
+                # PNG's own method decodes all to look behind the pixels; the size of a TIFF is turned already.
+                turned = picture.format != "TIFF" and PIL.Image.Image.getexif(picture).get(ORIENTATION, 1) >= 5
+                return picture.size[::-1] if turned else picture.size
+        except UNREADABLE:
+            return self.open(name).size
+
     def cannot_read(self, name: str, reason: object) -> str:
         """What to say of a picture that can't be read."""
-        return f"{self.path}: cannot read picture {name}: {reason}"
+        return f"{self.path}: cannot read {self._kind} {name}: {reason}"
 
     def close(self) -> None:
         """Close the archive, if one is open."""
@@ -121,9 +139,12 @@ def decode(file: IO[bytes], upright: bool = True) -> PIL.Image.Image:
     """Decode an open file of any format, in its own mode and size, upright by its EXIF; raises ``UNREADABLE``."""
     try:
         picture = PIL.Image.open(file)
+        picture.load()
     except PIL.UnidentifiedImageError:  # Its text names an object in memory.
         raise PIL.UnidentifiedImageError("no picture in a known format") from None
-    picture.load()
+    except PIL.Image.DecompressionBombError as err:  # Its text speaks of an attack, and has the pixels and the limit.
+        numbers = " pixels are more than the ".join(f"{int(number):,}" for number in re.findall(r"\d+", str(err)))
+        raise PIL.Image.DecompressionBombError(f"{numbers} that are read; shrink it") from None
     return PIL.ImageOps.exif_transpose(picture) if upright else picture
 
 

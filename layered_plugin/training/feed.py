@@ -8,7 +8,7 @@ import torch
 
 from layered_plugin.data.dataset import ResumableSampler, random_crop
 from layered_plugin.data.pictures import to_float
-from layered_plugin.errors import LostReaderError, PictureError
+from layered_plugin.errors import LostReaderError, MaskError, PictureError
 from layered_plugin.training.fading import Fade
 from layered_plugin.training.setup import any_rank
 
@@ -62,21 +62,23 @@ class Feed:
 
         Raises:
             PictureError: Too many pictures can't be read, in this process or another.
+            MaskError: A mask can't be used.
             LostReaderError: A worker process was killed.
         """
-        failure: PictureError | None = None
+        failure: PictureError | MaskError | None = None
         try:
             img, c = next(self._batches)
-        except PictureError as err:
+        except (PictureError, MaskError) as err:
             # Of a worker process the text is a traceback, whose last line has the error.
-            failure = PictureError(str(err).strip().splitlines()[-1].rpartition("PictureError: ")[2])
+            text = str(err).strip().splitlines()[-1].rpartition(f"{type(err).__name__}: ")[2]
+            failure = PictureError(text) if isinstance(err, PictureError) else MaskError(f"`masks`: {text}")
         except (RuntimeError, *LOST) as err:
             if isinstance(err, RuntimeError) and "DataLoader worker" not in str(err):
                 raise
             failure = LostReaderError("a process that reads pictures was killed, perhaps for lack of memory (fewer "
                                       "`workers` need less)")
         if any_rank([failure is not None], self._voters, self._device)[0]:
-            raise failure or PictureError("pictures can't be read any more in another process")
+            raise failure or PictureError("pictures or masks can't be read any more in another process")
         img, c = (tensor.to(self._device, non_blocking=True) for tensor in (img, c))
         img = to_float(random_crop(img, self._resolution))
         if self._fade is not None:

@@ -78,7 +78,7 @@ def training_loop(
 
     Raises:
         errors.UserError: A loss is not finite; the last snapshots stand.
-        errors.PictureError: Too many pictures became unreadable; all is saved.
+        errors.PictureError, errors.MaskError: Too many pictures became unreadable, or a mask; all is saved.
         errors.CollapsedError: The layers stayed collapsed and on_collapse is not "warn".
         errors.CheckpointError: resume_state is damaged or does not fit this configuration.
     """
@@ -90,6 +90,7 @@ def training_loop(
     # The pictures, the networks, and what stands around them while they learn.
     say(f"StyleGAN2-ADA base: {BASE}")
     training_set = setup.open_training_set(training_set, training_set_kwargs, rank)
+    shown = setup.with_masks(training_set, masks_path, rank)
     G, D, G_ema = setup.build_networks(G_kwargs, D_kwargs, training_set, resolution, device, masks_path is not None)
     if saved is None:
         _start_from(resume_pkl, init_pkl, G, D, G_ema, loss_kwargs, batch_gpu, say)
@@ -120,7 +121,6 @@ def training_loop(
         progress_fn=progress_fn, start_time=start_time)
     if saved is None or has_grown:
         maintenance.save_first_pictures(new=saved is None)
-    shown = setup.with_masks(training_set, masks_path, rank)
     batches = endless_batches(shown, data_loader_kwargs, batch_size, run.cur_nimg, rank, num_gpus, random_seed)
     reads_files = setup.any_rank([not shown.preload()], num_gpus, device)[0]  # Machines differ in room for them.
     feed = Feed(batches, resolution, fade, device, voters=num_gpus if reads_files else 1)

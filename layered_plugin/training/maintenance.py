@@ -70,8 +70,8 @@ class Maintenance:
             self.progress_fn(self.run.cur_nimg // 1000, self.schedule.total_kimg)
 
     def __exit__(self, kind: type[BaseException] | None, *_exc: object) -> None:
-        if kind is not None and issubclass(kind, errors.PictureError):  # What was learnt before is worth keeping.
-            self.save()
+        if kind is not None and issubclass(kind, errors.PictureError | errors.MaskError):
+            self.save()  # What was learnt before is worth keeping.
         if self.log is not None:
             self.log.close()
 

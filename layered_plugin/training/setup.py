@@ -45,8 +45,9 @@ def with_masks(training_set: Any, masks_path: str | None, rank: int) -> Any:
     """The pictures as D sees them: if there are masks, those that have one, with it as a fourth channel."""
     if masks_path is None:
         return training_set
-    masked = MaskedPictures(training_set, masks_path)
-    in_memory = masked.preload(verbose=rank == 0)
+    with errors.raising(errors.MaskError, "`masks`", errors.MaskError):
+        masked = MaskedPictures(training_set, masks_path)
+        in_memory = masked.preload(verbose=rank == 0)
     if rank == 0:
         print(f"Masks: {masks_path}  of pictures: {len(masked)}  in memory: {'yes' if in_memory else 'no'}")
     return masked

@@ -9,7 +9,7 @@ import PIL.Image
 import pytest
 import torch
 
-from layered_plugin.data import dataset
+from layered_plugin.data import dataset, decoded
 from layered_plugin.data.dataset import PictureDataset, PictureError, RealPictures, ResumableSampler, random_crop
 from layered_plugin.data.pictures import to_float, to_square, to_uint8
 
@@ -61,9 +61,9 @@ def test_reduced_pictures_are_antialiased_and_come_from_memory(folder, monkeypat
     PIL.Image.fromarray(noise).save(folder / "0.png")
     pictures = PictureDataset(folder, size_px=24, xflip=True)
     assert pictures.preload()
-    monkeypatch.setattr(pictures._source, "open", lambda _name: pytest.fail("read from disk again"))
+    monkeypatch.setattr(pictures.source, "open", lambda _name: pytest.fail("read from disk again"))
     smaller = pictures.reduced(8)
-    monkeypatch.setattr(smaller._source, "open", lambda _name: pytest.fail("read from disk again"))
+    monkeypatch.setattr(smaller.source, "open", lambda _name: pytest.fail("read from disk again"))
     assert smaller.preload() and pictures.reduced(24).preload()
     assert smaller.image_shape == [3, 8, 8] and len(smaller) == 10 and pictures.reduced(24) is pictures
     expected = to_square(PIL.Image.fromarray(noise), 8)
@@ -98,6 +98,32 @@ def test_broken_picture_is_named(folder):
     (folder / "9.png").write_bytes(b"broken")
     with pytest.raises(PictureError, match="9.png"):
         PictureDataset(folder, size_px=8).preload()
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("num, words", [
+    (1, "cannot read picture 05.png: no picture in a known format$"),
+    (2, "05.png: no picture in a known format; nor can 1 more be read: 06.png$"),
+    (9, "format; nor can 8 more be read: 06.png, 07.png, .*, 12.png, 13.png$"),
+    (10, "format; nor can 9 more be read: 06.png, 07.png, .*, 12.png, 13.png and others$"),
+])
+def test_all_pictures_that_can_not_be_read_are_named_at_once(many, tmp_path, monkeypatch, shared, num, words):
+    monkeypatch.setattr(decoded, "SHARED_FROM", 0 if shared else 1 << 40)
+    monkeypatch.setenv("LAYERED_CACHE", str(tmp_path / "cache"))
+    for idx in range(12, 15):
+        (many / f"{idx:02d}.png").write_bytes((many / "00.png").read_bytes())
+    for idx in range(5, 5 + num):
+        (many / f"{idx:02d}.png").write_bytes(b"broken")
+    pictures = PictureDataset(many, size_px=8)
+    with pytest.raises(PictureError, match=words):
+        pictures.preload()
+    assert not list(tmp_path.glob("cache/*.uint8*"))
+    for idx in range(5, 5 + num):
+        (many / f"{idx:02d}.png").unlink()
+    pictures, plain = (PictureDataset(many, size_px=8) for _ in range(2))
+    assert pictures.preload()
+    for idx in range(15 - num):
+        np.testing.assert_array_equal(pictures[idx][0], plain[idx][0])
 
 
 def test_truncated_picture_is_named(folder):

@@ -52,6 +52,56 @@ def test_masks_follow_a_picture_that_became_unreadable(folders, monkeypatch):
     np.testing.assert_array_equal(masked[1][0], masked[2][0])
 
 
+@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize("picture, mask, fits", [
+    ((28, 74), (28, 74), True), ((28, 74), (14, 37), True), ((28, 74), (56, 148), True), ((28, 74), (29, 74), True),
+    ((300, 200), (32, 21), True), ((300, 200), (32, 22), True), ((100, 33), (3000, 1000), True),
+    ((28, 74), (9, 9), False), ((300, 200), (200, 300), False), ((300, 200), (32, 32), False),
+    ((100, 100), (100, 103), False), ((100, 33), (3000, 1300), False)])
+def test_masks_have_any_size_in_the_proportions_of_their_pictures(tmp_path, monkeypatch, in_memory, picture, mask,
+                                                                  fits):
+    if not in_memory:
+        monkeypatch.setattr(dataset, "CACHE_BYTES", 0)
+    for name, size in (("pictures", picture), ("masks", mask)):
+        (tmp_path / name).mkdir()
+        PIL.Image.new("L", size, 255).save(tmp_path / name / "bild 01.png")
+    masked = MaskedPictures(PictureDataset(tmp_path / "pictures", size_px=8), tmp_path / "masks")
+    if fits:
+        assert masked.preload() is in_memory and masked[0][0].min() == 255
+    else:
+        with pytest.raises(MaskError, match=f"masks: mask bild 01.png is {mask[0]}x{mask[1]}, its picture "
+                                            f"{picture[0]}x{picture[1]}$"):
+            masked.preload()
+            masked[0]
+
+
+@pytest.mark.parametrize("ext", ["jpg", "png", "tif"])
+def test_masks_are_upright_where_the_picture_is_turned(tmp_path, ext):
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6  # Orientation: the stored picture is turned by a quarter.
+    for name, size, file, options in (("pictures", (12, 20), f"a.{ext}", dict(exif=exif)),
+                                      ("upright", (20, 12), "a.png", {}), ("stored", (12, 20), "a.png", {})):
+        (tmp_path / name).mkdir()
+        PIL.Image.new("L", size, 255).save(tmp_path / name / file, **options)
+    pictures = PictureDataset(tmp_path / "pictures", size_px=8)
+    assert MaskedPictures(pictures, tmp_path / "upright").preload()
+    with pytest.raises(MaskError, match="mask a.png is 12x20, its picture 20x12$"):
+        MaskedPictures(pictures, tmp_path / "stored").preload()
+
+
+def test_pictures_are_not_decoded_anew_for_their_masks(folders, monkeypatch):
+    pictures = PictureDataset(folders[0], size_px=8)
+    assert pictures.preload()
+    monkeypatch.setattr(pictures.source, "open", lambda _name: pytest.fail("decoded again"))
+    assert MaskedPictures(pictures, folders[1]).preload()
+
+
+def test_a_mask_that_can_not_be_read_is_called_a_mask(folders):
+    (folders[1] / "sub/b.png").write_bytes(b"no mask")
+    with pytest.raises(MaskError, match="masks: cannot read mask sub/b.png: no picture in a known format$"):
+        MaskedPictures(PictureDataset(folders[0], size_px=8), folders[1]).preload()
+
+
 def test_masks_must_belong_to_the_pictures(folders):
     pictures = PictureDataset(folders[0], size_px=8)
     (folders[1] / "a.png").unlink()

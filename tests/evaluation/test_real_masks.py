@@ -55,5 +55,5 @@ def test_unusable_mask_is_named_not_replaced_by_its_neighbour(folders):
         masks_of(folders[1])
     assert masks_of(folders[1], values=[(7, 7)])[2].min() == 1
     (folders[1] / "c.png").write_bytes(b"none")
-    with pytest.raises(MaskError, match="cannot read picture c.png"):
+    with pytest.raises(MaskError, match="cannot read mask c.png"):
         masks_of(folders[1])

@@ -121,7 +121,7 @@ def test_unreadable_masks_are_named(tmp_path):
     with pytest.raises(MaskError, match=r"none\.zip"):
         MaskTeacher(tmp_path / "none.zip")
     (tmp_path / "1.png").write_bytes(b"no picture")
-    with pytest.raises(MaskError, match=r"cannot read picture 1\.png"):
+    with pytest.raises(MaskError, match=r"cannot read mask 1\.png"):
         MaskTeacher(tmp_path)([gray()], ["1.png"])
     with pytest.raises(MaskError, match=r"no mask for picture 2\.png"):
         MaskTeacher(tmp_path)([gray()], ["2.png"])

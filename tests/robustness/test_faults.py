@@ -23,7 +23,7 @@ import train_layered
 from layered_plugin import runs
 from layered_plugin.data import dataset
 from layered_plugin.data.fingerprint import fingerprint, what_changed
-from layered_plugin.errors import LostReaderError, ModelError, PictureError, UserError
+from layered_plugin.errors import LostReaderError, MaskError, ModelError, PictureError, UserError
 from layered_plugin.model.encoder import Codes
 from layered_plugin.model.unet import FastUNet
 from layered_plugin.segmentation.encoder_training import EncoderTraining
@@ -277,6 +277,28 @@ def test_unreadable_pictures_are_skipped_up_to_a_limit_then_all_is_saved(data, t
     assert shown.count("2.png: no picture in a known format") + shown.count("the next one is shown in its place") >= 3
     state = runs.load_training_state(runs.training_states(run)[-1])
     assert 0 < state["cur_nimg"] < 1000 and state["cur_nimg"] % 4 == 0
+
+
+@pytest.mark.parametrize("workers", [dict(num_workers=0), dict(num_workers=1, prefetch_factor=1)])
+@pytest.mark.usefixtures("process_as_before")
+def test_mask_that_becomes_unusable_is_named_after_all_is_saved(data, tmp_path, monkeypatch, workers):
+    monkeypatch.setattr(dataset, "CACHE_BYTES", 0)
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for path in data.iterdir():
+        with PIL.Image.open(path) as picture:
+            PIL.Image.new("L", picture.size, 255).save(masks / path.name)
+
+    def damage(_done, _total):
+        PIL.Image.new("L", (9, 30), 255).save(tmp_path / "new.png")
+        (tmp_path / "new.png").replace(masks / "2.png")
+
+    run, config = tmp_path / "run", loop_config(data, tmp_path / "run", total_kimg=1, progress_fn=damage)
+    config["loss_kwargs"]["show_masks"] = True
+    with pytest.raises(MaskError, match=r"^`masks`: .*masks: mask 2\.png is 9x30, its picture 21x19$") as raised:
+        training_loop(**config, masks_path=str(masks), data_loader_kwargs=workers)
+    assert "\n" not in str(raised.value)
+    assert 0 < runs.load_training_state(runs.training_states(run)[-1])["cur_nimg"] < 1000
 
 
 @pytest.mark.usefixtures("process_as_before")

@@ -200,6 +200,21 @@ def test_masks_of_other_pictures_are_an_error_before_anything_is_made(masked_dat
     assert "00000/img00000000.png has none; a mask needs its picture's name" in result.output
 
 
+@pytest.mark.parametrize("broken, words", [
+    (b"no mask", "cannot read mask 00000/img00000007.png: no picture in a known format"),
+    (None, "mask 00000/img00000007.png is 9x30, its picture 18x18")])
+def test_mask_that_can_not_be_used_is_named_with_its_option_before_the_first_snapshot(masked_data, tmp_path, broken,
+                                                                                      words):
+    masks = pick_masks(masked_data, tmp_path / "masks", range(24))
+    PIL.Image.new("L", (9, 30), 255).save(masks / "00000/img00000007.png")
+    if broken is not None:
+        (masks / "00000/img00000007.png").write_bytes(broken)
+    result = invoke(f"--outdir={tmp_path / 'runs'}", f"--data={masked_data / 'shapes.zip'}", f"--masks={masks}", *TINY)
+    assert result.exit_code == 1 and f"Error: --masks: {masks}: {words}\n" in result.stderr
+    (run,) = (tmp_path / "runs").iterdir()
+    assert sorted(path.name for path in run.iterdir()) == ["log.txt", "training_options.json"]
+
+
 def test_fewer_masks_than_one_in_a_hundred_pictures_are_an_error(tmp_path):
     for folder, num in (("pictures", 201), ("masks", 2)):
         (tmp_path / folder).mkdir()
