@@ -61,7 +61,7 @@ def test_examples_are_accepted(source, data, tmp_path, monkeypatch):
 
 
 def test_config_has_exactly_the_loops_parameters(data):
-    keys = set(dry(data, "--cfg=demo")) - {"base", "data_fingerprint", "masks_fingerprint"}
+    keys = set(dry(data, "--cfg=demo")) - {"base", "data_fingerprint", "masks_fingerprint", "asked"}
     assert keys == set(inspect.signature(training_loop).parameters) - {
         "rank", "training_set", "abort_fn", "progress_fn"}
 
