@@ -230,7 +230,7 @@ def test_encoder_that_is_replaced_between_two_chunks_is_refused(tmp_path, places
     ("encoder", 0, dict(from_mean=False), "its encoder has other options"),
     ("distill", 0, {}, "holds no encoder of a whole data set to start from"),
     ("chunks", 0, {}, "holds no encoder of a whole data set to start from"),
-    (None, 0, {}, r"holds no model\.json"),
+    (None, 0, {}, "no such file or run folder"),
 ])
 def test_unfit_start_is_named(tmp_path, places, kind, seed, changes, words):
     folder = make_model(tmp_path / "start", kind, seed) if kind else tmp_path / "start"
