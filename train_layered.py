@@ -54,7 +54,6 @@ def new_config(outdir: str, dry_run: bool, is_local: bool, opts: dict[str, Any],
             opts.update(plain_options(opts["init_from"], opts, given))
     of_new = {name: value for name, value in opts.items() if name not in ("trust_pickle", "data_changed")}
     desc, config = setup_training_config(**of_new)
-    config["asked"] = asked
     if opts["init_from"]:
         adopt_plain(config, opts["init_from"])
     if not dry_run:
@@ -62,7 +61,7 @@ def new_config(outdir: str, dry_run: bool, is_local: bool, opts: dict[str, Any],
         config["masks_fingerprint"] = None if opts["masks"] is None else fingerprint(opts["masks"])
         if config["resume_pkl"] is not None:
             network_hash = trust.trust_named(config["resume_pkl"])
-        config["network_sha256"] = network_hash
+        config.update(network_sha256=network_hash, asked=asked)
     if opts["pl_weight"] > 0:
         click.echo("WARNING: --pl-weight: path-length regularization keeps the layers from emerging", err=True)
     return desc, config

@@ -83,8 +83,7 @@ def complete_run(path: str | os.PathLike[str], kind: type[UserError] = Checkpoin
     path = Path(path)
     if path.exists() or not path.parent.is_dir():
         return path
-    matches = sorted(p for p in path.parent.iterdir()
-                     if p.is_dir() and p.name.startswith(path.name) and NUMBERED.match(p.name))
+    matches = sorted(p for p in path.parent.glob("[0-9]*-*") if p.is_dir() and p.name.startswith(path.name))
     if len(matches) > 1:
         raise kind(f"{path}: fits {len(matches)} run folders, such as {matches[0]}; write more of the name")
     return matches[0] if matches else path
@@ -169,9 +168,8 @@ def find_model(path: str | os.PathLike[str]) -> Path:
     if not path.exists():
         raise ModelError(f"{path}: no such file or run folder{nearest_runs(path)}")
     if (folder / OPTIONS).is_file() and not (folder / MODEL_FILE).is_file():
-        command = "train" if read_json(folder / OPTIONS, ModelError).get("invert") == "train" else "distill"
-        raise ModelError(f"{path}: this run is not finished; go on with: "
-                         f"{go_on_command(f'invert.py {command}', folder)}")
+        kind = "train" if read_json(folder / OPTIONS, ModelError).get("invert") == "train" else "distill"
+        raise ModelError(f"{path}: not finished; go on with: {go_on_command(f'invert.py {kind}', folder)}")
     if not (folder / MODEL_FILE).is_file():
         raise ModelError(f"{path}: holds no model.json; give the run folder of invert.py train or distill")
     return folder

@@ -9,7 +9,7 @@ from typing import Any
 from layered_plugin import device
 from layered_plugin.base import BASE
 from layered_plugin.data.dataset import PictureDataset
-from layered_plugin.data.mask_files import MaskedPictures
+from layered_plugin.data.masked_pictures import MaskedPictures
 from layered_plugin.data.pictures import CROP_RATIO
 from layered_plugin.errors import ArgumentError
 from layered_plugin.runs import short_name
@@ -134,8 +134,7 @@ def check_together(opts: dict[str, Any], given: set[str]) -> None:
 def check_rounds(pl_weight: float, mask_variety: float | list[float], batches: list[int]) -> None:
     """Refuse terms that need two pictures, where a process and round has a single one (ArgumentError)."""
     if mask_variety != 0 and min(batches) < 2:
-        raise ArgumentError("`mask_variety` needs `batch_gpu` of at least 2: it compares the pictures of a process and "
-                            f"round, got {min(batches)}")
+        raise ArgumentError(f"`mask_variety` compares pictures and needs `batch_gpu` of at least 2, got {min(batches)}")
     if pl_weight > 0 and min(batches) < 2:
         raise ArgumentError("`pl_weight` needs `batch_gpu` of at least 2: path length takes half of the pictures of a "
                             f"process and round, got {min(batches)}")

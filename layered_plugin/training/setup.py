@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch_utils import misc
 
 from layered_plugin import errors
-from layered_plugin.data.mask_files import MaskedPictures
+from layered_plugin.data.masked_pictures import MaskedPictures
 from layered_plugin.device import tune_cpu
 from layered_plugin.model.layers import pad_channels
 from layered_plugin.model.snapshots import read_networks

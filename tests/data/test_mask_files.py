@@ -6,7 +6,8 @@ import pytest
 
 from layered_plugin.data import dataset
 from layered_plugin.data.dataset import PictureDataset
-from layered_plugin.data.mask_files import MaskedPictures, MaskFiles
+from layered_plugin.data.mask_files import MaskFiles
+from layered_plugin.data.masked_pictures import MaskedPictures
 from layered_plugin.errors import MaskError
 from layered_plugin.segmentation.shares import Targets
 

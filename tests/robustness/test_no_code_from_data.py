@@ -74,7 +74,7 @@ def test_options_of_every_preset_are_read_back_as_they_were(data, tmp_path, cfg)
         (tmp_path / "training_options.json").write_text(json.dumps(config))
         # Of a dry run there is no fingerprint.
         assert read_config(tmp_path) == config | dict(data_fingerprint=None, masks_fingerprint=None,
-                                                      network_sha256=None)
+                                                      network_sha256=None, asked={})
 
 
 @pytest.mark.parametrize("place", ["training_set_kwargs", "G_kwargs", "D_kwargs", "loss_kwargs", "G_opt_kwargs",

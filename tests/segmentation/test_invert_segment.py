@@ -114,7 +114,7 @@ def test_wrong_option_is_named_with_its_rule(models, pictures, tmp_path, args, w
 @pytest.mark.parametrize("args, words", [
     (["--model=none"], "none: no such file or run folder"),
     (["--model=EMPTY"], "empty: holds no model.json; give the run folder of invert.py train or distill"),
-    (["--model=UNFINISHED"], "unfinished: this run is not finished; go on with: python invert.py distill --outdir="),
+    (["--model=UNFINISHED"], "unfinished: not finished; go on with: python invert.py distill --outdir="),
     (["--model=TRUNCATED"], "truncated/model.safetensors: not a readable model file"),
     (["--model=DAMAGED"], "damaged/model.json: damaged: Expecting"),
     (["--model=PARTIAL"], "partial/model.json: damaged: has no resolution"),

@@ -255,5 +255,5 @@ def test_missing_model_is_named(tmp_path, path, words):
 
 def test_unfinished_run_is_called_so(tmp_path):
     (tmp_path / "options.json").write_text("{}")
-    with pytest.raises(ModelError, match="this run is not finished; go on with: python invert.py distill --outdir="):
+    with pytest.raises(ModelError, match="not finished; go on with: python invert.py distill --outdir="):
         load_model(tmp_path)

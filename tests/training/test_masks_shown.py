@@ -18,7 +18,7 @@ from training.networks import Discriminator
 import train_layered
 from layered_plugin import export, runs
 from layered_plugin.data.dataset import PictureDataset
-from layered_plugin.data.mask_files import MaskedPictures
+from layered_plugin.data.masked_pictures import MaskedPictures
 from layered_plugin.errors import CheckpointError, MaskError, PictureError
 from layered_plugin.model.layers import Layers, composite, pad_channels
 from layered_plugin.model.perturb import random_shift, shift_foreground

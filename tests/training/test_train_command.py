@@ -61,7 +61,7 @@ def test_examples_are_accepted(source, data, tmp_path, monkeypatch):
 
 
 def test_config_has_exactly_the_loops_parameters(data):
-    keys = set(dry(data, "--cfg=demo")) - {"base", "data_fingerprint", "masks_fingerprint", "asked"}
+    keys = set(dry(data, "--cfg=demo")) - {"base", "data_fingerprint", "masks_fingerprint"}
     assert keys == set(inspect.signature(training_loop).parameters) - {
         "rank", "training_set", "abort_fn", "progress_fn"}
 
@@ -296,8 +296,8 @@ def test_resume_takes_upstreams_names(data, monkeypatch, name, file, in_name):
     (["--pl-weight=2", "--batch-gpu=1"], "--pl-weight needs --batch-gpu of at least 2"),
     (["--pl-weight=2", "--batch=8", "--batch-gpu=1", "--grow"], "--pl-weight needs --batch-gpu of at least 2"),
     (["--mask-min=0.9", "--mask-max=0.5"], "--mask-min=0.9 must be at most --mask-max=0.5"),
-    (["--mask-variety=0.5", "--batch-gpu=1"], "--mask-variety needs --batch-gpu of at least 2"),
-    (["--cfg=varied", "--batch-gpu=1"], "--mask-variety needs --batch-gpu of at least 2"),
+    (["--mask-variety=0.5", "--batch-gpu=1"], "--mask-variety compares pictures and needs --batch-gpu of at least 2"),
+    (["--cfg=varied", "--batch-gpu=1"], "--mask-variety compares pictures and needs --batch-gpu of at least 2"),
     (["--mask-floor=0.4", "--mask-size-weight=0"], "--mask-floor is weighted by --mask-size-weight, which is 0; give"),
     (["--mask-max=0.6", "--mask-size-weight=0"], "--mask-max is weighted by --mask-size-weight, which is 0; give"),
 ])
