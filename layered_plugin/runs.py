@@ -33,7 +33,6 @@ GENERATED_FILE, REAL_FILE = "metric-generated.jsonl", "metric-real.jsonl"  # Sco
 # Of a folder of invert.py segment; the last, within it, of the pictures whose masks are doubtful.
 MANIFEST, CONTACT_SHEET, DOUBTFUL = "manifest.jsonl", "contact-sheet.png", "doubtful"
 
-NUMBERED = re.compile(r"\d+-")  # How names of run folders begin.
 STATE_PATTERN = re.compile(r"training-state-(\d{6,})\.pt")
 END_SECONDS = 10.0  # PyTorch's loading processes look that often whether they are alone.
 KEEP_STATES = 2  # Older training states are removed: each holds both networks, the EMA and Adam's moments.
@@ -93,7 +92,7 @@ def nearest_runs(path: str | os.PathLike[str], *folders: str | os.PathLike[str])
     """End of an error of a run or pickle that is not there: the nearest names beside it, or in these folders."""
     path = Path(path)
     entries = [entry for folder in (path.parent, *map(Path, folders)) if folder.is_dir() for entry in folder.iterdir()
-               if entry.suffix == ".pkl" or (entry.is_dir() and NUMBERED.match(entry.name))]
+               if entry.suffix == ".pkl" or (entry.is_dir() and re.match(r"\d+-", entry.name))]
     names = {entry.name: entry for entry in reversed(entries)}
     close = difflib.get_close_matches(path.name, names, n=3, cutoff=0.3)
     return f"; the nearest names are {', '.join(str(names[name]) for name in close)}" if close else ""

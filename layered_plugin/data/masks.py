@@ -66,7 +66,7 @@ def mask_opacity(picture: PIL.Image.Image, values: Ranges | None = None) -> np.n
     return _plain(levels, "values", 65535 if levels.max() > 255 else 255)
 
 
-_REMEDY = "say what is object, such as `mask_values`=1-"
+_REMEDY = "save it with 0 and 255, or in eval.py say what is object, such as `mask_values`=1-"
 
 
 def _plain(levels: np.ndarray, kind: str, largest: int) -> np.ndarray:

@@ -73,8 +73,8 @@ def test_soft_masks_stay_soft():
 
 
 @pytest.mark.parametrize("picture, words", [
-    (PIL.Image.fromarray(levels(0, 1, 3)), "holds values up to 3 alone, and object is from 128 on; say what is object, "
-                                           "such as `mask_values`=1-"),
+    (PIL.Image.fromarray(levels(0, 1, 3)), "holds values up to 3 alone, and object is from 128 on; save it with 0 and "
+                                           "255, or in eval.py say what is object, such as `mask_values`=1-"),
     (PIL.Image.fromarray(levels(0, 1, 127)), "holds values up to 127 alone"),
     (PIL.Image.fromarray(levels(0, 1, 300, np.uint16)), "holds values up to 300 alone, and object is from 32768 on"),
     (with_alpha((255, 255, 255), levels(0, 9, 90)), "holds opacities up to 90 alone"),
