@@ -11,11 +11,10 @@ from click.core import ParameterSource
 
 from layered_plugin import command_line, runs
 from layered_plugin.command_line import DEVICES, SEED, SETTINGS, CheckedGroup, Number, Whole, user_errors, writing
-from layered_plugin.segmentation.colors import MARGIN
 from layered_plugin.segmentation.commands import run_training
 from layered_plugin.segmentation.onnx_export import export_onnx
 from layered_plugin.segmentation.segment_command import merge, segment
-from layered_plugin.segmentation.train_distilled import ADAPT, choose_adapt, train_distilled
+from layered_plugin.segmentation.train_distilled import DEFAULTS, choose_adapt, train_distilled
 from layered_plugin.segmentation.train_encoder import train_encoder
 
 COUNT, WEIGHT = Whole(min=1), Number(min=0)
@@ -94,22 +93,25 @@ def train(ctx: click.Context, **opts: Any) -> None:
 @main.command(short_help="A U-Net from generated pictures, then real ones: quick, any picture")
 @common_options
 @click.option("--data", help="Real pictures to adapt to, unlabelled", metavar="ZIP|DIR")
-@click.option("--steps", help="Steps on generated pairs", type=COUNT, default=600)
-@click.option("--adapt", help="Batches of real pictures, below 5000: 1200", type=Whole(min=0), default=ADAPT)
-@click.option("--batch", help="Pictures a step", type=Whole(4, 2**16), default=64)
-@click.option("--reuse", help="Steps by each batch of real pictures", type=Whole(1, 100), default=2)
-@click.option("--shift", help="Largest shift of generated objects", type=Number(0, 0.5), default=0.125, metavar="FRAC")
-@click.option("--vary-shape", help="Share of objects with a bent outline", type=Number(0, 1), default=0.6,
+@click.option("--steps", help="Steps on generated pairs", type=COUNT, default=DEFAULTS["steps"])
+@click.option("--adapt", help="Batches of real pictures, below 5000: 1200", type=Whole(min=0),
+              default=DEFAULTS["adapt"])
+@click.option("--batch", help="Pictures a step", type=Whole(4, 2**16), default=DEFAULTS["batch"])
+@click.option("--reuse", help="Steps by each batch of real pictures", type=Whole(1, 100), default=DEFAULTS["reuse"])
+@click.option("--shift", help="Largest shift of generated objects", type=Number(0, 0.5), default=DEFAULTS["shift"],
               metavar="FRAC")
-@click.option("--colors", help="Correct real pictures' masks by color", type=bool, default=True, metavar="BOOL")
-@click.option("--margin", help="Border where objects are rare, in training", type=Number(0, 0.5), default=MARGIN,
-              metavar="FRAC")
-@click.option("--paste", help="Share of real objects pasted on other grounds", type=Number(0, 1), default=0.5,
-              metavar="FRAC")
+@click.option("--vary-shape", help="Share of objects with a bent outline", type=Number(0, 1),
+              default=DEFAULTS["vary_shape"], metavar="FRAC")
+@click.option("--colors", help="Correct real pictures' masks by color", type=bool, default=DEFAULTS["colors"],
+              metavar="BOOL")
+@click.option("--margin", help="Border where objects are rare, in training", type=Number(0, 0.5),
+              default=DEFAULTS["margin"], metavar="FRAC")
+@click.option("--paste", help="Share of real objects pasted on other grounds", type=Number(0, 1),
+              default=DEFAULTS["paste"], metavar="FRAC")
 @click.option("--min-coverage", help="Objects smaller than this are left out", type=Number(0, 1),
-              default=0.02, metavar="FRAC")
+              default=DEFAULTS["min_coverage"], metavar="FRAC")
 @click.option("--max-coverage", help="Objects larger than this are left out", type=Number(0, 1),
-              default=0.7, metavar="FRAC")
+              default=DEFAULTS["max_coverage"], metavar="FRAC")
 @click.pass_context
 @user_errors()
 def distill(ctx: click.Context, **opts: Any) -> None:

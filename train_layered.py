@@ -16,8 +16,10 @@ from layered_plugin.base import BASE
 from layered_plugin.command_line import SETTINGS, CheckedCommand, check_outside, user_errors
 from layered_plugin.data.fingerprint import fingerprint
 from layered_plugin.errors import ArgumentError, CheckpointError, FidelityError, MaskError, PictureError
+from layered_plugin.segmentation.find_masks import find_masks
 from layered_plugin.training import options, presets
-from layered_plugin.training.config import check_together, setup_training_config
+from layered_plugin.training.checks import check_together
+from layered_plugin.training.config import setup_training_config
 from layered_plugin.training.init_from import adopt_plain, plain_options
 from layered_plugin.training.launcher import launch
 from layered_plugin.training.resume import RESUME_OPTIONS, resume_config
@@ -53,7 +55,13 @@ def new_config(outdir: str, dry_run: bool, is_local: bool, opts: dict[str, Any],
             network_hash = trust.trust_named(opts["init_from"])
             opts.update(plain_options(opts["init_from"], opts, given))
     of_new = {name: value for name, value in opts.items() if name not in ("trust_pickle", "data_changed")}
+    if opts["find_masks"] > 0:
+        of_new["aug"] = "noaug"
     desc, config = setup_training_config(**of_new)
+    if opts["find_masks"] > 0:
+        if config["total_kimg"] <= opts["find_masks"]:
+            raise ArgumentError(f"`find_masks`={opts['find_masks']:g} must be below `kimg`={config['total_kimg']:g}")
+        config["found"] = presets.when_found(opts["find_masks"], given)
     if opts["init_from"]:
         adopt_plain(config, opts["init_from"])
     if not dry_run:
@@ -83,8 +91,10 @@ def main(ctx: click.Context, outdir: str, dry_run: bool, **opts: Any) -> None:
     """Train a generator that draws background, foreground and mask, from unlabelled pictures.
 
     Pictures of any size are squeezed to 1.125 times the resolution and cropped at random. Sets below 5,000 pictures are
-    mirrored too. Without --aug, --cfg=demo, cpu and varied augment only those, from --kimg=100 on. The run folder gets
-    upstream's snapshots, logs and grids, and layersNNNNNN.png: one scene per column, one layer per row.
+    mirrored too. Without --aug, --cfg=demo, cpu and varied augment only those, from --kimg=100 on, and no run does that
+    is shown masks. The run folder gets upstream's snapshots, logs and grids, and layersNNNNNN.png: one scene per
+    column, one layer per row. --find-masks (--cfg=cpu: after 32 of 64 kimg) distils a segmenter, which finds masks of
+    the pictures; from there on the discriminator sees both, so that scenes become as varied as the pictures.
 
     Examples:
 
@@ -102,7 +112,8 @@ def main(ctx: click.Context, outdir: str, dry_run: bool, **opts: Any) -> None:
     python train_layered.py --outdir=runs --data=my-cars --cfg=paper --resolution=128
 
     \b
-    # Scenes as varied as the pictures, once invert.py segment has written masks of them.
+    # The same on a CPU, with scenes as varied as the pictures; then with masks of your own, of invert.py segment, say.
+    python train_layered.py --outdir=runs --data=my-cars --cfg=cpu
     python train_layered.py --outdir=runs --data=my-cars --cfg=cpu --masks=my-masks/masks
 
     \b
@@ -121,7 +132,7 @@ def main(ctx: click.Context, outdir: str, dry_run: bool, **opts: Any) -> None:
     """
     given = {name for name in ctx.params
              if ctx.get_parameter_source(name) not in (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)}
-    for name, value in presets.preset_options(opts["cfg"], opts["masks"] is not None).items():
+    for name, value in presets.preset_options(opts["cfg"], {name: opts[name] for name in given & opts.keys()}).items():
         if name not in given:
             opts[name] = value
     world_size = torchrun_processes()
@@ -142,7 +153,7 @@ def main(ctx: click.Context, outdir: str, dry_run: bool, **opts: Any) -> None:
         desc, config = new_config(outdir, dry_run, is_local, opts, given)
     click.echo(json.dumps(dict(base=str(BASE), **config), indent=2), err=not dry_run)
     if not dry_run:
-        launch(config, outdir, desc)
+        launch(config, outdir, desc, find_masks)
 
 
 if __name__ == "__main__":

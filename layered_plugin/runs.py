@@ -27,6 +27,7 @@ GAN_FILE = "training_options.json"  # What a training of train_layered.py was as
 OPTIONS = "options.json"  # What a run of invert.py was asked for.
 MODEL_FILE = "model.json"  # A finished run of invert.py.
 MODEL_FILES = (MODEL_FILE, OPTIONS)  # Of a finished run of invert.py, and of one still on its way.
+SEGMENTER, FOUND = "segmenter", "found"  # Of a training that finds masks: who finds them, and a folder of the masks.
 STATS_FILE, LOG_FILE = "stats.jsonl", "log.txt"
 GENERATED_FILE, REAL_FILE = "metric-generated.jsonl", "metric-real.jsonl"  # Scores of eval.py.
 

@@ -9,6 +9,7 @@ import dnnlib
 
 from layered_plugin.report.reading import KINDS, GanRun, ModelRecord
 from layered_plugin.report.tables import best_real
+from layered_plugin.runs import FOUND
 
 Fact = tuple[str, str]  # Name and value.
 
@@ -39,6 +40,9 @@ def lead(gan: GanRun) -> str:
     else:
         text += (f"{'' if classes else 'unlabelled '}pictures{classes} at {px} x {px} pixels; nobody told it what an "
                  "object is.")
+    if gan.options.get("found") and (gan.folder / FOUND).is_dir():
+        text += (f" After {gan.options['found']['kimg']:g} kimg a segmenter distilled from it found masks of the "
+                 "pictures, which its discriminator was shown from there on.")
     if not gan.stats:
         text += " The training has no results yet."
     elif round(gan.stats[-1]["Progress/kimg"], 3) < gan.options["total_kimg"]:

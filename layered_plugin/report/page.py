@@ -20,7 +20,7 @@ from layered_plugin.files import atomic_write
 from layered_plugin.report import figures, reading, tables
 from layered_plugin.report.facts import Fact, gan_facts, key_numbers, lead, model_facts, shown_options, title
 from layered_plugin.report.reading import GanRun, ModelRecord
-from layered_plugin.runs import GAN_FILE, MODEL_FILES, complete_run
+from layered_plugin.runs import FOUND, GAN_FILE, MODEL_FILES, complete_run
 
 
 class Missing(NamedTuple):
@@ -39,7 +39,7 @@ def write_report(run: str | os.PathLike[str], dest: str | os.PathLike[str] | Non
         run: Folder of train_layered.py, whose models beside it are found; or of a model, which names its network.
         dest: HTML file, whose folder is made; None = report.html in the run.
         models: Folders of further models.
-        segmented: Output folder of ``invert.py segment``.
+        segmented: Output folder of ``invert.py segment``; None = the masks that a training found, if it did.
 
     Returns:
         The file written.
@@ -74,6 +74,8 @@ def render(view: dict[str, Any]) -> str:
 def collect(run: Path, more: Sequence[Path], segmented: str | os.PathLike[str] | None) -> dict[str, Any]:
     """Read everything that the page shows; arguments and errors as `write_report`."""
     gan, folders = _find_runs(run)
+    if segmented is None and gan is not None and (gan.folder / FOUND).is_dir():
+        segmented = gan.folder / FOUND
     known = {folder.resolve(): folder for folder in [*folders, *more]}
     models = [reading.read_model_run(folder) for folder in known.values()]
     generated = tables.read_generated(gan.folder) if gan else []

@@ -20,7 +20,7 @@ from layered_plugin.model.snapshots import load_snapshot
 from layered_plugin.model.unet import AnyUNet, make_unet
 from layered_plugin.runs import STATS_FILE
 from layered_plugin.segmentation.augment import detail_of
-from layered_plugin.segmentation.colors import rare_border
+from layered_plugin.segmentation.colors import MARGIN, rare_border
 from layered_plugin.segmentation.fitting import Fitting, settle_on_real
 from layered_plugin.segmentation.pairs import PairFilter, PairSampler
 from layered_plugin.segmentation.self_training import SelfTraining
@@ -29,6 +29,10 @@ from layered_plugin.segmentation.stage import SAMPLES, ModelRun, finish_run
 CHANNELS = (16, 32, 64, 128)
 MARGIN_BATCH, MARGIN_BATCHES = 100, 5  # Real pictures whose masks give the model's margin.
 ADAPT, ADAPT_FEW = 4800, 1200  # Batches of real pictures; of a small set more do harm.
+# Of ``invert.py distill``, but for its files.
+DEFAULTS: dict[str, Any] = dict(
+    steps=600, adapt=ADAPT, batch=64, reuse=2, shift=0.125, vary_shape=0.6, colors=True, margin=MARGIN, paste=0.5,
+    min_coverage=0.02, max_coverage=0.7)
 LEAST_KEPT = 0.9  # Of real pictures with a target that can be an object, in the last tenth of the steps.
 MIN_PART_REAL = 0.6  # Real targets keep parts and lose holes by a stricter rule than generated ones.
 
@@ -136,9 +140,9 @@ def _warn_of_lost_objects(run_dir: Path, options: dict[str, Any]) -> None:
     share = sum(last) / max(len(last), 1)
     if last and share < LEAST_KEPT:  # Nothing is known where the file is another's, or was removed.
         print(f"WARNING: {1 - share:.0%} of the pictures ended without a mask of {options['min_coverage']:.0%} to "
-              f"{options['max_coverage']:.0%} of the picture (--min-coverage, --max-coverage): objects smaller or "
-              "larger than that, or masks that fall apart; look at the samples, and if they do, give a larger --batch "
-              "or fewer of them (--adapt)", file=sys.stderr)
+              f"{options['max_coverage']:.0%} of the picture: objects smaller or larger than that (--min-coverage and "
+              "--max-coverage of invert.py distill), or masks that fall apart; look at the samples, and if they do, "
+              "a larger --batch or fewer of them (--adapt) help there", file=sys.stderr)
 
 
 def _save_samples(path: Path, img: torch.Tensor, mask: torch.Tensor) -> None:

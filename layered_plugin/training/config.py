@@ -14,11 +14,12 @@ from layered_plugin.data.pictures import CROP_RATIO
 from layered_plugin.errors import ArgumentError
 from layered_plugin.runs import short_name
 from layered_plugin.training import growing, presets
+from layered_plugin.training.checks import check_rounds
 from layered_plugin.training.metrics import choose_metrics
 
 
-def setup_training_config(*, data, masks, gpus, snap, metrics, fid_weights, seed, cond, subset, mirror, cfg, gamma,
-                          kimg, batch, aug, p, target, augpipe, resume, freezed, fp32, nhwc, nobench, allow_tf32,
+def setup_training_config(*, data, masks, find_masks, gpus, snap, metrics, fid_weights, seed, cond, subset, mirror, cfg,
+                          gamma, kimg, batch, aug, p, target, augpipe, resume, freezed, fp32, nhwc, nobench, allow_tf32,
                           workers, shift, mask_min, mask_size_weight, mask_binary_weight, mask_border_weight,
                           mask_center_weight, mask_overlap_weight, bg_jitter, mask_size_over, mask_floor, mask_max,
                           mask_variety, mask_variety_weight, range_weight, crop, objects, generator, mapping,
@@ -56,7 +57,7 @@ def setup_training_config(*, data, masks, gpus, snap, metrics, fid_weights, seed
     opt = dict(class_name="torch.optim.Adam", lr=base["lr"], betas=[0.0, 0.99], eps=1e-8, fused=device_name != "mps")
     size_px = round(resolution * CROP_RATIO) if crop else resolution
     config = dict(
-        run_dir=None, masks_path=masks,
+        run_dir=None, masks_path=masks, D_sees_masks=masks is not None or find_masks > 0,
         training_set_kwargs=dict(class_name="layered_plugin.data.dataset.PictureDataset", path=str(data),
                                  size_px=size_px, use_labels=cond, max_size=subset or num, xflip=mirror,
                                  random_seed=seed),
@@ -90,54 +91,13 @@ def setup_training_config(*, data, masks, gpus, snap, metrics, fid_weights, seed
         ramp_kimg=None,
         cudnn_benchmark=not nobench, allow_tf32=allow_tf32, on_collapse=on_collapse,
         **(dict(stages=stages) if stages else {}))
-    parts = [short_name(name), "cond" if cond else "", f"subset{subset}" if subset else "",
-             "mirror" if mirror else "", "masks" if masks else "", f"objects{objects}" if objects > 1 else "",
+    parts = [short_name(name), "cond" if cond else "", f"subset{subset}" if subset else "", "mirror" if mirror else "",
+             "masks" if masks else "found" if find_masks else "", f"objects{objects}" if objects > 1 else "",
              f"{cfg}{gpus}" if cfg == "auto" else cfg, f"{resolution}px", "grow" if stages else "",
              f"kimg{base['kimg']:g}", f"batch{base['batch']}", aug if aug != "ada" else "",
              f"p{p:g}" if p is not None else "", gan_loss if gan_loss != "logistic" else "",
              f"shift{_ramp_name(shift)}", f"seed{seed}", "initfrom" if init_from else "", _resume_name(resume)]
     return "-".join(part for part in parts if part), config
-
-
-def check_together(opts: dict[str, Any], given: set[str]) -> None:
-    """Refuse options that say nothing beside others that were given, by an ArgumentError; values of a preset may."""
-    gan_loss = opts["gan_loss"]
-    if "fid_weights" in given and (opts["metrics"] == "none" or BASE.name == "official"):
-        raise ArgumentError("`fid_weights` is for `metrics` on the bundled base")
-    if gan_loss == "wgan-gp" and "gamma" in given:
-        raise ArgumentError("`gamma` is R1's weight, which `gan_loss`=wgan-gp has not; see `gp_weight`")
-    for name in ("gp_weight", "drift_weight"):
-        if gan_loss != "wgan-gp" and name in given:
-            raise ArgumentError(f"`{name}` needs `gan_loss`=wgan-gp")
-    if opts["masks"] is not None and opts["aug"] != "noaug":
-        raise ArgumentError(f"`masks` go with `aug`=noaug alone, got {opts['aug']}")
-    if opts["masks"] is not None and opts["init_from"] not in (None, "noresume"):
-        raise ArgumentError("`masks` need a discriminator that sees them, and that of `init_from` does not")
-    for name, off in (("mask_floor", 0), ("mask_max", 1)):
-        if name in given and opts[name] != off and opts["mask_size_weight"] == 0:
-            raise ArgumentError(f"`{name}` is weighted by `mask_size_weight`, which is 0"
-                                f"{' beside `masks`' if opts['masks'] is not None else ''}; give that as well")
-    if opts["mask_min"] > opts["mask_max"] and opts["mask_size_weight"] > 0:
-        raise ArgumentError(f"`mask_min`={opts['mask_min']:g} must be at most `mask_max`={opts['mask_max']:g}")
-    for name in ("kimg", "batch"):
-        if opts["grow_schedule"] is not None and name in given:
-            raise ArgumentError(f"`{name}` stands in `grow_schedule`; leave it out, or use `grow` without one")
-    if not opts["grow"] and opts["grow_schedule"] is None:
-        return
-    if ("lr" in given and isinstance(opts["lr"], list)) or opts["d_lr"] is not None:
-        raise ArgumentError("`lr`=A:B and `d_lr` can't be given with `grow`; `grow_schedule` has the learning "
-                            "rate of each stage")
-    if opts["freezed"]:
-        raise ArgumentError("`freezed` is for transfer learning; a growing discriminator has no fixed first layers")
-
-
-def check_rounds(pl_weight: float, mask_variety: float | list[float], batches: list[int]) -> None:
-    """Refuse terms that need two pictures, where a process and round has a single one (ArgumentError)."""
-    if mask_variety != 0 and min(batches) < 2:
-        raise ArgumentError(f"`mask_variety` compares pictures and needs `batch_gpu` of at least 2, got {min(batches)}")
-    if pl_weight > 0 and min(batches) < 2:
-        raise ArgumentError("`pl_weight` needs `batch_gpu` of at least 2: path length takes half of the pictures of a "
-                            f"process and round, got {min(batches)}")
 
 
 def _resume_name(resume: str | None) -> str:

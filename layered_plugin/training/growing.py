@@ -1,4 +1,4 @@
-"""Progressive training: the schedule, and one training loop per resolution.
+"""Progressive training: the schedule, and what each resolution changes of a run's configuration.
 
 Section 4 of the paper: from 8x8 up, 1.2 million real pictures per resolution, the new blocks faded in (fading.py).
 """
@@ -8,13 +8,7 @@ import math
 import re
 from typing import Any, NamedTuple
 
-import dnnlib
-import torch
-
-from layered_plugin import runs
-from layered_plugin.errors import ArgumentError, CheckpointError
-from layered_plugin.training.loop import training_loop
-from layered_plugin.training.state import check_saved, saved_resolution
+from layered_plugin.errors import ArgumentError
 
 
 class Stage(NamedTuple):
@@ -123,7 +117,7 @@ def plan(stages: list[Stage], gpus: int, batch_gpu: int | None, ref_gpus: int, m
 
 
 def stage_config(config: dict[str, Any], idx: int) -> dict[str, Any]:
-    """Parameters of ``training_loop`` for one stage, from those of the last and ``stages``, those of ``plan``.
+    """A run's configuration for one stage, from that of the last and ``stages``, those of ``plan``.
 
     Kimg are counted over the whole run. Crop and shift follow the resolution. The last stage ends where the run does,
     so that ``--kimg`` can lengthen a run that is resumed; a shorter run ends in an earlier stage.
@@ -134,60 +128,9 @@ def stage_config(config: dict[str, Any], idx: int) -> dict[str, Any]:
     end = config["total_kimg"] if is_last else min(begin + stage["kimg"], config["total_kimg"])
     size_px = round(config["training_set_kwargs"]["size_px"] * stage["resolution"] / config["resolution"])
     return dict(
-        plain(config), resolution=stage["resolution"], batch_size=stage["batch_size"], batch_gpu=stage["batch_gpu"],
+        config, resolution=stage["resolution"], batch_size=stage["batch_size"], batch_gpu=stage["batch_gpu"],
         total_kimg=end, ramp_kimg=config["total_kimg"],
         fade_kimg=None if idx == 0 else [begin, begin + FADE_SHARE * stage["kimg"]],
         training_set_kwargs=dict(config["training_set_kwargs"], size_px=size_px),
         G_opt_kwargs=dict(config["G_opt_kwargs"], lr=stage["lr"]),
         D_opt_kwargs=dict(config["D_opt_kwargs"], lr=stage["lr"]))
-
-
-def plain(config: dict[str, Any]) -> dict[str, Any]:
-    """The parameters of ``training_loop`` in a run's configuration, without what is kept beside them."""
-    kept_beside = ("stages", "data_fingerprint", "masks_fingerprint", "network_sha256", "asked")
-    return {key: value for key, value in config.items() if key not in kept_beside}
-
-
-def stage_of(config: dict[str, Any], saved: dict[str, Any]) -> int:
-    """Number of the stage that a training state is to go on in: its own, or the next one if its own is at its end.
-
-    CheckpointError if the state's resolution is not in the schedule.
-    """
-    sides = [stage["resolution"] for stage in config["stages"]]
-    check_saved(saved)
-    side = saved_resolution(saved)
-    if side not in sides:
-        raise CheckpointError(f"the training state is of {side}x{side} networks, but the schedule has "
-                              f"{', '.join(map(str, sides))}")
-    idx = sides.index(side)
-    at_end = saved["cur_nimg"] >= stage_config(config, idx)["total_kimg"] * 1000
-    return idx + 1 if at_end and idx + 1 < len(sides) else idx
-
-
-def train_stages(config: dict[str, Any], rank: int, device: torch.device) -> str | None:
-    """Train stage after stage; each starts from the training state that the one before has saved.
-
-    Parameters and result are those of ``training_loop``, with ``stages`` and an existing run_dir in the config.
-    """
-    pictures = dnnlib.util.construct_class_by_name(**config["training_set_kwargs"])
-    pictures.preload(verbose=rank == 0)
-    state, first = config["resume_state"], 0
-    if state is not None:
-        first = stage_of(config, runs.load_training_state(state))
-    for idx in range(first, len(config["stages"])):
-        stage = stage_config(config, idx)
-        if idx > first and stage["fade_kimg"][0] >= config["total_kimg"]:
-            break
-        if rank == 0:
-            print(f"Stage {idx + 1} of {len(config['stages'])}: {stage['resolution']}x{stage['resolution']}, batch "
-                  f"{stage['batch_size']}, learning rate {config['stages'][idx]['lr']:g}, up to kimg "
-                  f"{stage['total_kimg']:g}")
-        size_px = stage["training_set_kwargs"]["size_px"]
-        signal_name = training_loop(rank=rank, training_set=pictures.reduced(size_px),
-                                    **dict(stage, device=device, resume_state=state))
-        if signal_name is not None:
-            return signal_name
-        if config["num_gpus"] > 1:
-            torch.distributed.barrier()  # The state is rank 0's to write, and everybody's to read.
-        state = str(runs.training_states(config["run_dir"])[-1])
-    return None

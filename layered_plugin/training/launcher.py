@@ -25,22 +25,23 @@ from layered_plugin.calls import go_on_command, typed_command
 from layered_plugin.cores import usable_cores
 from layered_plugin.files import NO_ROOM, atomic_write, remove_leftovers, room_for, write_json
 from layered_plugin.runs import make_run_dir, next_desc
-from layered_plugin.training import growing, processes
-from layered_plugin.training.loop import training_loop
+from layered_plugin.training import processes
+from layered_plugin.training.legs import FindMasks, train_legs
 
 MAX_RESTARTS = 4
 
 UNREAD = (errno.EPIPE, errno.EIO)  # Of a pipe whose reader has ended, and of a terminal that was closed.
 
 
-def launch(config: dict[str, Any], outdir: str, desc: str) -> None:
+def launch(config: dict[str, Any], outdir: str, desc: str, find_masks: FindMasks) -> None:
     """Run the training that a config describes, to its end.
 
     Args:
-        config: Parameters of ``training_loop``; a config with run_dir goes on in that folder. For a growing run,
-            also ``stages`` (``growing.plan``).
+        config: Parameters of ``training_loop``, and what ``legs.legs_of`` reads; a config with run_dir goes on in that
+            folder.
         outdir: Parent of the run folders.
         desc: What follows the number in the name of a new one.
+        find_masks: What finds the masks of a run with ``found``; a function of a module, which processes can import.
 
     Under torchrun, num_gpus is the number of its processes.
 
@@ -48,14 +49,14 @@ def launch(config: dict[str, Any], outdir: str, desc: str) -> None:
     """
     num_gpus = config["num_gpus"]
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
-        _run_rank(int(os.environ["RANK"]), config, outdir, desc, init_method="env://")
+        _run_rank(int(os.environ["RANK"]), config, outdir, desc, find_masks, init_method="env://")
     elif num_gpus == 1:
-        _run_rank(0, config, outdir, desc, init_method=None)
+        _run_rank(0, config, outdir, desc, find_masks, init_method=None)
     else:
-        _spawn(config, outdir, desc)
+        _spawn(config, outdir, desc, find_masks)
 
 
-def _spawn(config: dict[str, Any], outdir: str, desc: str) -> None:
+def _spawn(config: dict[str, Any], outdir: str, desc: str, find_masks: FindMasks) -> None:
     if config["run_dir"] is None:  # Made here, so that it is known whatever becomes of the processes.
         config = dict(config, run_dir=make_run_dir(outdir, desc))
     with tempfile.TemporaryDirectory() as temp_dir, signals.StopRequest() as stop:
@@ -63,15 +64,15 @@ def _spawn(config: dict[str, Any], outdir: str, desc: str) -> None:
         run_dir_file = Path(temp_dir, "run-dir")
         run_dir_file.write_bytes(os.fsencode(config["run_dir"]))
         context = torch.multiprocessing.start_processes(
-            _run_rank, args=(config, outdir, desc, init_method, run_dir_file), nprocs=config["num_gpus"], join=False,
-            start_method="spawn")
+            _run_rank, args=(config, outdir, desc, find_masks, init_method, run_dir_file), nprocs=config["num_gpus"],
+            join=False, start_method="spawn")
         code = processes.supervise(context, stop, run_dir_file)
     if code != 0:
         sys.exit(code)
 
 
-def _run_rank(rank: int, config: dict[str, Any], outdir: str, desc: str, init_method: str | None,
-              run_dir_file: Path | None = None) -> None:
+def _run_rank(rank: int, config: dict[str, Any], outdir: str, desc: str, find_masks: FindMasks,
+              init_method: str | None, run_dir_file: Path | None = None) -> None:
     """One process of a run; `run_dir_file` as for ``_run_attempts``."""
     num_gpus, kind = config["num_gpus"], config["device"]
     local_rank = int(os.environ.get("LOCAL_RANK", rank))
@@ -87,7 +88,7 @@ def _run_rank(rank: int, config: dict[str, Any], outdir: str, desc: str, init_me
         custom_ops.verbosity = "none"
     code = 0
     try:
-        signal_name = _run_attempts(rank, device, config, outdir, desc, run_dir_file)
+        signal_name = _run_attempts(rank, device, config, outdir, desc, find_masks, run_dir_file)
         if signal_name is not None:
             code = 128 + getattr(signal, signal_name, signal.SIGTERM)
         if num_gpus > 1:
@@ -125,7 +126,7 @@ def leave_process(code: int) -> NoReturn:
 
 
 def _run_attempts(rank: int, device: torch.device, config: dict[str, Any], outdir: str, desc: str,
-                  run_dir_file: Path | None = None) -> str | None:
+                  find_masks: FindMasks, run_dir_file: Path | None = None) -> str | None:
     """Train; if the layers collapse and the config says so, again in a new folder with the next seed.
 
     The first process writes the path of each folder to `run_dir_file`, for who has to say how to go on.
@@ -145,10 +146,7 @@ def _run_attempts(rank: int, device: torch.device, config: dict[str, Any], outdi
                 print("Command: " + typed_command("train_layered.py"))
                 write_json(Path(run_dir) / runs.GAN_FILE, dict(base=str(BASE), **config))
             try:
-                if "stages" in config:
-                    signal_name = growing.train_stages(config, rank, device)
-                else:
-                    signal_name = training_loop(rank=rank, **dict(growing.plain(config), device=device))
+                signal_name = train_legs(config, rank, device, find_masks)
             except errors.CollapsedError as err:
                 if config["on_collapse"] != "restart" or attempt == MAX_RESTARTS:
                     raise

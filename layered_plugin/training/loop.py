@@ -33,6 +33,7 @@ def training_loop(
     # What is learnt from.
     training_set            = None,     # Pictures to train on, None = construct them from training_set_kwargs.
     masks_path              = None,     # Masks of the pictures, which D sees beside them; None = pictures alone.
+    D_sees_masks            = False,    # Has D a channel for masks, even where masks_path is None?
     training_set_kwargs     = {},       # noqa: B006 - Class and arguments of the data set; size_px > resolution crops.
     data_loader_kwargs      = {},       # noqa: B006 - Arguments of torch.utils.data.DataLoader.
     resolution              = 32,       # Resolution of the networks.
@@ -91,7 +92,8 @@ def training_loop(
     say(f"StyleGAN2-ADA base: {BASE}")
     training_set = setup.open_training_set(training_set, training_set_kwargs, rank)
     shown = setup.with_masks(training_set, masks_path, rank)
-    G, D, G_ema = setup.build_networks(G_kwargs, D_kwargs, training_set, resolution, device, masks_path is not None)
+    G, D, G_ema = setup.build_networks(G_kwargs, D_kwargs, training_set, resolution, device,
+                                       D_sees_masks or masks_path is not None)
     if saved is None:
         _start_from(resume_pkl, init_pkl, G, D, G_ema, loss_kwargs, batch_gpu, say)
     if rank == 0:

@@ -7,7 +7,7 @@ import torch
 from torch_utils import misc, training_stats
 from training.loss import StyleGAN2Loss
 
-from layered_plugin.model.layers import Layers, composite, fold_objects, union_mask
+from layered_plugin.model.layers import Layers, composite, fold_objects, pad_channels, union_mask
 from layered_plugin.model.mask_losses import (
     layer_range_loss,
     mask_binary_loss,
@@ -61,6 +61,7 @@ class LayeredLoss(StyleGAN2Loss):
         mask_variety_weight = 10,       # Weight of the term for it.
         range_weight        = 0,        # Weight of layers outside [-1, 1], 0 = disable.
         show_masks          = False,    # Does D see the mask beside the picture, as a fourth channel?
+        D_channels          = None,     # Channels of D; those beyond a picture's are 0. None = as many.
     ):
         super().__init__(device=device, G_mapping=G_mapping, G_synthesis=G_synthesis, D=D, augment_pipe=augment_pipe,
                          style_mixing_prob=style_mixing_prob, r1_gamma=r1_gamma, pl_batch_shrink=pl_batch_shrink,
@@ -76,6 +77,7 @@ class LayeredLoss(StyleGAN2Loss):
         self.mask_variety_weight = mask_variety_weight
         self.range_weight = range_weight
         self.show_masks = show_masks
+        self.D_channels = D_channels
         self._ramps = dict(r1_gamma=r1_gamma, shift=shift, mask_binary_weight=mask_binary_weight,
                            mask_border_weight=mask_border_weight, mask_variety=mask_variety)
         self.set_progress(0)
@@ -121,6 +123,9 @@ class LayeredLoss(StyleGAN2Loss):
     def run_G(self, z, c, sync):
         layers, ws = self.run_layers(z, c, sync)
         return self.perturb(layers), ws
+
+    def run_D(self, img, c, sync):
+        return super().run_D(pad_channels(img, self.D_channels or img.shape[1]), c, sync)
 
     def accumulate_gradients(self, phase, real_img, real_c, gen_z, gen_c, sync, gain):
         if phase in ("Gmain", "Gboth"):

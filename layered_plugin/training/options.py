@@ -45,6 +45,8 @@ run_options = several_options(
 data_options = several_options(
     click.option("--data", help="Training pictures", metavar="ZIP|DIR"),
     click.option("--masks", help="Masks; pictures without one are left out", metavar="ZIP|DIR"),
+    click.option("--find-masks", help="Find masks after so many kimg, 0 = never", type=Number(min=0), default=0.0,
+                 metavar="KIMG"),
     click.option("--cond", help="Train on labels: dataset.json, .cls, .json", type=bool, default=False, metavar="BOOL"),
     click.option("--subset", help="Train on only so many pictures", type=Whole(min=1)),
     click.option("--mirror", help="Mirror them too  [default: below 5000 pictures]", type=bool, metavar="BOOL"))

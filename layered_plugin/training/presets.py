@@ -3,6 +3,8 @@
 Base settings are upstream's; the object categories and their eta are the paper's (section 4).
 """
 
+import math
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from layered_plugin.data.pictures import FEW_PICTURES
@@ -49,6 +51,9 @@ LAYERED: dict[str, dict[str, Any]] = dict(
 MASKED = dict(mask_size_weight=0.0, mask_border_weight=0.0, mask_center_weight=0.0, mask_floor=0.0, mask_max=1.0,
               mask_variety=0.0, aug="noaug", shift=0.0625)
 
+# Of --cfg=cpu, unless an option speaks against it: masks that are found on the way, and shown from there on.
+FINDS: dict[str, Any] = dict(kimg=64, find_masks=32.0, aug="noaug")
+
 NAMES = [*UPSTREAM, *LAYERED]
 
 # ADA's probability rises by 1 in 500 kimg at most: in 24 kimg to 0.05, where it costs time and does next to nothing.
@@ -83,10 +88,26 @@ for _name, _parts in dict(bg="blit geom", bgc="blit geom color", bgcf="blit geom
     AUGPIPES[_name] = {key: value for part in _parts.split() for key, value in AUGPIPES[part].items()}
 
 
-def preset_options(cfg: str, masks: bool = False) -> dict[str, Any]:
-    """Option values that a preset gives to options left unset on the command line; masks: is --masks given?"""
+def preset_options(cfg: str, given: Mapping[str, Any] = {}) -> dict[str, Any]:
+    """Option values that a preset gives to options left unset on the command line; given: those that were not."""
     options = dict(style_mix=0.0) if cfg == "cifar" else LAYERED.get(cfg, {})  # cifar: upstream's.
-    return {**options, **MASKED} if masks else options
+    if given.get("masks") is not None:
+        return {**options, **MASKED}
+    return {**options, **FINDS} if cfg == "cpu" and may_find(given) else options
+
+
+def may_find(given: Mapping[str, Any]) -> bool:
+    """Whether ``FINDS`` goes with these options: a new run from nothing, of one resolution, that is long enough."""
+    return (given.get("kimg", math.inf) >= 1.5 * FINDS["find_masks"] and given.get("find_masks") != 0
+            and given.get("aug", "noaug") == "noaug" and given.get("resume") in (None, "noresume")
+            and not any(given.get(name) for name in ("init_from", "subset", "grow", "grow_schedule", "augpipe"))
+            and given.get("p") is None and given.get("target") is None)
+
+
+def when_found(kimg: float, given: Collection[str]) -> dict[str, Any]:
+    """What ``legs.legs_of`` has to know of masks that are found after so many kimg; given: options that stay theirs."""
+    of_loss = MASKED.keys() - {"aug"} - set(given)
+    return dict(kimg=kimg, loss_kwargs={name: MASKED[name] for name in sorted(of_loss)})
 
 
 def choose_for_size(cfg: str, num: int, kimg: float, mirror: bool | None, aug: str | None) -> tuple[bool, str]:

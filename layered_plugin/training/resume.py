@@ -28,6 +28,9 @@ def resume_config(resume: str, outdir: str, opts: dict[str, Any], given: set[str
     run_dir = runs.find_run(outdir, resume)
     config = read_config(run_dir)
     known = {name for name in ("data", "masks") if config[f"{name}_fingerprint"] is not None}
+    if "find_masks" in given and opts["find_masks"] == 0 and not (run_dir / runs.FOUND).is_dir():
+        config.pop("found", None)  # None were found, and it goes on without.
+        known.add("find_masks")
     asked = config["asked"]
     fixed = [name for name in sorted(given - RESUME_OPTIONS - known) if name not in asked or asked[name] != opts[name]]
     if fixed:

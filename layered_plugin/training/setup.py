@@ -88,9 +88,9 @@ def transfer(resume_pkl: str, modules: dict[str, torch.nn.Module], say) -> None:
         source = read_networks(resume_pkl)
     for name, module in modules.items():
         if name == "D" and {getattr(source[name], "img_channels", None), module.img_channels} == {3, 4}:
-            how = "with `masks`, and this run has none" if module.img_channels == 3 else \
-                "without `masks`, and this run has them"
-            raise errors.CheckpointError(f"`resume`: D of {resume_pkl} was trained {how}; give them to both or neither")
+            how = "with masks, and this run has none: give `masks` or `find_masks`" if module.img_channels == 3 else \
+                "without masks, and this run has them: leave `masks` and `find_masks` out"
+            raise errors.CheckpointError(f"`resume`: D of {resume_pkl} was trained {how}")
         _check_labels(f"{name} of {resume_pkl}", getattr(source[name], "c_dim", 0), getattr(module, "c_dim", 0))
         known = {key for key, _ in misc.named_params_and_buffers(source[name])}
         wanted = [key for key, _ in misc.named_params_and_buffers(module)]
@@ -138,6 +138,8 @@ def build_loss(loss_kwargs: dict[str, Any], G: Any, D: torch.nn.Module, G_ema: t
     modules = dict(G_mapping=G.mapping, G_synthesis=G.synthesis if fade is None else fade.synthesis,
                    D=D if fade is None else fade.D)
     modules = {name: _distribute(module, num_gpus, device) for name, module in modules.items()}
+    if D.img_channels > G.img_channels:
+        loss_kwargs = dict(loss_kwargs, D_channels=D.img_channels)
     return dnnlib.util.construct_class_by_name(device=device, augment_pipe=augment_pipe, **modules, **loss_kwargs)
 
 

@@ -34,6 +34,10 @@ _LAYERED: dict[str, Any] = dict(
     bg_jitter=SHARE, mask_size_over=choice(*SIZE_OVER), mask_floor=SHARE, mask_max=SHARE, mask_variety=RAMP,
     mask_variety_weight=WEIGHT, range_weight=WEIGHT, show_masks=flag)
 
+# What masks that are found change of the loss (``presets.MASKED``).
+_FOUND = fields(dict(kimg=WEIGHT, loss_kwargs=fields({}, {
+    name: _LAYERED[name] for name in presets.MASKED if name in _LAYERED})))
+
 LOSS = by_class({
     "layered_plugin.training.loss.LayeredLoss": fields({}, dict(_LAYERED, r1_gamma=RAMP)),
     "layered_plugin.training.wgan_gp.WganGpLoss": fields({}, dict(_LAYERED, gp_weight=WEIGHT, drift_weight=WEIGHT))})
@@ -46,7 +50,7 @@ CONFIG = fields(
          D_opt_kwargs=OPTIMIZER, loss_kwargs=LOSS, random_seed=FROM_ZERO, num_gpus=number(1, 4096, whole=True),
          device=choice("cpu", "cuda", "mps"), resolution=SIDE, batch_size=COUNT, batch_gpu=COUNT, total_kimg=WEIGHT),
     dict(run_dir=maybe(text), data_fingerprint=(maybe(FINGERPRINT), None),
-         masks_path=(maybe(text), None), masks_fingerprint=(maybe(FINGERPRINT), None),
+         masks_path=(maybe(text), None), D_sees_masks=flag, masks_fingerprint=(maybe(FINGERPRINT), None),
          data_loader_kwargs=(fields({}, dict(pin_memory=flag, num_workers=number(0, 1024, whole=True),
                                              prefetch_factor=maybe(COUNT))), {}),
          augment_kwargs=maybe(AUGMENTATION), metrics=(list_of(text), []),
@@ -57,7 +61,7 @@ CONFIG = fields(
          init_pkl=(maybe(text), None), network_sha256=(maybe(text), None), asked=(anything, {}),
          resume_state=(maybe(text), None), fade_kimg=maybe(list_of(WEIGHT, sizes=(2,))), ramp_kimg=maybe(WEIGHT),
          cudnn_benchmark=flag, allow_tf32=flag, on_collapse=(choice("warn", "stop", "restart"), "warn"),
-         stages=list_of(_STAGE)))
+         stages=list_of(_STAGE), found=_FOUND))
 
 
 def read_config(run_dir: Path) -> dict[str, Any]:

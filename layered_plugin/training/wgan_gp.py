@@ -8,6 +8,7 @@ import torch
 from torch_utils import misc, training_stats
 from torch_utils.ops import conv2d_gradfix
 
+from layered_plugin.model.layers import pad_channels
 from layered_plugin.training.loss import LayeredLoss
 
 
@@ -72,7 +73,7 @@ class WganGpLoss(LayeredLoss):
     def _judge(self, img: torch.Tensor, c: torch.Tensor, sync: bool) -> torch.Tensor:
         """D of pictures that are augmented already, [N, 1]."""
         with misc.ddp_sync(self.D, sync):
-            return self.D(img, c)
+            return self.D(pad_channels(img, self.D_channels or img.shape[1]), c)
 
     def _accumulate_D(self, real_img, real_c, gen_z, gen_c, sync, gain) -> None:
         """Dboth (Eq. 6), one backward pass per term and picture kind, so that one graph is in memory at a time."""

@@ -30,7 +30,7 @@ from layered_plugin.segmentation.encoder_training import EncoderTraining
 from layered_plugin.segmentation.fitting import Fitting
 from layered_plugin.segmentation.reconstruction import Reconstruction, refine_codes
 from layered_plugin.segmentation.stage import ModelRun
-from layered_plugin.training import feed, launcher, processes, resume
+from layered_plugin.training import feed, legs, processes, resume
 from layered_plugin.training.loop import training_loop
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -312,8 +312,8 @@ def test_killed_reader_of_pictures_ends_the_run_after_all_is_saved(data, tmp_pat
             killed.append(children[-1])
             os.kill(int(children[-1]), signal.SIGKILL)
 
-    loop = launcher.training_loop
-    monkeypatch.setattr(launcher, "training_loop", lambda **kwargs: loop(progress_fn=kill, **kwargs))
+    loop = legs.training_loop
+    monkeypatch.setattr(legs, "training_loop", lambda **kwargs: loop(progress_fn=kill, **kwargs))
     result = invoke(train_layered.main, f"--outdir={tmp_path}/runs", f"--data={data}", *TINY, "--kimg=1000",
                     "--workers=2")
     (run,) = (tmp_path / "runs").iterdir()

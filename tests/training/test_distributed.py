@@ -1,6 +1,8 @@
 """Two CPU processes over gloo: the same step as one process, and a short real run."""
 
+import json
 import re
+import shutil
 import time
 import zipfile
 from pathlib import Path
@@ -20,7 +22,7 @@ from training.networks import Discriminator
 from layered_plugin import runs
 from layered_plugin.model.generator import LayeredGenerator
 from layered_plugin.synthetic.shapes import write_shapes
-from layered_plugin.training import growing, metrics, scene_variety
+from layered_plugin.training import legs, metrics, scene_variety
 from layered_plugin.training import wgan_gp as gan_loss
 from layered_plugin.training.launcher import leave_process
 from layered_plugin.training.loop import training_loop
@@ -90,7 +92,14 @@ def step(rank: int, world: int, loss_name: str) -> dict[str, torch.Tensor]:
             for letter, net in (("G", G), ("D", D)) for name, param in net.named_parameters()}
 
 
-def work(rank: int, folder: str, data: str, grown: dict[str, Any]) -> None:
+def find_masks(run_dir: Path, data: str, seed: int, device: str, workers: int) -> None:
+    """As the first process finds them, while the other waits."""
+    assert torch.distributed.get_rank() == 0 and len(runs.training_states(run_dir)) == 1
+    time.sleep(1)
+    shutil.copytree(run_dir.parent / "masks", run_dir / runs.FOUND / "masks")
+
+
+def work(rank: int, folder: str, data: str, grown: dict[str, Any], found: dict[str, Any]) -> None:
     """What one of the two processes does, for all tests: to start them costs more than their steps."""
     torch.set_num_threads(1)
     scene_variety.NUM_SCENES, scene_variety.STEPS = 10, 2
@@ -98,7 +107,8 @@ def work(rank: int, folder: str, data: str, grown: dict[str, Any]) -> None:
     training_stats.init_multiprocessing(rank=rank, sync_device=torch.device("cpu"))
     train_whole_and_in_two_parts(rank, folder, data, "", pl_weight=2.0)
     train_whole_and_in_two_parts(rank, folder, data, "masked-", show_masks=True)
-    growing.train_stages(grown, rank, torch.device("cpu"))
+    legs.train_legs(grown, rank, torch.device("cpu"))
+    legs.train_legs(found, rank, torch.device("cpu"), find_masks)
     torch.save({name: step(rank, WORLD, name) for name in LOSSES}, f"{folder}/{rank}.pt")
     with metrics.others_wait(WORLD):
         if rank == 0:
@@ -133,12 +143,14 @@ def worked(data, tmp_path_factory):
     """Folder of what two processes have left."""
     folder = tmp_path_factory.mktemp("worked")
     grown = dict(dry(data, *TINY_GROWING, SCHEDULE, "--gpus=2", "--aug=ada"), run_dir=str(folder / "grown"))
-    del grown["base"]
-    (folder / "grown").mkdir()
+    found = dict(dry(data, *TINY, "--gpus=2", "--kimg=0.032", "--find-masks=0.016"), run_dir=str(folder / "found"))
+    for config_ in (grown, found):
+        del config_["base"]
+        Path(config_["run_dir"]).mkdir()
     write_shapes(dict(picture=str(folder / "same.zip"), mask=str(folder / "masks.zip")), 24, 18, 0)
     with zipfile.ZipFile(folder / "masks.zip") as archive:  # Not of all: pictures without one are left out.
         archive.extractall(folder / "masks", archive.namelist()[5:])
-    torch.multiprocessing.start_processes(work, args=(str(folder), str(data), grown), nprocs=WORLD,
+    torch.multiprocessing.start_processes(work, args=(str(folder), str(data), grown, found), nprocs=WORLD,
                                           start_method="spawn")
     return folder
 
@@ -187,6 +199,14 @@ def test_growing_on_two_processes(worked):
     state = runs.load_training_state(runs.training_states(worked / "grown")[-1])
     assert state["cur_nimg"] == 88 and len(state["rng"]) == 2 and saved_resolution(state) == 16
     assert not torch.equal(state["rng"][0]["cpu"], state["rng"][1]["cpu"])
+    assert all(value.isfinite().all() for value in state["G_ema"].values())
+
+
+def test_two_processes_go_on_together_with_the_masks_that_the_first_has_found(worked):
+    state = runs.load_training_state(runs.training_states(worked / "found")[-1])
+    assert state["cur_nimg"] == 32 and state["D"]["b16.fromrgb.weight"].shape[1] == 4
+    lines = [json.loads(line) for line in (worked / "found/stats.jsonl").read_text().splitlines()]
+    assert [line["Progress/kimg"]["mean"] for line in lines] == [0.008, 0.016, 0.032]
     assert all(value.isfinite().all() for value in state["G_ema"].values())
 
 

@@ -27,7 +27,7 @@ def saved(tmp_path, monkeypatch):
 def test_weights_of_the_folder_go_into_a_new_run(data, tmp_path, monkeypatch, saved):
     folder, networks = saved
     launched = []
-    monkeypatch.setattr(train_layered, "launch", lambda config, outdir, desc: launched.append((config, desc)))
+    monkeypatch.setattr(train_layered, "launch", lambda config, _outdir, desc, _find: launched.append((config, desc)))
     args = [f"--outdir={tmp_path / 'out'}", f"--data={data}", "--device=cpu", f"--resume={folder}"]
     result = CliRunner().invoke(train_layered.main, args)
     assert result.exit_code == 0 and "loading a pickle runs its code" not in result.stderr, result.output

@@ -16,7 +16,7 @@ from training.networks import Discriminator
 import train_layered
 from layered_plugin import errors, runs
 from layered_plugin.model.generator import LayeredGenerator
-from layered_plugin.training import growing
+from layered_plugin.training import growing, legs
 from layered_plugin.training.fading import Fade
 from layered_plugin.training.growing import (
     Stage,
@@ -24,9 +24,8 @@ from layered_plugin.training.growing import (
     parse_schedule,
     plan,
     stage_config,
-    stage_of,
-    train_stages,
 )
+from layered_plugin.training.legs import leg_of, legs_of, train_legs
 from layered_plugin.training.state import TrainingState, saved_resolution
 
 TINY = ["--cfg=demo", "--resolution=16", "--cbase=64", "--cmax=4", "--w-dim=8", "--map-depth=1", "--tick=0.016",
@@ -43,7 +42,7 @@ def grown(data, run_dir, *args, state=None):
     config = dry(data, *TINY, SCHEDULE, "--snap=1000", *args)
     del config["base"]
     config.update(run_dir=str(run_dir), resume_state=None if state is None else str(state), image_snapshot_ticks=None)
-    return train_stages(config, rank=0, device=torch.device("cpu"))
+    return train_legs(config, rank=0, device=torch.device("cpu"))
 
 
 def states(run_dir):
@@ -78,7 +77,6 @@ def test_stage_has_its_own_resolution_crop_batch_rate_and_fade(data):
     assert (first["total_kimg"], second["total_kimg"]) == (4, 10)
     assert (first["fade_kimg"], second["fade_kimg"]) == (None, [4, 7])
     assert second["G_kwargs"] == first["G_kwargs"] and second["loss_kwargs"] == first["loss_kwargs"]
-    assert "stages" not in first
     uncropped = stage_config(dry(data, *TINY, "--grow-schedule=8:4:16,16:6:8", "--crop=0"), 0)
     assert uncropped["training_set_kwargs"]["size_px"] == 8
 
@@ -123,7 +121,7 @@ def test_batch_gpu_limits_every_stage(data):
 
 
 @pytest.mark.parametrize("kimg, cur_nimg, resolution, expected", [
-    (10, 0, 8, 0), (10, 3999, 8, 0), (10, 4000, 8, 1), (10, 4096, 16, 1), (10, 10000, 16, 1), (3, 3000, 8, 1),
+    (10, 0, 8, 0), (10, 3999, 8, 0), (10, 4000, 8, 1), (10, 4096, 16, 1), (10, 10000, 16, 1), (3, 3000, 8, 0),
 ])
 def test_state_goes_on_in_its_stage_or_the_next(kimg, cur_nimg, resolution, expected):
     config = dict(stages=plan([Stage(8, 4, 16, 1e-3), Stage(16, 6, 8, 1e-3)], 1, None, 1, 4), total_kimg=kimg,
@@ -131,9 +129,9 @@ def test_state_goes_on_in_its_stage_or_the_next(kimg, cur_nimg, resolution, expe
     saved = dict(cur_nimg=cur_nimg, cur_tick=0, batch_idx=0, batch_size=8, G={}, G_ema={}, G_opt={}, D_opt={},
                  D={"b4.fc.weight": 0, "b8.conv0.weight": 0, f"b{resolution}.fromrgb.weight": 0},
                  pl_mean=torch.zeros(1), rng=[dict(cpu=torch.get_rng_state())])
-    assert stage_of(config, saved) == expected
+    assert leg_of(legs_of(config), saved) == expected
     with pytest.raises(errors.CheckpointError, match="of 32x32 networks, but the schedule has 8, 16"):
-        stage_of(config, dict(saved, D={"b32.fromrgb.weight": 0}))
+        leg_of(legs_of(config), dict(saved, D={"b32.fromrgb.weight": 0}))
 
 
 @pytest.mark.parametrize("args, words", [
@@ -222,16 +220,16 @@ def test_a_finished_run_is_left_as_it_is(data, whole, capsys):
 def test_resumed_growing_run_equals_an_uninterrupted_one_bit_for_bit(cut, data, whole, tmp_path, monkeypatch):
     """Cut inside the first stage, between the stages, in the fade and after it."""
     parts = tmp_path / "parts"
-    real_loop = growing.training_loop
+    real_loop = legs.training_loop
 
     def cut_short(**config):
         return real_loop(**dict(config, total_kimg=min(config["total_kimg"], cut / 1000))) or "cut"
 
-    monkeypatch.setattr(growing, "training_loop", cut_short)
+    monkeypatch.setattr(legs, "training_loop", cut_short)
     while not states(parts) or states(parts)[-1]["cur_nimg"] < cut:
         grown(data, parts, state=next(iter(runs.training_states(parts)[-1:]), None))
     assert states(parts)[-1]["cur_nimg"] == cut
-    monkeypatch.setattr(growing, "training_loop", real_loop)
+    monkeypatch.setattr(legs, "training_loop", real_loop)
     torch.manual_seed(999)
     grown(data, parts, state=runs.training_states(parts)[-1])
     one, two = states(whole)[-1], states(parts)[-1]
@@ -290,8 +288,8 @@ def test_command_goes_on_to_a_greater_length(run):
 @pytest.mark.parametrize("cut, side", [(0.032, 8), (0.056, 16)])
 def test_intermediate_snapshot_draws_what_the_training_sees(cut, side, data, tmp_path, monkeypatch):
     """In the fade as well: at alpha a third, torgb of the highest block is a third of the state's."""
-    real_loop = growing.training_loop
-    monkeypatch.setattr(growing, "training_loop", lambda **config: real_loop(
+    real_loop = legs.training_loop
+    monkeypatch.setattr(legs, "training_loop", lambda **config: real_loop(
         **dict(config, total_kimg=min(config["total_kimg"], cut))) or ("cut" if cut < 0.04 else None))
     grown(data, tmp_path / "run")
     with open(tmp_path / "run/network-snapshot-000000.pkl", "rb") as file:

@@ -338,7 +338,7 @@ def test_parameters_are_the_hosts_and_ours():
              "ada_target", "ada_interval", "ada_kimg", "total_kimg", "kimg_per_tick", "image_snapshot_ticks",
              "network_snapshot_ticks", "resume_pkl", "cudnn_benchmark", "allow_tf32", "abort_fn", "progress_fn"}
     ours = {"device", "masks_path", "resolution", "resume_state", "on_collapse", "fade_kimg", "ramp_kimg",
-            "training_set", "snapshot_minutes", "init_pkl", "fid_weights"}
+            "training_set", "D_sees_masks", "snapshot_minutes", "init_pkl", "fid_weights"}
     assert set(inspect.signature(training_loop).parameters) == hosts | ours
 
 

@@ -254,10 +254,10 @@ def test_configuration_names_the_masks(run, masked_data):
     assert options["masks_path"] == str(masked_data / "masks.zip") and options["masks_fingerprint"]["num"] == 24
 
 
-@pytest.mark.parametrize("channels, words", [(3, "was trained without `masks`, and this run has them"),
-                                             (4, "was trained with `masks`, and this run has none")])
+@pytest.mark.parametrize("channels, words", [(3, "was trained without masks, and this run has them: leave"),
+                                             (4, "was trained with masks, and this run has none: give")])
 def test_networks_with_another_view_of_masks_are_said_to_be_such(monkeypatch, channels, words):
     theirs, ours = (Discriminator(0, 16, number, channel_base=64, channel_max=4) for number in (channels, 7 - channels))
     monkeypatch.setattr(setup, "read_networks", lambda path: dict(D=theirs))
-    with pytest.raises(CheckpointError, match=f"`resume`: D of a.pkl {words}; give"):
+    with pytest.raises(CheckpointError, match=f"`resume`: D of a.pkl {words} `masks`"):
         setup.transfer("a.pkl", dict(D=ours), print)
