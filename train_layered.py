@@ -112,7 +112,7 @@ def main(ctx: click.Context, outdir: str, dry_run: bool, **opts: Any) -> None:
     python train_layered.py --outdir=runs --data=my-cars --cfg=paper --resolution=128
 
     \b
-    # The same on a CPU, with scenes as varied as the pictures; then with masks of your own, of invert.py segment, say.
+    # Without a GPU, with scenes as varied as the pictures; then with masks that you have, of invert.py segment, say.
     python train_layered.py --outdir=runs --data=my-cars --cfg=cpu
     python train_layered.py --outdir=runs --data=my-cars --cfg=cpu --masks=my-masks/masks
 
