@@ -83,6 +83,7 @@ def check_extra(options: tuple[str, ...]) -> None:
 
 @click.command(context_settings=dict(show_default=True, max_content_width=100))
 @click.option("--data", help="Training pictures", metavar="ZIP|DIR", required=True)
+@click.option("--masks", help="Their true masks, for scores alone", metavar="ZIP|DIR", required=True)
 @click.option("--judge", help="Judge of `eval.py judge`", metavar="PT", required=True)
 @click.option("--settings", help="Letters of the paper's Table 1", metavar="LETTERS", default="".join(SETTINGS))
 @click.option("--seeds", help="Training seeds 0 to N - 1", metavar="N", type=Whole(1), default=3)
@@ -96,8 +97,8 @@ def check_extra(options: tuple[str, ...]) -> None:
 @click.option("--jobs", help="Runs at a time, one thread each", metavar="INT", type=Whole(1),
               default=os.cpu_count())
 @click.option("--outdir", help="Where runs and results go", metavar="DIR", default="runs/ablation")
-def main(data: str, judge: str, settings: str, seeds: int, kimg: float, base: str, num: int, option: tuple[str, ...],
-         jobs: int, outdir: str) -> None:
+def main(data: str, masks: str, judge: str, settings: str, seeds: int, kimg: float, base: str, num: int,
+         option: tuple[str, ...], jobs: int, outdir: str) -> None:
     """Train the paper's seven settings with several seeds, score their masks, write its Table 1 and Figure 3.
 
     Interrupted, the same command goes on: finished runs are kept, an unfinished one is resumed. --settings, --seeds
@@ -106,22 +107,24 @@ def main(data: str, judge: str, settings: str, seeds: int, kimg: float, base: st
 
     \b
     Examples:
-    python -m benchmarks.ablation --data=data/plants-lit.zip --judge=data/judge-plants-lit.pt --kimg=20
-    python -m benchmarks.ablation --data=data/plants.zip --judge=data/judge-plants.pt --settings=ab \\
-        --outdir=runs/ablation-plants
+    python -m benchmarks.ablation --data=data/plants-lit.zip --masks=data/plants-lit-masks.zip \\
+        --judge=data/judge-plants-lit.pt --kimg=20
+    python -m benchmarks.ablation --data=data/plants.zip --masks=data/plants-masks.zip --judge=data/judge-plants.pt \\
+        --settings=ab --outdir=runs/ablation-plants
 
     \b
     # The paper's mask losses alone, networks with twice the channels.
-    python -m benchmarks.ablation --data=data/plants-lit.zip --judge=data/judge-plants-lit.pt --base=paper-losses \\
-        --option=--cbase=1024 --option=--cmax=64 --outdir=runs/ablation-paper
+    python -m benchmarks.ablation --data=data/plants-lit.zip --masks=data/plants-lit-masks.zip \\
+        --judge=data/judge-plants-lit.pt --base=paper-losses --option=--cbase=1024 --option=--cmax=64 \\
+        --outdir=runs/ablation-paper
     """
     letters = check_settings(settings)
     check_extra(option)
     out = Path(outdir)
-    runs = [JudgedRun(letter, seed, data, kimg, (*train_options(base, letter), *option), judge,
+    runs = [JudgedRun(letter, seed, data, kimg, (*train_options(base, letter), *option), judge, masks,
                       out / f"{letter}-seed{seed}", num) for seed in range(seeds) for letter in letters]
     results = sorted(judged_results(runs, jobs), key=lambda result: (result["setting"], result["train_seed"]))
-    record = dict(base=base, weights=BASES[base]._asdict(), data=data, judge=judge, kimg=kimg, num=num,
+    record = dict(base=base, weights=BASES[base]._asdict(), data=data, masks=masks, judge=judge, kimg=kimg, num=num,
                   options=list(option), **provenance("benchmarks.ablation"))
     with user_errors({TeacherError: "--judge", CheckpointError: "--outdir"}):
         record = write_table(results, record, out)

@@ -34,9 +34,9 @@ SETTINGS = {
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """Markdown: one row per setting, mean and deviation over seeds, then each seed."""
-    lines = ["| setting | seeds | mean IoU | each seed | mask coverage | judge's coverage | full-image mask |",
-             "|---|---|---|---|---|---|---|"]
+    """Markdown: one row per setting, mean and deviation over seeds, then each seed; outlines as shares of true ones."""
+    lines = ["| setting | seeds | mean IoU | each seed | coverage | variation | mask area | judge's area "
+             "| full-image mask |", "|---|---|---|---|---|---|---|---|---|"]
     for setting in dict.fromkeys(result["setting"] for result in results):
         rows = [result for result in results if result["setting"] == setting]
         ious = [row["mean_iou"] for row in rows]
@@ -45,6 +45,8 @@ def table(results: list[dict[str, Any]]) -> str:
         lines.append(
             f"| {setting} | {', '.join(str(row['train_seed']) for row in rows)} "
             f"| {np.mean(ious):.3f}{spread} | {', '.join(f'{value:.3f}' for value in ious)} "
+            f"| {np.mean([row['shapes']['coverage'] for row in rows]):.3f} "
+            f"| {np.mean([row['shapes']['variation'] for row in rows]):.2f} "
             f"| {np.mean([row['coverage'] for row in rows]):.2f} "
             f"| {np.mean([row['judge_coverage'] for row in rows]):.2f} "
             f"| {f'{np.mean(full):.3f}' if full else '-'} |")
@@ -53,6 +55,7 @@ def table(results: list[dict[str, Any]]) -> str:
 
 @click.command()
 @click.option("--data", help="Training pictures", metavar="ZIP", required=True)
+@click.option("--masks", help="Their true masks, for scores alone", metavar="ZIP", required=True)
 @click.option("--judge", help="Judge of `eval.py judge`", metavar="PT", required=True)
 @click.option("--settings", help="Which of: " + " ".join(SETTINGS), metavar="LIST", default="default",
               show_default=True)
@@ -63,19 +66,19 @@ def table(results: list[dict[str, Any]]) -> str:
 @click.option("--jobs", help="Runs at a time, one thread each", metavar="INT", type=Whole(1),
               default=os.cpu_count(), show_default=True)
 @click.option("--outdir", help="Where the runs go", metavar="DIR", default="runs/emergence", show_default=True)
-def main(data: str, judge: str, settings: str, seeds: int, kimg: float, jobs: int, outdir: str) -> None:
+def main(data: str, masks: str, judge: str, settings: str, seeds: int, kimg: float, jobs: int, outdir: str) -> None:
     """Train settings x seeds with --cfg=demo and score their masks; JSON on stdout, the table on stderr.
 
     \b
     Example:
-    python -m benchmarks.emergence --data=data/plants-lit.zip --judge=data/judge-plants-lit.pt \\
-        --settings=default,no-shift,no-jitter,no-shift-no-jitter --seeds=3
+    python -m benchmarks.emergence --data=data/plants-lit.zip --masks=data/plants-lit-masks.zip \\
+        --judge=data/judge-plants-lit.pt --settings=default,no-shift,no-jitter,no-shift-no-jitter --seeds=3
     """
     names = settings.split(",")
     unknown = [name for name in names if name not in SETTINGS]
     if unknown:
         raise click.UsageError(f"--settings must be among {', '.join(SETTINGS)}, got {unknown[0]}")
-    runs = [JudgedRun(name, seed, data, kimg, ("--mask-min=0.2", *SETTINGS[name]), judge,
+    runs = [JudgedRun(name, seed, data, kimg, ("--mask-min=0.2", *SETTINGS[name]), judge, masks,
                       Path(outdir) / Path(data).stem / f"{name}-kimg{kimg:g}-seed{seed}")
             for seed in range(seeds) for name in names]
     results = sorted(judged_results(runs, jobs),

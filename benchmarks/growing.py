@@ -14,8 +14,9 @@ from typing import Any
 import click
 import numpy as np
 
-from benchmarks.support.judged_runs import NUM_SCENES, SCENE_SEED, Shell, flat_scores
+from benchmarks.support.judged_runs import NUM_SCENES, SCENE_SEED, flat_scores
 from benchmarks.support.provenance import provenance
+from benchmarks.support.shell import Shell
 from layered_plugin.command_line import Number, Whole
 from layered_plugin.files import atomic_write, write_json
 from layered_plugin.model.snapshots import snapshot_path

@@ -11,8 +11,9 @@ from typing import Any
 
 import click
 
-from benchmarks.support.judged_runs import SCENE_SEED, Shell, flat_scores
+from benchmarks.support.judged_runs import SCENE_SEED, flat_scores
 from benchmarks.support.provenance import provenance
+from benchmarks.support.shell import Shell
 from benchmarks.time_to_masks import check_files, snapshots, train_once
 from layered_plugin.command_line import Number, Whole
 from layered_plugin.files import write_json

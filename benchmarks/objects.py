@@ -14,9 +14,10 @@ import click
 import numpy as np
 import torch
 
-from benchmarks.support.judged_runs import ASKED_FILE, Shell, check_same, dry_run, write_asked
+from benchmarks.support.judged_runs import ASKED_FILE, check_same, write_asked
 from benchmarks.support.object_scores import matched_iou, score_objects
 from benchmarks.support.provenance import provenance
+from benchmarks.support.shell import Shell, dry_run
 from layered_plugin.command_line import Whole, user_errors
 from layered_plugin.data.mask_files import read_pairs
 from layered_plugin.data.pictures import to_float

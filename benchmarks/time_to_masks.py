@@ -17,8 +17,9 @@ from typing import Any
 import click
 
 from benchmarks.emergence import DEMO
-from benchmarks.support.judged_runs import SCENE_SEED, Shell, flat_scores
+from benchmarks.support.judged_runs import SCENE_SEED, flat_scores
 from benchmarks.support.provenance import provenance
+from benchmarks.support.shell import Shell
 from layered_plugin.command_line import Number, Whole
 from layered_plugin.files import write_json
 from layered_plugin.model.snapshots import snapshot_path

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import click
 import torch
 
-from benchmarks.support.judged_runs import Shell
 from benchmarks.support.provenance import provenance
+from benchmarks.support.shell import Shell
 from layered_plugin.command_line import Number, Whole
 from layered_plugin.data.mask_files import MaskFiles
 from layered_plugin.data.pictures import PictureSource

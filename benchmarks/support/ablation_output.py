@@ -21,7 +21,7 @@ from layered_plugin.model.snapshots import load_snapshot
 
 SCENES = 12  # Columns of the figure.
 GAP_PX = 12  # Between settings.
-COLUMNS = ("mean_iou", "reference_iou", "detected")
+COLUMNS = ("mean_iou", "reference_iou", "detected", "coverage", "variation")
 
 
 class Paper(NamedTuple):
@@ -51,10 +51,10 @@ def table_rows(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         results: Of runs (`judged_runs`), at least one; those of a setting in the order of their seeds.
 
     Returns:
-        `setting`, `title`, `seeds`, `each` (mean IoU per seed, None where the judge saw no object), `mean_iou`,
-        `reference_iou` and `detected` as dicts of `mean` and `deviation`, `paper`, and `shown`, the seed with the
-        median mean IoU (the lower of two). The means of the IoUs leave out seeds in which nothing was detected; None
-        if that is all of them.
+        `setting`, `title`, `seeds`, `each` (mean IoU per seed, None where the judge saw no object); `mean_iou`,
+        `reference_iou`, `detected`, `coverage` and `variation` (of outlines, as shares of what true masks reach) as
+        dicts of `mean` and `deviation`; `paper`; and `shown`, the seed with the median mean IoU (the lower of two).
+        The means of the IoUs leave out seeds in which nothing was detected; None if that is all of them.
     """
     rows = []
     for setting in dict.fromkeys(result["setting"] for result in results):
@@ -65,27 +65,30 @@ def table_rows(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         ranked = sorted(own, key=lambda run: -1.0 if run["mean_iou_detected"] is None else run["mean_iou_detected"])
         rows.append(dict(setting=setting, title=PAPER[setting].title, seeds=[run["train_seed"] for run in own],
                          each=[run["mean_iou_detected"] for run in own], **means,
-                         **mean_and_deviation([dict(detected=run["detected"]) for run in own]),
+                         **mean_and_deviation([dict(detected=run["detected"], coverage=run["shapes"]["coverage"],
+                                                    variation=run["shapes"]["variation"]) for run in own]),
                          shown=ranked[(len(ranked) - 1) // 2]["train_seed"], paper=PAPER[setting]._asdict()))
     return rows
 
 
 def markdown(rows: Sequence[dict[str, Any]], record: dict[str, Any]) -> str:
     """The table for people, the base and the command beneath."""
-    lines = ["| setting | seeds | mean IoU | each seed | reference mean IoU "
+    lines = ["| setting | seeds | mean IoU | each seed | coverage | variation | reference mean IoU "
              f"| detected of {record['num']:,} | mean IoU in the paper |",
-             "|---|---|---|---|---|---|---|"]
+             "|---|---|---|---|---|---|---|---|---|"]
     for row in rows:
         several = len(row["seeds"]) > 1
         each = ", ".join("-" if value is None else f"{value:.3f}" for value in row["each"])
         cells = [f"({row['setting']}) {row['title']}", ", ".join(map(str, row["seeds"])),
-                 _spread(row["mean_iou"], 3, several), each, _spread(row["reference_iou"], 3, several),
+                 _spread(row["mean_iou"], 3, several), each, _spread(row["coverage"], 3, several),
+                 _spread(row["variation"], 2, several), _spread(row["reference_iou"], 3, several),
                  _spread(row["detected"], 0, several), f"{row['paper']['mean_iou']:.3f}"]
         lines.append(f"| {' | '.join(cells)} |")
     weights = record["weights"]
     return "\n".join([
         *lines, "",
-        f"Mean +- deviation over seeds. Data: {record['data']}, {record['kimg']:g} kimg a run. Base: {record['base']}, "
+        "Mean +- deviation over seeds; coverage and variation of outlines as shares of what true masks reach. "
+        f"Data: {record['data']}, {record['kimg']:g} kimg a run. Base: {record['base']}, "
         f"the border term has weight {weights['border']:g}, the mask size gamma_1 = {weights['size']:g} "
         f"((f): {5 * weights['size']:g}). The paper: LSUN Car at 64x64, Mask R-CNN in the judge's place.",
         "", "```bash", record["command"], "```", ""])
@@ -96,11 +99,11 @@ def csv_text(rows: Sequence[dict[str, Any]]) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["setting", "title", "seeds", *(f"{name}{part}" for name in COLUMNS for part in ("", "_deviation")),
-                     *(f"paper_{name}" for name in COLUMNS)])
+                     *(f"paper_{name}" for name in Paper._fields[1:])])
     for row in rows:
         numbers = [(row[name] or {}).get(part) for name in COLUMNS for part in ("mean", "deviation")]
         writer.writerow([row["setting"], row["title"], len(row["seeds"]), *numbers,
-                         *(row["paper"][name] for name in COLUMNS)])
+                         *(row["paper"][name] for name in Paper._fields[1:])])
     return file.getvalue()
 
 

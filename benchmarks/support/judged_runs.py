@@ -4,14 +4,10 @@ Each run is what a user could type: train_layered.py, then eval.py generated (th
 """
 
 import json
-import os
 import re
 import shlex
 import signal
-import subprocess
 import sys
-import tempfile
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -21,9 +17,11 @@ from typing import Any
 
 import click
 
+from benchmarks.support.shell import Shell, dry_run
 from layered_plugin.command_line import user_errors
-from layered_plugin.errors import TeacherError, UserError
+from layered_plugin.errors import MaskError, PictureError, TeacherError, UserError
 from layered_plugin.evaluation.judge import UNetTeacher
+from layered_plugin.evaluation.variety import Comparison
 from layered_plugin.files import write_json
 from layered_plugin.report.reading import read_gan_run
 from layered_plugin.runs import begun_runs, or_go_on
@@ -45,6 +43,7 @@ class JudgedRun:
     kimg: float
     options: tuple[str, ...]  # Further ones of train_layered.py.
     judge: str
+    masks: str  # True ones of the data, with which the outlines are compared.
     folder: Path  # Of this run alone.
     num: int = NUM_SCENES
 
@@ -61,64 +60,7 @@ class JudgedRun:
     @property
     def asked(self) -> list[str]:
         """What the result depends on."""
-        return [*self.train_args[2:], f"--judge={self.judge}", f"--num={self.num}"]
-
-
-class Shell:
-    """Runs commands of the project; all of them can be asked to save and end.
-
-    Ctrl-C does not reach the commands by itself, but through ``stop``.
-
-    Args:
-        threads: Of each command.
-    """
-
-    def __init__(self, threads: int = 1) -> None:
-        self.threads = threads
-        self._running: set[subprocess.Popen[str]] = set()
-        self._stopped = False
-        self._lock = threading.Lock()
-
-    def call(self, args: Sequence[str], log: Path, on_line: Callable[[str], None] = lambda line: None) -> str:
-        """Run one command to its end.
-
-        Args:
-            args: Script and arguments.
-            log: Gets its standard error.
-            on_line: Called with each line of its standard output.
-
-        Returns:
-            The last line of its standard output.
-
-        Raises:
-            click.ClickException: It failed; the text has the last line of the log.
-        """
-        last = ""
-        with log.open("a") as errors:
-            with self._lock:
-                if self._stopped:
-                    raise click.ClickException("stopped")
-                process = subprocess.Popen(
-                    [sys.executable, *args], env=dict(os.environ, OMP_NUM_THREADS=str(self.threads)),
-                    stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True)
-                self._running.add(process)
-            with process:
-                for line in process.stdout or ():
-                    last = line.strip() or last
-                    on_line(last)
-        with self._lock:
-            self._running.remove(process)
-        if process.returncode != 0:
-            reason = log.read_text().strip().splitlines()[-1:] or [f"exit code {process.returncode}"]
-            raise click.ClickException(f"{shlex.join(['python', *args])} failed: {reason[0]}")
-        return last
-
-    def stop(self) -> None:
-        """Ask all commands to end, and let no other begin; trainings save first."""
-        with self._lock:
-            self._stopped = True
-            for process in self._running:
-                process.terminate()
+        return [*self.train_args[2:], f"--judge={self.judge}", f"--masks={self.masks}", f"--num={self.num}"]
 
 
 def train_and_score(run: JudgedRun, shell: Shell) -> dict[str, Any]:
@@ -132,7 +74,7 @@ def train_and_score(run: JudgedRun, shell: Shell) -> dict[str, Any]:
     shell.call(or_go_on(run.train_args), run.folder / "train.log", _say_tenths(run))
     run_dir = begun_runs(run.folder)[-1]
     score = ["eval.py", "generated", f"--network={run_dir}", "--teacher=unet", f"--weights={run.judge}",
-             f"--num={run.num}", f"--seed={SCENE_SEED}"]
+             f"--num={run.num}", f"--seed={SCENE_SEED}", f"--real={run.data}", f"--real-masks={run.masks}"]
     scores = flat_scores(json.loads(shell.call(score, run.folder / "score.log")))
     result = dict(scores, setting=run.setting, data=Path(run.data).name, train_seed=run.seed, kimg=run.kimg,
                   train_minutes=read_gan_run(run_dir).seconds / 60,
@@ -145,13 +87,14 @@ def flat_scores(record: dict[str, Any]) -> dict[str, Any]:
     """The entries of a record of `eval.py generated` that the tables need.
 
     `mean_iou` is over all scenes; `mean_iou_detected` and `reference_iou` are over those in which the judge sees an
-    object, None if there are none.
+    object, None if there are none. `shapes`, where outlines were compared: as shares of what true masks reach.
     """
+    shapes = dict(shapes=record["variety"]["shapes"]["share"]) if "variety" in record else {}
     kept = {key: record[key] for key in ("num", "coverage", "network", "seed", "base", "command")}
     seen = record["detected"] or dict(iou=None, full_mask_iou=None)
     return dict(mean_iou=record["all"]["iou"], mean_iou_detected=seen["iou"], reference_iou=seen["full_mask_iou"],
                 detected=record["num_detected"], judge_coverage=record["teacher_coverage"],
-                judge=record["teacher"]["weights"], **kept)
+                judge=record["teacher"]["weights"], **shapes, **kept)
 
 
 def judged_results(runs: Sequence[JudgedRun], jobs: int) -> list[dict[str, Any]]:
@@ -187,7 +130,9 @@ def _make(todo: Sequence[JudgedRun], total: int, jobs: int) -> None:
                 left = (time.monotonic() - start) / done * len(pending) / 60
                 ahead = f"{total - len(pending)} of {total} runs, about {left:.0f} min to go"
                 if error is None:
-                    _say(f"{run.name}: mean IoU of all scenes {future.result()['mean_iou']:.3f}; {ahead}")
+                    scores = future.result()
+                    _say(f"{run.name}: mean IoU of all scenes {scores['mean_iou']:.3f}, coverage "
+                         f"{scores['shapes']['coverage']:.3f}; {ahead}")
                 elif isinstance(error, click.ClickException | UserError):
                     failures.append(f"{run.name}: {error}")
                     _say(f"{run.name}: FAILED; {ahead}")
@@ -207,21 +152,12 @@ def _make(todo: Sequence[JudgedRun], total: int, jobs: int) -> None:
 
 def _check_usable(runs: Sequence[JudgedRun], run: JudgedRun) -> None:
     """Fail at once, not run by run, over what all runs share; options of which a run has begun are known to be good."""
-    with user_errors({TeacherError: "--judge"}):
+    with user_errors({TeacherError: "--judge", MaskError: "--masks", PictureError: "--data"}):
         UNetTeacher(run.judge, size_px=32)
+        Comparison(run.data, run.masks)
     if any((other.folder / ASKED_FILE).is_file() for other in runs):
         return
     dry_run(run.train_args)
-
-
-def dry_run(train_args: Sequence[str]) -> None:
-    """Have a training's options checked.
-
-    Raises:
-        click.ClickException: They are refused; the text says why.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        Shell().call([*train_args, "--dry-run"], Path(folder) / "train.log")
 
 
 def write_asked(folder: Path, asked: Sequence[str]) -> None:

@@ -14,12 +14,13 @@ from tiny_models import make_gan_run
 
 import train_layered
 from benchmarks import ablation
-from benchmarks.support import judged_runs
+from benchmarks.support import shell
 from benchmarks.support.ablation_output import GAP_PX, PAPER, SCENES, csv_text, draw_figure, markdown, table_rows
 from layered_plugin.evaluation.judge import save_judge
 from layered_plugin.grids import GAP_PX as ROW_GAP_PX
 from layered_plugin.grids import NAMES_PX
 from layered_plugin.model.unet import make_unet
+from layered_plugin.synthetic.shapes import write_shapes
 
 RECORD = dict(num=2000, data="d.zip", kimg=20.0, base="paper-losses", weights=dict(border=0, size=2),
               command="python x")
@@ -38,9 +39,17 @@ def judge(tmp_path_factory):
     return path
 
 
-def result(setting, seed, iou, reference=0.25, detected=1990, network="n.pkl"):
+@pytest.fixture(scope="module")
+def masks(data):
+    """True masks of the pictures of `data`."""
+    path = data.with_name("masks.zip")
+    write_shapes(dict(mask=str(path)), 24, 18, 0)
+    return path
+
+
+def result(setting, seed, iou, reference=0.25, detected=1990, network="n.pkl", coverage=0.7):
     return dict(setting=setting, train_seed=seed, mean_iou_detected=iou, reference_iou=reference, detected=detected,
-                network=str(network))
+                network=str(network), shapes=dict(coverage=coverage, variation=0.2))
 
 
 @pytest.mark.parametrize("base, border, center, size", [("demo", 1, 10, 10), ("paper-losses", 0, 0, 2)])
@@ -61,17 +70,18 @@ def test_settings_are_the_papers(data, base, border, center, size, setting, chan
 
 
 def test_table_has_mean_and_deviation_over_seeds():
-    rows = table_rows([result("a", 0, 0.5, 0.2, 1000), result("a", 1, 0.8, 0.4, 2000), result("a", 2, 0.2, 0.3, 1500),
-                       result("b", 0, 0.1, 0.3, 1999)])
+    rows = table_rows([result("a", 0, 0.5, 0.2, 1000), result("a", 1, 0.8, 0.4, 2000, coverage=0.9),
+                       result("a", 2, 0.2, 0.3, 1500), result("b", 0, 0.1, 0.3, 1999)])
     assert [row["setting"] for row in rows] == ["a", "b"] and rows[0]["seeds"] == [0, 1, 2]
     assert rows[0]["mean_iou"] == pytest.approx(dict(mean=0.5, deviation=0.06**0.5))
     assert rows[0]["reference_iou"] == pytest.approx(dict(mean=0.3, deviation=(0.02 / 3) ** 0.5))
     assert rows[0]["detected"] == pytest.approx(dict(mean=1500, deviation=(500000 / 3) ** 0.5))
+    assert rows[0]["coverage"] == pytest.approx(dict(mean=2.3 / 3, deviation=0.02**0.5 * 2 / 3))
     assert rows[0]["shown"] == 0 and rows[0]["paper"]["mean_iou"] == 0.685
     text = markdown(rows, RECORD)
-    assert ("| (a) defaults | 0, 1, 2 | 0.500 +- 0.245 | 0.500, 0.800, 0.200 | 0.300 +- 0.082 | 1500 +- 408 | 0.685 |"
-            in text)
-    assert "| (b) no shift | 0 | 0.100 | 0.100 | 0.300 | 1999 | 0.039 |" in text
+    assert ("| (a) defaults | 0, 1, 2 | 0.500 +- 0.245 | 0.500, 0.800, 0.200 | 0.767 +- 0.094 | 0.20 +- 0.00 "
+            "| 0.300 +- 0.082 | 1500 +- 408 | 0.685 |" in text)
+    assert "| (b) no shift | 0 | 0.100 | 0.100 | 0.700 | 0.20 | 0.300 | 1999 | 0.039 |" in text
     assert "gamma_1 = 2 ((f): 10)" in text and "python x" in text and "of 2,000" in text
 
 
@@ -80,7 +90,7 @@ def test_seeds_without_detections_have_no_iou():
     assert rows[0]["mean_iou"] == dict(mean=0.6, deviation=0) and rows[0]["detected"]["mean"] == 50
     assert rows[1]["mean_iou"] is None and rows[1]["shown"] == 0
     assert "| (c) 25 % shift | 0, 1 | 0.600 +- 0.000 | -, 0.600 |" in markdown(rows, RECORD)
-    assert "| (e) no random crops | 0 | - | - | - | 0 | 0.264 |" in markdown(rows, RECORD)
+    assert "| (e) no random crops | 0 | - | - | 0.700 | 0.20 | - | 0 | 0.264 |" in markdown(rows, RECORD)
     first, last = csv.DictReader(csv_text(rows).splitlines())
     assert first["mean_iou"] == "0.6" and first["seeds"] == "2" and first["paper_detected"] == "6493"
     assert last["mean_iou"] == last["reference_iou_deviation"] == "" and last["detected"] == "0.0"
@@ -120,15 +130,15 @@ def test_help_explains_every_option():
     ("--option=--shift=0.1", "--shift is set by the study"), ("--option=cbase", "must look like --NAME=VALUE"),
     ("--base=none", "'--base'"), ("--seeds=0", "'--seeds'")])
 def test_wrong_options_are_named(option, text):
-    outcome = CliRunner().invoke(ablation.main, ["--data=d.zip", "--judge=j.pt", option])
+    outcome = CliRunner().invoke(ablation.main, ["--data=d.zip", "--masks=m.zip", "--judge=j.pt", option])
     assert outcome.exit_code == 2 and text in " ".join(outcome.output.split())
 
 
-def test_interrupted_the_same_command_goes_on(tmp_path, data, judge, monkeypatch):
-    monkeypatch.setattr(judged_runs, "subprocess", COPIES)
+def test_interrupted_the_same_command_goes_on(tmp_path, data, masks, judge, monkeypatch):
+    monkeypatch.setattr(shell, "subprocess", COPIES)
     out = tmp_path / "study"
-    args = [f"--data={data}", f"--judge={judge}", "--settings=a", "--seeds=1", "--kimg=0.2", "--num=16", "--jobs=1",
-            f"--outdir={out}", *(f"--option={option}" for option in TINY)]
+    args = [f"--data={data}", f"--masks={masks}", f"--judge={judge}", "--settings=a", "--seeds=1", "--kimg=0.2",
+            "--num=16", "--jobs=1", f"--outdir={out}", *(f"--option={option}" for option in TINY)]
     code, _output, said = call_and_stop(signal.SIGTERM, out / "a-seed0/*/training-state-*.pt", "-m",
                                         "benchmarks.ablation", *args)
     assert code == 128 + signal.SIGTERM and "the same command goes on" in said

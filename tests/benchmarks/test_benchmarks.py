@@ -12,7 +12,7 @@ from shell import COPIES
 
 import benchmarks
 from benchmarks import emergence, objects, segmentation, segmenting_speed, variety
-from benchmarks.support import judged_runs
+from benchmarks.support import shell
 from layered_plugin.command_line import Number, Whole
 from layered_plugin.dataset_tool import shapes as shapes_command
 
@@ -47,16 +47,18 @@ def test_finished_runs_are_not_repeated_and_the_table_has_mean_and_deviation(tmp
         folder.mkdir(parents=True)
         (folder / "result.json").write_text(json.dumps(dict(
             setting="no-shift", train_seed=seed, mean_iou=value, coverage=0.2, judge_coverage=0.3,
-            reference_iou=0.25)))
-    result = CliRunner().invoke(emergence.main, ["--data=lit.zip", "--judge=x.pt", "--settings=no-shift", "--seeds=2",
-                                                 "--kimg=20", f"--outdir={tmp_path}"])
+            reference_iou=0.25, shapes=dict(coverage=value + 0.1, variation=0.2))))
+    result = CliRunner().invoke(emergence.main, ["--data=lit.zip", "--masks=m.zip", "--judge=x.pt",
+                                                 "--settings=no-shift", "--seeds=2", "--kimg=20",
+                                                 f"--outdir={tmp_path}"])
     assert result.exit_code == 0, result.output
-    assert "| no-shift | 0, 1 | 0.600 +- 0.100 | 0.500, 0.700 | 0.20 | 0.30 | 0.250 |" in result.stderr
+    assert "| no-shift | 0, 1 | 0.600 +- 0.100 | 0.500, 0.700 | 0.700 | 0.20 | 0.20 | 0.30 | 0.250 |" in result.stderr
     assert [row["mean_iou"] for row in json.loads(result.stdout)["results"]] == [0.5, 0.7]
 
 
 def test_unknown_setting_is_named():
-    result = CliRunner().invoke(emergence.main, ["--data=a.zip", "--judge=b.pt", "--settings=shiftless"])
+    result = CliRunner().invoke(emergence.main, ["--data=a.zip", "--masks=m.zip", "--judge=b.pt",
+                                                 "--settings=shiftless"])
     assert result.exit_code == 2 and "got shiftless" in result.output
 
 
@@ -89,7 +91,7 @@ def test_segmentation_trains_each_network_once_and_scores_all_together(tmp_path,
 
 
 def test_objects_trains_a_judge_and_generators_and_keeps_what_is_finished(tmp_path, monkeypatch):
-    monkeypatch.setattr(judged_runs, "subprocess", COPIES)
+    monkeypatch.setattr(shell, "subprocess", COPIES)
     for name, seed in (("train", 0), ("test", 1)):
         shapes_command([f"--dest={tmp_path}/{name}.zip", f"--labels={tmp_path}/{name}-labels.zip", "--objects=2",
                         "--num=8", "--size=18", f"--seed={seed}"], standalone_mode=False)
@@ -118,7 +120,7 @@ def test_objects_trains_a_judge_and_generators_and_keeps_what_is_finished(tmp_pa
 
 
 def test_a_wrong_option_of_objects_is_told_before_anything_is_made(tmp_path, monkeypatch):
-    monkeypatch.setattr(judged_runs, "subprocess", COPIES)
+    monkeypatch.setattr(shell, "subprocess", COPIES)
     shapes_command([f"--dest={tmp_path}/a.zip", f"--labels={tmp_path}/l.zip", "--objects=2", "--num=2", "--size=18"],
                    standalone_mode=False)
     pair = [f"--{test}{kind}={tmp_path}/{name}.zip" for test in ("", "test-")

@@ -6,14 +6,18 @@ from pathlib import Path
 import click
 import pytest
 
-from benchmarks.support import judged_runs
-from benchmarks.support.judged_runs import JudgedRun, Shell, flat_scores, judged_results
+from benchmarks.support import judged_runs, shell
+from benchmarks.support.judged_runs import JudgedRun, flat_scores, judged_results
+from benchmarks.support.shell import Shell
 from layered_plugin.evaluation.judge import save_judge
 from layered_plugin.model.unet import make_unet
+from layered_plugin.synthetic.shapes import write_shapes
 
 RECORD = dict(protocol="generated", num=10, num_detected=8, coverage=0.3, teacher_coverage=0.2, all=dict(iou=0.8),
               detected=dict(iou=0.9, full_mask_iou=0.25), teacher=dict(weights="j.pt"), network="n.pkl", seed=1,
               base="bundled", command="c")
+SHARE = dict(coverage=0.7, variation=0.2)
+VARIETY = dict(variety=dict(shapes=dict(share=SHARE)))
 
 
 class FakeShell(Shell):
@@ -30,7 +34,7 @@ class FakeShell(Shell):
             raise click.ClickException("out of luck")
         values = dict(arg[2:].split("=", 1) for arg in args if "=" in arg)
         if args[0] == "eval.py":
-            return json.dumps(dict(RECORD, network=values["network"]))
+            return json.dumps(dict(RECORD, **VARIETY, network=values["network"]))
         if "--dry-run" not in args:
             folder = Path(values.get("resume", f"{values['outdir']}/00000-plants"))
             make_begun(folder)
@@ -52,16 +56,19 @@ def make_begun(folder):
 
 @pytest.fixture
 def commands(monkeypatch):
-    monkeypatch.setattr(judged_runs, "Shell", FakeShell)
+    for module in (judged_runs, shell):
+        monkeypatch.setattr(module, "Shell", FakeShell)
     FakeShell.commands, FakeShell.broken, FakeShell.refused = [], "", ""
     return FakeShell.commands
 
 
 def make_run(tmp_path, seed=0, kimg=2.0):
-    judge = tmp_path / "judge.pt"
+    judge, data, masks = (tmp_path / name for name in ("judge.pt", "plants.zip", "masks.zip"))
     if not judge.exists():
         save_judge(make_unet((4, 4, 4)), judge)
-    return JudgedRun("b", seed, "plants.zip", kimg, ("--shift=0",), str(judge), tmp_path / f"b-seed{seed}", num=10)
+        write_shapes(dict(picture=str(data), mask=str(masks)), 4, 18, 0)
+    return JudgedRun("b", seed, str(data), kimg, ("--shift=0",), str(judge), str(masks), tmp_path / f"b-seed{seed}",
+                     num=10)
 
 
 def trainings(commands):
@@ -71,16 +78,17 @@ def trainings(commands):
 def test_a_new_run_is_trained_scored_and_kept(tmp_path, commands, capsys):
     run = make_run(tmp_path)
     [result] = judged_results([run], jobs=1)
-    assert trainings(commands) == [["train_layered.py", f"--outdir={run.folder}", "--data=plants.zip", "--cfg=demo",
-                                    "--kimg=2", "--seed=0", "--shift=0"]]
+    assert trainings(commands) == [["train_layered.py", f"--outdir={run.folder}", f"--data={run.data}",
+                                    "--cfg=demo", "--kimg=2", "--seed=0", "--shift=0"]]
     assert commands[0][-1] == "--dry-run" and commands[-1] == [
         "eval.py", "generated", f"--network={run.folder}/00000-plants", "--teacher=unet", f"--weights={run.judge}",
-        "--num=10", "--seed=1"]
+        "--num=10", "--seed=1", f"--real={run.data}", f"--real-masks={run.masks}"]
     assert result["mean_iou"] == 0.8 and result["train_minutes"] == 1.5 and result["setting"] == "b"
+    assert result["shapes"] == SHARE
     assert result["train_command"].startswith("python train_layered.py --outdir=")
     said = capsys.readouterr().err
     assert "b seed 0: 1.0 of 2 kimg, mask 0.12, 1m 02s to go" in said and "kimg 1.1" not in said
-    assert "b seed 0: mean IoU of all scenes 0.800; 1 of 1 runs, about 0 min to go" in said
+    assert "b seed 0: mean IoU of all scenes 0.800, coverage 0.700; 1 of 1 runs, about 0 min to go" in said
 
 
 def test_finished_runs_are_skipped_and_a_begun_one_is_resumed(tmp_path, commands):
@@ -125,6 +133,15 @@ def test_a_judge_that_cannot_be_read_is_told_before_any_training(tmp_path, comma
     assert commands == []
 
 
+@pytest.mark.parametrize("option, name", [("--masks", "masks.zip"), ("--data", "plants.zip")])
+def test_files_that_cannot_be_read_are_told_before_any_training(tmp_path, commands, option, name):
+    run = make_run(tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(click.ClickException, match=f"^{option}: .*{name}"):
+        judged_results([run], jobs=1)
+    assert commands == []
+
+
 def test_a_wrong_option_is_told_once_and_leaves_no_folder(tmp_path, commands):
     FakeShell.refused = "Error: no such option"
     with pytest.raises(click.ClickException, match="Error: no such option"):
@@ -150,5 +167,6 @@ def test_scores_are_taken_from_the_record_of_eval():
     assert flat_scores(RECORD) == dict(
         mean_iou=0.8, mean_iou_detected=0.9, detected=8, num=10, reference_iou=0.25, coverage=0.3, judge_coverage=0.2,
         judge="j.pt", network="n.pkl", seed=1, base="bundled", command="c")
+    assert flat_scores(dict(RECORD, **VARIETY))["shapes"] == SHARE
     nothing_seen = flat_scores(dict(RECORD, num_detected=0, detected=None))
     assert nothing_seen["reference_iou"] is None and nothing_seen["mean_iou"] == 0.8
