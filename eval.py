@@ -27,7 +27,7 @@ def main() -> None:
 @click.option("--trunc", help="Truncation psi", type=Number(-10, 10), default=1.0)
 @click.option("--teacher", "teacher_kind", help="What sees the object", type=click.Choice(TEACHERS), default="maskrcnn")
 @teacher_options
-@click.option("--detector-size", help="Of what the teacher sees  [default: 128, U-Net: own]",
+@click.option("--detector-size", help="Of what the teacher sees  [default: 128; U-Net: its own]",
               type=Whole(8, 4096), metavar="PX")
 @click.option("--fid", help="Real pictures for FID and KID", metavar="ZIP|DIR")
 @click.option("--fid-weights", help="Inception weights for --fid", metavar="FILE")
@@ -98,7 +98,7 @@ def generated(**opts: Any) -> None:
 @mask_values_option
 @click.option("--teacher", "teacher_kind", help="What sees the object, if not --masks", type=click.Choice(TEACHERS))
 @teacher_options
-@click.option("--detector-size", help="Of what a U-Net sees  [default: the model's]", type=Whole(8, 4096), metavar="PX")
+@click.option("--detector-size", help="Of what a U-Net sees  [default: its own]", type=Whole(8, 4096), metavar="PX")
 @click.option("--num", help="Only the first pictures  [default: all]", type=Whole(min=1))
 @click.option("--eval-size", help="Score at the picture's or network's size", type=click.Choice(["gt", "net"]),
               default="gt")

@@ -68,13 +68,13 @@ def newest(points: list[dict[str, Any]], minutes: float) -> dict[str, Any] | Non
     return next((point for point in reversed(points) if point["cpu_minutes"] <= minutes), None)
 
 
-def score(shell: Shell, point: dict[str, Any], judge: str, size_px: int, num: int) -> dict[str, Any]:
-    """Add the judge's scores to a snapshot, at full resolution whatever its own; kept beside it."""
+def score(shell: Shell, point: dict[str, Any], judge: str, num: int) -> dict[str, Any]:
+    """Add the judge's scores to a snapshot, at the judge's resolution whatever its own; kept beside it."""
     network = Path(point["network"])
     file = network.with_suffix(".scores.json")
     if not file.is_file():
         command = ["eval.py", "generated", f"--network={network}", "--teacher=unet", f"--weights={judge}",
-                   f"--num={num}", f"--seed={SCENE_SEED}", f"--detector-size={size_px}"]
+                   f"--num={num}", f"--seed={SCENE_SEED}"]
         scores = flat_scores(json.loads(shell.call(command, network.with_suffix(".log"))))
         write_json(file, scores)
     return dict(json.loads(file.read_text()), **point)
@@ -132,7 +132,7 @@ def main(data: str, judge: str, schedule: str, kimg: float, seeds: int, marks: i
     Example:
     python -m benchmarks.growing --data=data/plants.zip --judge=data/judge-plants.pt --seeds=3
     """
-    size_px = _resolution(schedule)
+    _resolution(schedule)  # What is wrong with it is told before the work.
     shell = Shell()
     tasks = [(way, seed) for seed in range(seeds) for way in WAYS]
     with ThreadPoolExecutor(jobs) as pool:
@@ -141,7 +141,7 @@ def main(data: str, judge: str, schedule: str, kimg: float, seeds: int, marks: i
         end = min(points[-1]["cpu_minutes"] for points in curves)
         wanted = [(way, seed, mark, point) for mark in np.linspace(end / marks, end, marks).tolist()
                   for (way, seed), points in zip(tasks, curves, strict=True) if (point := newest(points, mark))]
-        results = list(pool.map(lambda one: dict(score(shell, one[3], judge, size_px, num), way=one[0],
+        results = list(pool.map(lambda one: dict(score(shell, one[3], judge, num), way=one[0],
                                                  train_seed=one[1], minutes=one[2]), wanted))
     record = dict(results=results, runs=[json.loads((run.parent / "finished.json").read_text()) for run in runs],
                   total_cpu_minutes=[points[-1]["cpu_minutes"] for points in curves],

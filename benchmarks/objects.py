@@ -60,8 +60,8 @@ def prepare_judge(data: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, n
     """Train a judge and score it on real pictures, or take the finished one from the folder."""
     weights, record_file = folder / f"judge-{steps}.pt", folder / f"judge-{steps}.json"
     if not record_file.is_file():
-        save_judge(train_judge(*data, steps=steps), weights)
-    judge = load_judge(weights)
+        save_judge(train_judge(*data, steps=steps), weights, crop_side(data[0].shape[-1]))
+    judge = load_judge(weights).unet
     if record_file.is_file():
         return judge, json.loads(record_file.read_text())
     side = crop_side(test[0].shape[-1])

@@ -154,7 +154,7 @@ def _scenes(label: str, network: str, judge: str) -> dict[str, torch.Tensor]:
     layers = draw_layers(G, seed_codes(G, range(SCENES)))
     img = composite(layers)
     pictures = list(to_uint8(img).permute(0, 2, 3, 1).cpu().numpy())
-    found = UNetTeacher(judge, G.img_resolution)(pictures, [f"seed{seed:04d}" for seed in range(SCENES)])
+    found = UNetTeacher(judge)(pictures, [f"seed{seed:04d}" for seed in range(SCENES)])
     judged = [torch.zeros(img.shape[2:]) if mask is None else torch.from_numpy(mask).float() for mask in found]
     return {f"{label} picture": img, "mask": layers.mask * 2 - 1, "judge's mask": torch.stack(judged)[:, None] * 2 - 1}
 

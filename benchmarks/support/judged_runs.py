@@ -153,7 +153,7 @@ def _make(todo: Sequence[JudgedRun], total: int, jobs: int) -> None:
 def _check_usable(runs: Sequence[JudgedRun], run: JudgedRun) -> None:
     """Fail at once, not run by run, over what all runs share; options of which a run has begun are known to be good."""
     with user_errors({TeacherError: "--judge", MaskError: "--masks", PictureError: "--data"}):
-        UNetTeacher(run.judge, size_px=32)
+        UNetTeacher(run.judge)
         Comparison(run.data, run.masks)
     if any((other.folder / ASKED_FILE).is_file() for other in runs):
         return

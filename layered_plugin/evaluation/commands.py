@@ -19,7 +19,7 @@ from layered_plugin.data.pictures import PictureSource
 from layered_plugin.device import choose_device
 from layered_plugin.errors import ModelError
 from layered_plugin.evaluation import output, scoring
-from layered_plugin.evaluation.judge import check_pairs, save_judge, score_judge, train_judge
+from layered_plugin.evaluation.judge import UNetTeacher, check_pairs, crop_side, save_judge, score_judge, train_judge
 from layered_plugin.evaluation.metrics import mean_and_deviation
 from layered_plugin.evaluation.options import (
     check_teacher_options,
@@ -56,11 +56,8 @@ def run_generated(*, networks: Sequence[str], snapshot: str, num: int, seed: int
         raise click.UsageError("--real-masks and --real-model are two sources of the same masks; give one")
     with user_errors(data="--fid"):
         snapshots = [load_snapshot(network, device, snapshot) for network in networks]
-        sizes = sorted({nets["G_ema"].img_resolution for nets in snapshots})
-        if detector_size is None and teacher_kind == "unet" and len(sizes) > 1:
-            raise click.UsageError(f"--teacher=unet needs networks of one resolution, got {sizes}; or --detector-size")
-        size_px = detector_size or (sizes[0] if teacher_kind == "unet" else SCENE_SIZE_PX)
-        teacher, description = make_teacher(teacher_kind, size_px=size_px, device=device, **teacher_options)
+        teacher, description = make_teacher(teacher_kind, size_px=detector_size, device=device, **teacher_options)
+        size_px = detector_size or (teacher.size_px if isinstance(teacher, UNetTeacher) else SCENE_SIZE_PX)
         folders = [record_folder(nets["path"], "--network") for nets in snapshots]
         fidelity = Fidelity(fid_weights, device=device) if fid is not None else None
     comparison = None
@@ -155,7 +152,7 @@ def run_real(*, models: Sequence[str], data: str, masks: str | None, mask_values
                 click.echo(f"WARNING: {line}", err=True)
             names = [name for name in names if name in teacher]
         else:
-            teacher, description = make_teacher(str(teacher_kind), size_px=detector_size or size_px, device=device,
+            teacher, description = make_teacher(str(teacher_kind), size_px=detector_size, device=device,
                                                 **teacher_options)
         _check_pictures(segmenters, source, names[:num])
         chosen_baselines = choose_baselines(baselines)
@@ -198,7 +195,7 @@ def run_judge(*, data: str, masks: str, test_data: str, test_masks: str, mask_va
     judge = train_judge(pictures, truth, steps=steps, batch=batch, seed=seed, device=device)
     seconds = time.monotonic() - start
     with writing("--dest", Path(dest).parent):
-        save_judge(judge, dest)
+        save_judge(judge, dest, crop_side(pictures.shape[-1]))
     scores = {name: round(value, 4) if isinstance(value, float) else value
               for name, value in score_judge(judge, test_pictures, test_truth).items()}
     click.echo(json.dumps(dict(judge=dest, data=data, test_data=test_data, test_num=len(test_pictures), steps=steps,

@@ -4,7 +4,7 @@ import math
 import os
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import PIL.Image
@@ -20,6 +20,18 @@ from layered_plugin.progress import progress
 from layered_plugin.segmentation.augment import disturb
 from layered_plugin.segmentation.fitting import Fitting
 from layered_plugin.tensor_files import save_state
+
+
+class SavedJudge(NamedTuple):
+    """A judge as a file has it.
+
+    Fields:
+        unet: In evaluation mode.
+        size_px: Side of the pictures that it was trained on; None in files that were written before they said it.
+    """
+
+    unet: AnyUNet
+    size_px: int | None
 
 
 def train_judge(pictures: np.ndarray, masks: np.ndarray, *, steps: int = 1200, batch: int = 32, seed: int = 0,
@@ -148,21 +160,22 @@ def score_judge(judge: AnyUNet, pictures: np.ndarray, masks: np.ndarray) -> dict
     return dict(size_px=side, mean_iou=scores["iou"], **{name: scores[name] for name in names})
 
 
-def save_judge(judge: AnyUNet, dest: str | os.PathLike[str]) -> None:
-    """Write a judge's weights, whole or not at all; the folder is made if missing."""
+def save_judge(judge: AnyUNet, dest: str | os.PathLike[str], size_px: int) -> None:
+    """Write a judge's weights and the side of its pictures, whole or not at all; the folder is made if missing."""
     dest = Path(dest)
     dest.parent.mkdir(parents=True, exist_ok=True)
-    save_state(dest, {"channels": list(judge.channels), "weights": judge.state_dict()})
+    save_state(dest, {"channels": list(judge.channels), "size_px": size_px, "weights": judge.state_dict()})
 
 
-def load_judge(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> AnyUNet:
-    """The judge of a file of `save_judge`, in evaluation mode; runs no code. ValueError names another file."""
+def load_judge(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> SavedJudge:
+    """The judge of a file of `save_judge`; runs no code. ValueError names another file."""
     saved = torch.load(path, map_location=device, weights_only=True)
-    if not isinstance(saved, dict) or set(saved) != {"channels", "weights"} or "out.bias" not in saved["weights"]:
+    fields = set(saved) - {"size_px"} if isinstance(saved, dict) else set()
+    if fields != {"channels", "weights"} or "out.bias" not in saved["weights"]:
         raise ValueError(f"{path}: holds no judge")
     judge = make_unet(tuple(saved["channels"]), num_objects=len(saved["weights"]["out.bias"]))
     judge.load_state_dict(saved["weights"])
-    return judge.to(device).eval()
+    return SavedJudge(judge.to(device).eval(), saved.get("size_px"))
 
 
 class UNetTeacher:
@@ -171,29 +184,34 @@ class UNetTeacher:
     Args:
         path: File of ``save_judge``.
         size_px: Side of the square that it is shown, a multiple of 4; larger or smaller pictures are resized to it
-            and their masks back. Best is the scale that it was trained at.
+            and their masks back. None = that of the pictures that it was trained on: it knows no other scale.
         device: Where it runs.
 
     Raises:
-        TeacherError: The file is missing, damaged, or no judge.
+        TeacherError: The file is missing, damaged, no judge, or of no known size where none is given.
         ValueError: The side is no positive multiple of 4.
     """
 
-    def __init__(self, path: str | os.PathLike[str], size_px: int, device: torch.device | str = "cpu") -> None:
-        if size_px < 4 or size_px % 4:
+    def __init__(self, path: str | os.PathLike[str], size_px: int | None = None,
+                 device: torch.device | str = "cpu") -> None:
+        if size_px is not None and (size_px < 4 or size_px % 4):
             raise ValueError(f"Expected argument `size_px` to be a positive multiple of 4, but got {size_px}")
         try:
-            self._judge = load_judge(path, device)
+            self._judge, own_size = load_judge(path, device)
         except FileNotFoundError as err:
             raise TeacherError(f"{path}: no such file") from err
         except (OSError, EOFError, RuntimeError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as err:
             reason = one_line(err, 200).removeprefix(f"{path}: ")
             raise TeacherError(f"{path}: no judge of eval.py judge: {reason}") from err
-        self._size = (size_px, size_px)
+        size_px = size_px or own_size
+        if size_px is None:
+            raise TeacherError(f"{path}: does not say how large the pictures were that it was trained on, as judges of "
+                               "today do; make it anew with eval.py judge, or give --detector-size")
+        self.size_px = size_px
 
     def __call__(self, images: list[np.ndarray], names: list[str]) -> list[np.ndarray | None]:
         """See ``Teacher``."""
-        pixels = [np.asarray(resized(PIL.Image.fromarray(image), self._size)) for image in images]
+        pixels = [np.asarray(resized(PIL.Image.fromarray(image), (self.size_px, self.size_px))) for image in images]
         img = to_float(torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2))  # [N, 3, S, S]
         squares: np.ndarray = judge_masks(self._judge, img).cpu().numpy().astype(np.uint8) * 255
         masks = [np.asarray(resized(PIL.Image.fromarray(mask), (image.shape[1], image.shape[0])))

@@ -92,7 +92,7 @@ def make_teacher(kind: str, weights: str | None, class_name: str | None, score_t
     Args:
         kind: Out of ``TEACHERS``.
         weights, class_name, score_thresh, objects, onnx_size, onnx_mean, onnx_scale, onnx_cache: Values of the options.
-        size_px: Side of the pictures that a U-Net is shown.
+        size_px: Side of the pictures that a U-Net is shown; None = that of those it was trained on.
         device: cpu, cuda or mps.
 
     Returns:
@@ -105,10 +105,11 @@ def make_teacher(kind: str, weights: str | None, class_name: str | None, score_t
     if kind == "unet":
         if weights is None:
             raise click.UsageError("--teacher=unet needs --weights, a judge of eval.py judge (docs/data.md)")
-        if size_px is None or size_px % 4:
+        if size_px is not None and size_px % 4:
             raise click.UsageError(f"--detector-size must be a multiple of 4 for --teacher=unet, got {size_px}")
         with user_errors():
-            return UNetTeacher(weights, size_px, device), dict(kind=kind, weights=weights, size_px=size_px)
+            judge = UNetTeacher(weights, size_px, device)
+        return judge, dict(kind=kind, weights=weights, size_px=judge.size_px)
     if kind == "onnx":
         if weights is None:
             raise click.UsageError("--teacher=onnx needs --weights, an ONNX file of IS-Net, U2-Net, BiRefNet or the "

@@ -35,7 +35,7 @@ def judge(tmp_path_factory):
     torch.nn.init.zeros_(unet.out.weight)
     torch.nn.init.ones_(unet.out.bias)
     path = tmp_path_factory.mktemp("judge") / "judge.pt"
-    save_judge(unet, path)
+    save_judge(unet, path, 16)
     return path
 
 

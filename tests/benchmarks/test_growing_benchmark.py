@@ -74,7 +74,7 @@ def in_process(monkeypatch):
 def test_both_ways_are_trained_once_and_scored_at_the_same_minutes(tmp_path, in_process):
     data, judge = tmp_path / "shapes.zip", tmp_path / "judge.pt"
     shapes_command([f"--dest={data}", "--num=24", "--size=18", "--seed=0"], standalone_mode=False)
-    save_judge(UNet((4, 4, 4)), judge)
+    save_judge(UNet((4, 4, 4)), judge, 16)
     args = [f"--data={data}", f"--judge={judge}", "--schedule=8:0.04:16,16:0.04:8", "--kimg=0.08", "--seeds=1",
             "--marks=2", "--num=4", "--jobs=1", f"--outdir={tmp_path / 'out'}", *(f"--option={one}" for one in TINY)]
     result = CliRunner().invoke(growing.main, args)

@@ -65,7 +65,7 @@ def commands(monkeypatch):
 def make_run(tmp_path, seed=0, kimg=2.0):
     judge, data, masks = (tmp_path / name for name in ("judge.pt", "plants.zip", "masks.zip"))
     if not judge.exists():
-        save_judge(make_unet((4, 4, 4)), judge)
+        save_judge(make_unet((4, 4, 4)), judge, 16)
         write_shapes(dict(picture=str(data), mask=str(masks)), 4, 18, 0)
     return JudgedRun("b", seed, str(data), kimg, ("--shift=0",), str(judge), str(masks), tmp_path / f"b-seed{seed}",
                      num=10)

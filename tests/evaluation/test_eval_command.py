@@ -50,7 +50,7 @@ def run(tmp_path_factory):
 def judge(tmp_path_factory):
     path = tmp_path_factory.mktemp("judge") / "judge.pt"
     torch.manual_seed(0)
-    save_judge(UNet((4, 4, 4)), path)
+    save_judge(UNet((4, 4, 4)), path, 16)
     return path
 
 
@@ -242,7 +242,7 @@ def test_scores_of_a_network_are_kept_if_the_next_one_fails(run, judge, tmp_path
     assert [line["num"] for line in lines(run / "metric-generated.jsonl")] == [4]
 
 
-def test_networks_of_two_resolutions_need_a_size_for_the_judge(run, judge, tmp_path):
+def test_a_judge_sees_scenes_of_any_resolution_at_its_own(run, judge, tmp_path):
     torch.manual_seed(0)
     G = LayeredGenerator(z_dim=8, c_dim=0, w_dim=8, img_resolution=8, img_channels=3,
                          mapping_kwargs=dict(num_layers=1), synthesis_kwargs=dict(channel_base=64, channel_max=4))
@@ -250,9 +250,20 @@ def test_networks_of_two_resolutions_need_a_size_for_the_judge(run, judge, tmp_p
     save_network_pkl(tmp_path / "small.pkl", data)
     args = ["generated", f"--network={run}", f"--network={tmp_path / 'small.pkl'}", "--teacher=unet",
             f"--weights={judge}", "--num=4"]
+    for size_px, more in ((16, ()), (8, ("--detector-size=8",))):
+        networks = scored(*args, *more)[0]["networks"]
+        assert [(one["resolution"], one["detector_size"]) for one in networks] == [(16, size_px), (8, size_px)]
+
+
+def test_a_judge_that_does_not_know_its_size_is_asked_for_it(run, judge, tmp_path):
+    saved = torch.load(judge)
+    del saved["size_px"]
+    torch.save(saved, tmp_path / "old.pt")
+    args = ["generated", f"--network={run}", "--teacher=unet", f"--weights={tmp_path / 'old.pt'}", "--num=4"]
     result = invoke(*args)
-    assert result.exit_code == 2 and "one resolution, got [8, 16]; or --detector-size" in result.stderr
-    assert len(scored(*args, "--detector-size=16")[0]["networks"]) == 2
+    assert result.exit_code == 1 and "old.pt: does not say how large the pictures were" in result.stderr
+    assert "make it anew with eval.py judge, or give --detector-size" in result.stderr
+    assert scored(*args, "--detector-size=16")[0]["teacher"]["size_px"] == 16
 
 
 def test_real_scores_models_and_baselines_alike(model, pairs):
@@ -371,9 +382,10 @@ def test_several_models_have_a_mean_and_a_deviation(model, pairs, tmp_path):
 
 
 def test_real_with_a_judge_for_the_truth(model, pairs, judge):
-    record, _ = scored("real", f"--model={model}", pairs[0], "--teacher=unet", f"--weights={judge}", "--baselines=none",
-                       "--detector-size=20")
-    assert record["teacher"] == dict(kind="unet", weights=str(judge), size_px=20)
+    args = ["real", f"--model={model}", pairs[0], "--teacher=unet", f"--weights={judge}", "--baselines=none"]
+    for size_px, more in ((16, ()), (20, ("--detector-size=20",))):
+        record, _ = scored(*args, *more)
+        assert record["teacher"] == dict(kind="unet", weights=str(judge), size_px=size_px)
 
 
 def test_missing_library_skips_a_baseline_or_is_named(model, pairs, monkeypatch):

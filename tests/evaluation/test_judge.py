@@ -68,8 +68,8 @@ def test_a_judge_of_two_objects_tells_them_apart_in_any_order(tmp_path: Path) ->
         red, green = rng.permutation(2)  # Neither color is always the first.
         masks[idx, red, 4:14, 3:8], masks[idx, green, 4:14, 10:15] = 255, 255
         pictures[idx, 0, 4:14, 3:8], pictures[idx, 1, 4:14, 10:15] = 220, 220
-    save_judge(train_judge(pictures, masks, steps=60, batch=8), tmp_path / "judge.pt")
-    judge = load_judge(tmp_path / "judge.pt")
+    save_judge(train_judge(pictures, masks, steps=60, batch=8), tmp_path / "judge.pt", 16)
+    judge = load_judge(tmp_path / "judge.pt").unet
     img = center_crop(to_float(torch.from_numpy(pictures[:16])), 16)
     truth = center_crop(torch.from_numpy(masks[:16]), 16) > 0
     found = judge_objects(judge, img)
@@ -114,10 +114,11 @@ def test_wrong_arguments_are_named(change: dict, text: str) -> None:
 
 
 def test_saved_judge_gives_the_same_logits(judge: UNet, tmp_path: Path) -> None:
-    save_judge(judge, tmp_path / "new" / "judge.pt")
+    save_judge(judge, tmp_path / "new" / "judge.pt", 16)
     img = center_crop(to_float(torch.from_numpy(_squares(2)[0])), 16)
     with torch.no_grad():
-        assert torch.equal(load_judge(tmp_path / "new" / "judge.pt")(img), judge(img))
+        saved = load_judge(tmp_path / "new" / "judge.pt")
+        assert torch.equal(saved.unet(img), judge(img)) and saved.size_px == 16
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["judge.pt"]
 
 
@@ -177,7 +178,8 @@ def test_command_prints_scores_as_json(tmp_path: Path) -> None:
     assert scores["test_num"] == 8 and scores["size_px"] == 16 and scores["seed"] == 0
     assert scores["full_mask_iou"] == pytest.approx(49 / 256, abs=1e-4)
     assert scores["command"].startswith("python eval.py") and scores["train_seconds"] >= 0
-    assert scores["mean_iou"] == round(score_judge(load_judge(tmp_path / "j.pt"), pictures, masks)["mean_iou"], 4)
+    saved = load_judge(tmp_path / "j.pt")
+    assert scores["mean_iou"] == round(score_judge(saved.unet, pictures, masks)["mean_iou"], 4) and saved.size_px == 16
 
 
 def test_command_finds_masks_whose_suffix_is_another(tmp_path: Path) -> None:

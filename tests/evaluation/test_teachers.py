@@ -145,7 +145,7 @@ class Red(torch.nn.Module):
 @pytest.fixture
 def red(monkeypatch):
     judge = Red()
-    monkeypatch.setattr(judges, "load_judge", lambda path, device: judge)
+    monkeypatch.setattr(judges, "load_judge", lambda path, device: judges.SavedJudge(judge, 8))
     return judge
 
 
@@ -153,7 +153,7 @@ def test_judge_sees_squares_and_its_masks_get_the_pictures_size(red):
     small, large = gray(8, 8), gray(24, 40)
     small[2:5, 1:4, 0] = 255
     large[:, :20, 0] = 255
-    masks = UNetTeacher("judge.pt", 8)([small, large, gray()], ["a", "b", "c"])
+    masks = UNetTeacher("judge.pt")([small, large, gray()], ["a", "b", "c"])
     assert red.sides == [(3, 3, 8, 8)]
     assert np.array_equal(masks[0], small[:, :, 0] == 255)
     assert masks[1].shape == (24, 40) and masks[2] is None
@@ -168,8 +168,9 @@ def test_judge_needs_a_multiple_of_four(red, size_px):
 
 
 def test_saved_judge_is_read_and_others_are_named(tmp_path):
-    save_judge(UNet((4, 4, 4)), tmp_path / "judge.pt")
-    assert len(UNetTeacher(tmp_path / "judge.pt", 8)([gray()], ["a"])) == 1
+    save_judge(UNet((4, 4, 4)), tmp_path / "judge.pt", 16)
+    assert len(UNetTeacher(tmp_path / "judge.pt")([gray()], ["a"])) == 1
+    assert [UNetTeacher(tmp_path / "judge.pt", size).size_px for size in (None, 8)] == [16, 8]
     whole = (tmp_path / "judge.pt").read_bytes()
     (tmp_path / "short.pt").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "text.pt").write_text("no judge")
