@@ -20,7 +20,7 @@ from layered_plugin.signals import StopRequest
 SHORT = dict(DEFAULTS, steps=300, adapt=600)
 
 
-def find_masks(run_dir: Path, data: str, seed: int, device: str, workers: int) -> str | None:
+def find_masks(run_dir: Path, data: str, num: int, seed: int, device: str, workers: int) -> str | None:
     """Distil a segmenter from a run's best snapshot, and have it find masks of the run's pictures.
 
     Goes on where it was stopped or killed. Afterwards the run's ``runs.SEGMENTER`` is a model of ``invert.py``, and its
@@ -30,6 +30,7 @@ def find_masks(run_dir: Path, data: str, seed: int, device: str, workers: int) -
     Args:
         run_dir: Folder of a run of ``train_layered.py``, with snapshots.
         data: Its pictures.
+        num: Of how many of them at most; of a larger set only so many are segmented, evenly spread over its names.
         seed: Of the segmenter.
         device: Where it learns: cpu, cuda (the process's own) or mps.
         workers: Most processes that decode and encode.
@@ -47,7 +48,7 @@ def find_masks(run_dir: Path, data: str, seed: int, device: str, workers: int) -
     with StopRequest() as stop:
         _distil(run_dir, data, seed, device)
         if stop.received is None:
-            _segment(run_dir, data, device, min(workers, usable_cores()))
+            _segment(run_dir, data, num, device, min(workers, usable_cores()))
             print(f"Masks found: {found / runs.CONTACT_SHEET}")
     return stop.received
 
@@ -70,16 +71,16 @@ def _distil(run_dir: Path, data: str, seed: int, device: str) -> None:
                             f"{go_on_command('train_layered.py', run_dir)} --find-masks=0") from err
 
 
-def _segment(run_dir: Path, data: str, device: str, workers: int) -> None:
+def _segment(run_dir: Path, data: str, num: int, device: str, workers: int) -> None:
     """Segment the pictures that are not segmented yet; all, where those that are were others, or the run elsewhere."""
     segmenter, partial = Segmenter.load(run_dir / runs.SEGMENTER, device), run_dir / f"{runs.FOUND}.partial"
     try:
-        outcome = segment_files(segmenter, data, partial, cutouts=False, workers=workers)
+        outcome = segment_files(segmenter, data, partial, cutouts=False, workers=workers, num=num)
     except ModelError:
         if not partial.is_dir():
             raise
         shutil.rmtree(partial)
-        outcome = segment_files(segmenter, data, partial, cutouts=False, workers=workers)
+        outcome = segment_files(segmenter, data, partial, cutouts=False, workers=workers, num=num)
     for problem in outcome.failed.values():
         print(f"WARNING: no mask: {problem}", file=sys.stderr)
     os.replace(partial, run_dir / runs.FOUND)

@@ -59,7 +59,7 @@ class Listing(NamedTuple):
 def segment_files(segmenter: Segmenter, images: str | os.PathLike[str], outdir: str | os.PathLike[str], *,
                   batch: int = 64, threshold: float = 0.5, soft: bool = False, cutouts: bool = True,
                   min_confidence: float = 0.0, refinement: Refinement = USUAL, workers: int = 0, form: str = "files",
-                  shard: Shard = shares.WHOLE) -> Outcome:
+                  shard: Shard = shares.WHOLE, num: int | None = None) -> Outcome:
     """Segment every picture that no manifest lists yet.
 
     Args:
@@ -75,6 +75,7 @@ def segment_files(segmenter: Segmenter, images: str | os.PathLike[str], outdir: 
         workers: Processes that decode and encode; 0 = none but this one.
         form: What results are written as: files, zip or tar.
         shard: Which of the calls that share the work this is.
+        num: At most so many pictures of a folder or archive, evenly spread over their names; None = all.
 
     Returns:
         What happened; a picture that can't be read or matched is left out and named, and so is one of many archives.
@@ -102,6 +103,9 @@ def segment_files(segmenter: Segmenter, images: str | os.PathLike[str], outdir: 
         return _segment_parts(job, parts[shard.number::shard.total], outdir, None)
     listing = _list(images, outdir)
     with closing(listing.source):
+        if num is not None and num < len(listing.source):
+            names = listing.source.names
+            listing.source.names = [names[pos * len(names) // num] for pos in range(num)]
         parts = shares.plan_parts(str(images), outdir, form, shard, len(listing.source), batch)
         shares_folder = form == "files" and shard.total > 1
         check_settings(outdir, settings, listing.source.names, shard, shares_folder)

@@ -1,5 +1,6 @@
 """The legs of a run, a training loop each: one per resolution of a growing run, and one more once masks are found."""
 
+import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -9,6 +10,7 @@ import dnnlib
 import torch
 
 from layered_plugin import runs
+from layered_plugin.data.masked_pictures import LEAST_MASKED
 from layered_plugin.errors import CheckpointError
 from layered_plugin.signals import StopRequest
 from layered_plugin.training import setup
@@ -17,9 +19,9 @@ from layered_plugin.training.loop import training_loop
 from layered_plugin.training.metrics import others_wait
 from layered_plugin.training.state import check_saved, saved_resolution
 
-# Finds masks of a run's pictures by its snapshots, into its folder: run folder, pictures, seed, kind of device, most
-# processes that read. Returns None, or the name of the signal that stopped it.
-FindMasks = Callable[[Path, str, int, str, int], str | None]
+# Finds masks of a run's pictures by its snapshots, into its folder: run folder, pictures, of how many of these at most,
+# seed, kind of device, most processes that read. Returns None, or the name of the signal that stopped it.
+FindMasks = Callable[[Path, str, int, int, str, int], str | None]
 
 # What is kept in a run's configuration beside the parameters of ``training_loop``.
 KEPT_BESIDE = ("stages", "found", "data_fingerprint", "masks_fingerprint", "network_sha256", "asked")
@@ -87,7 +89,7 @@ def train_legs(config: dict[str, Any], rank: int, device: torch.device, find_mas
             break
         if leg["masks_path"] != config["masks_path"]:
             assert find_masks is not None, "a run that finds masks needs who does it"
-            signal_name = _find_for_all(find_masks, config, rank, device)
+            signal_name = _find_for_all(find_masks, config, _num_masks(config, len(pictures.names)), rank, device)
             if signal_name is not None:
                 return signal_name
         if len(legs) > 1 and rank == 0:
@@ -107,13 +109,20 @@ def train_legs(config: dict[str, Any], rank: int, device: torch.device, find_mas
     return None
 
 
-def _find_for_all(find_masks: FindMasks, config: dict[str, Any], rank: int, device: torch.device) -> str | None:
+def _num_masks(config: dict[str, Any], num_pictures: int) -> int:
+    """Pictures whose masks are found: of a large set as many as are yet to be shown, and enough to be accepted."""
+    to_show = round((config["total_kimg"] - config["found"]["kimg"]) * 1000)
+    return min(max(to_show, math.ceil(LEAST_MASKED * num_pictures)), num_pictures)
+
+
+def _find_for_all(find_masks: FindMasks, config: dict[str, Any], num: int, rank: int, device: torch.device
+                  ) -> str | None:
     """Have the first process find masks while the others wait; the result is that of `find_masks`, for all the same."""
     stopped: str | None = None
     with StopRequest() as stop, others_wait(config["num_gpus"]):
         if rank == 0:
-            stopped = find_masks(Path(config["run_dir"]), config["training_set_kwargs"]["path"], config["random_seed"],
-                                 device.type, config["data_loader_kwargs"].get("num_workers", 0))
+            stopped = find_masks(Path(config["run_dir"]), config["training_set_kwargs"]["path"], num,
+                                 config["random_seed"], device.type, config["data_loader_kwargs"].get("num_workers", 0))
     return _agree(stopped or stop.received, config["num_gpus"], device)
 
 

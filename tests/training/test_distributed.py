@@ -92,9 +92,9 @@ def step(rank: int, world: int, loss_name: str) -> dict[str, torch.Tensor]:
             for letter, net in (("G", G), ("D", D)) for name, param in net.named_parameters()}
 
 
-def find_masks(run_dir: Path, data: str, seed: int, device: str, workers: int) -> None:
+def find_masks(run_dir: Path, data: str, num: int, seed: int, device: str, workers: int) -> None:
     """As the first process finds them, while the other waits."""
-    assert torch.distributed.get_rank() == 0 and len(runs.training_states(run_dir)) == 1
+    assert torch.distributed.get_rank() == 0 and num == 16 and len(runs.training_states(run_dir)) == 1
     time.sleep(1)
     shutil.copytree(run_dir.parent / "masks", run_dir / runs.FOUND / "masks")
 

@@ -190,6 +190,21 @@ def test_killed_while_it_segments_it_goes_on_there(pictures, whole, tmp_path, mo
     assert_same_end(whole, run)
 
 
+def test_no_more_masks_are_found_than_pictures_are_yet_to_be_shown(pictures, tmp_path):
+    """So that a set of millions does not take days; 24 pictures here, of which every third is shown."""
+    result = begin(pictures, tmp_path, "--kimg=0.04")
+    assert result.exit_code == 0, result.output
+    (run,) = tmp_path.iterdir()
+    lines = [json.loads(line) for line in (run / "found/manifest.jsonl").read_text().splitlines()]
+    assert [line["name"] for line in lines] == [f"00000/img{idx:08d}.png" for idx in range(0, 24, 3)]
+    assert "masks" in result.stdout and "  of pictures: 16 " in result.stdout  # Mirrored.
+
+
+@pytest.mark.parametrize("num_pictures, expected", [(20, 20), (100, 100), (101, 100), (10_000, 100), (10_100, 101)])
+def test_masks_of_a_large_set_are_enough_to_be_accepted(num_pictures, expected):
+    assert legs._num_masks(dict(total_kimg=0.3, found=dict(kimg=0.2)), num_pictures) == expected
+
+
 def test_no_segmenter_no_masks_and_what_to_do_is_said(pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(find_masks, "SHORT", dict(find_masks.SHORT, min_coverage=0.98, max_coverage=0.99))
     result = begin(pictures, tmp_path)
