@@ -112,8 +112,9 @@ def main(ctx: click.Context, outdir: str, dry_run: bool, **opts: Any) -> None:
     python train_layered.py --outdir=runs --data=my-cars --cfg=paper --resolution=128
 
     \b
-    # Without a GPU, with scenes as varied as the pictures; then with masks that you have, of invert.py segment, say.
+    # Without a GPU, with scenes as varied as the pictures; growing from 32x32; with masks of invert.py segment, say.
     python train_layered.py --outdir=runs --data=my-cars --cfg=cpu
+    python train_layered.py --outdir=runs --data=my-cars --cfg=cpu --resolution=64
     python train_layered.py --outdir=runs --data=my-cars --cfg=cpu --masks=my-masks/masks
 
     \b

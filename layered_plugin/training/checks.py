@@ -30,7 +30,7 @@ def check_together(opts: dict[str, Any], given: set[str]) -> None:
     if opts["mask_min"] > opts["mask_max"] and opts["mask_size_weight"] > 0:
         raise ArgumentError(f"`mask_min`={opts['mask_min']:g} must be at most `mask_max`={opts['mask_max']:g}")
     for name in ("kimg", "batch"):
-        if opts["grow_schedule"] is not None and name in given:
+        if opts["grow_schedule"] is not None and {"grow_schedule", name} <= given:
             raise ArgumentError(f"`{name}` stands in `grow_schedule`; leave it out, or use `grow` without one")
     if not opts["grow"] and opts["grow_schedule"] is None:
         return

@@ -54,6 +54,10 @@ MASKED = dict(mask_size_weight=0.0, mask_border_weight=0.0, mask_center_weight=0
 # Of --cfg=cpu, unless an option speaks against it: masks that are found on the way, and shown from there on.
 FINDS: dict[str, Any] = dict(kimg=64, find_masks=32.0, aug="noaug")
 
+# --cfg=cpu grows from 32x32 to more, unless an option speaks against it: trained at 64x64 from the start, most masks
+# get holes. Kimg of each resolution; masks are found in the first.
+STAGE_KIMG = 48.0
+
 NAMES = [*UPSTREAM, *LAYERED]
 
 # ADA's probability rises by 1 in 500 kimg at most: in 24 kimg to 0.05, where it costs time and does next to nothing.
@@ -90,10 +94,30 @@ for _name, _parts in dict(bg="blit geom", bgc="blit geom color", bgcf="blit geom
 
 def preset_options(cfg: str, given: Mapping[str, Any] = {}) -> dict[str, Any]:
     """Option values that a preset gives to options left unset on the command line; given: those that were not."""
-    options = dict(style_mix=0.0) if cfg == "cifar" else LAYERED.get(cfg, {})  # cifar: upstream's.
+    options: dict[str, Any] = dict(style_mix=0.0) if cfg == "cifar" else LAYERED.get(cfg, {})  # cifar: upstream's.
+    lengths = _stage_lengths(given) if cfg == "cpu" else []
+    if lengths:
+        side, batch = options["resolution"], given.get("batch") or options["batch"]
+        options = dict(options, grow_schedule=",".join(f"{side << idx}:{length:.10g}:{batch}"
+                                                       for idx, length in enumerate(lengths)))
     if given.get("masks") is not None:
         return {**options, **MASKED}
-    return {**options, **FINDS} if cfg == "cpu" and may_find(given) else options
+    if cfg != "cpu" or not may_find(given):
+        return options
+    return {**options, **FINDS, "find_masks": min([FINDS["find_masks"], *(round(kimg * 2 / 3, 3) for kimg in lengths)])}
+
+
+def _stage_lengths(given: Mapping[str, Any]) -> list[float]:
+    """Kimg of each resolution at which ``--cfg=cpu`` trains; none if it does not grow by itself."""
+    resolution = given.get("resolution") or 0
+    against = (given.get("resume") not in (None, "noresume") or isinstance(given.get("lr"), list) or "grow" in given
+               or any(given.get(name) for name in ("grow_schedule", "init_from", "freezed", "d_lr")))
+    num = max(resolution // LAYERED["cpu"]["resolution"], 1).bit_length()
+    if against or num == 1:
+        return []
+    kimg = given.get("kimg", STAGE_KIMG * num)
+    first = max(round(kimg / num, 3), 0.001)
+    return [*[first] * (num - 1), max(round(kimg - first * (num - 1), 3), 0.001)]
 
 
 def may_find(given: Mapping[str, Any]) -> bool:

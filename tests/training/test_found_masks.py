@@ -277,10 +277,38 @@ def test_cpu_finds_masks_unless_an_option_speaks_against_it(pictures, tmp_path):
     assert given["total_kimg"] == 200 and "mask_size_weight" not in given["found"]["loss_kwargs"]
     for args in (["--find-masks=0"], ["--kimg=32"], ["--aug=ada", "--kimg=200"], ["--subset=20"],
                  ["--kimg=200", "--aug=ada", "--target=0.5"], ["--kimg=200", "--augpipe=blit"],
-                 [f"--init-from={tmp_path / 'plain.pkl'}"], ["--resolution=16", "--grow"]):
+                 [f"--init-from={tmp_path / 'plain.pkl'}"], ["--resolution=16", "--grow"],
+                 ["--resolution=64", "--kimg=32"]):
         plain = shell.dry(pictures, "--cfg=cpu", *args)
         assert "found" not in plain and not plain["D_sees_masks"], args
     assert "found" not in shell.dry(pictures, "--cfg=demo")
+
+
+@pytest.mark.parametrize("args, lengths, found", [
+    (["--resolution=64"], [48, 48], 32), (["--resolution=128"], [48, 48, 48], 32),
+    (["--resolution=64", "--kimg=60"], [30, 30], 20),
+    (["--resolution=128", "--kimg=100"], [33.333, 33.333, 33.334], 22.222),
+    (["--resolution=64", "--find-masks=0"], [48, 48], None), (["--resolution=64", "--find-masks=8"], [48, 48], 8),
+    (["--resolution=64", "--masks=PICTURES"], [48, 48], None)])
+def test_cpu_grows_above_32_and_finds_masks_in_its_first_stage(pictures, args, lengths, found):
+    args = [arg.replace("PICTURES", str(pictures)) for arg in args]
+    chosen = shell.dry(pictures, "--cfg=cpu", "--batch=16", *args)
+    sides = [32 << idx for idx in range(len(lengths))]
+    assert chosen["stages"] == [dict(resolution=px, kimg=kimg, batch_size=16, batch_gpu=16, lr=0.002)
+                                for px, kimg in zip(sides, lengths, strict=True)]
+    assert chosen["total_kimg"] == pytest.approx(sum(lengths)) and chosen["resolution"] == sides[-1]
+    assert chosen.get("found", dict(kimg=None))["kimg"] == found
+
+
+def test_cpu_does_not_grow_where_an_option_speaks_against_it(pictures, tmp_path):
+    make_plain(tmp_path / "plain.pkl")
+    for args in ([], ["--resolution=32"], ["--resolution=16"], ["--resolution=64", "--no-grow"],
+                 ["--resolution=64", "--lr=0.002:0.001"], ["--resolution=64", "--d-lr=0.001"],
+                 ["--resolution=64", "--freezed=1"], [f"--init-from={tmp_path / 'plain.pkl'}"]):
+        assert "stages" not in shell.dry(pictures, "--cfg=cpu", *args), args
+    paper = shell.dry(pictures, "--cfg=cpu", "--resolution=64", "--grow")["stages"]
+    assert [stage["resolution"] for stage in paper] == [8, 16, 32, 64]
+    assert "stages" not in shell.dry(pictures, "--cfg=demo", "--resolution=64")
 
 
 @pytest.mark.parametrize("args, words", [
