@@ -90,7 +90,7 @@ def check_extra(options: tuple[str, ...]) -> None:
 @click.option("--kimg", help="Length of each run", metavar="KIMG", type=Number(0, min_open=True),
               default=DEMO["kimg"])
 @click.option("--base", help="Weights of the mask losses in (a)", type=click.Choice(list(BASES)), default="demo")
-@click.option("--num", help="Scenes scored per run (paper: 10000)", metavar="INT", type=Whole(1),
+@click.option("--num", help="Scenes scored per run (paper: 10000)", metavar="INT", type=Whole(2),
               default=NUM_SCENES)
 @click.option("--option", help="Further train_layered.py option; repeatable", metavar="--NAME=VALUE",
               multiple=True)

@@ -58,7 +58,10 @@ SEED = Whole(0, 2**31 - 1)  # NumPy takes twice as many, of which restarts and s
 
 
 class CheckedCommand(click.Command):
-    """Refuses texts that are empty or can't name a file, whatever the option, and says what takes less memory."""
+    """Refuses texts that are empty or can't name a file, whatever the option, and says what takes less memory.
+
+    Of files it knows `~`, which a shell leaves as it is in `--outdir=~/runs`.
+    """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         rest = super().parse_args(ctx, args)
@@ -67,6 +70,9 @@ class CheckedCommand(click.Command):
             for text in given if isinstance(given, tuple) else (given,):
                 if isinstance(text, str):
                     _check_text(text, param, ctx)
+            if _names_files(param) and given is not None:
+                ctx.params[str(param.name)] = (tuple(map(_at_home, given)) if isinstance(given, tuple)
+                                               else _at_home(given))
         return rest
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -89,14 +95,21 @@ class CheckedGroup(click.Group):
         return list(self.commands)
 
 
+def _names_files(param: click.Parameter) -> bool:
+    return not FILES.isdisjoint(re.split(r"\W", param.metavar or ""))
+
+
+def _at_home(path: Any) -> Any:
+    return os.path.expanduser(path) if isinstance(path, str) and re.match(r"~(/|$)", path) else path
+
+
 def _check_text(text: str, param: click.Parameter, ctx: click.Context) -> None:
     if not text.strip():
         raise click.BadParameter("must not be empty", ctx, param)
     if "\0" in text:
         raise click.BadParameter("must not hold a NUL", ctx, param)
-    names_files = FILES.intersection(re.split(r"\W", param.metavar or "")) and "://" not in text
-    if names_files and (len(os.fsencode(text)) > 4000
-                        or any(len(os.fsencode(part)) > NAME_BYTES for part in text.split("/"))):
+    if _names_files(param) and "://" not in text and (
+            len(os.fsencode(text)) > 4000 or any(len(os.fsencode(part)) > NAME_BYTES for part in text.split("/"))):
         raise click.BadParameter(f"names of files have at most {NAME_BYTES} bytes, got {text[:20]!r}...", ctx, param)
 
 

@@ -108,7 +108,7 @@ def find_run(outdir: str | os.PathLike, resume: str) -> Path:
         if not training_states(resume):
             raise CheckpointError(f"{resume}: no training-state-*.pt there to resume from")
         return Path(resume)
-    runs = [p for p in Path(outdir).glob("[0-9]*-*") if p.is_dir() and training_states(p)]
+    runs = [p for p in Path(outdir).glob("[0-9]*-*") if training_states(p)]
     if not runs:
         raise CheckpointError(f"{outdir}: no run folder with a training-state-*.pt to resume from")
     return max(runs, key=lambda p: training_states(p)[-1].stat().st_mtime)

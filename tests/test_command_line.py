@@ -5,7 +5,7 @@ import pytest
 from click.testing import CliRunner
 
 from layered_plugin import errors
-from layered_plugin.command_line import user_errors, writing
+from layered_plugin.command_line import CheckedCommand, user_errors, writing
 from layered_plugin.errors import ArgumentError, PictureError, UserError, with_options
 
 
@@ -34,6 +34,21 @@ def test_what_a_user_can_mend_is_one_line_with_the_option(error, code, text):
 @pytest.mark.parametrize("error", [ValueError("wrong shape"), KeyError("name"), RuntimeError("size mismatch")])
 def test_a_programming_error_keeps_its_traceback(error):
     assert CliRunner().invoke(command(error)).exception is error
+
+
+def test_home_is_known_in_paths_which_a_shell_leaves_as_they_are(monkeypatch):
+    """As in --outdir=~/runs; other texts and web addresses stay."""
+    @click.command(cls=CheckedCommand)
+    @click.option("--outdir", metavar="DIR")
+    @click.option("--model", "models", metavar="RUN", multiple=True)
+    @click.option("--title", metavar="TEXT")
+    def main(outdir: str, models: tuple[str, ...], title: str) -> None:
+        click.echo(f"{outdir} {models} {title}")
+
+    monkeypatch.setenv("HOME", "/home/me")
+    result = CliRunner().invoke(main, ["--outdir=~/runs", "--model=~", "--model=a~/b", "--model=~you/c", "--title=~/x"])
+    assert result.stdout == "/home/me/runs ('/home/me', 'a~/b', '~you/c') ~/x\n"
+    assert CliRunner().invoke(main, []).stdout == "None () None\n"
 
 
 def test_all_errors_of_the_package_are_user_errors():

@@ -141,7 +141,7 @@ class PictureDataset(Dataset):
 
         def decode(positions: Iterable[int]) -> Iterator[np.ndarray]:
             shown = progress(positions, len(used), label) if verbose else positions
-            return self._decode_all(shown)
+            return self.read_all(shown)
 
         if num_bytes >= decoded.SHARED_FROM and self.path.exists():
             self._cache = decoded.shared_pictures(self.source, self._sizes(), used, len(self.names), decode)
@@ -152,8 +152,11 @@ class PictureDataset(Dataset):
             self._cache = cache
         return self._cache is not None
 
-    def _decode_all(self, positions: Iterable[int]) -> Iterator[np.ndarray]:
-        """Pictures at some positions; once one can't be read, the others are only tried, and the end is the error."""
+    def read_all(self, positions: Iterable[int]) -> Iterator[np.ndarray]:
+        """Decode pictures at some positions before the crop, [3, size_px, size_px], uint8.
+
+        Once one can't be read, the others are only tried, and the end is the PictureError that names them.
+        """
         error, failed = "", []
         for raw_idx in positions:
             try:

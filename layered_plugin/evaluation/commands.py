@@ -50,6 +50,8 @@ def run_generated(*, networks: Sequence[str], snapshot: str, num: int, seed: int
         raise click.UsageError("--fid-weights can only be given with --fid")
     if real is None and (real_masks is not None or real_model is not None):
         raise click.UsageError("--real-masks and --real-model describe the pictures of --real, which is missing")
+    if real is not None and num < 2:
+        raise click.UsageError(f"--num must be at least 2 where scenes are compared with --real, got {num}")
     if mask_values is not None and real_masks is None:
         raise click.UsageError("--mask-values says what is object in --real-masks, which is missing")
     if real_masks is not None and real_model is not None:
@@ -188,6 +190,9 @@ def run_judge(*, data: str, masks: str, test_data: str, test_masks: str, mask_va
     device = choose_device(device_name)
     pictures, truth = _read_pairs("--data, --masks", data, masks, mask_values)
     test_pictures, test_truth = _read_pairs("--test-data, --test-masks", test_data, test_masks, mask_values)
+    if test_pictures.shape[-1] != pictures.shape[-1]:
+        raise click.UsageError(f"--test-data must be of the size of --data, {pictures.shape[-1]} pixels, the one scale "
+                               f"that the judge will know, got {test_pictures.shape[-1]}")
     with writing("--dest", Path(dest).parent):
         Path(dest).parent.mkdir(parents=True, exist_ok=True)
         output.check_writable(Path(dest).parent)

@@ -35,9 +35,13 @@ def real_pictures(path: str | os.PathLike[str], resolution: int, num: int, size_
         resolution: Side of the networks' pictures.
         num: Pictures, at most.
         size_px: Side before the crop; None = 1.125 times the resolution.
+
+    Raises:
+        PictureError: One can't be read; the text names it.
     """
     pictures = PictureDataset(path, size_px or round(resolution * CROP_RATIO), resolution)
-    return torch.from_numpy(np.stack([pictures[idx][0] for idx in range(min(num, len(pictures)))]))
+    squares = pictures.read_all(range(min(num, len(pictures))))
+    return torch.from_numpy(np.stack([crop_by_number(square, resolution, idx) for idx, square in enumerate(squares)]))
 
 
 def real_masks(files: MaskFiles, names: Sequence[str], resolution: int, num: int,

@@ -70,7 +70,7 @@ def key_numbers(gan: GanRun | None, generated: Sequence[dict[str, Any]], real: S
                           f"{generated[-1]['num_detected']} scenes; full-image mask {seen['full_mask_iou']:.3f}"))
     if gan and gan.stats:
         cards.append(Card("mask coverage", f"{gan.stats[-1]['Layers/coverage']:.3f}",
-                          f"of the picture; at least {gan.options['loss_kwargs'].get('mask_min', 0):g} asked for"))
+                          "of the picture" + _least_coverage(gan)))
         cards.append(Card("training length", f"{_kimg(gan)} kimg", "thousand pictures shown"))
         cards.append(Card("training time", dnnlib.util.format_time(gan.seconds),
                           f"on {gan.options.get('device', 'an unknown device')}"))
@@ -79,7 +79,8 @@ def key_numbers(gan: GanRun | None, generated: Sequence[dict[str, Any]], real: S
 
 def gan_facts(gan: GanRun) -> list[Fact]:
     """How the generator was trained."""
-    opts, data, loss = gan.options, gan.options["training_set_kwargs"], gan.options["loss_kwargs"]
+    opts, data = gan.options, gan.options["training_set_kwargs"]
+    loss = {name: _over_the_run(gan, name) for name in opts["loss_kwargs"]}
     facts = {
         "data": data.get("path"), "pictures": data.get("max_size"), "masks": opts.get("masks_path"),
         "labels": "yes" if data.get("use_labels") else None, "mirrored too": "yes" if data.get("xflip") else None,
@@ -95,6 +96,27 @@ def gan_facts(gan: GanRun) -> list[Fact]:
         "weight of the border": loss.get("mask_border_weight"), "weight of the middle": loss.get("mask_center_weight"),
         "contrast jitter": loss.get("bg_jitter")}
     return [(name, str(value)) for name, value in facts.items() if value is not None]
+
+
+def _found(gan: GanRun) -> dict[str, Any]:
+    """Kimg after which the run finds masks, and the loss's parameters from there on; empty if it finds none."""
+    return gan.options.get("found") or {}
+
+
+def _over_the_run(gan: GanRun, name: str) -> Any:
+    """A parameter of the loss; both values where it changes once masks are found."""
+    first = gan.options["loss_kwargs"][name]
+    then = _found(gan).get("loss_kwargs", {}).get(name, first)
+    return first if then == first else f"{first}, from {_found(gan)['kimg']:g} kimg on {then}"
+
+
+def _least_coverage(gan: GanRun) -> str:
+    """What the run's last loss asked of the coverage."""
+    loss = gan.options["loss_kwargs"]
+    if _found(gan) and gan.stats[-1]["Progress/kimg"] > _found(gan)["kimg"]:
+        loss = loss | _found(gan)["loss_kwargs"]
+    is_asked = loss.get("mask_size_weight", 1) > 0
+    return f"; at least {loss.get('mask_min', 0):g} asked for" if is_asked else ""
 
 
 def shown_options(gan: GanRun) -> dict[str, Any]:

@@ -142,7 +142,8 @@ def read_segmented(folder: Path) -> Segmented:
     """
     manifest = folder / MANIFEST
     if not manifest.is_file():
-        raise UserError(f"`segmented`: {folder} holds no manifest.jsonl; give the --outdir of invert.py segment")
+        raise UserError(f"`segmented`: {folder} holds no manifest.jsonl; give the --outdir of invert.py segment "
+                        "--format=files")
     entries = read_lines(manifest, _entry)
     known = sorted((entry for entry in entries if entry["error"] is not None), key=lambda entry: entry["error"])
     num = min(EXAMPLES, len(known) // 2)

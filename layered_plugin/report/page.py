@@ -20,7 +20,7 @@ from layered_plugin.files import atomic_write
 from layered_plugin.report import figures, reading, tables
 from layered_plugin.report.facts import Fact, gan_facts, key_numbers, lead, model_facts, shown_options, title
 from layered_plugin.report.reading import GanRun, ModelRecord
-from layered_plugin.runs import FOUND, GAN_FILE, MODEL_FILES, complete_run
+from layered_plugin.runs import FOUND, GAN_FILE, MODEL_FILES, complete_run, training_states
 
 
 class Missing(NamedTuple):
@@ -167,8 +167,9 @@ def _missing(gan: GanRun | None, run: Path, models: Sequence[ModelRecord], gener
                                _line("eval.py", "report", "RUN", f"--model={run}"))
     else:
         data = gan.options["training_set_kwargs"].get("path") or "PICTURES"
-        training = _line("train_layered.py", f"--outdir={gan.folder.parent}",
-                         f"--resume={gan.folder}" if list(gan.folder.glob("training-state-*.pt")) else f"--data={data}")
+        training = (_line("train_layered.py", f"--outdir={gan.folder.parent}", f"--resume={gan.folder}")
+                    if training_states(gan.folder) else gan.commands[0] if gan.commands
+                    else _line("train_layered.py", f"--outdir={gan.folder.parent}", f"--data={data}"))
         lacks["stats"] = Missing("No statistics yet; they come with the first tick of a training.", training)
         lacks["layers"] = Missing("No layer grid yet; it comes with the first snapshot of a training.", training)
         if not gan.commands:

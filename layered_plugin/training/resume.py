@@ -26,6 +26,9 @@ def resume_config(resume: str, outdir: str, opts: dict[str, Any], given: set[str
         CheckpointError: There is no such run, or its files can't be used here.
     """
     run_dir = runs.find_run(outdir, resume)
+    for path in sorted(run_dir.parent.glob("[0-9]*-*")) if resume == "latest" else ():
+        if path.name > run_dir.name and (path / runs.GAN_FILE).is_file() and not runs.training_states(path):
+            print(f"WARNING: {path} is newer than {run_dir}, but has saved nothing to go on from", file=sys.stderr)
     config = read_config(run_dir)
     known = {name for name in ("data", "masks") if config[f"{name}_fingerprint"] is not None}
     if "find_masks" in given and opts["find_masks"] == 0 and not (run_dir / runs.FOUND).is_dir():

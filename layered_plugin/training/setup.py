@@ -49,7 +49,8 @@ def with_masks(training_set: Any, masks_path: str | None, rank: int) -> Any:
         masked = MaskedPictures(training_set, masks_path)
         in_memory = masked.preload(verbose=rank == 0)
     if rank == 0:
-        print(f"Masks: {masks_path}  of pictures: {len(masked)}  in memory: {'yes' if in_memory else 'no'}")
+        of_all = f" of {len(training_set)}" if len(masked) < len(training_set) else ""
+        print(f"Masks: {masks_path}  of pictures: {len(masked)}{of_all}  in memory: {'yes' if in_memory else 'no'}")
     return masked
 
 

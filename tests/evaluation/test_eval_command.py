@@ -196,6 +196,18 @@ def test_real_masks_that_cannot_serve_are_said_to_be_those(run, judge, pairs):
         (Path(masks) / "0.png").unlink(missing_ok=True)
 
 
+def test_real_pictures_are_compared_with_two_scenes_at_least_and_all_are_read(run, judge, pairs):
+    data, masks = (pair.partition("=")[2] for pair in pairs)
+    args = [f"--network={run}", "--teacher=unet", f"--weights={judge}", f"--real={data}", f"--real-masks={masks}"]
+    result = invoke("generated", *args, "--num=1")
+    assert result.exit_code == 2 and "--num must be at least 2 where scenes are compared with --real" in result.stderr
+    assert scored("generated", *args, "--num=2")[0]["variety"]["num_real"] == 4
+    picture = sorted(Path(data).iterdir())[1]
+    picture.write_bytes(picture.read_bytes()[:60])
+    result = invoke("generated", *args, "--num=2")
+    assert result.exit_code == 1 and f"Error: --real: {data}: cannot read picture {picture.name}" in result.stderr
+
+
 def test_chunks_are_no_source_of_real_masks(run, judge, pairs, tmp_path):
     path = tiny_models.make_model(tmp_path / "chunks", "chunks")
     result = invoke("generated", f"--network={run}", "--teacher=unet", f"--weights={judge}", "--num=2",

@@ -182,6 +182,16 @@ def test_command_prints_scores_as_json(tmp_path: Path) -> None:
     assert scores["mean_iou"] == round(score_judge(saved.unet, pictures, masks)["mean_iou"], 4) and saved.size_px == 16
 
 
+def test_judge_is_scored_at_the_one_scale_it_knows(tmp_path: Path) -> None:
+    args = ["judge", f"--dest={tmp_path}/j.pt", "--steps=2"]
+    for name, pixels in (("", _squares(8)), ("test-", tuple(part.repeat(2, -1).repeat(2, -2) for part in _squares(8)))):
+        args += [f"--{name}data={_write(tmp_path / f'{name}p.zip', pixels[0].transpose(0, 2, 3, 1).copy())}",
+                 f"--{name}masks={_write(tmp_path / f'{name}m.zip', pixels[1])}"]
+    result = CliRunner().invoke(eval_command.main, args)
+    assert result.exit_code == 2 and "--test-data must be of the size of --data, 18 pixels" in result.stderr
+    assert "got 36" in result.stderr and not (tmp_path / "j.pt").exists()
+
+
 def test_command_finds_masks_whose_suffix_is_another(tmp_path: Path) -> None:
     for kind, suffix, levels in zip(("pictures", "masks"), ("jpg", "png"), _squares(4), strict=True):
         (tmp_path / kind).mkdir()

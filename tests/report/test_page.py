@@ -125,6 +125,20 @@ def test_what_was_shown_beside_the_pictures_is_said(tmp_path, masks, labels, sai
     assert (facts.get("masks"), facts.get("labels")) == (masks, "yes" if labels else None)
 
 
+@pytest.mark.parametrize("kimg, least", [(1, ""), (99, "; at least 0.2 asked for")])
+def test_of_a_run_that_finds_masks_both_settings_are_said(tmp_path, kimg, least):
+    gan = make_gan(tmp_path / "00000-shapes")
+    options = json.loads((gan / "training_options.json").read_text())
+    first = options["loss_kwargs"] | dict(mask_min=0.2, mask_size_weight=10, shift=0.125, mask_binary_weight=2)
+    found = dict(kimg=kimg, loss_kwargs=dict(mask_size_weight=0, shift=0.0625))
+    (gan / "training_options.json").write_text(json.dumps(dict(options, loss_kwargs=first, found=found)))
+    page = Page(report_page.write_report(gan))
+    facts = dict(zip(page.texts("dt"), page.texts("dd"), strict=True))
+    assert facts["largest shift"] == f"0.125, from {kimg} kimg on 0.0625"
+    assert facts["weight of mask size"] == f"10, from {kimg} kimg on 0" and facts["weight of binarisation"] == "2"
+    assert f"of the picture{least}" in page.texts("span", class_="note")
+
+
 def test_tables_hold_the_records_and_mark_the_best(whole):
     def cells(iou, best=False):
         shown = [f"{scores(iou)[key]:.3f}" for key in ("iou", "miou", "dice", "pixel_accuracy", "max_fbeta",
@@ -197,6 +211,9 @@ def test_run_that_has_just_begun_names_all_that_is_missing(tmp_path):
     assert page.texts("code")[-1] == begin
     assert "kept no command line" in page.text and "no results yet" in page.texts("p", class_="lead")[0]
     assert not page.all("table") and not page.all("img") and not page.all("ul", class_="cards")
+    record = json.loads((gan / "training_options.json").read_text())
+    (gan / "training_options.json").write_text(json.dumps(dict(record, command=f"{begin} --cfg=cpu")))
+    assert Page(report_page.write_report(gan)).texts("code")[0] == f"{begin} --cfg=cpu"
     (gan / "training-state-000000.pt").touch()
     page = Page(report_page.write_report(gan))
     assert page.texts("code")[0] == f"python train_layered.py {outdir} " + shlex.quote(f"--resume={gan}")

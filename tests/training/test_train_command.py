@@ -4,6 +4,7 @@ import inspect
 import json
 import re
 import shlex
+import shutil
 import signal
 from functools import partial
 from pathlib import Path
@@ -371,6 +372,13 @@ def test_run_resumes_and_goes_on(data, tmp_path):
     kimg = [round(line["Progress/kimg"]["mean"], 3) for line in stats]
     assert kimg == sorted(kimg) and kimg[-1] == 0.08 and 0.04 in kimg
     assert [line["Progress/tick"]["mean"] for line in stats] == list(range(len(stats)))
+
+    later = tmp_path / "00009-later"  # Stopped by an error before its first snapshot.
+    later.mkdir()
+    shutil.copy(run / "training_options.json", later)
+    passed = invoke(f"--outdir={tmp_path}", "--resume=latest")
+    assert passed.exit_code == 0 and f"WARNING: {later} is newer than {run}, but has saved nothing" in passed.stderr
+    assert "WARNING" not in invoke(f"--outdir={tmp_path}", f"--resume={run}").stderr
 
     for option in ("--mask-min=0.4", "--device=auto"):
         refused = invoke(f"--outdir={tmp_path}", f"--resume={run}", option)
