@@ -73,8 +73,9 @@ def train_and_score(run: JudgedRun, shell: Shell) -> dict[str, Any]:
     write_asked(run.folder, run.asked)
     shell.call(or_go_on(run.train_args), run.folder / "train.log", _say_tenths(run))
     run_dir = begun_runs(run.folder)[-1]
-    score = ["eval.py", "generated", f"--network={run_dir}", "--teacher=unet", f"--weights={run.judge}",
-             f"--num={run.num}", f"--seed={SCENE_SEED}", f"--real={run.data}", f"--real-masks={run.masks}"]
+    score = ["eval.py", "generated", f"--network={run_dir}", "--snapshot=latest", "--teacher=unet",
+             f"--weights={run.judge}", f"--num={run.num}", f"--seed={SCENE_SEED}",
+             f"--real={run.data}", f"--real-masks={run.masks}"]
     scores = flat_scores(json.loads(shell.call(score, run.folder / "score.log")))
     result = dict(scores, setting=run.setting, data=Path(run.data).name, train_seed=run.seed, kimg=run.kimg,
                   train_minutes=read_gan_run(run_dir).seconds / 60,

@@ -81,8 +81,8 @@ def test_a_new_run_is_trained_scored_and_kept(tmp_path, commands, capsys):
     assert trainings(commands) == [["train_layered.py", f"--outdir={run.folder}", f"--data={run.data}",
                                     "--cfg=demo", "--kimg=2", "--seed=0", "--shift=0"]]
     assert commands[0][-1] == "--dry-run" and commands[-1] == [
-        "eval.py", "generated", f"--network={run.folder}/00000-plants", "--teacher=unet", f"--weights={run.judge}",
-        "--num=10", "--seed=1", f"--real={run.data}", f"--real-masks={run.masks}"]
+        "eval.py", "generated", f"--network={run.folder}/00000-plants", "--snapshot=latest", "--teacher=unet",
+        f"--weights={run.judge}", "--num=10", "--seed=1", f"--real={run.data}", f"--real-masks={run.masks}"]
     assert result["mean_iou"] == 0.8 and result["train_minutes"] == 1.5 and result["setting"] == "b"
     assert result["shapes"] == SHARE
     assert result["train_command"].startswith("python train_layered.py --outdir=")
